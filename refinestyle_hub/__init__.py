@@ -1,0 +1,1 @@
+"""RefineStyle: a frozen StyleGAN2 generator refined by low-rank token sets."""

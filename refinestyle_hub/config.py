@@ -1,0 +1,72 @@
+"""Plain, frozen configurations: what ``config.json`` of each part holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .errors import ConfigError
+
+
+__all__ = ["DiscriminatorConfig", "GeneratorConfig"]
+
+
+def _resolutions(resolution: int) -> list[int]:
+    if resolution < 8 or resolution & (resolution - 1):
+        raise ConfigError(f"resolution must be a power of two from 8 upwards, not {resolution}.")
+    return [2**k for k in range(2, resolution.bit_length())]
+
+
+def _checked_channels(resolution: int, channels: Mapping[int, int]) -> dict[int, int]:
+    """Channels by resolution with integer keys (JSON knows only strings), in rising order."""
+    plan = {int(r): int(c) for r, c in channels.items()}
+    wanted = _resolutions(resolution)
+    if sorted(plan) != wanted or min(plan.values()) < 1:
+        raise ConfigError(f"channels must give a positive width for each of the resolutions {wanted}, not {plan}.")
+    return {r: plan[r] for r in wanted}
+
+
+def config_f_channels(resolution: int, base: int = 32768, maximum: int = 512) -> dict[int, int]:
+    """Widths of StyleGAN2 config-f: ``min(base / resolution, maximum)`` (Karras et al. 2020, appendix B)."""
+    return {r: min(base // r, maximum) for r in _resolutions(resolution)}
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """StyleGAN2 generator: any power-of-two size, any widths, no classes."""
+
+    resolution: int = 1024  # output height and width, pixels
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 8
+    channels: Mapping[int, int] = field(default_factory=dict)  # feature maps by resolution; empty: config-f
+    conv_clamp: float | None = None  # the published fp16 networks clamp activations at 256
+    num_fp16_res: int = 0  # how many of the highest resolutions ran in fp16 on a GPU
+
+    def __post_init__(self) -> None:
+        channels = self.channels or config_f_channels(self.resolution)
+        object.__setattr__(self, "channels", _checked_channels(self.resolution, channels))
+        for name in ("z_dim", "w_dim", "mapping_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
+
+    @property
+    def num_layers(self) -> int:
+        """Number L of w+ codes: one per convolution and one for the last toRGB."""
+        return 2 * len(self.channels)
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """StyleGAN2 residual discriminator with minibatch standard deviation."""
+
+    resolution: int = 1024
+    channels: Mapping[int, int] = field(default_factory=dict)  # feature maps by resolution; empty: config-f
+    mbstd_group: int = 4  # samples per group of the minibatch statistic
+    mbstd_channels: int = 1  # 0 leaves the statistic out
+    conv_clamp: float | None = None
+    num_fp16_res: int = 0
+
+    def __post_init__(self) -> None:
+        channels = self.channels or config_f_channels(self.resolution)
+        object.__setattr__(self, "channels", _checked_channels(self.resolution, channels))

@@ -1,0 +1,73 @@
+"""Typed errors. Each derives from ``RefineStyleHubError`` and from the builtin a caller would expect to catch."""
+
+from __future__ import annotations
+
+
+__all__ = [
+    "BaseMismatchError",
+    "CancelledError",
+    "ConfigError",
+    "DirectionError",
+    "FaceNotFoundError",
+    "LayerError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "PictureError",
+    "RefineStyleHubError",
+    "ShapeError",
+]
+
+
+class RefineStyleHubError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(RefineStyleHubError, ValueError):
+    """A configuration value is of the wrong kind, out of range, or of a newer format."""
+
+
+class ShapeError(RefineStyleHubError, ValueError):
+    """A tensor has another shape than the model needs."""
+
+
+class LayerError(RefineStyleHubError, KeyError):
+    """A layer name that the generator does not have."""
+
+    def __str__(self) -> str:  # KeyError would show the repr, with quotes
+        return str(self.args[0]) if self.args else ""
+
+
+class DirectionError(RefineStyleHubError, KeyError):
+    """An editing direction that is not known, or that does not fit the generator."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class BaseMismatchError(RefineStyleHubError, ValueError):
+    """A token set, encoder or direction was made for another generator."""
+
+
+class ModelNotFoundError(RefineStyleHubError, FileNotFoundError):
+    """No model under that bundled name, folder or Hub id."""
+
+
+class ModelFileError(RefineStyleHubError, ValueError):
+    """A model file is damaged, incomplete, or holds something other than what its config says."""
+
+
+class PictureError(RefineStyleHubError, ValueError):
+    """A file is not a picture that can be used."""
+
+
+class FaceNotFoundError(RefineStyleHubError, ValueError):
+    """No usable face in a picture."""
+
+
+class MissingDependencyError(RefineStyleHubError, ImportError):
+    """An optional package is needed for what was asked."""
+
+
+class CancelledError(RefineStyleHubError, RuntimeError):
+    """The caller's callback asked a running job to stop."""
