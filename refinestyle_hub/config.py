@@ -10,10 +10,12 @@ from .errors import ConfigError
 
 __all__ = ["DiscriminatorConfig", "GeneratorConfig"]
 
+MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for the moon
+
 
 def _resolutions(resolution: int) -> list[int]:
-    if resolution < 8 or resolution & (resolution - 1):
-        raise ConfigError(f"resolution must be a power of two from 8 upwards, not {resolution}.")
+    if not 8 <= resolution <= MAX_SIZE or resolution & (resolution - 1):
+        raise ConfigError(f"resolution must be a power of two from 8 to {MAX_SIZE}, not {resolution}.")
     return [2**k for k in range(2, resolution.bit_length())]
 
 
@@ -21,8 +23,10 @@ def _checked_channels(resolution: int, channels: Mapping[int, int]) -> dict[int,
     """Channels by resolution with integer keys (JSON knows only strings), in rising order."""
     plan = {int(r): int(c) for r, c in channels.items()}
     wanted = _resolutions(resolution)
-    if sorted(plan) != wanted or min(plan.values()) < 1:
-        raise ConfigError(f"channels must give a positive width for each of the resolutions {wanted}, not {plan}.")
+    if sorted(plan) != wanted or min(plan.values()) < 1 or max(plan.values()) > MAX_SIZE:
+        raise ConfigError(
+            f"channels must give a width of 1 to {MAX_SIZE} for each resolution in {wanted}, not {plan}."
+        )
     return {r: plan[r] for r in wanted}
 
 
@@ -42,13 +46,16 @@ class GeneratorConfig:
     channels: Mapping[int, int] = field(default_factory=dict)  # feature maps by resolution; empty: config-f
     conv_clamp: float | None = None  # the published fp16 networks clamp activations at 256
     num_fp16_res: int = 0  # how many of the highest resolutions ran in fp16 on a GPU
+    crop: str = "ffhq"  # how the training pictures were framed; "ffhq" is by facial landmarks, "none" as they came
+    parents: tuple[str, ...] = ()  # digests of the generators it was fine-tuned from, nearest first
 
     def __post_init__(self) -> None:
         channels = self.channels or config_f_channels(self.resolution)
         object.__setattr__(self, "channels", _checked_channels(self.resolution, channels))
         for name in ("z_dim", "w_dim", "mapping_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
+            limit = 64 if name == "mapping_layers" else MAX_SIZE
+            if not 1 <= getattr(self, name) <= limit:
+                raise ConfigError(f"{name} must be from 1 to {limit}, not {getattr(self, name)}.")
 
     @property
     def num_layers(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .config import DiscriminatorConfig
 from .generator import SQRT2, Dense
+from .hub import Pretrained
 from .resample import blur, downsample
 
 
@@ -99,8 +100,11 @@ class Epilogue(nn.Module):
         return logit
 
 
-class Discriminator(nn.Module):
+class Discriminator(Pretrained, nn.Module):
     """Picture [N, 3, H, W] in [-1, 1] -> realness logit [N, 1]."""
+
+    part = "discriminator"
+    config_class = DiscriminatorConfig
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()

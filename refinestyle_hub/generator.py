@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import GeneratorConfig
+from .hub import Pretrained
 from .refine import modulated_conv
 from .resample import upsample
 
@@ -146,8 +147,11 @@ class Synthesis(nn.Module):
         return picture
 
 
-class Generator(nn.Module):
+class Generator(Pretrained, nn.Module):
     """Mapping and synthesis. Drawing changes no state."""
+
+    part = "generator"
+    config_class = GeneratorConfig
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
