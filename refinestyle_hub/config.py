@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .errors import ConfigError
 
 
-__all__ = ["DiscriminatorConfig", "GeneratorConfig"]
+__all__ = ["DiscriminatorConfig", "GeneratorConfig", "LayerSpec"]
 
 MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for the moon
 
@@ -33,6 +34,25 @@ def _checked_channels(resolution: int, channels: Mapping[int, int]) -> dict[int,
 def config_f_channels(resolution: int, base: int = 32768, maximum: int = 512) -> dict[int, int]:
     """Widths of StyleGAN2 config-f: ``min(base / resolution, maximum)`` (Karras et al. 2020, appendix B)."""
     return {r: min(base // r, maximum) for r in _resolutions(resolution)}
+
+
+def _fp16_from(resolution: int, num_fp16_res: int) -> int:
+    """Lowest resolution that runs in fp16 on a GPU: never below 8 px, as in the published networks."""
+    return max(2 * resolution >> num_fp16_res, 8)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A modulated convolution of the generator."""
+
+    name: str  # such as "b64.conv0" or "b64.torgb"
+    kind: Literal["conv", "torgb"]
+    inputs: int
+    outputs: int
+    kernel: int  # 3, or 1 for toRGB
+    resolution: int  # of its output, pixels
+    up: bool  # doubles the size
+    code: int  # index of its w+ code
 
 
 @dataclass(frozen=True)
@@ -62,6 +82,25 @@ class GeneratorConfig:
         """Number L of w+ codes: one per convolution and one for the last toRGB."""
         return 2 * len(self.channels)
 
+    @property
+    def fp16_from(self) -> int:
+        """Lowest resolution that runs in fp16 on a GPU."""
+        return _fp16_from(self.resolution, self.num_fp16_res)
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Modulated convolutions, coarse to fine. A toRGB shares its code with the next block's first convolution."""
+        specs: list[LayerSpec] = []
+        code, inputs = 0, 0
+        for r, outputs in self.channels.items():
+            if r > 4:
+                specs.append(LayerSpec(f"b{r}.conv0", "conv", inputs, outputs, 3, r, True, code))
+                code += 1
+            specs.append(LayerSpec(f"b{r}.conv1", "conv", outputs, outputs, 3, r, False, code))
+            specs.append(LayerSpec(f"b{r}.torgb", "torgb", outputs, 3, 1, r, False, code + 1))
+            code, inputs = code + 1, outputs
+        return tuple(specs)
+
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
@@ -77,3 +116,8 @@ class DiscriminatorConfig:
     def __post_init__(self) -> None:
         channels = self.channels or config_f_channels(self.resolution)
         object.__setattr__(self, "channels", _checked_channels(self.resolution, channels))
+
+    @property
+    def fp16_from(self) -> int:
+        """Lowest resolution that runs in fp16 on a GPU."""
+        return _fp16_from(self.resolution, self.num_fp16_res)
