@@ -1,0 +1,88 @@
+"""Fingerprints: equal where pictures are, different where they are not, and what follows from it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.errors import BaseMismatchError
+from refinestyle_hub.fingerprint import Fingerprint, check_base, fingerprint
+from refinestyle_hub.generator import Generator
+
+
+CONFIG = GeneratorConfig(16, 8, 8, 2, {4: 6, 8: 4, 16: 2})
+
+
+@pytest.fixture
+def generator() -> Generator:
+    torch.manual_seed(0)
+    return Generator(CONFIG)
+
+
+def test_half_precision_noise_and_mean_do_not_matter(generator: Generator) -> None:
+    other = copy.deepcopy(generator).half()
+    for name, buffer in other.named_buffers():
+        buffer.normal_()
+        assert name.endswith(("noise_const", "w_avg"))
+    assert fingerprint(other) == fingerprint(generator)
+
+
+def test_every_parameter_matters(generator: Generator) -> None:
+    digests = {fingerprint(generator).digest}
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.view(-1)[0] += 1
+            digests.add(fingerprint(generator).digest)
+    assert len(digests) == 1 + len(list(generator.parameters()))
+
+
+def test_fingerprint_is_pinned() -> None:
+    """Files carry it: a change of this value orphans every domain ever saved."""
+    generator = Generator(CONFIG)
+    with torch.no_grad():
+        for i, (_, parameter) in enumerate(sorted(generator.named_parameters())):
+            parameter.copy_(((torch.arange(parameter.numel()) + i) % 17 / 8 - 1).view_as(parameter))
+    assert str(fingerprint(generator)) == "stylegan2-16-z8-w8-m2-c6.4.2@a234c9d91e81"
+
+
+def test_the_same_base_passes(generator: Generator, recwarn: pytest.WarningsRecorder) -> None:
+    check_base(fingerprint(generator), fingerprint(generator))
+    assert not recwarn
+
+
+def test_another_architecture_never_fits(generator: Generator) -> None:
+    base = Fingerprint("stylegan2-32-z8-w8-m2-c6.4.2.2", fingerprint(generator).digest)
+    with pytest.raises(BaseMismatchError, match="another architecture") as error:
+        check_base(base, fingerprint(generator), what="The domain 'sketch'", allow_base_mismatch=True)
+    message = str(error.value)
+    assert message.count("\n") == 2
+    assert str(base) in message
+    assert str(fingerprint(generator)) in message
+
+
+@pytest.mark.parametrize("made_for_parent", [True, False])
+def test_relatives_pass_with_a_warning(made_for_parent: bool) -> None:
+    parent = Fingerprint("a", "0" * 32)
+    child = Fingerprint("a", "1" * 32, ("2" * 32, parent.digest))
+    base, here = (parent, child) if made_for_parent else (child, parent)
+    with pytest.warns(UserWarning, match="a relative of this generator"):
+        check_base(base, here)
+
+
+def test_parents_come_from_the_config(generator: Generator) -> None:
+    parent = fingerprint(generator)
+    tuned = Generator(replace(CONFIG, parents=(parent.digest,)))
+    with pytest.warns(UserWarning, match="a relative of this generator"):
+        check_base(parent, fingerprint(tuned))
+
+
+def test_unknown_weights_need_an_explicit_word() -> None:
+    base, here = Fingerprint("a", "0" * 32), Fingerprint("a", "1" * 32)
+    with pytest.raises(ValueError, match="allow_base_mismatch=True") as error:
+        check_base(base, here)
+    assert str(error.value).count("\n") <= 2
+    check_base(base, here, allow_base_mismatch=True)

@@ -1,0 +1,229 @@
+"""Names to models: bundled ones, local folders, single files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from refinestyle_hub import hub
+from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
+from refinestyle_hub.discriminator import Discriminator
+from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.hub import PipelineIndex, bundled_models, open_source, read_index, save_index
+
+
+WIDTHS = {4: 6, 8: 4, 16: 2}
+CONFIG = GeneratorConfig(16, 8, 8, 2, WIDTHS)
+
+
+@pytest.fixture
+def generator() -> Generator:
+    torch.manual_seed(0)
+    return Generator(CONFIG)
+
+
+@pytest.fixture
+def pipeline_folder(tmp_path: Path, generator: Generator) -> Path:
+    """A pipeline repo with a generator and a discriminator."""
+    folder = tmp_path / "pipeline"
+    generator.save_pretrained(folder / "generator")
+    Discriminator(DiscriminatorConfig(16, WIDTHS)).save_pretrained(folder / "discriminator")
+    save_index(folder, PipelineIndex(("generator", "discriminator"), ("sketch",)))
+    return folder
+
+
+def assert_same(a: Any, b: Any) -> None:
+    assert a.config == b.config
+    assert a.state_dict().keys() == b.state_dict().keys()
+    for name, tensor in a.state_dict().items():
+        assert torch.equal(tensor, b.state_dict()[name]), name
+
+
+# --- round trips
+
+
+@pytest.mark.parametrize("part", [Generator(CONFIG), Discriminator(DiscriminatorConfig(16, WIDTHS, 4, 1, 256.0))])
+def test_parts_round_trip_bit_for_bit(tmp_path: Path, part: Generator | Discriminator) -> None:
+    part.save_pretrained(tmp_path / "part")
+    assert sorted(p.name for p in (tmp_path / "part").iterdir()) == ["config.json", "model.safetensors"]
+    loaded = type(part).from_pretrained(tmp_path / "part")
+    assert_same(loaded, part)
+    assert not loaded.training
+    assert all(p.requires_grad for p in loaded.parameters())
+    loaded.save_pretrained(tmp_path / "again")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "part" / name).read_bytes()
+
+
+def test_loaded_generator_draws_the_same_picture(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path)
+    w = generator.map(torch.randn(2, 8))
+    with torch.no_grad():
+        assert torch.equal(Generator.from_pretrained(tmp_path)(w), generator(w))
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    Generator.from_pretrained(tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_config_is_readable_and_sorted(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    data = json.loads(text)
+    assert list(data) == sorted(data)
+    assert text.endswith("}\n")
+    assert data["class"] == "Generator"
+    assert data["format_version"] == "1.0"
+    assert data["value_range"] == [-1.0, 1.0]
+    assert data["crop"] == "ffhq"
+    assert data["channels"] == {"4": 6, "8": 4, "16": 2}
+
+
+def test_saving_over_a_loaded_model(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path)
+    loaded = Generator.from_pretrained(tmp_path)
+    with torch.no_grad():
+        loaded.mapping.w_avg.fill_(3.0)
+    loaded.save_pretrained(tmp_path)
+    assert_same(Generator.from_pretrained(tmp_path), loaded)
+
+
+def test_one_file_travels_alone(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path / "part")
+    (tmp_path / "part" / "model.safetensors").rename(tmp_path / "alone.safetensors")
+    assert_same(Generator.from_pretrained(tmp_path / "alone.safetensors"), generator)
+
+
+# --- variants
+
+
+def test_half_precision_variant(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path)
+    generator.save_pretrained(tmp_path, variant="fp16")
+    halves = Generator.from_pretrained(tmp_path, variant="fp16")
+    assert_same(Generator.from_pretrained(tmp_path), generator)
+    for name, tensor in generator.state_dict().items():
+        assert halves.state_dict()[name].dtype == torch.float32
+        assert torch.equal(halves.state_dict()[name], tensor.half().float())
+    assert Generator.from_pretrained(tmp_path, dtype=torch.float16).mapping.w_avg.dtype == torch.float16
+
+
+def test_half_precision_is_the_default_where_only_it_ships(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path, variant="fp16")
+    assert_same(Generator.from_pretrained(tmp_path), Generator.from_pretrained(tmp_path, variant="fp16"))
+
+
+def test_missing_variant_lists_those_there_are(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match=r"no model\.fp16\.safetensors.\nAvailable as variant=: None"):
+        Generator.from_pretrained(tmp_path, variant="fp16")
+    generator.save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(ModelNotFoundError, match="Available as variant=: None, 'fp16'"):
+        Generator.from_pretrained(tmp_path, variant="bf16")
+    with pytest.raises(ConfigError, match="short name such as 'fp16'"):
+        Generator.from_pretrained(tmp_path, variant="../fp16")
+    with pytest.raises(ConfigError, match="None or 'fp16'"):
+        generator.save_pretrained(tmp_path, variant="int4")
+
+
+# --- where things are
+
+
+def test_parts_of_a_pipeline(pipeline_folder: Path, generator: Generator) -> None:
+    assert_same(Generator.from_pretrained(pipeline_folder), generator)  # found in its usual folder
+    assert_same(Generator.from_pretrained(pipeline_folder, subfolder="generator"), generator)
+    assert_same(Generator.from_pretrained(str(pipeline_folder / "generator")), generator)
+    Discriminator.from_pretrained(pipeline_folder)
+    with pytest.raises(ModelFileError, match="holds a Discriminator, not a Generator"):
+        Generator.from_pretrained(pipeline_folder, subfolder="discriminator")
+    with pytest.raises(ModelNotFoundError, match="subfolder: generator, discriminator, domains/sketch"):
+        Generator.from_pretrained(pipeline_folder, subfolder="encoder")
+
+
+def test_index_round_trips(pipeline_folder: Path) -> None:
+    assert read_index(open_source(pipeline_folder)) == PipelineIndex(("generator", "discriminator"), ("sketch",))
+    with pytest.raises(ModelNotFoundError, match="not a pipeline"):
+        read_index(open_source(pipeline_folder / "generator"))
+
+
+@pytest.mark.parametrize("name", ["", "../sketch", "/etc", "a/b", ".hidden", "a b", "x" * 65])
+def test_names_in_an_index_stay_in_the_folder(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be a part or domain"):
+        PipelineIndex(("generator",), (name,))
+
+
+def test_bundled_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline_folder: Path) -> None:
+    monkeypatch.setattr(hub, "BUNDLED", pipeline_folder.parent)
+    monkeypatch.chdir(tmp_path)
+    assert bundled_models() == ["pipeline"]
+    other = Generator(replace(CONFIG, crop="none"))
+    other.save_pretrained(pipeline_folder.parent / "elsewhere" / "pipeline")
+    monkeypatch.chdir(pipeline_folder.parent / "elsewhere")
+    assert Generator.from_pretrained("pipeline").config.crop == "ffhq"  # the bundled one
+    assert Generator.from_pretrained(Path("pipeline")).config.crop == "none"  # a Path is always a folder
+    assert Generator.from_pretrained("./pipeline").config.crop == "none"
+
+
+def test_every_bundled_model_loads() -> None:
+    for name in bundled_models():
+        assert "generator" in read_index(open_source(name)).parts
+        Generator.from_pretrained(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["./missing/dir", "missing/dir/deeper", "/missing", "~/missing", "../missing", "a.safetensors"]
+)
+def test_missing_path_says_so(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="No such directory"):
+        Generator.from_pretrained(name)
+
+
+def test_missing_path_object_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No such directory"):
+        Generator.from_pretrained(tmp_path / "missing")
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"has no config\.json or generator/config\.json"):
+        Generator.from_pretrained(tmp_path)
+
+
+def test_folder_without_weights(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"has no model\.safetensors.\nAvailable as variant=: none"):
+        Generator.from_pretrained(tmp_path)
+
+
+# --- what does not belong together
+
+
+def test_config_of_another_save_is_noticed(tmp_path: Path, generator: Generator) -> None:
+    """What a process killed between the two files leaves behind, or an edited config."""
+    generator.save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**data, "crop": "none"}))
+    with pytest.raises(ModelFileError, match=r"not the config that model\.safetensors was saved with"):
+        Generator.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_size_are_refused(tmp_path: Path, generator: Generator) -> None:
+    from refinestyle_hub.files import config_to_json, dump_json, encode_tensors
+
+    config = config_to_json("Generator", replace(CONFIG, w_dim=10))
+    (tmp_path / "config.json").write_bytes(dump_json(config))
+    (tmp_path / "model.safetensors").write_bytes(encode_tensors(generator.state_dict(), config, torch.float32))
+    with pytest.raises(ModelFileError, match="wrong shape: .*and [0-9]+ more") as error:
+        Generator.from_pretrained(tmp_path)
+    assert str(error.value).count("\n") <= 2
