@@ -10,6 +10,7 @@ __all__ = [
     "DirectionError",
     "FaceNotFoundError",
     "LayerError",
+    "MergeError",
     "MissingDependencyError",
     "ModelFileError",
     "ModelNotFoundError",
@@ -36,6 +37,10 @@ class LayerError(RefineStyleHubError, KeyError):
 
     def __str__(self) -> str:  # KeyError would show the repr, with quotes
         return str(self.args[0]) if self.args else ""
+
+
+class MergeError(RefineStyleHubError, ValueError):
+    """Tokens that cannot become part of a generator's weights."""
 
 
 class DirectionError(RefineStyleHubError, KeyError):

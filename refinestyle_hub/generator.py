@@ -5,17 +5,21 @@ The parameter names are those of the published PyTorch networks, so conversion i
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import GeneratorConfig
+from .config import GeneratorConfig, LayerSpec
+from .errors import BaseMismatchError, LayerError, MergeError, ShapeError
 from .hub import Pretrained
-from .refine import modulated_conv
+from .refine import Residual, bias_offset, cross_terms, modulated_conv, residual_kernel
 from .resample import upsample
+from .token_batch import Strength, TokensLike, residuals_of
+from .tokens import TokenSet
 
 
 __all__ = ["Generator"]
@@ -24,7 +28,10 @@ SQRT2 = math.sqrt(2.0)
 
 
 class Dense(nn.Module):
-    """Fully connected layer with equalised learning rate: the stored weights have unit variance over ``lr``."""
+    """Fully connected layer with equalised learning rate: the stored weights have unit variance over ``lr``.
+
+    Always in fp32, as in the published networks: it costs nothing, and styles set the size of everything that follows.
+    """
 
     def __init__(self, inputs: int, outputs: int, lr: float = 1.0, bias: float = 0.0, activate: bool = False) -> None:
         super().__init__()
@@ -35,11 +42,12 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [N, inputs] -> [N, outputs]
         gain = self.lr / math.sqrt(self.weight.shape[1])
-        x = F.linear(x, self.weight.to(x.dtype) * gain, self.bias.to(x.dtype) * self.lr)
-        return F.leaky_relu(x, 0.2) * SQRT2 if self.activate else x
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.linear(x.float(), self.weight.float() * gain, self.bias.float() * self.lr)
+            return F.leaky_relu(x, 0.2) * SQRT2 if self.activate else x
 
 
-class Mapping(nn.Module):
+class MappingNetwork(nn.Module):
     """z [N, z_dim] -> w [N, w_dim]."""
 
     w_avg: Tensor
@@ -64,39 +72,52 @@ class StyledConv(nn.Module):
 
     noise_const: Tensor
 
-    def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, up: bool, clamp: float | None) -> None:
+    def __init__(self, spec: LayerSpec, w_dim: int, clamp: float | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.weight = nn.Parameter(torch.randn(spec.outputs, spec.inputs, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(spec.outputs))
         self.noise_strength = nn.Parameter(torch.zeros([]))
-        self.affine = Dense(w_dim, inputs, bias=1.0)
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.resolution = resolution
-        self.up = up
+        self.affine = Dense(w_dim, spec.inputs, bias=1.0)
+        self.register_buffer("noise_const", torch.randn(spec.resolution, spec.resolution))
+        self.resolution = spec.resolution
+        self.up = spec.up
         self.clamp = clamp
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        y = modulated_conv(x, self.weight, self.affine(w), up=self.up)
+    def style(self, w: Tensor) -> Tensor:  # [N, w_dim] -> [N, I]
+        style: Tensor = self.affine(w)
+        return style
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, residuals: Sequence[Residual] = ()) -> Tensor:
+        y = modulated_conv(x, self.weight, self.style(w), residuals, up=self.up)
         if noise is not None:
             y = y + (noise * self.noise_strength).to(y.dtype)
-        y = F.leaky_relu(y + self.bias.to(y.dtype)[:, None, None], 0.2) * SQRT2
-        return y if self.clamp is None else y.clamp(-self.clamp * SQRT2, self.clamp * SQRT2)
+        y = F.leaky_relu(y + total_bias(self.bias, residuals).to(y.dtype), 0.2) * SQRT2
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
 class ToRGB(nn.Module):
     """1x1 modulated convolution without demodulation."""
 
-    def __init__(self, inputs: int, w_dim: int, clamp: float | None) -> None:
+    def __init__(self, spec: LayerSpec, w_dim: int, clamp: float | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, inputs, 1, 1))
+        self.weight = nn.Parameter(torch.randn(3, spec.inputs, 1, 1))
         self.bias = nn.Parameter(torch.zeros(3))
-        self.affine = Dense(w_dim, inputs, bias=1.0)
+        self.affine = Dense(w_dim, spec.inputs, bias=1.0)
         self.clamp = clamp
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        style = self.affine(w) / math.sqrt(self.weight.shape[1])
-        y = modulated_conv(x, self.weight, style, demodulate=False) + self.bias.to(x.dtype)[:, None, None]
+    def style(self, w: Tensor) -> Tensor:  # [N, w_dim] -> [N, I]
+        style: Tensor = self.affine(w) / math.sqrt(self.weight.shape[1])
+        return style
+
+    def forward(self, x: Tensor, w: Tensor, residuals: Sequence[Residual] = ()) -> Tensor:
+        y = modulated_conv(x, self.weight, self.style(w), residuals, demodulate=False)
+        y = y + total_bias(self.bias, residuals).to(y.dtype)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+
+def total_bias(bias: Tensor, residuals: Sequence[Residual]) -> Tensor:  # [O] -> [1 or N, O, 1, 1]
+    offset = bias_offset(residuals)
+    return (bias[None] if offset is None else bias + offset)[:, :, None, None]
 
 
 class Block(nn.Module):
@@ -104,15 +125,14 @@ class Block(nn.Module):
 
     def __init__(self, config: GeneratorConfig, resolution: int) -> None:
         super().__init__()
-        outputs = config.channels[resolution]
-        clamp = config.conv_clamp
+        self.resolution = resolution
         if resolution == 4:
-            self.const = nn.Parameter(torch.randn(outputs, 4, 4))
-        else:
-            inputs = config.channels[resolution // 2]
-            self.conv0 = StyledConv(inputs, outputs, config.w_dim, resolution, up=True, clamp=clamp)
-        self.conv1 = StyledConv(outputs, outputs, config.w_dim, resolution, up=False, clamp=clamp)
-        self.torgb = ToRGB(outputs, config.w_dim, clamp)
+            self.const = nn.Parameter(torch.randn(config.channels[4], 4, 4))
+        for spec in config.layers:
+            block, name = spec.name.split(".")
+            if block == f"b{resolution}":
+                kind = StyledConv if spec.kind == "conv" else ToRGB
+                setattr(self, name, kind(spec, config.w_dim, config.conv_clamp))
 
 
 class Synthesis(nn.Module):
@@ -123,32 +143,39 @@ class Synthesis(nn.Module):
         for resolution in config.channels:
             setattr(self, f"b{resolution}", Block(config, resolution))
         self.resolutions = tuple(config.channels)
+        self.fp16_from = config.fp16_from
 
     def blocks(self) -> Iterator[Block]:
         for resolution in self.resolutions:
             yield getattr(self, f"b{resolution}")
 
-    def forward(self, w: Tensor, noise: list[Tensor | None]) -> Tensor:
-        n = w.shape[0]
+    def forward(
+        self, w: Tensor, noise: Sequence[Tensor | None], residuals: Mapping[str, Sequence[Residual]] | None = None
+    ) -> Tensor:
+        n, extra = w.shape[0], residuals or {}
+        # fp16 blocks as published: on a GPU only, unless autocast decides
+        half = w.device.type == "cuda" and not torch.is_autocast_enabled("cuda")
         maps, codes = iter(noise), iter(w.unbind(dim=1))
         x, picture = None, None
         code = next(codes)
         for block in self.blocks():
+            name = f"b{block.resolution}"
             if x is None:
                 x = block.const.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)
             else:
-                x = block.conv0(x, code, next(maps))
+                x = x.half() if half and block.resolution >= self.fp16_from else x
+                x = block.conv0(x, code, next(maps), extra.get(f"{name}.conv0", ()))
                 code = next(codes)
-            x = block.conv1(x, code, next(maps))
+            x = block.conv1(x, code, next(maps), extra.get(f"{name}.conv1", ()))
             code = next(codes)  # toRGB shares its code with the next block's first convolution
-            rgb = block.torgb(x, code).float()
+            rgb = block.torgb(x, code, extra.get(f"{name}.torgb", ())).float()
             picture = rgb if picture is None else upsample(picture) + rgb
         assert picture is not None
         return picture
 
 
 class Generator(Pretrained, nn.Module):
-    """Mapping and synthesis. Drawing changes no state."""
+    """Mapping and synthesis. Drawing changes no state, and tokens are arguments: threads may share one generator."""
 
     part = "generator"
     config_class = GeneratorConfig
@@ -156,26 +183,122 @@ class Generator(Pretrained, nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        self.mapping = Mapping(config)
+        self.mapping = MappingNetwork(config)
         self.synthesis = Synthesis(config)
+        self.layers: Mapping[str, LayerSpec] = {spec.name: spec for spec in config.layers}
 
-    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        """z [N, z_dim] -> w+ [N, L, w_dim]; ``truncation`` pulls towards the mean latent (1: as drawn, 0: the mean)."""
-        w = self.mapping(z)
-        if truncation != 1.0:
-            w = self.mapping.w_avg.lerp(w, truncation)
-        return w[:, None].expand(-1, self.config.num_layers, -1)
+    def layer(self, name: str) -> StyledConv | ToRGB:
+        """The module of a layer, such as ``"b64.conv0"``.
+
+        Raises:
+            LayerError: There is no such layer.
+        """
+        if name not in self.layers:
+            raise LayerError(f"This generator has no layer {name!r}. Layers: {', '.join(self.layers)}.")
+        block, kind = name.split(".")
+        module: StyledConv | ToRGB = getattr(getattr(self.synthesis, block), kind)
+        return module
+
+    def map(self, z: Tensor, truncation: float = 1.0, cutoff: int | None = None) -> Tensor:
+        """z [N, z_dim] -> w+ [N, L, w_dim].
+
+        ``truncation`` pulls the first ``cutoff`` codes (None: all) towards the mean latent: 1 as drawn, 0 the mean.
+        """
+        w = self.mapping(z)[:, None].expand(-1, self.config.num_layers, -1)
+        if truncation == 1.0:
+            return w
+        pulled = self.mapping.w_avg.lerp(w[:, :cutoff], truncation)
+        return pulled if cutoff is None else torch.cat([pulled, w[:, cutoff:]], dim=1)
+
+    def convs(self) -> Iterator[StyledConv]:
+        """Convolutions that take noise, coarse to fine."""
+        for name, spec in self.layers.items():
+            if spec.kind == "conv":
+                yield self.layer(name)  # type: ignore[misc]
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> list[Tensor | None]:
         """Fresh noise maps for ``n`` pictures, one [N, 1, H, W] per convolution."""
-        convs = [m for m in self.synthesis.modules() if isinstance(m, StyledConv)]
         return [
-            torch.randn(n, 1, c.resolution, c.resolution, device=c.weight.device, generator=generator) for c in convs
+            torch.randn(n, 1, c.resolution, c.resolution, device=c.weight.device, generator=generator)
+            for c in self.convs()
         ]
 
-    def forward(self, w: Tensor, noise: list[Tensor | None] | None = None) -> Tensor:
-        """Draw w+ [N, L, w_dim]; ``noise`` None is the stored constant noise."""
-        if noise is None:
-            noise = [m.noise_const for m in self.synthesis.modules() if isinstance(m, StyledConv)]
-        picture: Tensor = self.synthesis(w, noise)
+    def forward(
+        self,
+        w: Tensor,
+        tokens: TokensLike | None = None,
+        strength: Strength = 1.0,
+        noise: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        """Draw w+ [N, L, w_dim] as pictures [N, 3, H, W], about [-1, 1].
+
+        Args:
+            tokens: One set for all samples, a list with a set or None for each, or a ``TokenBatch``.
+            strength: Scales the tokens; one real number, or one for each sample. Strength 0 is the plain picture.
+            noise: For each convolution a map [N, 1, H, W] or [H, W], or None for no noise there. Without the list, the
+                stored constant noise.
+
+        Raises:
+            ShapeError: w+, a list of sets or of strengths, or the noise does not fit.
+            LayerError: The tokens name a layer that this generator does not have.
+            BaseMismatchError: The tokens were made for other layer widths.
+        """
+        if w.ndim != 3 or w.shape[1:] != (self.config.num_layers, self.config.w_dim):
+            raise ShapeError(
+                f"w+ must be [N, {self.config.num_layers}, {self.config.w_dim}], not {list(w.shape)}. "
+                "Generator.map makes it from z."
+            )
+        residuals = residuals_of(tokens, strength, w.shape[0], w.device)
+        for name, found in residuals.items():
+            self._check(name, found)
+        maps = [conv.noise_const for conv in self.convs()] if noise is None else noise
+        if len(maps) != self.config.num_layers - 1:
+            raise ShapeError(f"{len(maps)} noise maps for {self.config.num_layers - 1} convolutions.")
+        picture: Tensor = self.synthesis(w, maps, residuals)
         return picture
+
+    def _check(self, name: str, residuals: Sequence[Residual]) -> None:
+        weight = self.layer(name).weight
+        for r in residuals:
+            if (r.p.shape[2], r.q.shape[2]) != weight.shape[:2]:
+                raise BaseMismatchError(
+                    f"The token set was made for another generator: {name} is {weight.shape[1]} -> {weight.shape[0]} "
+                    f"channels here, the tokens are {r.q.shape[2]} -> {r.p.shape[2]}."
+                )
+
+    def cross_terms(self, tokens: TokenSet) -> dict[str, Tensor]:
+        """What the norms of refined kernels need of a set and no image changes, [2, O, I] by layer.
+
+        Worth keeping for a domain that is drawn often: pass it to ``TokenBatch.collate`` with the set.
+        """
+        terms = {}
+        for name, x in tokens.layers.items():
+            self._check(name, [x.shared()])
+            if self.layers[name].kind == "conv":
+                terms[name] = cross_terms(self.layer(name).weight, x.shared())
+        return terms
+
+    def merge(
+        self, tokens: TokenSet | Mapping[TokenSet, float] | Iterable[tuple[TokenSet, float]], strength: float = 1.0
+    ) -> Generator:
+        """A new generator with the tokens in its weights, exactly; this one stays as it is.
+
+        Raises:
+            MergeError: A token enters after the modulation: its share of the kernel differs from image to image.
+        """
+        whole = (tokens if isinstance(tokens, TokenSet) else TokenSet.mix(tokens)).scale(strength)
+        late = [name for name, x in whole.layers.items() if not bool(x.pre.all())]
+        if late:
+            raise MergeError(
+                f"Post-modulation tokens cannot be merged: their kernel depends on the image ({', '.join(late)}).\n"
+                "Draw with generator(w, tokens), or train the domain with pre-modulation tokens."
+            )
+        merged = copy.deepcopy(self)
+        with torch.no_grad():
+            for name, x in whole.layers.items():
+                self._check(name, [x.shared()])
+                module = merged.layer(name)
+                module.weight += residual_kernel(x.shared(), self.layers[name].kernel)[0]
+                if x.bias is not None:
+                    module.bias += x.bias
+        return merged
