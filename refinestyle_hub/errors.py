@@ -6,9 +6,12 @@ from __future__ import annotations
 __all__ = [
     "BaseMismatchError",
     "CancelledError",
+    "CardError",
     "ConfigError",
     "DirectionError",
     "FaceNotFoundError",
+    "HubAccessError",
+    "HubConnectionError",
     "LayerError",
     "MergeError",
     "MissingDependencyError",
@@ -76,3 +79,15 @@ class MissingDependencyError(RefineStyleHubError, ImportError):
 
 class CancelledError(RefineStyleHubError, RuntimeError):
     """The caller's callback asked a running job to stop."""
+
+
+class HubAccessError(RefineStyleHubError, PermissionError):
+    """The Hub knows the repo but does not let this user read or write it."""
+
+
+class HubConnectionError(RefineStyleHubError, ConnectionError):
+    """The Hub cannot be reached, or broke off."""
+
+
+class CardError(RefineStyleHubError, ValueError):
+    """A model card lacks what it must say, or says it in a form that the Hub refuses."""
