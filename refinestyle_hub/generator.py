@@ -19,6 +19,8 @@ from .hub import Pretrained
 from .refine import Residual, bias_offset, cross_terms, modulated_conv, residual_kernel
 from .resample import upsample
 from .token_batch import Strength, TokensLike, residuals_of
+from .token_parameters import KernelStats
+from .token_parameters import KernelStats
 from .tokens import TokenSet
 
 
@@ -265,6 +267,26 @@ class Generator(Pretrained, nn.Module):
                     f"The token set was made for another generator: {name} is {weight.shape[1]} -> {weight.shape[0]} "
                     f"channels here, the tokens are {r.q.shape[2]} -> {r.p.shape[2]}."
                 )
+
+    def kernel_stats(self) -> dict[str, KernelStats]:
+        """Style and norm of every kernel at the mean latent, by layer: the scale on which tokens are learnt."""
+        stats = {}
+        with torch.no_grad():
+            for name, spec in self.layers.items():
+                module = self.layer(name)
+                style = module.style(self.mapping.w_avg[None])[0]
+                stats[name] = KernelStats(spec, style, (module.weight.float() * style[:, None, None]).norm())
+        return stats
+
+    def kernel_stats(self) -> dict[str, KernelStats]:
+        """Style and norm of every kernel at the mean latent, by layer: the scale on which tokens are learnt."""
+        stats = {}
+        with torch.no_grad():
+            for name, spec in self.layers.items():
+                module = self.layer(name)
+                style = module.style(self.mapping.w_avg[None])[0]
+                stats[name] = KernelStats(spec, style, (module.weight.float() * style[:, None, None]).norm())
+        return stats
 
     def cross_terms(self, tokens: TokenSet) -> dict[str, Tensor]:
         """What the norms of refined kernels need of a set and no image changes, [2, O, I] by layer.

@@ -202,7 +202,7 @@ def _shifted_sum(z: Tensor, a: Tensor | None, up: bool) -> Tensor:
     if not up:
         taps = [tap(u, v, u, v, height, width) for u in range(3) for v in range(3)]
         return sum(taps[1:], taps[0])
-    # Four phases: an even row of the doubled map sees tap 0 of its own row and tap 2 of the one above, an odd one tap 1
+    # Four phases: an even row of the doubled map has tap 0 of its own row and tap 2 of the one above, an odd row tap 1
     even, odd = [(0, 1), (2, 0)], [(1, 1)]
     rows = []
     for vertical in (even, odd):
