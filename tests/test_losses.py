@@ -1,0 +1,139 @@
+"""Perceptual distance and the small terms of the inversion."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from refinestyle_hub.convert import perceptual as weights
+from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
+from refinestyle_hub.losses import Perceptual
+
+
+@pytest.fixture(scope="module")
+def distance() -> Perceptual:
+    return Perceptual.load("st-lpips-alex")
+
+
+def _pictures(n: int = 2, size: int = 64, seed: int = 0) -> Tensor:
+    """Smooth random pictures [N, 3, size, size] in [-1, 1]."""
+    coarse = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+
+
+@pytest.fixture
+def no_alexnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+
+def test_equal_pictures_have_distance_zero(distance: Perceptual) -> None:
+    x = _pictures()
+    assert torch.equal(distance(x, x), torch.zeros(2))
+
+
+def test_distance_grows_with_damage_and_forgives_a_shift(distance: Perceptual) -> None:
+    x = _pictures()
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    small, large = distance(x, x + 0.05 * noise), distance(x, x + 0.2 * noise)
+    assert bool((small > 0).all())
+    assert bool((small < large).all())
+    assert bool((distance(x, x.roll(1, dims=3)) < large).all())  # one pixel aside; what shift-tolerance is for
+
+
+def test_a_reference_gives_the_same_distance(distance: Perceptual) -> None:
+    x, y = _pictures(), _pictures(seed=1)
+    to_y = distance.reference(y)
+    torch.testing.assert_close(to_y(x), distance(x, y))
+    one = distance.reference(y[:1])  # one target for the whole batch
+    torch.testing.assert_close(one(x), distance(x, y[:1].expand(2, -1, -1, -1)))
+
+
+def test_gradients_reach_the_picture_and_stay_finite(distance: Perceptual) -> None:
+    flat = torch.zeros(1, 3, 64, 64, requires_grad=True)  # a flat picture leaves maps that are 0 in all channels
+    distance(flat, _pictures(1)).sum().backward()
+    assert flat.grad is not None
+    assert bool(flat.grad.isfinite().all())
+    assert float(flat.grad.abs().max()) > 0
+    assert all(not p.requires_grad for p in distance.parameters())
+
+
+def test_st_lpips_equals_the_package(distance: Perceptual) -> None:
+    """Its value for these pictures was taken from stlpips-pytorch 0.0.2, which imports more than it declares."""
+    assert float(distance(_pictures(1), _pictures(1, seed=1))) == pytest.approx(0.45481503, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The parameter .pretrained.", "ignore:Arguments other than a weight enum")
+@pytest.mark.skipif(importlib.util.find_spec("lpips") is None, reason="lpips is not installed")
+def test_lpips_equals_the_package() -> None:
+    """With a random trunk, since AlexNet's weights need the network, and the package's own linear layers."""
+    import lpips
+
+    theirs = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
+    ours = Perceptual("lpips-alex")
+    linear = torch.load(Path(lpips.__file__).parent / "weights/v0.1/alex.pth", map_location="cpu", weights_only=True)
+    theirs.load_state_dict(linear, strict=False)
+    trunk = ("slice1.0", "slice2.3", "slice3.6", "slice4.8", "slice5.10")
+    state = {f"importance.{i}": linear[f"lin{i}.model.1.weight"] for i in range(5)}
+    for i, name in enumerate(trunk):
+        conv = theirs.net.get_submodule(name)
+        state |= {f"convs.{i}.weight": conv.weight, f"convs.{i}.bias": conv.bias}
+    ours.load_state_dict(state)
+    x, y = _pictures(), _pictures(seed=1)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, y), theirs(x, y).flatten(), rtol=1e-5, atol=0)
+
+
+def test_without_alexnet_the_shift_tolerant_one_takes_over(no_alexnet: None) -> None:
+    assert Perceptual.load().name == "st-lpips-alex"
+    with pytest.raises(ModelNotFoundError, match="st-lpips-alex"):
+        Perceptual.load("lpips-alex")
+
+
+def test_cached_alexnet_makes_it_lpips(no_alexnet: None, tmp_path: Path) -> None:
+    """A random AlexNet in torch's cache, in the layout of torchvision's file."""
+    shapes = {name: t.shape for name, t in Perceptual("lpips-alex").state_dict().items() if name.startswith("convs")}
+    trunk = {
+        f"features.{tv}.{leaf}": 0.05 * torch.randn(shapes[f"convs.{i}.{leaf}"])
+        for i, tv in enumerate((0, 3, 6, 8, 10))
+        for leaf in ("weight", "bias")
+    }
+    cache = tmp_path / "checkpoints"
+    cache.mkdir()
+    torch.save(trunk | {"classifier.1.weight": torch.ones(2)}, cache / "alexnet-owt-7be5be79.pth")
+    found = Perceptual.load()
+    assert found.name == "lpips-alex"
+    assert torch.equal(found.convs[3].weight, trunk["features.8.weight"])
+    assert float(found(_pictures(), _pictures(seed=1)).min()) > 0
+
+    del trunk["features.8.bias"]
+    torch.save(trunk, cache / "alexnet-owt-7be5be79.pth")
+    with pytest.raises(ModelFileError, match=r"features\.8\.bias"):
+        Perceptual.load()
+
+
+def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        release.wait(5)
+        raise OSError("timed out")
+
+    monkeypatch.setattr(weights, "PATIENCE", 0.05)
+    monkeypatch.setattr(urllib.request, "urlopen", hang)
+    assert not weights._answers("https://example.org/alexnet.pth")
+    release.set()
+
+
+def test_wrong_pictures_and_names_are_refused(distance: Perceptual) -> None:
+    for shape in ((3, 64, 64), (1, 1, 64, 64), (1, 3, 16, 16)):
+        with pytest.raises(ShapeError):
+            distance(torch.zeros(shape), torch.zeros(shape))
+    with pytest.raises(ConfigError, match="lpips-vgg"):
+        Perceptual("lpips-vgg")  # type: ignore[arg-type]
