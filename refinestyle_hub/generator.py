@@ -20,7 +20,6 @@ from .refine import Residual, bias_offset, cross_terms, modulated_conv, residual
 from .resample import upsample
 from .token_batch import Strength, TokensLike, residuals_of
 from .token_parameters import KernelStats
-from .token_parameters import KernelStats
 from .tokens import TokenSet
 
 
@@ -267,16 +266,6 @@ class Generator(Pretrained, nn.Module):
                     f"The token set was made for another generator: {name} is {weight.shape[1]} -> {weight.shape[0]} "
                     f"channels here, the tokens are {r.q.shape[2]} -> {r.p.shape[2]}."
                 )
-
-    def kernel_stats(self) -> dict[str, KernelStats]:
-        """Style and norm of every kernel at the mean latent, by layer: the scale on which tokens are learnt."""
-        stats = {}
-        with torch.no_grad():
-            for name, spec in self.layers.items():
-                module = self.layer(name)
-                style = module.style(self.mapping.w_avg[None])[0]
-                stats[name] = KernelStats(spec, style, (module.weight.float() * style[:, None, None]).norm())
-        return stats
 
     def kernel_stats(self) -> dict[str, KernelStats]:
         """Style and norm of every kernel at the mean latent, by layer: the scale on which tokens are learnt."""
