@@ -283,8 +283,7 @@ def _check_header(header: Header, template: Mapping[str, Tensor], path: Path) ->
 def read_tensors(path: Path, template: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """The tensors of a safetensors file, floating-point ones as ``dtype``.
 
-    ``template`` gives the names, shapes and kinds of number that must be there, no more and no less (tensors on the
-    meta device will do). The header is checked before any data is read. The file is read as bytes, never mapped:
+    ``template`` gives the names, shapes and kinds of number that must be there, no more and no less. The header is checked before any data is read. The file is read as bytes, never mapped:
     a mapped file cannot be replaced on Windows, and changes under its readers elsewhere.
 
     Raises:

@@ -1,21 +1,23 @@
-"""Names to files: bundled models and local folders; ``from_pretrained`` and ``save_pretrained`` for every part.
+"""``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` for every part of a model.
 
-A class becomes loadable by deriving from ``Pretrained`` and naming its ``part`` and ``config_class``.
+A class gets them by deriving from ``Pretrained`` and naming its ``part`` and ``config_class``.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from .errors import ConfigError, ModelFileError, ModelNotFoundError
+from .errors import ConfigError, HubConnectionError, ModelFileError, ModelNotFoundError
 from .files import (
     config_from_json,
     config_to_json,
@@ -26,82 +28,19 @@ from .files import (
     read_tensors,
     write_folder,
 )
+from .sources import INDEX, Folder, Repo, Source, bundled_models, commit_files, open_source
 
 
-__all__ = ["Folder", "PipelineIndex", "Pretrained", "bundled_models", "open_source", "read_index", "save_index"]
+if TYPE_CHECKING:
+    from .cards import Card
+
+
+__all__ = ["PipelineIndex", "Pretrained", "bundled_models", "open_source", "push_folder", "read_index", "save_index"]
 
 CONFIG = "config.json"
-INDEX = "model_index.json"
-BUNDLED = Path(__file__).parent / "pretrained"
+PUSHED = (".json", ".safetensors", ".md", ".png", ".jpg", ".webp")  # what a model folder may consist of
 
 P = TypeVar("P", bound="Pretrained")
-
-
-# --- Where files are ------------------------------------------------------------------------------------------------
-
-
-def _checked_name(name: str) -> PurePosixPath:
-    """A relative path without any way out of its folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
-        raise ModelFileError(f"{name!r} is not a path inside a model: use a relative one such as domains/sketch.")
-    return path
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A model in a local folder; files are asked for by their path relative to it."""
-
-    root: Path
-
-    def __str__(self) -> str:
-        return str(self.root)
-
-    def find(self, name: str) -> Path | None:
-        """The file ``name``, or None. Raises ModelFileError if the name or a link leads out of the folder."""
-        path = self.root / _checked_name(name)
-        if not path.is_file():
-            return None
-        allowed = [self.root.resolve()]
-        if self.root.parent.name == "snapshots":  # huggingface_hub's cache: snapshots/<commit>/x -> blobs/<hash>
-            allowed.append(self.root.parent.parent.resolve() / "blobs")
-        if not any(path.resolve().is_relative_to(folder) for folder in allowed):
-            raise ModelFileError(f"{path} is a link out of its model folder; copy the file there instead.")
-        return path
-
-    def names(self, folder: str = "") -> list[str]:
-        """Names of the files in a subfolder, sorted."""
-        path = self.root / _checked_name(folder)
-        return sorted(p.name for p in path.iterdir() if p.is_file()) if path.is_dir() else []
-
-
-def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{INDEX}"))
-
-
-def _looks_like_path(name: str) -> bool:
-    return bool(re.match(r"[.~/\\]|[A-Za-z]:[/\\]", name)) or name.count("/") > 1 or name.endswith(".safetensors")
-
-
-def open_source(name_or_path: str | os.PathLike[str]) -> Folder:
-    """Where the files of a model are.
-
-    A name without a slash that is one of ``bundled_models()`` means that model; anything else (and every
-    ``pathlib.Path``) is a folder.
-
-    Raises:
-        ModelNotFoundError: neither.
-    """
-    if isinstance(name_or_path, str) and name_or_path in bundled_models():
-        return Folder(BUNDLED / name_or_path)
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return Folder(path)
-    if isinstance(name_or_path, os.PathLike) or _looks_like_path(name_or_path):
-        raise ModelNotFoundError(f"No such directory: {path} (looked from {Path.cwd()}).")
-    bundled = ", ".join(bundled_models()) or "none"
-    raise ModelNotFoundError(f"No model {name_or_path!r}: not a bundled one ({bundled}) and no folder of that name.")
 
 
 # --- The pipeline's index -------------------------------------------------------------------------------------------
@@ -120,11 +59,11 @@ class PipelineIndex:
                 raise ConfigError(f"{name!r} cannot be a part or domain: use letters, digits, dot, dash, underscore.")
 
 
-def read_index(source: Folder) -> PipelineIndex:
+def read_index(source: Source) -> PipelineIndex:
     """The index of a pipeline repo. Raises ModelNotFoundError when the source is not one."""
     path = source.find(INDEX)
     if path is None:
-        raise ModelNotFoundError(f"{source} has no {INDEX}: it is not a pipeline. Load its part by the part's class.")
+        raise source.missing(INDEX)
     return config_from_json("RefineStylePipeline", PipelineIndex, read_json(path), path)
 
 
@@ -142,59 +81,68 @@ def _weights_name(stem: str, variant: str | None) -> str:
     return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
 
 
-def _variants(source: Folder, folder: str, stem: str) -> list[str]:
-    """Variants of a part's weights that are there, "" for the plain one."""
-    pattern = re.compile(rf"{re.escape(stem)}(?:\.([a-z0-9]+))?\.safetensors")
-    matches = (pattern.fullmatch(name) for name in source.names(folder))
-    return sorted(match[1] or "" for match in matches if match)
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
-def _locate_config(source: Folder, part: str, subfolder: str | None) -> tuple[str, Path]:
+def _locate_config(source: Source, part: str, subfolder: str | None) -> tuple[str, Path]:
     """The folder of a part inside its source, and its config.json."""
     folders = [subfolder.strip("/")] if subfolder is not None else list(dict.fromkeys(["", part]))
-    for folder in folders:
-        path = source.find(f"{folder}/{CONFIG}".lstrip("/"))
-        if path is not None:
-            return folder, path
-    hint = ""
-    if source.find(INDEX) is not None:
+    names = {_join(folder, CONFIG): folder for folder in folders}
+    found = source.find_first(list(names))
+    if found is not None:
+        return names[found[0]], found[1]
+    error = source.missing(*names)
+    if isinstance(error, ModelNotFoundError) and source.find(INDEX) is not None:
         index = read_index(source)
-        known = [*index.parts, *(f"domains/{name}" for name in index.domains)]
-        hint = f"\nIt is a pipeline; give one of its folders as subfolder: {', '.join(known)}."
-    raise ModelNotFoundError(f"{source} has no {' or '.join(f'{f}/{CONFIG}'.lstrip('/') for f in folders)}.{hint}")
+        known = ", ".join([*index.parts, *(f"domains/{name}" for name in index.domains)])
+        raise ModelNotFoundError(f"{error}\nIt is a pipeline; give one of its folders as subfolder: {known}.")
+    raise error
 
 
-def _locate_weights(source: Folder, folder: str, stem: str, variant: str | None) -> Path:
+def _locate_weights(source: Source, folder: str, stem: str, variant: str | None) -> Path:
     """The weights file; without ``variant`` the plain one, or fp16 where only that ships."""
-    found = _variants(source, folder, stem)
-    wanted = variant or ("fp16" if found == ["fp16"] else "")
-    path = source.find(f"{folder}/{_weights_name(stem, wanted or None)}".lstrip("/"))
-    if path is None:
-        there = ", ".join(repr(v or None) for v in found) or "none"
-        raise ModelNotFoundError(
-            f"{source} has no {f'{folder}/{_weights_name(stem, variant)}'.lstrip('/')}.\n"
-            f"Available as variant=: {there}."
-        )
-    return path
+    name = _join(folder, _weights_name(stem, variant))
+    if path := source.find(name):
+        return path
+    pattern = re.compile(rf"{re.escape(stem)}(?:\.([a-z0-9]+))?\.safetensors")
+    matches = [match for match in map(pattern.fullmatch, source.names(folder)) if match]
+    if variant is None and [match[1] for match in matches] == ["fp16"]:
+        half = source.find(_join(folder, matches[0][0]))
+        if half is not None:
+            return half
+    error = source.missing(name)
+    available = ", ".join(repr(match[1]) for match in matches) or "none"
+    raise type(error)(f"{error}\nAvailable as variant=: {available}.")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Modules built inside get their shapes and constants but no random values, and leave the random state alone.
+
+    The meta device would do the same, but its first division imports half of torch's compiler, for seconds.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return (torch.empty if function in (torch.randn, torch.rand) else function)(*args, **(kwargs or {}))
 
 
 class Pretrained:
-    """Mixin: ``from_pretrained`` and ``save_pretrained`` for a class with a config and named tensors.
+    """Mixin: ``from_pretrained``, ``save_pretrained``, ``push_to_hub`` for a class with a config and named tensors.
 
     A subclass sets ``part`` and ``config_class`` and has ``config`` and ``state_dict()``. As it stands the mixin
-    serves ``nn.Module`` classes built as ``cls(config)`` without non-persistent buffers; a value type overrides
-    ``template`` and ``from_state``.
+    serves ``nn.Module`` classes built as ``cls(config)``; a value type overrides ``template`` and ``from_state``.
     """
 
     part: ClassVar[str] = ""  # its folder in a pipeline repo; "": none of its own
     stem: ClassVar[str] = "model"  # its weights are <stem>[.variant].safetensors
     config_class: ClassVar[type]
-    config: Any
 
     @classmethod
     def template(cls, config: Any) -> Mapping[str, Tensor]:
-        """Names, shapes and dtypes of the tensors that belong to ``config``, on the meta device."""
-        with torch.device("meta"):
+        """Names, shapes and dtypes of the tensors that belong to ``config``; their values do not count."""
+        with _Unfilled():
             module = cls(config)  # type: ignore[call-arg]
         assert isinstance(module, nn.Module)
         return module.state_dict()
@@ -202,7 +150,7 @@ class Pretrained:
     @classmethod
     def from_state(cls: type[P], config: Any, tensors: Mapping[str, Tensor]) -> P:
         """An instance around ``tensors``, which fit ``template(config)``; modules come in eval mode."""
-        with torch.device("meta"):  # nothing is initialised at random only to be overwritten
+        with _Unfilled():
             module = cls(config)  # type: ignore[call-arg]
         assert isinstance(module, nn.Module)
         module.load_state_dict(tensors, assign=True)
@@ -220,11 +168,41 @@ class Pretrained:
         """
         if variant not in (None, "fp16"):
             raise ConfigError(f"variant must be None or 'fp16', not {variant!r}.")
-        config = config_to_json(type(self).__name__, self.config)
+        config = config_to_json(type(self).__name__, self.config)  # type: ignore[attr-defined]
         dtype = torch.float16 if variant else torch.float32
         state: Mapping[str, Tensor] = self.state_dict()  # type: ignore[attr-defined]
         weights = encode_tensors(state, config, dtype)
         write_folder(Path(folder), {_weights_name(self.stem, variant): weights, CONFIG: dump_json(config)})
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: Card | None = None,
+        variant: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
+        message: str | None = None,
+    ) -> str:
+        """``save_pretrained`` and ``push_folder`` in one; returns the address of the commit.
+
+        Raises what they raise.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            self.save_pretrained(folder, variant)
+            return push_folder(
+                folder,
+                repo_id,
+                card=card,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                token=token,
+                message=message,
+            )
 
     @classmethod
     def from_pretrained(
@@ -234,34 +212,43 @@ class Pretrained:
         subfolder: str | None = None,
         variant: str | None = None,
         dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
     ) -> P:
-        """Load from a bundled name, a local folder, or one ``.safetensors`` file that carries its config.
+        """Load a bundled model, a local folder, a Hub repo, or one ``.safetensors`` file that carries its config.
 
         Args:
             subfolder: where in it, such as "domains/sketch"; by default the root, then the part's usual folder.
             variant: "fp16" for the half-precision file; by default the plain one, or fp16 where only that ships.
             dtype: of the tensors once loaded, whatever the file has.
+            revision, token, cache_dir, local_files_only: for the Hub, see ``open_source``.
 
         Raises:
-            ModelNotFoundError: no such model, part or variant.
+            ModelNotFoundError: no such model, part or variant, or not in the cache while offline.
+            HubAccessError, HubConnectionError: the Hub refuses, or cannot be reached.
             ModelFileError: damaged, or anything but exactly the tensors of its config, all finite.
             ConfigError: a config of a newer major format, or with a value out of range.
         """
         path = Path(name_or_path).expanduser()
         if path.is_file():
             return cls._read(path, None, dtype)
-        return cls.from_source(open_source(name_or_path), subfolder=subfolder, variant=variant, dtype=dtype)
+        source = open_source(
+            name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        return cls.from_source(source, subfolder=subfolder, variant=variant, dtype=dtype)
 
     @classmethod
     def from_source(
         cls: type[P],
-        source: Folder,
+        source: Source,
         *,
         subfolder: str | None = None,
         variant: str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> P:
-        """``from_pretrained`` from an opened source: several parts of one repo come from the same revision."""
+        """``from_pretrained`` from an opened source: several parts of one repo come from the same commit."""
         folder, config_path = _locate_config(source, cls.part, subfolder)
         return cls._read(_locate_weights(source, folder, cls.stem, variant), config_path, dtype)
 
@@ -278,3 +265,64 @@ class Pretrained:
             )
         config: Any = config_from_json(cls.__name__, cls.config_class, data, config_path or weights)
         return cls.from_state(config, read_tensors(weights, cls.template(config), dtype))
+
+
+# --- To the Hub -----------------------------------------------------------------------------------------------------
+
+
+def push_folder(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    card: Card | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    message: str | None = None,
+) -> str:
+    """Upload a saved part or pipeline as one commit; returns the commit's address.
+
+    The model card is written first. What people wrote outside its marked sections is kept: in the folder's README.md,
+    or if there is none, in the repo's.
+
+    Args:
+        card: what the card says; by default what the folder's ``card.json`` holds.
+
+    Raises:
+        CardError: no licence, or something that the Hub would refuse. Nothing was uploaded.
+        ModelNotFoundError: the folder holds no model.
+        HubAccessError, HubConnectionError: no right to write, no connection. Nothing was committed.
+    """
+    from . import cards
+
+    source, remote = Folder(Path(folder)), Repo(repo_id, revision, token)
+    files: dict[str, Path | bytes] = {}
+    for path in sorted(source.root.rglob("*")):
+        name = path.relative_to(source.root).as_posix()
+        if path.suffix in PUSHED and not re.search(r"(^|/)\.", name) and (found := source.find(name)):
+            files[name] = found
+    try:
+        online = remote.find("README.md")
+    except ModelNotFoundError:  # the first push makes the repo
+        online = None
+    else:
+        if remote.unreachable:
+            raise HubConnectionError(f"{repo_id} cannot be pushed to: {remote.missing('README.md')}")
+    written = source.find("README.md") or online
+    old = written.read_text(encoding="utf-8") if written else ""
+    if card is not None:
+        files[cards.FACTS] = cards.dump_card(card)
+    text = cards.render(source.root, card or cards.read_card(source.root), repo_id, old)
+    cards.check(text)
+    files["README.md"] = text.encode()
+    return commit_files(
+        repo_id,
+        files,
+        message or f"Upload {cards.kind_of(source.root)} with refinestyle-hub",
+        revision=revision,
+        parent=remote.commit,
+        create_pr=create_pr,
+        private=private,
+        token=token,
+    )

@@ -1,0 +1,361 @@
+"""Where models are: bundled with the package, in a local folder, or on the Hub.
+
+The only file that touches the network. Everything remote is huggingface_hub's: its cache, its resumed downloads, its login, its offline switch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .errors import (
+    ConfigError,
+    HubAccessError,
+    HubConnectionError,
+    ModelFileError,
+    ModelNotFoundError,
+    RefineStyleHubError,
+)
+from .files import PICKLES
+
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+
+__all__ = ["Folder", "Repo", "Source", "bundled_models", "commit_files", "find_repos", "is_repo_id", "open_source"]
+
+INDEX = "model_index.json"
+BUNDLED = Path(__file__).parent / "pretrained"
+LIBRARY = "refinestyle-hub"  # names this package in the Hub's download statistics
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def _checked_name(name: str) -> PurePosixPath:
+    """A relative path without any way out of its folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or any(character in name for character in "\\:\0"):
+        raise ModelFileError(f"{name!r} is not a path inside a model: use a relative one such as domains/sketch.")
+    return path
+
+
+def _pickle_hint(names: Sequence[str]) -> str:
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    return (
+        f"\n{pickles[0]} is a pickle, which is never read here: refinestyle convert makes a folder of it."
+        if pickles
+        else ""
+    )
+
+
+# --- Local ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A model in a local folder; files are asked for by their path relative to it."""
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def find(self, name: str) -> Path | None:
+        """The file ``name``, or None. Raises ModelFileError if the name or a link leads out of the folder."""
+        path = self.root / _checked_name(name)
+        if not path.is_file():
+            return None
+        allowed = [self.root.resolve()]
+        if self.root.parent.name == "snapshots":  # huggingface_hub's cache: snapshots/<commit>/x -> blobs/<hash>
+            allowed.append(self.root.parent.parent.resolve() / "blobs")
+        if not any(path.resolve().is_relative_to(folder) for folder in allowed):
+            raise ModelFileError(f"{path} is a link out of its model folder; copy the file there instead.")
+        return path
+
+    def find_first(self, names: Sequence[str]) -> tuple[str, Path] | None:
+        """The first of ``names`` that is there, and its file."""
+        return next(((name, path) for name in names if (path := self.find(name))), None)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the files in a subfolder, sorted."""
+        path = self.root / _checked_name(folder)
+        return sorted(p.name for p in path.iterdir() if p.is_file()) if path.is_dir() else []
+
+    def missing(self, *names: str) -> RefineStyleHubError:
+        """The error to raise when none of ``names`` was found."""
+        return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{_pickle_hint(self.names())}")
+
+
+# --- The Hub --------------------------------------------------------------------------------------------------------
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether ``name`` has the form of a Hub id, ``owner/name``."""
+    return (
+        bool(re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", name, re.ASCII)) and ".." not in name and "--" not in name
+    )
+
+
+class Repo:
+    """A model repo on the Hub. The first file decides the commit, and all others come from the same one."""
+
+    def __init__(
+        self,
+        repo_id: str,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        self.repo_id = repo_id
+        self.revision = revision or "main"
+        self.snapshot: Folder | None = None  # the cached files of the commit, once one was found
+        self._options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        self.unreachable: BaseException | None = None  # why files are now looked for in the cache alone
+
+    def __str__(self) -> str:
+        return f"{self.repo_id} (revision {self.commit or self.revision})"
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that files come from, 40 hexadecimal digits; None before the first file."""
+        return self.snapshot.root.name if self.snapshot else None
+
+    def find(self, name: str) -> Path | None:
+        """The file ``name`` in the local cache, downloaded if need be; None if there is none, or none to be had now.
+
+        Raises:
+            ModelNotFoundError: no such repo or revision.
+            HubAccessError: the token does not open the repo.
+            HubConnectionError: the download broke off.
+            ModelFileError: the server answered with another commit than the one asked for.
+        """
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        parts = _checked_name(name).parts
+        revision = self.commit or self.revision
+        options = self._options
+        if self.unreachable is not None:
+            options = {**options, "local_files_only": True}  # asked once is enough: every try waits for its time-out
+        with _translated(self.repo_id, self.revision, self._options["token"]):
+            try:
+                file = hf_hub_download(self.repo_id, name, revision=revision, library_name=LIBRARY, **options)
+            except LocalEntryNotFoundError as error:
+                self.unreachable = self.unreachable or error.__cause__ or error
+                return None
+            except EntryNotFoundError:
+                return None
+        snapshot = Folder(Path(file).parents[len(parts) - 1])
+        if COMMIT.fullmatch(revision) and snapshot.root.name != revision:
+            raise ModelFileError(f"{self.repo_id}: asked for commit {revision}, got {snapshot.root.name}.")
+        self.snapshot = snapshot
+        return snapshot.find(name)
+
+    def find_first(self, names: Sequence[str]) -> tuple[str, Path] | None:
+        """The first of ``names`` that is there, and its file.
+
+        Cached ones are asked for first: without a network each of the others would cost half a minute of retries.
+        """
+        from huggingface_hub import try_to_load_from_cache
+
+        def cached(name: str) -> bool:
+            return isinstance(
+                try_to_load_from_cache(self.repo_id, name, self._options["cache_dir"], self.commit or self.revision),
+                str,
+            )
+
+        ordered = sorted(names, key=lambda name: not cached(name))
+        return next(((name, path) for name in ordered if (path := self.find(name))), None)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the files in a subfolder, sorted: on the Hub, or in the cache where the Hub is out of reach."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.hf_api import RepoFile
+
+        if self.unreachable is not None:
+            return self.snapshot.names(folder) if self.snapshot else []
+        api = HfApi(token=self._options["token"], library_name=LIBRARY)
+        with _translated(self.repo_id, self.revision, self._options["token"]):
+            try:
+                entries = list(api.list_repo_tree(self.repo_id, folder or None, revision=self.commit or self.revision))
+            except EntryNotFoundError:
+                return []
+        return sorted(PurePosixPath(entry.path).name for entry in entries if isinstance(entry, RepoFile))
+
+    def missing(self, *names: str) -> RefineStyleHubError:
+        """The error to raise when none of ``names`` was found."""
+        if self.unreachable is None:
+            return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{_pickle_hint(self.names())}")
+        text = f"{self}: {' or '.join(names)} is not in the cache, and "
+        folder = PurePosixPath(names[-1]).parent
+        include = "" if folder == PurePosixPath(".") else f" --include '{folder}/*'"
+        advice = f"\nFetch it once while online: hf download {self.repo_id} --revision {self.revision}{include}"
+        if self._options["local_files_only"]:
+            return ModelNotFoundError(f"{text}local_files_only=True forbids to download it.{advice}")
+        if type(self.unreachable).__name__ == "OfflineModeIsEnabled":
+            return ModelNotFoundError(f"{text}HF_HUB_OFFLINE is set.{advice}")
+        return HubConnectionError(f"{text}the Hub cannot be reached ({_line(self.unreachable)}).{advice}")
+
+
+Source: TypeAlias = Folder | Repo
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+@contextmanager
+def _translated(repo_id: str, revision: str, token: str | bool | None) -> Iterator[None]:
+    """Turn what huggingface_hub raises into this package's errors, which never show the token."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except RefineStyleHubError:
+        raise
+    except HFValidationError:
+        raise ModelNotFoundError(f"{repo_id!r} is not a Hub id: that is owner/name.") from None
+    except GatedRepoError:
+        raise HubAccessError(
+            f"{repo_id} is gated. Accept its conditions on its page on the Hub,\n"
+            "then log in (hf auth login) or pass token=."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelNotFoundError(
+            f"There is no model {repo_id} on the Hub, or it is private.\n"
+            "Check the name; for a private one log in (hf auth login) or pass token=."
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelNotFoundError(f"{repo_id} has no revision {revision!r} on the Hub.") from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise  # the disk's, not the network's
+        text = _line(error)
+        if isinstance(token, str) and token:
+            text = text.replace(token, "***")
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+            raise HubAccessError(
+                f"The Hub refuses access to {repo_id} ({text}).\n"
+                "Log in with a token that has the right role (hf auth login), or pass token=."
+            ) from None
+        raise HubConnectionError(
+            f"The Hub failed at {repo_id} ({text}).\nTry again: what was downloaded so far is kept."
+        ) from None
+
+
+def commit_files(
+    repo_id: str,
+    files: Mapping[str, Path | bytes],
+    message: str,
+    *,
+    revision: str | None = None,
+    parent: str | None = None,
+    create_pr: bool = False,
+    private: bool | None = None,
+    token: str | bool | None = None,
+) -> str:
+    """Upload files as one commit, creating the repo when there is none; returns the commit's address.
+
+    Args:
+        files: path in the repo -> local file or content.
+        parent: commit that must still be the newest; else nothing is changed.
+
+    Raises:
+        ModelNotFoundError, HubAccessError, HubConnectionError: nothing was committed.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(token=token, library_name=LIBRARY)
+    with _translated(repo_id, revision or "main", token):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        info = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in sorted(files.items())],
+            commit_message=message,
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=None if create_pr else parent,
+        )
+    return str(info.pr_url or info.commit_url)
+
+
+def find_repos(tags: Sequence[str], limit: int, token: str | bool | None = None) -> list[ModelInfo]:
+    """Model repos on the Hub that have all ``tags``, most downloaded first."""
+    from huggingface_hub import HfApi
+
+    with _translated("the list of models", "main", token):
+        return list(
+            HfApi(token=token, library_name=LIBRARY).list_models(filter=list(tags), limit=limit, sort="downloads")
+        )
+
+
+# --- Names ----------------------------------------------------------------------------------------------------------
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{INDEX}"))
+
+
+def open_source(
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Source:
+    """Where the files of a model are; nothing is read or downloaded yet.
+
+    In this order: one of ``bundled_models()``, a local folder, a Hub id ``owner/name``. A ``pathlib.Path`` is always
+    a folder, and so is a name that begins with ``.``, ``/`` or ``~``.
+
+    Args:
+        revision: branch, tag or commit of a Hub repo.
+        token: for private repos: a token, True for the stored one, False for none.
+        cache_dir: in place of huggingface_hub's own.
+        local_files_only: never open a connection.
+
+    Raises:
+        ModelNotFoundError: nothing of that name.
+        ConfigError: a revision of something that has none.
+    """
+    source: Source | None = None
+    if isinstance(name_or_path, str) and name_or_path in bundled_models():
+        source = Folder(BUNDLED / name_or_path)
+    path = Path(name_or_path).expanduser()
+    if source is None and path.is_dir():
+        source = Folder(path)
+    if source is not None:
+        if revision is not None:
+            raise ConfigError(f"revision= is for models on the Hub; {name_or_path} is the local folder {source}.")
+        return source
+    text = os.fspath(name_or_path)
+    if (
+        isinstance(name_or_path, os.PathLike)
+        or re.match(r"[.~/\\]|[A-Za-z]:[/\\]", text)
+        or text.count("/") > 1
+        or text.endswith(".safetensors")
+    ):
+        raise ModelNotFoundError(f"No such file or directory: {path} (looked from {Path.cwd()}).")
+    if is_repo_id(text):
+        return Repo(text, revision, token, cache_dir, local_files_only)
+    bundled = ", ".join(bundled_models()) or "none"
+    raise ModelNotFoundError(
+        f"No model {text[:100]!r}: not a bundled one ({bundled}), no folder of that name,\n"
+        "and not a Hub id, which is owner/name."
+    )
