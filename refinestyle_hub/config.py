@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import ConfigError
 
 
-__all__ = ["DiscriminatorConfig", "GeneratorConfig", "LayerSpec"]
+__all__ = ["DiscriminatorConfig", "Fingerprint", "GeneratorConfig", "LayerSpec", "TokenLayerConfig", "TokenSetConfig"]
 
 MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for the moon
 
@@ -121,3 +121,41 @@ class DiscriminatorConfig:
     def fp16_from(self) -> int:
         """Lowest resolution that runs in fp16 on a GPU."""
         return _fp16_from(self.resolution, self.num_fp16_res)
+
+
+@dataclass(frozen=True)
+class TokenLayerConfig:
+    """Sizes of the tokens of one layer."""
+
+    tokens: int  # T
+    inputs: int
+    outputs: int
+    spatial: Literal["scaled", "broadcast", "full"]
+    kernel: int | None  # side of A ("scaled") or of the taps of Q ("full"); None: "broadcast"
+    bias: bool  # whether there is an offset to the layer's bias
+
+    def __post_init__(self) -> None:
+        sizes = (self.tokens, self.inputs, self.outputs, self.kernel or 1)
+        if not all(0 <= size <= MAX_SIZE for size in sizes) or (self.kernel is None) != (self.spatial == "broadcast"):
+            raise ConfigError(f"These are no sizes of tokens: {self}.")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What identifies a generator."""
+
+    architecture: str  # sizes, such as "stylegan2-128-z256-w256-m4-c256.256.128.64.32.16"
+    digest: str  # of the weights, 32 hexadecimal digits
+    parents: tuple[str, ...] = ()  # digests of the generators it was fine-tuned from, nearest first
+
+    def __str__(self) -> str:
+        return f"{self.architecture}@{self.digest[:12]}"
+
+
+@dataclass(frozen=True)
+class TokenSetConfig:
+    """What a saved token set says of itself."""
+
+    layers: Mapping[str, TokenLayerConfig]
+    base: Fingerprint | None  # the generator it was made for; None: unknown
+    metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -93,8 +93,10 @@ def dump_json(data: Mapping[str, Any]) -> bytes:
 def config_to_json(kind: str, config: Any) -> dict[str, Any]:
     """What ``config.json`` of a part of class ``kind`` holds."""
     header = {"class": kind, "format_version": FORMAT_VERSION, "value_range": VALUE_RANGE}
-    # through text once, so that tuples are lists and keys strings here as they are in the file
-    data: dict[str, Any] = json.loads(dump_json({**dataclasses.asdict(config), **header}))
+    try:  # through text once, so that tuples are lists and keys strings here as they are in the file
+        data: dict[str, Any] = json.loads(dump_json({**dataclasses.asdict(config), **header}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"The config of this {kind} cannot be written as JSON: {error}.") from None
     return data
 
 
@@ -283,8 +285,9 @@ def _check_header(header: Header, template: Mapping[str, Tensor], path: Path) ->
 def read_tensors(path: Path, template: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """The tensors of a safetensors file, floating-point ones as ``dtype``.
 
-    ``template`` gives the names, shapes and kinds of number that must be there, no more and no less. The header is checked before any data is read. The file is read as bytes, never mapped:
-    a mapped file cannot be replaced on Windows, and changes under its readers elsewhere.
+    ``template`` gives the names, shapes and kinds of number that must be there, no more and no less. The header is
+    checked before any data is read. The file is read as bytes, never mapped: a mapped file cannot be replaced on
+    Windows, and changes under its readers elsewhere.
 
     Raises:
         ModelFileError: damaged file, missing, extra or misshapen tensor, wrong dtype, value not finite.

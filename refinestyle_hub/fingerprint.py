@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from .config import GeneratorConfig
+from .config import Fingerprint, GeneratorConfig
 from .errors import BaseMismatchError
 
 
@@ -24,18 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Fingerprint", "check_base", "fingerprint"]
 
 NOT_WEIGHTS = ("noise_const", "w_avg")
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What identifies a generator."""
-
-    architecture: str  # sizes, such as "stylegan2-128-z256-w256-m4-c256.256.128.64.32.16"
-    digest: str  # of the weights, 32 hexadecimal digits
-    parents: tuple[str, ...] = ()  # digests of the generators it was fine-tuned from, nearest first
-
-    def __str__(self) -> str:
-        return f"{self.architecture}@{self.digest[:12]}"
 
 
 def architecture(config: GeneratorConfig) -> str:

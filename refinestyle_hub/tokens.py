@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from .compress import compress_layer
+from .config import Fingerprint, TokenLayerConfig, TokenSetConfig
 from .errors import BaseMismatchError, LayerError, ModelFileError, ShapeError
+from .hub import Pretrained
 from .refine import Residual, join, residual_kernel
 
 
@@ -128,15 +130,18 @@ def match_layers(patterns: str | Iterable[str], names: Iterable[str]) -> dict[st
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSet:
+class TokenSet(Pretrained):
     """Kernel residuals and bias offsets for some layers of one generator: an inverted face, a domain, or a mix.
 
     An immutable value; compared and hashed by identity, so that a set can be the key of a mix.
     """
 
     layers: Mapping[str, LayerTokens]  # by layer name, such as "b64.conv0"
-    base: str | None = None  # fingerprint of the generator; None: unknown
+    base: Fingerprint | None = None  # the generator it was made for; None: unknown
     metadata: Mapping[str, Any] = field(default_factory=dict)  # anything that JSON holds
+
+    stem = "tokens"
+    config_class = TokenSetConfig
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
@@ -179,7 +184,9 @@ class TokenSet:
         pairs = list(sets.items() if isinstance(sets, Mapping) else sets)
         bases = {tokens.base for tokens, _ in pairs if tokens.base is not None}
         if len(bases) > 1:
-            raise BaseMismatchError(f"Token sets of different generators do not mix: {', '.join(sorted(bases))}.")
+            raise BaseMismatchError(
+                f"Token sets of different generators do not mix: {', '.join(sorted(map(str, bases)))}."
+            )
         pairs = [(t, s) for t, s in pairs if isinstance(s, Tensor) or s != 0]
         if len(pairs) == 1 and not isinstance(pairs[0][1], Tensor) and pairs[0][1] == 1:
             return pairs[0][0]
@@ -255,7 +262,7 @@ class TokenSet:
 
     @staticmethod
     def from_state_dict(
-        state: Mapping[str, Tensor], base: str | None = None, metadata: Mapping[str, Any] | None = None
+        state: Mapping[str, Tensor], base: Fingerprint | None = None, metadata: Mapping[str, Any] | None = None
     ) -> TokenSet:
         """Inverse of ``state_dict``.
 
@@ -278,3 +285,35 @@ class TokenSet:
             except ShapeError as error:
                 raise ModelFileError(f"{layer}: {error}") from error
         return TokenSet(layers, base, metadata or {})
+
+    @property
+    def config(self) -> TokenSetConfig:
+        """What ``config.json`` of a saved set holds."""
+        layers = {}
+        for name, x in self.layers.items():
+            taps = x.q if x.spatial == "full" else x.a
+            kernel = None if taps is None else taps.shape[-1]
+            layers[name] = TokenLayerConfig(x.rank, x.inputs, x.outputs, x.spatial, kernel, x.bias is not None)
+        return TokenSetConfig(layers, self.base, dict(self.metadata))
+
+    @classmethod
+    def template(cls, config: TokenSetConfig) -> dict[str, Tensor]:
+        """Shapes of the tensors that belong to ``config``."""
+        shapes: dict[str, Tensor] = {}
+        for name, x in config.layers.items():
+            taps = () if x.kernel is None else (x.kernel, x.kernel)
+            shapes[f"{name}.p"] = torch.empty(x.tokens, x.outputs, device="meta")
+            shapes[f"{name}.q"] = torch.empty(
+                x.tokens, x.inputs, *(taps if x.spatial == "full" else ()), device="meta"
+            )
+            shapes[f"{name}.pre"] = torch.empty(x.tokens, dtype=torch.bool, device="meta")
+            if x.spatial == "scaled":
+                shapes[f"{name}.a"] = torch.empty(x.tokens, *taps, device="meta")
+            if x.bias:
+                shapes[f"{name}.bias"] = torch.empty(x.outputs, device="meta")
+        return shapes
+
+    @classmethod
+    def from_state(cls, config: TokenSetConfig, tensors: Mapping[str, Tensor]) -> TokenSet:
+        """From a checked config and its tensors."""
+        return cls.from_state_dict(tensors, config.base, config.metadata)
