@@ -1,0 +1,182 @@
+"""Fit and measure the editing directions that a model ships with.
+
+Labels of generated samples come from a network that reads attributes off pictures, so no labelled photos are needed.
+The linear directions (`edit.find_from_labels`) are then corrected by what they do in pictures, and state it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..edit import Direction, Directions, find_from_labels
+from ..errors import DirectionError
+from ..fingerprint import fingerprint
+from ..generator import Generator
+
+
+__all__ = ["SHIPPED", "Samples", "fit_directions", "measure", "sample"]
+
+ReadAttributes: TypeAlias = Callable[[Tensor], Mapping[str, Tensor]]  # pictures [N, 3, H, W] -> name -> [N]
+OnStep: TypeAlias = Callable[[int, int], None]  # pictures labelled, pictures to label
+
+# Direction -> attribute, as `AttributeNet.read` names it.
+SHIPPED = {
+    "smile": "smile",
+    "mouth_open": "mouth_open",
+    "brow": "brow",
+    "age": "age",
+    "gender": "gender",
+    "yaw": "yaw",
+    "pitch": "pitch",
+    "glasses": "glasses",
+    "beard": "beard",
+    "hair_length": "hair_length",
+    "hair_lightness": "hair_lightness",
+    "skin_tone": "skin_tone",
+    "light": "light_azimuth",
+}
+GROUPS = 3  # layers that share a code in a sample: coarse, middle, fine
+BATCH = 16
+CORRECTIONS = 2
+WEAKEST = 0.25  # a direction that hardly moves its attribute is made at most four times longer in one correction
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Codes drawn at random and what their pictures show."""
+
+    w_plus: Tensor  # [N, L, D]
+    labels: Mapping[str, Tensor]  # attribute -> [N]
+
+
+@torch.no_grad()
+def sample(generator: Generator, read: ReadAttributes, n: int, *, seed: int = 0, truncation: float = 1.0) -> Samples:
+    """Draw and label ``n`` samples whose coarse, middle and fine layers have codes of their own.
+
+    Independent codes (the style mixing of the generator's training) are what tells a linear model which layers an
+    attribute lives in.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    device = generator.mapping.w_avg.device
+    layers = generator.config.num_layers
+    group = torch.arange(layers) * GROUPS // layers  # [L]
+    z = torch.randn(n * GROUPS, generator.config.z_dim, generator=rng).to(device)
+    codes = generator.map(z, truncation)[:, 0].reshape(n, GROUPS, -1)
+    w_plus = codes[:, group]  # [N, L, D]
+    labels: dict[str, list[Tensor]] = {}
+    for batch in w_plus.split(BATCH):
+        for name, values in read(generator(batch).clamp(-1, 1)).items():
+            labels.setdefault(name, []).append(values.float().cpu())
+    return Samples(w_plus, {name: torch.cat(parts) for name, parts in labels.items()})
+
+
+@torch.no_grad()
+def measure(generator: Generator, read: ReadAttributes, direction: Direction, w_plus: Tensor) -> dict[str, float]:
+    """Mean change of every attribute for one unit: half the difference between strength 1 and -1, over ``w_plus``."""
+    offset = direction.offset(w_plus.shape[1]).to(w_plus)
+    change: dict[str, float] = {}
+    for batch in w_plus.split(BATCH):
+        more, less = (read(generator(batch + sign * offset).clamp(-1, 1)) for sign in (1, -1))
+        for name in more:
+            change[name] = change.get(name, 0.0) + float((more[name] - less[name]).sum()) / 2 / len(w_plus)
+    return change
+
+
+def fit_directions(
+    generator: Generator,
+    read: ReadAttributes,
+    n: int = 8000,
+    *,
+    attributes: Mapping[str, str] = SHIPPED,
+    measured: int = 128,
+    seed: int = 0,
+    licence: str = "",
+    on_step: OnStep | None = None,
+) -> Directions:
+    """Directions in w+ that each move one attribute by one standard deviation and leave the others of the set alone.
+
+    A linear fit gives a first set. Where pictures do not follow it, the matrix of measured effects is inverted: the
+    corrected directions are combinations of the first ones whose measured effects on each other are nearly nought.
+
+    Args:
+        generator: only drawn with.
+        read: attributes of pictures, such as ``AttributeNet.read``.
+        n: samples for the fit.
+        attributes: direction -> attribute that it moves.
+        measured: other samples, on which effects are measured.
+        licence: kept with every direction.
+        on_step: called after each batch with (pictures drawn, pictures to draw).
+
+    Returns:
+        Directions whose ``info`` states the measured effect on every attribute for strength 1, in the attribute's
+        units, and the leak: by how many standard deviations another attribute moves, beyond its correlation with the
+        direction's own attribute over the samples.
+
+    Raises:
+        DirectionError: an attribute that ``read`` does not give, or that never changes.
+    """
+    read = _counting(read, n + measured + (CORRECTIONS + 1) * 2 * measured * len(attributes), on_step)
+    samples = sample(generator, read, n, seed=seed)
+    if missing := sorted(set(attributes.values()) - set(samples.labels)):
+        raise DirectionError(f"These attributes are not read off pictures: {', '.join(missing)}.")
+    deviations = {name: float(values.std()) for name, values in samples.labels.items()}
+    found = find_from_labels(samples.w_plus, {name: samples.labels[a] for name, a in attributes.items()})
+    directions = list(found.values())
+
+    probe = sample(generator, read, measured, seed=seed + 1).w_plus
+    effects = [measure(generator, read, d, probe) for d in directions]
+    for _ in range(CORRECTIONS):
+        matrix = torch.tensor([[e[a] / deviations[a] for a in attributes.values()] for e in effects])  # [K, K]
+        matrix.diagonal().clamp_(min=WEAKEST)
+        vectors = torch.stack([d.vector for d in directions]).flatten(1)  # [K, L D]
+        vectors = torch.linalg.solve(matrix, vectors).reshape(-1, *probe.shape[1:])
+        directions = [replace(d, vector=v) for d, v in zip(directions, vectors, strict=True)]
+        effects = [measure(generator, read, d, probe) for d in directions]
+
+    result = {}
+    for (name, attribute), direction, effect in zip(attributes.items(), directions, effects, strict=True):
+        info = replace(
+            direction.info,
+            unit=f"one standard deviation of {attribute} over samples ({deviations[attribute]:.3g})",
+            effect={a: _rounded(e) for a, e in effect.items()},
+            leak=_leak(attribute, effect, samples.labels),
+            source=f"linear fit to {n} samples, corrected and measured on {measured} others",
+            licence=licence,
+        )
+        result[name] = replace(direction, info=info)
+    return Directions(result, base=fingerprint(generator))
+
+
+def _leak(attribute: str, effect: Mapping[str, float], labels: Mapping[str, Tensor]) -> dict[str, float]:
+    """Change of the other attributes in standard deviations, less what their correlation with this one explains."""
+    own = labels[attribute]
+    moved = abs(effect[attribute]) / float(own.std())
+    leak = {}
+    for name in effect.keys() - {attribute}:
+        correlation = abs(float(torch.corrcoef(torch.stack([own, labels[name]]))[0, 1]))
+        leak[name] = _rounded(max(abs(effect[name]) / float(labels[name].std()) - correlation * moved, 0.0))
+    return leak
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _counting(read: ReadAttributes, total: int, on_step: OnStep | None) -> ReadAttributes:
+    """``read``, which tells ``on_step`` how many pictures it has seen."""
+    if on_step is None:
+        return read
+    seen = 0
+
+    def counted(pictures: Tensor) -> Mapping[str, Tensor]:
+        nonlocal seen
+        seen += len(pictures)
+        on_step(seen, total)
+        return read(pictures)
+
+    return counted
