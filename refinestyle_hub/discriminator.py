@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import DiscriminatorConfig
+from .errors import ShapeError
 from .generator import SQRT2, Dense
 from .hub import Pretrained
 from .resample import blur, downsample
@@ -73,9 +74,12 @@ class Block(nn.Module):
 
 
 def minibatch_deviation(x: Tensor, group: int, channels: int) -> Tensor:
-    """Append the standard deviation over groups of samples as ``channels`` constant maps."""
+    """Append the standard deviation over groups of samples as ``channels`` constant maps.
+
+    Groups are as large as divides the batch, up to ``group``.
+    """
     n, c, h, w = x.shape
-    group = math.gcd(n, group) if n % group else group
+    group = next(g for g in range(min(group, n), 0, -1) if n % g == 0)
     y = x.reshape(group, -1, channels, c // channels, h, w).float()
     y = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(2, 3, 4))  # [N / group, channels]
     y = y.to(x.dtype).reshape(-1, channels, 1, 1).repeat(group, 1, h, w)
@@ -115,9 +119,20 @@ class Discriminator(Pretrained, nn.Module):
         self.b4 = Epilogue(config)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Feature maps after each block, fine to coarse: [N, C, H / 2, W / 2] ... [N, C, 4, 4]."""
+        """Feature maps after each block, fine to coarse: [N, C, H / 2, W / 2] ... [N, C, 4, 4].
+
+        Raises:
+            ShapeError: The pictures are of another size.
+        """
+        size = self.config.resolution
+        if x.shape[1:] != (3, size, size):
+            raise ShapeError(f"The discriminator takes pictures [N, 3, {size}, {size}], not {list(x.shape)}.")
         maps = []
+        # fp16 blocks as published: on a GPU only, unless autocast decides
+        mixed = self.config.num_fp16_res and x.device.type == "cuda" and not torch.is_autocast_enabled("cuda")
         for resolution in self.resolutions:
+            if mixed:
+                x = x.to(torch.float16 if resolution >= self.config.fp16_from else torch.float32)
             x = getattr(self, f"b{resolution}")(x)
             maps.append(x)
         return maps

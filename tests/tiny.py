@@ -1,0 +1,75 @@
+"""Small real models and tokens for tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.refine import Residual
+from refinestyle_hub.tokens import LayerTokens, TokenSet
+
+
+TINY = GeneratorConfig(
+    resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 12, 8: 12, 16: 10, 32: 8}
+)
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Give every parameter and buffer that starts at a constant a value of its own."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, x in [*module.named_parameters(), *module.named_buffers()]:
+            if name.endswith(("bias", "noise_strength", "w_avg")):
+                x.add_(torch.randn(x.shape, generator=rng) * 0.3)
+
+
+def tiny_generator(seed: int = 0, config: GeneratorConfig = TINY) -> Generator:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        generator = Generator(config).eval().requires_grad_(False)
+    randomise(generator, seed)
+    return generator
+
+
+def layer_tokens(
+    rng: torch.Generator, rank: int, inputs: int, outputs: int, kernel: int, spatial: str = "scaled",
+    residual: str = "post", bias: bool = False,
+) -> LayerTokens:  # fmt: skip
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng)
+
+    flags = {"post": torch.zeros(rank), "pre": torch.ones(rank), "mixed": torch.arange(rank) % 2}[residual]
+    return LayerTokens(
+        p=0.4 * randn(rank, outputs),
+        q=randn(rank, inputs, *((kernel, kernel) if spatial == "full" else ())) / inputs**0.5,
+        a=randn(rank, kernel, kernel) if spatial == "scaled" else None,
+        pre=flags.bool(),
+        bias=0.2 * randn(outputs) if bias else None,
+    )
+
+
+def token_set(
+    seed: int = 0, rank: int = 3, spatial: str = "scaled", residual: str = "post", bias: bool = False,
+    config: GeneratorConfig = TINY, layers: str = "",
+) -> TokenSet:  # fmt: skip
+    """Random tokens for the layers whose names contain ``layers``."""
+    rng = torch.Generator().manual_seed(seed)
+    return TokenSet(
+        {
+            spec.name: layer_tokens(rng, rank, spec.inputs, spec.outputs, spec.kernel, spatial, residual, bias)
+            for spec in config.layers
+            if layers in spec.name
+        }
+    )
+
+
+def stacked(parts: list[LayerTokens], strength: Tensor | None = None) -> Residual:
+    """Tokens of the samples of a batch, all of one shape."""
+
+    def stack(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.stack(values)
+
+    return Residual(*(stack(name) for name in ("p", "q", "a", "pre", "bias")), strength)  # type: ignore[arg-type]
