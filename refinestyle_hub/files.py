@@ -32,8 +32,10 @@ __all__ = [
     "check_finite",
     "config_from_json",
     "config_to_json",
+    "construct",
     "dump_json",
     "encode_tensors",
+    "from_json",
     "read_header",
     "read_json",
     "read_tensors",
@@ -126,7 +128,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     if origin is Literal and value in args:
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return _construct(hint, value, name)
+        return construct(hint, value, name)
     if origin is tuple and isinstance(value, list):
         kinds = [args[0]] * len(value) if args[1:] == (...,) else list(args)
         if len(kinds) == len(value):
@@ -143,7 +145,8 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, not {str(value)[:60]!r}.")
 
 
-def _construct(cls: Any, data: Mapping[str, Any], name: str) -> Any:
+def construct(cls: Any, data: Mapping[str, Any], name: str = "") -> Any:
+    """A dataclass from plain JSON values, each checked against its field's type; raises ConfigError."""
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     unknown = sorted(set(data) - set(fields))
@@ -154,6 +157,15 @@ def _construct(cls: Any, data: Mapping[str, Any], name: str) -> Any:
         raise ConfigError(f"{name or cls.__name__} lacks the keys {_some(sorted(needed - set(data)))}.")
     prefix = f"{name}." if name else ""
     return cls(**{key: _typed(value, hints[key], prefix + key) for key, value in data.items()})
+
+
+def from_json(cls: type[C], data: Mapping[str, Any], where: object) -> C:
+    """A dataclass from a JSON object. Raises ConfigError for unknown or missing keys and wrong values."""
+    try:
+        made: C = _construct(cls, data, "")
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return made
 
 
 def config_from_json(kind: str, config_class: type[C], data: Mapping[str, Any], where: object) -> C:
@@ -181,7 +193,7 @@ def config_from_json(kind: str, config_class: type[C], data: Mapping[str, Any], 
         )
         fields = {key: v for key, v in fields.items() if key in known}
     try:
-        config: C = _construct(config_class, fields, "")
+        config: C = construct(config_class, fields)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return config
