@@ -46,7 +46,7 @@ def draw(generator: Generator, count: int, truncation: float, seed: int) -> Iter
 
 def read(pictures: Pictures, indices: Tensor) -> Iterator[Tensor]:
     """Batches of the pictures with these numbers, in [-1, 1]."""
-    for part in indices.split(BATCH):
+    for part in torch.split(indices, BATCH):
         yield to_float(pictures.take(part))
 
 

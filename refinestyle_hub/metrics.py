@@ -116,7 +116,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
 def nearest(queries: Tensor, references: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """The `k` nearest references ``[M, F]`` of each query ``[N, F]``: distances ``[N, k]`` and indices ``[N, k]``."""
     queries, references = _features(queries, references)
-    found = [torch.cdist(part, references).topk(k, largest=False) for part in queries.split(CHUNK)]
+    found = [torch.cdist(part, references).topk(k, largest=False) for part in torch.split(queries, CHUNK)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
@@ -126,7 +126,7 @@ def pairwise_diversity(items: Tensor, distance: PairDistance, pairs: int = 1000,
     if not len(first):
         raise ShapeError("Diversity needs at least two items.")
     chosen = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))[:pairs]
-    found = [distance(items[first[c]], items[second[c]]).double() for c in chosen.split(64)]
+    found = [distance(items[first[c]], items[second[c]]).double() for c in torch.split(chosen, 64)]
     return float(torch.cat(found).mean())
 
 
@@ -207,5 +207,5 @@ def _radius(features: Tensor, k: int) -> Tensor:
 
 def _covered(queries: Tensor, centres: Tensor, radius: Tensor) -> float:
     """Share of the queries that lie in the ball of some centre."""
-    inside = [(torch.cdist(part, centres) <= radius).any(dim=1) for part in queries.split(CHUNK)]
+    inside = [(torch.cdist(part, centres) <= radius).any(dim=1) for part in torch.split(queries, CHUNK)]
     return float(torch.cat(inside).double().mean())

@@ -76,7 +76,8 @@ def train_attributes(config: AttributeTraining, progress: Progress | None = None
         some = open_pictures(config.data, config.resolution, split)
         held_out[split] = some, open_labels(config.data, some)
     set_seed(config.seed)
-    net: Any = AttributeNet(_network_config(config, labels)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net: Any = AttributeNet(_network_config(config, labels))
+    net = net.to(memory_format=torch.channels_last)
     optimizer: Any = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     net, optimizer = accelerator.prepare(net, optimizer)
     raw: AttributeNet = accelerator.unwrap_model(net)

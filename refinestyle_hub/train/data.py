@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -182,7 +182,8 @@ class _Order:
 def _zip_members(path: Path) -> tuple[list[str], Callable[[str], PictureSource]]:
     archive = zipfile.ZipFile(path)
     names = [n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES and not n.startswith("__MACOSX")]
-    return sorted(names), archive.open  # opened members lock the archive while they read: threads may share it
+    # opened members lock the archive while they read: threads may share it
+    return sorted(names), lambda name: cast(BinaryIO, archive.open(name))
 
 
 def _is_saved_dataset(path: Path) -> bool:
@@ -219,7 +220,7 @@ def _of_split(names: list[str], source: Path, split: str | None) -> list[str]:
     rows = _label_rows(source)
     if split is not None and rows is not None:
         splits = {key: row.get("split", "train") for key, row in rows.items()}
-        names = [name for name in names if splits.get(_key(name)) == split]
+        names = [name for name in names if splits.get(picture_key(name)) == split]
         if not names:
             raise ConfigError(f"{source} has no split {split!r}; it has {', '.join(sorted(set(splits.values())))}.")
     elif split not in (None, "train"):
@@ -251,6 +252,8 @@ class Labels:
     hair_styles: tuple[str, ...]
 
 
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue, ITU-R BT.601
+
 # name of a column -> its value in a line of labels.jsonl; colours are brought to 0..1
 ATTRIBUTES: dict[str, Callable[[dict[str, Any]], float]] = {
     "smile": lambda row: row["smile"],
@@ -277,7 +280,6 @@ ATTRIBUTES: dict[str, Callable[[dict[str, Any]], float]] = {
     "light_azimuth": lambda row: row["light"][0],
     "light_elevation": lambda row: row["light"][1],
 }
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LATERAL = {"yaw", "gaze_x", "light_azimuth"}  # angles to one side
 
 
@@ -291,7 +293,7 @@ def open_labels(source: str | Path, pictures: Pictures) -> Labels:
     file = _beside(Path(source)) / "parameters.npz"
     if rows is None or not file.is_file():
         raise ConfigError(f"Labels are in labels.jsonl and parameters.npz, in or beside {source}: one is missing.")
-    keys = [_key(name) for name in pictures.names]
+    keys = [picture_key(name) for name in pictures.names]
     missing = [name for name, key in zip(pictures.names, keys, strict=True) if key not in rows]
     if missing:
         raise ConfigError(f"{len(missing)} pictures have no labels, {missing[0]} among them.")
@@ -320,11 +322,11 @@ def mirror(names: Sequence[str]) -> tuple[Tensor, Tensor]:
         order: int64 ``[K]``; sign: float32 ``[K]``, 1 or -1.
     """
     places = {name: place for place, name in enumerate(names)}
-    order = torch.tensor([places[_other_side(name)] for name in names])
+    order = torch.tensor([places[other_side(name)] for name in names])
     return order, torch.tensor([-1.0 if name in LATERAL else 1.0 for name in names])
 
 
-def _other_side(name: str) -> str:
+def other_side(name: str) -> str:
     for one, other in (("l-", "r-"), ("r-", "l-")):
         if name.startswith(one):
             return other + name.removeprefix(one)
@@ -338,7 +340,7 @@ def _beside(source: Path) -> Path:
     return source if source.is_dir() else source.parent
 
 
-def _key(name: str) -> str:
+def picture_key(name: str) -> str:
     """000123.jpg -> "123", the id in labels.jsonl; names that are no numbers stand for themselves."""
     stem = Path(name).stem
     return str(int(stem)) if stem.isdecimal() else stem
