@@ -162,7 +162,7 @@ def construct(cls: Any, data: Mapping[str, Any], name: str = "") -> Any:
 def from_json(cls: type[C], data: Mapping[str, Any], where: object) -> C:
     """A dataclass from a JSON object. Raises ConfigError for unknown or missing keys and wrong values."""
     try:
-        made: C = _construct(cls, data, "")
+        made: C = construct(cls, data)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return made
@@ -192,11 +192,7 @@ def config_from_json(kind: str, config_class: type[C], data: Mapping[str, Any], 
             stacklevel=4,
         )
         fields = {key: v for key, v in fields.items() if key in known}
-    try:
-        config: C = construct(config_class, fields)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    return config
+    return from_json(config_class, fields, where)
 
 
 # --- Tensors --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .generator import Generator
 
 
-__all__ = ["Fingerprint", "check_base", "fingerprint"]
+__all__ = ["Fingerprint", "check_base", "fingerprint", "is_related"]
 
 NOT_WEIGHTS = ("noise_const", "w_avg")
 
@@ -44,6 +44,12 @@ def fingerprint(generator: Generator) -> Fingerprint:
     return Fingerprint(architecture(generator.config), digest.hexdigest()[:32], tuple(generator.config.parents))
 
 
+def is_related(base: Fingerprint, generator: Fingerprint) -> bool:
+    """Whether two generators are the same, or parent and descendant of each other."""
+    same = base.digest == generator.digest or base.digest in generator.parents or generator.digest in base.parents
+    return same and base.architecture == generator.architecture
+
+
 def check_base(
     base: Fingerprint, generator: Fingerprint, *, what: str = "The token set", allow_base_mismatch: bool = False
 ) -> None:
@@ -65,7 +71,7 @@ def check_base(
         )
     if base.digest == generator.digest or allow_base_mismatch:
         return
-    if base.digest in generator.parents or generator.digest in base.parents:
+    if is_related(base, generator):
         warnings.warn(
             f"{what} was made for {base}, a relative of this generator ({generator}) by fine-tuning; "
             "results may differ from those on its own base.",

@@ -287,7 +287,7 @@ def push_folder(
     or if there is none, in the repo's.
 
     Args:
-        card: what the card says; by default what the folder's ``card.json`` holds.
+        card: what the card says; by default the folder's ``card.json``, or if there is none, the repo's.
 
     Raises:
         CardError: no licence, or something that the Hub would refuse. Nothing was uploaded.
@@ -303,23 +303,23 @@ def push_folder(
         if path.suffix in PUSHED and not re.search(r"(^|/)\.", name) and (found := source.find(name)):
             files[name] = found
     try:
-        online = remote.find("README.md")
+        online = remote.find(cards.README)
     except ModelNotFoundError:  # the first push makes the repo
         online = None
-    else:
-        if remote.unreachable:
-            raise HubConnectionError(f"{repo_id} cannot be pushed to: {remote.missing('README.md')}")
-    written = source.find("README.md") or online
+    if remote.unreachable:
+        raise HubConnectionError(f"Nothing can be pushed now. {remote.missing(cards.README)}")
+    written = source.find(cards.README) or online
     old = written.read_text(encoding="utf-8") if written else ""
-    if card is not None:
-        files[cards.FACTS] = cards.dump_card(card)
-    text = cards.render(source.root, card or cards.read_card(source.root), repo_id, old)
+    if card is None:
+        card = cards.read_card(remote if online and not source.find(cards.FACTS) else source)
+    files[cards.FACTS] = cards.dump_card(card)
+    text = cards.render(source.root, card, repo_id, old)
     cards.check(text)
-    files["README.md"] = text.encode()
+    files[cards.README] = text.encode()
     return commit_files(
         repo_id,
         files,
-        message or f"Upload {cards.kind_of(source.root)} with refinestyle-hub",
+        message or f"Upload {cards.kind_of(source.root)[0].word} with refinestyle-hub",
         revision=revision,
         parent=remote.commit,
         create_pr=create_pr,

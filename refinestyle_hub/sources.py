@@ -1,6 +1,7 @@
 """Where models are: bundled with the package, in a local folder, or on the Hub.
 
-The only file that touches the network. Everything remote is huggingface_hub's: its cache, its resumed downloads, its login, its offline switch.
+The only file that touches the network. Everything remote is huggingface_hub's: its cache, its resumed downloads, its
+login, its offline switch.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ class Folder:
         if not path.is_file():
             return None
         allowed = [self.root.resolve()]
-        if self.root.parent.name == "snapshots":  # huggingface_hub's cache: snapshots/<commit>/x -> blobs/<hash>
-            allowed.append(self.root.parent.parent.resolve() / "blobs")
+        for parent in self.root.absolute().parents:
+            if parent.name == "snapshots":  # huggingface_hub's cache: snapshots/<commit>/x -> blobs/<hash>
+                allowed.append(parent.parent.resolve() / "blobs")
         if not any(path.resolve().is_relative_to(folder) for folder in allowed):
             raise ModelFileError(f"{path} is a link out of its model folder; copy the file there instead.")
         return path

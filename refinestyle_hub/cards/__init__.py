@@ -1,0 +1,195 @@
+"""Model cards: one source for ``model_cards/`` and for every push. No network, no templates.
+
+A card is written from three things: the saved files (sizes, shapes, base), ``card.json`` beside them (``facts``), and
+the words of ``kinds``. Its body consists of marked sections. They are written anew each time; whatever else stands in
+the file is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import CardError
+from ..files import write_folder
+from ..hub import read_index
+from ..sources import Folder, bundled_models, open_source
+from .facts import FACTS, Card, Figure, Picture, derived, dump_card, read_card
+from .kinds import base_rows, file_rows, kind_of
+from .metadata import base_tag, check, front_matter, metadata, split
+
+
+__all__ = [
+    "FACTS",
+    "README",
+    "Card",
+    "Figure",
+    "Picture",
+    "base_tag",
+    "check",
+    "derived",
+    "dump_card",
+    "kind_of",
+    "read_card",
+    "render",
+    "write_all",
+    "write_card",
+]
+
+README = "README.md"
+
+CITATIONS = """@inproceedings{xia2024refinestyle,
+  title     = {RefineStyle: Dynamic Convolution Refinement for StyleGAN},
+  author    = {Siwei Xia and Xueqi Hu and Li Sun and Qingli Li},
+  booktitle = {Pattern Recognition and Computer Vision (PRCV)},
+  year      = {2024},
+  note      = {arXiv:2410.06104}
+}
+@inproceedings{karras2020analyzing,
+  title     = {Analyzing and Improving the Image Quality of {StyleGAN}},
+  author    = {Tero Karras and Samuli Laine and Miika Aittala and Janne Hellsten and Jaakko Lehtinen and Timo Aila},
+  booktitle = {CVPR},
+  year      = {2020}
+}"""
+
+
+# --- Rendering ------------------------------------------------------------------------------------------------------
+
+
+def render(
+    folder: Path, card: Card, name: str, old: str = "", subfolder: str = "", pictures: Path | None = None
+) -> str:
+    """The card of the part or pipeline saved in ``folder``.
+
+    Args:
+        name: what users load it by: a Hub id or a bundled name; ``subfolder`` within it.
+        old: the card to bring up to date; what people wrote into it stays, and its licence if ``card`` has none.
+        pictures: folder that the card's pictures are relative to, by default ``folder``; absent ones are left out.
+
+    Raises:
+        CardError: an artefact for one generator, and no ``base_model``; or an old card that cannot be read.
+    """
+    kind, config = kind_of(folder)
+    known, body = split(old)
+    if card.license is None and known.get("license"):
+        card = replace(card, **{key: known.get(key) for key in ("license", "license_name", "license_link")})
+    if card.base_model is None and subfolder:  # a part of a pipeline goes with its generator
+        card = replace(card, base_model=name)
+    if card.base_model is None and kind.needs_base:
+        raise CardError(
+            f"A card of {kind.word} names the generator: Card(base_model=...), a Hub id or a bundled name."
+        )
+    address = f'"{name}", subfolder="{subfolder}"' if subfolder else f'"{name}"'
+    title = card.title or f"{(subfolder or name).rpartition('/')[2]}: {kind.word}"
+    rows = kind.rows(folder, config) | base_rows(config) | file_rows(folder)
+    shown = [picture for picture in card.pictures if ((pictures or folder) / picture.file).is_file()]
+    sections = {
+        "about": [f"# {title}", card.summary, kind.about, _table(["", ""], rows.items())],
+        "pictures": [f"![{picture.caption}]({picture.file})\n\n{picture.caption}" for picture in shown],
+        "use": ["## Use", f"```python\n{kind.snippet(address, card.base_model or name, config)}\n```"],
+        "training": _training(card),
+        "figures": _figures(card.figures),
+        "limits": ["## Limits", "\n".join(f"- {limit}" for limit in card.limits)] if card.limits else [],
+        "licence": ["## Licence", _licence(card)],
+        "citation": ["## Citation", "\n".join(["```bibtex", CITATIONS, *filter(None, [card.citation]), "```"])],
+    }
+    texts = {key: "\n\n".join(filter(None, parts)) for key, parts in sections.items() if parts}
+    yaml = front_matter(metadata(kind, config, card, "/".join(filter(None, [name, subfolder]))), known)
+    return f"---\n{yaml}\n---\n\n{_update(body, texts)}"
+
+
+def _table(head: list[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _figures(figures: Iterable[Figure]) -> list[str]:
+    rows = []
+    for f in figures:
+        detail = [
+            f"{f.samples:,} samples" if f.samples else "",
+            "" if f.seed is None else f"seed {f.seed}",
+            f.version,
+            f"`{f.command}`" if f.command else "",
+        ]
+        rows.append([f.metric, f"{f.value:.4g} {f.unit}".strip(), f.dataset, ", ".join(filter(None, detail))])
+    return ["## Figures", _table(["Metric", "Value", "Measured on", "How"], rows)] if rows else []
+
+
+def _training(card: Card) -> list[str]:
+    command = f"```\n{card.training}\n```" if card.training else ""
+    parts = [card.data, command, f"Cost: {card.cost}." if card.cost else ""]
+    return ["## Data and training", *parts] if any(parts) else []
+
+
+def _licence(card: Card) -> str:
+    if card.license is None:
+        text = "Not stated yet."
+    elif card.license == "other":
+        text = f"[{card.license_name}]({card.license_link})."
+    else:
+        text = f"`{card.license}`."
+    if card.base_license:
+        text += (
+            f" It is of use only with its generator, whose terms (`{card.base_license}`) also hold for the pictures."
+        )
+    return text
+
+
+# --- Marked sections ------------------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- begin refinestyle: {} -->", "<!-- end refinestyle: {} -->"
+SECTION = re.compile(r"<!-- begin refinestyle: (\w+) -->\n.*?<!-- end refinestyle: \1 -->\n?", re.DOTALL)
+
+
+def _update(body: str, sections: dict[str, str]) -> str:
+    """``body`` with its marked sections replaced; new ones go before what follows the last one."""
+    marked = {key: f"{BEGIN.format(key)}\n{text}\n{END.format(key)}\n" for key, text in sections.items()}
+    present = [match[1] for match in SECTION.finditer(body)]
+    new = "\n".join(text for key, text in marked.items() if key not in present)
+    if not present:
+        return f"{new}\n{body.strip()}\n" if body.strip() else new
+    body = SECTION.sub(lambda match: marked.get(match[1], ""), body).strip("\n") + "\n"
+    if not new:
+        return body
+    last = max((match.end() for match in SECTION.finditer(body)), default=0)
+    return f"{body[:last]}\n{new}{body[last:]}"
+
+
+# --- Writing --------------------------------------------------------------------------------------------------------
+
+
+def write_card(folder: str | os.PathLike[str], card: Card, name: str, subfolder: str = "") -> None:
+    """Write ``card.json`` and README.md into the folder of a saved part or pipeline."""
+    root = Path(folder)
+    old = (root / README).read_text(encoding="utf-8") if (root / README).is_file() else ""
+    text = render(root, card, name, old, subfolder)
+    write_folder(root, {FACTS: dump_card(card), README: text.encode()})
+
+
+def shipped() -> dict[str, tuple[str, str, Path]]:
+    """Everything bundled that has a card: file name of the card -> (model, subfolder, folder)."""
+    found = {}
+    for model in bundled_models():
+        source = open_source(model)
+        assert isinstance(source, Folder)
+        index = read_index(source)
+        for part in (*index.parts, *(f"domains/{name}" for name in index.domains)):
+            folder = source.root / part
+            if part != "discriminator":  # it goes with the generator
+                found[f"{model}-{part.replace('/', '-')}.md"] = (model, part, folder)
+    return found
+
+
+def write_all(folder: str | os.PathLike[str]) -> list[Path]:
+    """Write the cards of everything bundled into ``folder`` (``model_cards/`` of a checkout); returns their paths."""
+    root = Path(folder)
+    files = {}
+    for file, (model, part, source) in shipped().items():
+        old = (root / file).read_text(encoding="utf-8") if (root / file).is_file() else ""
+        files[file] = render(source, read_card(Folder(source)), model, old, part, pictures=root).encode()
+    write_folder(root, files)
+    return [root / file for file in files]

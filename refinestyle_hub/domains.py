@@ -1,0 +1,131 @@
+"""Domains on the Hub: find those made for a generator, look at one, keep a copy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from .cards import FACTS, README, base_tag, read_card
+from .config import Fingerprint, TokenSetConfig
+from .files import config_from_json, read_json, write_folder
+from .fingerprint import fingerprint, is_related
+from .generator import Generator
+from .hub import CONFIG
+from .sources import find_repos, open_source
+from .tokens import TokenSet
+
+
+__all__ = ["DomainInfo", "FoundDomain", "domain_info", "download_domain", "find_domains"]
+
+TAG = "refinestyle-domain"
+
+
+@dataclass(frozen=True)
+class FoundDomain:
+    """A hit of ``find_domains``: what the Hub knows without a download."""
+
+    repo_id: str
+    license: str | None
+    downloads: int
+    likes: int
+    updated: str | None  # ISO date
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """What a domain says of itself."""
+
+    source: str  # where it was found, with the commit
+    base: Fingerprint | None
+    fits: bool | None  # the generator asked about; None: not asked, or the domain does not name its base
+    tokens: int  # largest T of a layer
+    layers: tuple[str, ...]
+    license: str | None
+    title: str
+    summary: str
+
+
+def find_domains(
+    base: Generator | str | os.PathLike[str], *, limit: int = 50, token: str | bool | None = None
+) -> list[FoundDomain]:
+    """Domains on the Hub that were made for a generator or for one it was fine-tuned from, most downloaded first.
+
+    Args:
+        base: a generator, or what ``Generator.from_pretrained`` takes.
+
+    Raises:
+        HubConnectionError: the Hub cannot be reached.
+    """
+    identity = fingerprint(_generator(base))
+    found = {}
+    for digest in (identity.digest, *identity.parents):
+        for repo in find_repos([TAG, base_tag(digest)], limit, token):
+            licence = next((t.removeprefix("license:") for t in repo.tags or [] if t.startswith("license:")), None)
+            updated = repo.last_modified.date().isoformat() if repo.last_modified else None
+            hit = FoundDomain(repo.id, licence, repo.downloads or 0, repo.likes or 0, updated)
+            found.setdefault(repo.id, hit)
+    return list(found.values())[:limit]
+
+
+def domain_info(
+    name_or_path: str | os.PathLike[str],
+    *,
+    subfolder: str = "",
+    base: Generator | str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> DomainInfo:
+    """What a domain says of itself, without its tokens.
+
+    Args:
+        subfolder: of a pipeline, such as "domains/sketch".
+        base: also tell whether it fits this generator.
+
+    Raises:
+        ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: see ``TokenSet.from_pretrained``.
+    """
+    source = open_source(name_or_path, revision=revision, token=token)
+    name = str(PurePosixPath(subfolder, CONFIG))
+    path = source.find(name)
+    if path is None:
+        raise source.missing(name)
+    config = config_from_json("TokenSet", TokenSetConfig, read_json(path), path)
+    card = read_card(source, subfolder)
+    return DomainInfo(
+        source=str(source),
+        base=config.base,
+        fits=None if base is None or config.base is None else is_related(config.base, fingerprint(_generator(base))),
+        tokens=max((layer.tokens for layer in config.layers.values()), default=0),
+        layers=tuple(sorted(config.layers)),
+        license=card.license_name or card.license,
+        title=card.title,
+        summary=card.summary,
+    )
+
+
+def download_domain(
+    name_or_path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    subfolder: str = "",
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> TokenSet:
+    """Copy a domain and its card into a folder of its own, and return it.
+
+    It is loaded first, so only a whole and valid one is kept.
+
+    Raises:
+        ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: see ``TokenSet.from_pretrained``.
+    """
+    source = open_source(name_or_path, revision=revision, token=token)
+    tokens = TokenSet.from_source(source, subfolder=subfolder)
+    cards = {name: source.find(str(PurePosixPath(subfolder, name))) for name in (FACTS, README)}
+    tokens.save_pretrained(folder)
+    write_folder(Path(folder), {name: path.read_bytes() for name, path in cards.items() if path})
+    return tokens
+
+
+def _generator(base: Generator | str | os.PathLike[str]) -> Generator:
+    return base if isinstance(base, Generator) else Generator.from_pretrained(base)
