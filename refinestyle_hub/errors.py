@@ -20,6 +20,8 @@ __all__ = [
     "PictureError",
     "RefineStyleHubError",
     "ShapeError",
+    "UnsafePickleError",
+    "UnsupportedModelError",
 ]
 
 
@@ -63,6 +65,14 @@ class ModelNotFoundError(RefineStyleHubError, FileNotFoundError):
 
 class ModelFileError(RefineStyleHubError, ValueError):
     """A model file is damaged, incomplete, or holds something other than what its config says."""
+
+
+class UnsafePickleError(ModelFileError):
+    """A pickle names something to run that no checkpoint needs. It was not run."""
+
+
+class UnsupportedModelError(RefineStyleHubError, ValueError):
+    """A checkpoint is sound, but of a network that this package does not have."""
 
 
 class PictureError(RefineStyleHubError, ValueError):

@@ -1,25 +1,145 @@
-"""The one place that opens PyTorch's own files, which hold a pickle."""
+"""The three layouts of files that hold tensors and a pickle: PyTorch's zip, its older stream, and a bare pickle.
+
+All of them are read by ``unpickle``, so nothing in them is executed.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from ..errors import ModelFileError
+from ..errors import ModelFileError, ModelNotFoundError
+from .unpickle import STORAGES, Name, Storage, unpickle
 
 
 __all__ = ["read_torch"]
 
+MAX_BYTES = 4 << 30  # a 1024 px training state with both optimisers takes 1 GB
+ZIP_START = b"PK\x03\x04"
+MAGIC = 0x1950A86A20F9469CFC6C  # begins the older stream, as a pickle of its own
+STREAM_START = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little") + b"."
 
-def read_torch(path: Path) -> Any:
-    """The tensors and plain containers in a ``.pt`` or ``.pth`` file. Nothing in it is executed.
+
+def read_torch(path: str | os.PathLike[str]) -> Any:
+    """The tensors, plain containers and inert records in a ``.pt``, ``.pth`` or ``.pkl`` file, on the CPU.
 
     Raises:
-        ModelFileError: damaged, no such file, or anything in it is not a tensor or plain container.
+        ModelNotFoundError: no such file.
+        UnsafePickleError: it names something to run that no checkpoint needs.
+        ModelFileError: damaged, or of another kind.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelNotFoundError(f"There is no file {path}.")
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelFileError(f"{path} is larger than {MAX_BYTES >> 30} GiB: that is no checkpoint of a StyleGAN2.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the restricted unpickler raises nearly anything on damaged files
-        raise ModelFileError(f"{path} cannot be read as tensors only ({type(error).__name__}).") from error
+        with path.open("rb") as file:
+            start = file.read(len(STREAM_START))
+        if start.startswith(ZIP_START):
+            return _read_zip(path)
+        stream = io.BytesIO(path.read_bytes())
+        return _read_stream(stream, path) if start == STREAM_START else _read_pickle(stream, path)
+    except ModelFileError:
+        raise
+    except Exception as error:  # damaged bytes break zipfile and torch in nearly any way
+        raise ModelFileError(f"{path} cannot be read as a checkpoint: damaged ({type(error).__name__}).") from error
+
+
+def _check(condition: bool) -> None:
+    if not condition:
+        raise ValueError("malformed file")
+
+
+def _filled(data: bytes, dtype: torch.dtype, numel: int) -> Storage:
+    size = numel * dtype.itemsize
+    _check(len(data) == size)
+    if not size:
+        return Storage(torch.empty(0, dtype=dtype))
+    return Storage(torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype))
+
+
+def _persistent_id(pid: Any) -> tuple[torch.dtype, str, int]:
+    """('storage', class, key, device, number of values, and in the stream None) -> (dtype, key, number of values)."""
+    _check(type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage" and pid[5:] in ((), (None,)))
+    _, kind, key, _, numel = pid[:5]
+    _check(type(kind) is Name and type(key) is str and type(numel) is int and numel >= 0)
+    return STORAGES[kind.text], key, numel
+
+
+def _read_zip(path: Path) -> Any:
+    """``NAME/data.pkl`` and the storages ``NAME/data/KEY``, all of them stored without compression."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        # so that nothing unpacks to more than the file has
+        _check(all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
+        _check(sum(entry.file_size for entry in entries) <= path.stat().st_size)
+        names = [entry.filename for entry in entries]
+        _check(len(set(names)) == len(names))
+        (root,) = (name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl"))
+        if f"{root}byteorder" in names:
+            _check(archive.read(f"{root}byteorder") == b"little")
+        storages: dict[str, Storage] = {}
+
+        def persistent(pid: Any) -> Storage:
+            dtype, key, numel = _persistent_id(pid)
+            if key not in storages:
+                storages[key] = _filled(archive.read(f"{root}data/{key}"), dtype, numel)
+            _check(storages[key].flat.dtype == dtype and storages[key].flat.numel() == numel)
+            return storages[key]
+
+        return unpickle(io.BytesIO(archive.read(f"{root}data.pkl")), path, persistent=persistent)
+
+
+def _read_stream(stream: BinaryIO, where: object) -> Any:
+    """Five pickles (magic number, version, system, content, keys), then each storage as its length and its bytes."""
+    _check(unpickle(stream, where) == MAGIC and unpickle(stream, where) == 1001)
+    _check(unpickle(stream, where).get("little_endian") is True)
+    storages: dict[str, Storage] = {}
+    room = _remaining(stream)
+
+    def persistent(pid: Any) -> Storage:
+        nonlocal room
+        dtype, key, numel = _persistent_id(pid)
+        if key not in storages:
+            room -= numel * dtype.itemsize  # their bytes must follow in the file, so no more is set aside
+            _check(room >= 0)
+            storages[key] = Storage(torch.zeros(numel, dtype=dtype))
+        _check(storages[key].flat.dtype == dtype and storages[key].flat.numel() == numel)
+        return storages[key]
+
+    content = unpickle(stream, where, persistent=persistent)
+    keys = unpickle(stream, where)
+    _check(type(keys) is list and sorted(keys) == sorted(storages))
+    for key in keys:
+        flat = storages[key].flat
+        _check(int.from_bytes(stream.read(8), "little") == flat.numel())
+        flat.copy_(_filled(stream.read(flat.nbytes), flat.dtype, flat.numel()).flat)
+    return content
+
+
+def _remaining(stream: BinaryIO) -> int:
+    position = stream.tell()
+    end = stream.seek(0, io.SEEK_END)
+    stream.seek(position)
+    return end - position
+
+
+def _read_pickle(stream: BinaryIO, where: object) -> Any:
+    """A bare pickle, in which each tensor's storage is the bytes of an older stream of its own."""
+    storages: dict[int, tuple[bytes, Storage]] = {}  # by identity: one text of bytes may be named many times
+
+    def nested(data: Any) -> Storage:
+        _check(type(data) is bytes)
+        if id(data) not in storages:
+            storage = _read_stream(io.BytesIO(data), where)
+            _check(type(storage) is Storage)
+            storages[id(data)] = data, storage
+        return storages[id(data)][1]
+
+    return unpickle(stream, where, builders={"torch.storage._load_from_bytes": nested})
