@@ -9,6 +9,7 @@ __all__ = [
     "CardError",
     "ConfigError",
     "DirectionError",
+    "DomainError",
     "FaceNotFoundError",
     "HubAccessError",
     "HubConnectionError",
@@ -50,6 +51,13 @@ class MergeError(RefineStyleHubError, ValueError):
 
 class DirectionError(RefineStyleHubError, KeyError):
     """An editing direction that is not known, or that does not fit the generator."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DomainError(RefineStyleHubError, KeyError):
+    """A domain that the pipeline does not have."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""

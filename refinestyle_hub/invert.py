@@ -1,0 +1,317 @@
+"""A picture of a face -> its w+ codes and tokens, by optimisation against a frozen generator.
+
+Phase 1 finds w+ from the mean latent: the projection of Karras et al. 2020 (appendix D), in W and W+ at once, and in
+coordinates in which w has unit variance (Wulff and Torralba 2020). Phase 2 keeps w+ and finds tokens that close the
+remaining gap (RefineStyle, arXiv 2410.06104, on one picture). An encoder's answer can take the place of phase 1.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError, ShapeError
+from .fingerprint import fingerprint
+from .generator import Generator
+from .inversion import Inversion
+from .losses import Perceptual, code_spread, mse, shrink
+from .token_parameters import TokenParameters
+from .tokens import TokenSet
+
+
+__all__ = ["Inversion", "InversionSettings", "OnStep", "invert"]
+
+OnStep: TypeAlias = Callable[[int, int, Mapping[str, float]], "bool | None"]
+Compare: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]  # pictures -> mse [N], perceptual distance [N]
+T = TypeVar("T")
+W_STEPS = 120
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """Weights and rates of the optimisation; the mean squared error of the pixels has weight 1."""
+
+    perceptual: float = 0.8  # as in pSp and its successors
+    largest: int = 256  # pixels; larger pictures are averaged down before the perceptual distance
+    w_rate: float = 0.1  # Adam's, in standard deviations of w
+    w_noise: float = 0.05  # on w at first, in standard deviations; gone after half of the steps
+    prior: float = 1e-3  # on the squared distance from the mean latent, in standard deviations, per number
+    spread: float = 1e-3  # the same for the codes' distance from each other
+    token_rate: float = 0.02  # Adam's, in the unit of `TokenParameters`
+    norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
+    rank: int = 8  # T
+    layers: str | tuple[str, ...] = "*.conv*"  # that get tokens
+    patience: int = 40  # a phase ends when so many steps together gain less than 1 %
+
+
+def invert(
+    generator: Generator,
+    crops: Tensor,
+    *,
+    w_steps: int | None = None,
+    token_steps: int = 150,
+    start: Tensor | None = None,
+    start_tokens: Sequence[TokenSet] | None = None,
+    seed: int = 0,
+    perceptual: Perceptual | None = None,
+    on_step: OnStep | None = None,
+    settings: InversionSettings | None = None,
+) -> list[Inversion]:
+    """Find w+ and tokens with which ``generator`` draws ``crops``; several pictures share the steps.
+
+    The same seed gives the same result on the same machine. The global random state is neither read nor changed.
+
+    Args:
+        generator: left as it is.
+        crops: [N, 3, R, R] in [-1, 1], R being the generator's resolution.
+        w_steps: of phase 1; None: 120, or 0 where ``start`` is given.
+        token_steps: of phase 2; 0: w+ alone.
+        start: w+ [N, L, D] to start from, such as an encoder's answer; None: the mean latent.
+        start_tokens: to start from, one set for each picture; None: no residual.
+        seed: of the noise and of the tokens' start.
+        perceptual: which distance to use; None loads one.
+        on_step: called with (step, steps, {"mse", "perceptual"}) at each step; True stops, and the best so far is
+            returned.
+        settings: weights and rates.
+
+    Returns:
+        For each picture an ``Inversion`` whose ``report`` holds mse and perceptual distance, with tokens and with w+
+        alone; the name of the perceptual distance; steps done, seconds, seed; and why it stopped.
+
+    Raises:
+        ShapeError: crops or starts of another size or number.
+        ConfigError: a negative number of steps.
+        MissingDependencyError, ModelFileError: the perceptual distance cannot be loaded.
+    """
+    began = time.monotonic()
+    s = settings or InversionSettings()
+    w_steps = (W_STEPS if start is None else 0) if w_steps is None else w_steps
+    _check(generator, crops, start, start_tokens, w_steps, token_steps)
+    # The same numbers, without gradients of their own; the caller's generator keeps its flags.
+    frozen = Generator.from_state(generator.config, generator.state_dict()).float().requires_grad_(False)
+    perceptual = perceptual or Perceptual.load().to(crops.device)
+    distance = perceptual.reference(shrink(crops, s.largest))
+    rng = torch.Generator().manual_seed(seed)
+    watch = _Watch(on_step, w_steps + token_steps)
+
+    def compare(pictures: Tensor) -> tuple[Tensor, Tensor]:
+        return mse(pictures, crops), distance(shrink(pictures, s.largest))
+
+    mean = frozen.mapping.w_avg.expand(len(crops), generator.config.num_layers, -1)
+    w_plus = mean if start is None else start.detach().float()
+    if w_steps:
+        codes = _Codes(frozen, w_plus, s, rng)
+        w_plus = torch.stack(_descend(codes, s.w_rate, w_steps, compare, watch, s))
+    w_done, watch.base = watch.done, w_steps
+    tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
+    if token_steps and watch.stopped != "cancelled":
+        tokens = _descend(_Tokens(frozen, w_plus, start_tokens, s, rng), s.token_rate, token_steps, compare, watch, s)
+
+    with torch.no_grad():
+        plain = compare(frozen(w_plus).clamp(-1, 1))
+        full = compare(frozen(w_plus, tokens).clamp(-1, 1))
+    shared: dict[str, Any] = {
+        "perceptual_backbone": perceptual.name,
+        "w_steps": w_done,
+        "token_steps": watch.done - w_done,
+        "stopped": watch.stopped,
+        "seed": seed,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    base = fingerprint(generator)
+    levels = crops.detach().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    inversions = []
+    for n in range(len(crops)):
+        figures = {
+            "mse": float(full[0][n]),
+            "perceptual": float(full[1][n]),
+            "w_plus_mse": float(plain[0][n]),
+            "w_plus_perceptual": float(plain[1][n]),
+        }
+        inversions.append(Inversion(w_plus[n].clone(), tokens[n], levels[n], base=base, report=figures | shared))
+    return inversions
+
+
+def _check(
+    generator: Generator,
+    crops: Tensor,
+    start: Tensor | None,
+    start_tokens: Sequence[TokenSet] | None,
+    w_steps: int,
+    token_steps: int,
+) -> None:
+    config = generator.config
+    side = config.resolution
+    if crops.dim() != 4 or crops.shape[1:] != (3, side, side):
+        raise ShapeError(f"This generator inverts pictures [N, 3, {side}, {side}], not {list(crops.shape)}.")
+    codes = (len(crops), config.num_layers, config.w_dim)
+    if start is not None and start.shape != codes:
+        raise ShapeError(f"start must be w+ {list(codes)}, not {list(start.shape)}.")
+    if start_tokens is not None and len(start_tokens) != len(crops):
+        raise ShapeError(f"start_tokens has {len(start_tokens)} sets for {len(crops)} pictures.")
+    if w_steps < 0 or token_steps < 0:
+        raise ConfigError(f"Steps must be 0 or more, not {w_steps} and {token_steps}.")
+
+
+# --- The two phases: what is optimised, how it is drawn, what it costs ----------------------------------------------
+
+
+class _Phase(Protocol[T]):
+    leaves: Sequence[Tensor]
+
+    def settled(self, progress: float) -> bool:
+        """Whether ``draw`` shows what was found, without noise."""
+
+    def draw(self, progress: float) -> Tensor:
+        """Pictures [N, 3, R, R]."""
+
+    def penalty(self) -> Tensor:
+        """Regularisers [N]."""
+
+    def found(self) -> list[T]:
+        """The present answer for each of the N pictures."""
+
+
+class _Codes:
+    """w+ = start + (common + each) basis: a move of all codes together, and one of each, in standard deviations of w."""
+
+    def __init__(self, generator: Generator, start: Tensor, settings: InversionSettings, rng: torch.Generator) -> None:
+        self.generator, self.start, self.settings, self.rng = generator, start, settings, rng
+        config, mean = generator.config, generator.mapping.w_avg
+        with torch.no_grad():
+            z = torch.randn(4096, config.z_dim, generator=rng).to(mean)
+            w = generator.mapping(z) - mean
+            variances, vectors = torch.linalg.eigh(w.T @ w / len(w))
+            deviations = variances.clamp_min(variances[-1] * 1e-4).sqrt()
+            self.basis = deviations[:, None] * vectors.T  # [D, D]: rows of standard coordinates -> rows of w
+            self.offset = (start - mean) @ (vectors / deviations)  # [N, L, D], of the start from the mean
+        self.common = mean.new_zeros(len(start), 1, config.w_dim).requires_grad_()
+        self.each = mean.new_zeros(start.shape).requires_grad_()
+        self.leaves = [self.common, self.each]
+
+    def settled(self, progress: float) -> bool:
+        return progress >= 0.5 or self.settings.w_noise == 0
+
+    def draw(self, progress: float) -> Tensor:
+        move = self.common + self.each
+        if not self.settled(progress):
+            amount = self.settings.w_noise * (1 - 2 * progress) ** 2
+            move = move + amount * torch.randn(move.shape, generator=self.rng).to(move)
+        pictures: Tensor = self.generator(self.start + move @ self.basis)
+        return pictures
+
+    def penalty(self) -> Tensor:
+        place = self.offset + self.common + self.each
+        width = place.shape[2]
+        far = place.square().mean(dim=(1, 2))
+        return self.settings.prior * far + self.settings.spread * code_spread(place) / width
+
+    def found(self) -> list[Tensor]:
+        with torch.no_grad():
+            return list(self.start + (self.common + self.each) @ self.basis)
+
+
+class _Tokens:
+    """Post-modulation tokens of each picture, on top of fixed w+."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        w_plus: Tensor,
+        start: Sequence[TokenSet] | None,
+        settings: InversionSettings,
+        rng: torch.Generator,
+    ) -> None:
+        self.generator, self.w_plus, self.settings = generator, w_plus, settings
+        stats = generator.kernel_stats()
+        if start is not None:
+            self.sets = [TokenParameters.from_token_set(stats, tokens) for tokens in start]
+        else:
+            self.sets = [
+                TokenParameters(stats, settings.rank, settings.layers, "post", rng=rng).to(w_plus.device)
+                for _ in w_plus
+            ]
+        self.leaves = [leaf for each in self.sets for leaf in each.parameters()]
+        self.base = fingerprint(generator)
+
+    def settled(self, progress: float) -> bool:
+        return True
+
+    def draw(self, progress: float) -> Tensor:
+        sets = [each.token_set() for each in self.sets]
+        pictures: Tensor = self.generator(self.w_plus, sets[0] if len(sets) == 1 else sets)
+        return pictures
+
+    def penalty(self) -> Tensor:
+        norms = torch.stack([each.residual_norm().square().mean() for each in self.sets])
+        return self.settings.norm * norms
+
+    def found(self) -> list[TokenSet]:
+        return [each.token_set(self.base).detach() for each in self.sets]
+
+
+# --- The loop -------------------------------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Tells the caller how far it is, and remembers why to stop."""
+
+    def __init__(self, on_step: OnStep | None, total: int) -> None:
+        self.on_step, self.total = on_step, total
+        self.base = 0  # steps planned for the phases before
+        self.done = 0  # steps done
+        self.stopped = "finished"
+
+    def step(self, step: int, squares: Tensor, distances: Tensor) -> bool:
+        """Whether to go on."""
+        self.done += 1
+        figures = {"mse": float(squares.detach().mean()), "perceptual": float(distances.detach().mean())}
+        if self.on_step is not None and self.on_step(self.base + step, self.total, figures):
+            self.stopped = "cancelled"
+        return self.stopped != "cancelled"
+
+
+def _rate(progress: float) -> float:
+    """Share of the peak rate: up over the first twentieth, down by a cosine over the last third."""
+    return min(1.0, progress / 0.05 + 0.1) * (0.5 - 0.5 * math.cos(math.pi * min(1.0, 3 * (1 - progress))))
+
+
+def _descend(
+    phase: _Phase[T], rate: float, steps: int, compare: Compare, watch: _Watch, settings: InversionSettings
+) -> list[T]:
+    """Adam on the leaves of a phase; the best answer for each picture."""
+    adam = torch.optim.Adam(phase.leaves, betas=(0.9, 0.99))
+    best = phase.found()
+    lowest: Tensor | None = None  # [N], total of each of the best
+    checkpoint, since = math.inf, 0
+    for step in range(steps + 1):
+        progress = step / steps
+        squares, distances = compare(phase.draw(progress))
+        loss = squares + settings.perceptual * distances + phase.penalty()  # [N]
+        if lowest is None or not phase.settled(progress):
+            better = torch.ones(len(loss), dtype=torch.bool)
+            lowest = loss.detach()
+        else:
+            better = (loss.detach() < lowest).cpu()
+            lowest = torch.minimum(lowest, loss.detach())
+        if better.any():
+            best = [new if yes else old for new, old, yes in zip(phase.found(), best, better.tolist(), strict=True)]
+        if float(lowest.sum()) < 0.99 * checkpoint:
+            checkpoint, since = float(lowest.sum()), step
+        elif phase.settled(progress) and step - since >= settings.patience:
+            watch.stopped = "plateau"
+            break
+        if step == steps or not watch.step(step + 1, squares, distances):
+            break
+        for group in adam.param_groups:
+            group["lr"] = rate * _rate(progress)
+        adam.zero_grad()
+        loss.sum().backward()
+        adam.step()
+    return best
