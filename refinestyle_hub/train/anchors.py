@@ -9,14 +9,42 @@ while random z are judged by the discriminator as usual: the pictures keep the s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+from .data import Pictures, label_rows, other_side, parameters_of, picture_key
 
-__all__ = ["Flow", "couple", "scene_vectors"]
+
+__all__ = ["anchor_codes", "code_gains", "couple", "scene_vectors"]
+
+LATERAL = ("yaw", "gaze.0", "light.0")  # angles to one side, in the portraits' labels
+
+
+def anchor_codes(
+    source: str | Path, pictures: Pictures, seed: int = 0, progress: Callable[[int, float], None] | None = None
+) -> Tensor:
+    """Codes [2 N, K] of the N pictures of ``source``, then of their mirror images; close to N(0, I) together.
+
+    Raises:
+        ConfigError: ``source`` has no labels.jsonl and parameters.npz, or not for every picture.
+    """
+    rows, parameters = label_rows(source), parameters_of(source)
+    if rows is None or parameters is None:
+        raise ConfigError(f"Anchors need labels.jsonl and parameters.npz in or beside {source}: one is missing.")
+    places = {key: i for i, key in enumerate(rows)}
+    chosen = [places[picture_key(name)] for name in pictures.names]
+    labels = list(rows.values())
+    vectors, names = scene_vectors(
+        [labels[i] for i in chosen], {k: v if k.endswith("_names") else v[chosen] for k, v in parameters.items()}
+    )
+    side = torch.ones(len(vectors), 1)  # hair is parted on one side, which no label says
+    both = [torch.cat([vectors, side], dim=1), torch.cat([mirrored(vectors, names, LATERAL), -side], dim=1)]
+    return couple(torch.cat(both), seed=seed, progress=progress)
 
 
 def scene_vectors(
@@ -26,7 +54,7 @@ def scene_vectors(
 
     Returns:
         ``(vectors [N, K] float32, names)``; a list ``gaze`` gives ``gaze.0``, ``gaze.1``, a word ``hair: afro`` gives
-        ``hair=afro``, and an array ``local`` with ``local_names`` gives ``local.<name>``.
+        ``hair=afro``, and an array with ``<array>_names`` gives those.
     """
     columns: dict[str, list[float]] = {}
     words: dict[str, set[str]] = {}
@@ -53,25 +81,14 @@ def scene_vectors(
     for key, array in parameters.items():
         if not key.endswith("_names"):
             parts.append(torch.from_numpy(array.astype(np.float32)))
-            names += [f"{key}.{n}" for n in parameters[f"{key}_names"]]
+            names += [str(name) for name in parameters[f"{key}_names"]]
     return torch.cat(parts, dim=1), names
 
 
-def mirrored(vectors: Tensor, names: list[str], signed: Sequence[str]) -> Tensor:
+def mirrored(vectors: Tensor, names: Sequence[str], signed: Sequence[str]) -> Tensor:
     """Scene vectors [N, K] of the pictures flipped left to right: partners swap, ``signed`` names change sign."""
-
-    def partner(name: str) -> str:
-        key, _, last = name.rpartition(".")
-        for a, b in (("l-", "r-"), ("r-", "l-")):
-            if last.startswith(a):
-                return f"{key}.{b}{last[2:]}"
-        for a, b in (("Left", "Right"), ("Right", "Left")):
-            if last.endswith(a):
-                return f"{key}.{last[: -len(a)]}{b}"
-        return name
-
     place = {name: i for i, name in enumerate(names)}
-    order = torch.tensor([place.get(partner(name), place[name]) for name in names])
+    order = torch.tensor([place.get(other_side(name), i) for i, name in enumerate(names)])
     sign = torch.tensor([-1.0 if name in signed else 1.0 for name in names])
     return vectors[:, order] * sign
 
@@ -135,3 +152,20 @@ def couple(
         if progress is not None and step % 100 == 0:
             progress(step, loss.item())
     return normal_scores(flow.to_noise(data), rng)
+
+
+def code_gains(pictures: Tensor, codes: Tensor, floor: float = 0.02) -> Tensor:
+    """How much of the pictures each code moves, [K], with mean square 1.
+
+    The square root of the share of pixel variance (at 16 px) that a linear map explains by each code. Scaling the
+    mapping's first layer by it tells the generator which of some hundred codes are worth learning first.
+
+    Args:
+        pictures: uint8 [N, 3, H, W]; a few thousand are enough.
+        codes: [N, K], uncorrelated, unit variance.
+    """
+    x = F.adaptive_avg_pool2d(pictures.float() / 127.5 - 1.0, 16).flatten(1)
+    x = x - x.mean(0)
+    share = (codes.t() @ x / len(x)).square().sum(1) / x.square().sum(1).mean()
+    gains = share.sqrt() + floor
+    return gains * gains.square().mean().rsqrt()

@@ -23,7 +23,20 @@ from ..errors import ConfigError, MissingDependencyError, PictureError
 from ..images import PictureSource, load_picture
 
 
-__all__ = ["Batch", "Labels", "Pictures", "batches", "mirror", "open_labels", "open_pictures", "to_float"]
+__all__ = [
+    "Batch",
+    "Labels",
+    "Pictures",
+    "batches",
+    "label_rows",
+    "mirror",
+    "open_labels",
+    "open_pictures",
+    "other_side",
+    "parameters_of",
+    "picture_key",
+    "to_float",
+]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm"}
 CACHE_BYTES = 6 << 30  # a larger set is decoded again at each use
@@ -217,7 +230,7 @@ def _open_dataset(source: str, resolution: int, split: str | None) -> Pictures:
 
 
 def _of_split(names: list[str], source: Path, split: str | None) -> list[str]:
-    rows = _label_rows(source)
+    rows = label_rows(source)
     if split is not None and rows is not None:
         splits = {key: row.get("split", "train") for key, row in rows.items()}
         names = [name for name in names if splits.get(picture_key(name)) == split]
@@ -289,9 +302,8 @@ def open_labels(source: str | Path, pictures: Pictures) -> Labels:
     Raises:
         ConfigError: no ``labels.jsonl`` or ``parameters.npz``, or a picture without labels.
     """
-    rows = _label_rows(Path(source))
-    file = _beside(Path(source)) / "parameters.npz"
-    if rows is None or not file.is_file():
+    rows, parameters = label_rows(source), parameters_of(source)
+    if rows is None or parameters is None:
         raise ConfigError(f"Labels are in labels.jsonl and parameters.npz, in or beside {source}: one is missing.")
     keys = [picture_key(name) for name in pictures.names]
     missing = [name for name, key in zip(pictures.names, keys, strict=True) if key not in rows]
@@ -299,10 +311,9 @@ def open_labels(source: str | Path, pictures: Pictures) -> Labels:
         raise ConfigError(f"{len(missing)} pictures have no labels, {missing[0]} among them.")
     places = {key: place for place, key in enumerate(rows)}
     chosen = [places[key] for key in keys]
-    with np.load(file, allow_pickle=False) as parameters:
-        values = [[[read(rows[key]) for read in ATTRIBUTES.values()] for key in keys]]
-        values += [parameters[group][chosen] for group in ("local", "expression")]
-        names = [str(n) for group in ("local", "expression") for n in parameters[f"{group}_names"]]
+    values = [[[read(rows[key]) for read in ATTRIBUTES.values()] for key in keys]]
+    values += [parameters[group][chosen] for group in ("local", "expression")]
+    names = [str(n) for group in ("local", "expression") for n in parameters[f"{group}_names"]]
     styles = tuple(sorted({row["hair"] for row in rows.values()}))
     return Labels(
         names=(*ATTRIBUTES, *names),
@@ -346,10 +357,19 @@ def picture_key(name: str) -> str:
     return str(int(stem)) if stem.isdecimal() else stem
 
 
-def _label_rows(source: Path) -> dict[str, dict[str, Any]] | None:
+def label_rows(source: str | Path) -> dict[str, dict[str, Any]] | None:
     """The lines of labels.jsonl by id, in the order of the file; None without such a file."""
-    file = _beside(source) / "labels.jsonl"
+    file = _beside(Path(source)) / "labels.jsonl"
     if not file.is_file():
         return None
     with file.open(encoding="utf-8") as lines:
         return {str(row["id"]): row for row in map(json.loads, lines)}
+
+
+def parameters_of(source: str | Path) -> dict[str, Any] | None:
+    """The arrays of parameters.npz, row by row with labels.jsonl; None without such a file."""
+    file = _beside(Path(source)) / "parameters.npz"
+    if not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as parameters:
+        return dict(parameters)

@@ -1,0 +1,198 @@
+"""Training of the generator: on tiny pictures, but the real loop from files to files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from refinestyle_hub.discriminator import Discriminator
+from refinestyle_hub.errors import ConfigError, ModelFileError, PictureError
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.train import checkpoint
+from refinestyle_hub.train.generator import GeneratorTraining, Trainer, train_generator, translate
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve 16 px pictures of two colours each, with the scene that they show."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    rows, scene = [], rng.random((12, 2)).astype(np.float16)
+    for i, (red, blue) in enumerate(scene):
+        array = np.full((16, 16, 3), 60, dtype=np.uint8)
+        array[:8, :, 0], array[8:, :, 2] = int(red * 255), int(blue * 255)
+        Image.fromarray(array).save(folder / f"{i:03d}.png")
+        rows.append({"id": i, "light": float(red), "mood": "warm" if red > blue else "cold", "split": "train"})
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    names = np.array(["l-colour", "r-colour"])
+    np.savez(folder / "parameters.npz", local=scene, local_names=names)
+    return folder
+
+
+@pytest.fixture
+def tiny(pictures: Path, tmp_path: Path) -> GeneratorTraining:
+    return GeneratorTraining(
+        data=str(pictures),
+        out=str(tmp_path / "run"),
+        resolution=16,
+        channels={4: 8, 8: 8, 16: 8},
+        z_dim=8,
+        mapping_layers=2,
+        pictures=48,
+        batch=4,
+        cooldown=8,
+        warmup=8,
+        r1_every=2,
+        grid_every=24,
+        save_every=16,
+    )
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(count: int):  # noqa: ANN201
+    def progress(seen: int, total: int, figures: dict[str, float]) -> None:
+        if seen >= count:
+            raise Stop
+
+    return progress
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    return checkpoint.read(Path(run) / "state.safetensors")[0]
+
+
+def test_a_run_leaves_models_grids_and_a_log(tiny: GeneratorTraining) -> None:
+    train_generator(tiny)
+    out = Path(tiny.out)
+    drawn = Generator.from_pretrained(out / "generator")
+    assert torch.isfinite(drawn(drawn.map(torch.randn(2, 8)))).all()
+    Discriminator.from_pretrained(out / "discriminator")
+    with Image.open(next((out / "grids").iterdir())) as sheet:
+        assert sheet.size == (8 * 16 + 7 * 2, 8 * 16 + 7 * 2)
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tiny: GeneratorTraining, tmp_path: Path) -> None:
+    whole = replace(tiny, out=str(tmp_path / "whole"), path_weight=2.0, path_every=3)
+    train_generator(whole)
+    broken = replace(whole, out=str(tmp_path / "broken"))
+    with pytest.raises(Stop):
+        train_generator(broken, stop_at(20))  # between two regular savings
+    train_generator(broken)
+    ours, theirs = weights(broken.out), weights(whole.out)
+    assert ours.keys() == theirs.keys()
+    for name in ours:  # the same operations in the same order: not a bit may differ
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_the_compact_state_continues_with_a_warm_up(tiny: GeneratorTraining, tmp_path: Path) -> None:
+    trainer = train_generator(tiny)
+    path = tmp_path / "compact" / "state.safetensors"
+    trainer.save(path, compact=True)
+    assert path.stat().st_size < 0.4 * (Path(tiny.out) / "state.safetensors").stat().st_size
+    again = replace(tiny, out=str(path.parent), pictures=64)
+    fresh = Trainer(again, trainer.pictures)
+    fresh.load(path)
+    assert fresh.seen == 48
+    assert fresh.cold == {"generator": 48, "discriminator": 48}
+    fresh.run()
+    assert fresh.seen == 64
+
+
+def test_a_larger_run_starts_from_a_smaller_one(tiny: GeneratorTraining, tmp_path: Path) -> None:
+    train_generator(tiny)
+    larger = replace(tiny, resolution=32, channels={4: 8, 8: 8, 16: 8, 32: 4}, out=str(tmp_path / "larger"))
+    trainer = Trainer(larger, _pictures(larger))
+    trainer.start_from(Path(tiny.out) / "state.safetensors")
+    small = Generator.from_pretrained(Path(tiny.out) / "generator")
+    w = small.map(torch.randn(3, 8))
+    wide = torch.cat([w, w[:, -2:]], dim=1)
+    drawn = trainer.average(wide, noise=[None] * 7)
+    # the new layer's toRGB is zero but for its bias: the picture is the small one, enlarged by the skip
+    mean = torch.nn.functional.avg_pool2d(drawn, 2)
+    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    small_picture = small(w, noise=[None] * 5)
+    assert (mean - small_picture)[inner].abs().mean() < 0.5 * small_picture[inner].std()
+    with pytest.raises(ModelFileError, match="another network"):
+        trainer.load(Path(tiny.out) / "state.safetensors")
+
+
+def test_anchors_are_redrawn(tiny: GeneratorTraining) -> None:
+    led = replace(tiny, anchors=True, adversarial_from=600, pictures=600, batch=12, learning_rate=0.02, z_dim=8)
+    seen: list[float] = []
+    train_generator(led, lambda count, total, figures: seen.append(figures["pyramid"]))
+    assert sum(seen[-5:]) < 0.6 * sum(seen[:5])  # two colours on 16 px are soon learnt
+    codes = checkpoint_codes(led)
+    assert codes.shape[0] == 24
+    assert torch.allclose(codes.std(0), torch.ones(codes.shape[1]), atol=0.1)
+
+
+def checkpoint_codes(config: GeneratorTraining) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    return load_file(Path(config.out) / "anchors.safetensors")["codes"]
+
+
+def _pictures(config: GeneratorTraining):  # noqa: ANN202
+    from refinestyle_hub.train.data import open_pictures
+
+    return open_pictures(config.data, config.resolution)
+
+
+def test_translation_only_moves() -> None:
+    x = torch.rand(4, 3, 16, 16)
+    assert translate(x, 0, torch.Generator()) is x
+    moved = translate(x, 3, torch.Generator().manual_seed(0))
+    assert moved.shape == x.shape
+    for a, b in zip(x, moved, strict=True):  # the middle of the picture is found again somewhere near
+        shifts = [(i, j) for i in range(-3, 4) for j in range(-3, 4)]
+        assert any(torch.equal(a[:, 4:12, 4:12], b[:, 4 + i : 12 + i, 4 + j : 12 + j]) for i, j in shifts)
+
+
+def test_bad_input_is_named(tiny: GeneratorTraining, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        replace(tiny, batch=0)
+    with pytest.raises(PictureError, match="no folder"):
+        train_generator(replace(tiny, data=str(tmp_path / "nowhere")))
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "state.safetensors").write_bytes(b"not a state")
+    with pytest.raises(ModelFileError, match="not the state"):
+        train_generator(replace(tiny, out=str(damaged)))
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch(tiny: GeneratorTraining, tmp_path: Path) -> None:
+    config = replace(tiny, pictures=16, mixing=0.0)
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import json, sys\n"
+        "from refinestyle_hub.train.generator import *\n"
+        "config = json.loads(sys.argv[1])\n"
+        "config['channels'] = {int(k): v for k, v in config['channels'].items()}\n"
+        "train_generator(GeneratorTraining(**config))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), json.dumps(asdict(config))], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    state = checkpoint.read(Path(config.out) / "state.safetensors")
+    assert state[1]["seen"] == 16
+    assert all(torch.isfinite(t).all() for t in state[0].values())
+    # each process drew other latents, so the mean gradient is not that of one process
+    alone = replace(config, out=str(tmp_path / "alone"))
+    train_generator(alone)
+    assert not torch.equal(weights(alone.out)["generator.mapping.fc0.weight"], state[0]["generator.mapping.fc0.weight"])
