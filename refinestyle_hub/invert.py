@@ -179,7 +179,7 @@ class _Phase(Protocol[T]):
 
 
 class _Codes:
-    """w+ = start + (common + each) basis: a move of all codes together, and one of each, in standard deviations of w."""
+    """w+ = start + (common + each) basis: moves of all codes together and of each, in standard deviations of w."""
 
     def __init__(self, generator: Generator, start: Tensor, settings: InversionSettings, rng: torch.Generator) -> None:
         self.generator, self.start, self.settings, self.rng = generator, start, settings, rng

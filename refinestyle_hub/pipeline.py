@@ -1,0 +1,327 @@
+"""The parts of a model behind a few verbs: invert a photo, render it edited, generate, paste back."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .config import Fingerprint
+from .discriminator import Discriminator
+from .edit import Directions, apply
+from .errors import ConfigError, DomainError, ShapeError
+from .faces import crop_face, paste_back
+from .fingerprint import check_base, fingerprint
+from .generator import Generator
+from .hub import PipelineIndex, open_source, read_index, save_index
+from .images import PictureSource, load_picture, to_images, to_tensor
+from .inversion import Inversion
+from .invert import InversionSettings, OnStep, invert
+from .losses import Perceptual
+from .token_batch import TokenBatch
+from .tokens import TokenSet
+
+
+__all__ = ["OutputType", "RefineStylePipeline"]
+
+OutputType: TypeAlias = Literal["pil", "np", "pt"]
+Strength: TypeAlias = "float | Sequence[float] | Tensor"
+W_SHARE = 0.45  # of the steps of an inversion, for w+
+BATCH = 8  # pictures drawn at once
+
+
+class RefineStylePipeline:
+    """A generator with what belongs to it. Drawing changes nothing, so threads may share a pipeline.
+
+    Raises:
+        BaseMismatchError: directions or a domain were made for another generator (``allow_base_mismatch`` accepts
+            other weights, never another architecture).
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator | None = None,
+        directions: Directions | None = None,
+        domains: Mapping[str, TokenSet] | None = None,
+        *,
+        allow_base_mismatch: bool = False,
+    ) -> None:
+        self.generator = generator
+        self.discriminator = discriminator
+        self.directions = directions if directions is not None else Directions({})
+        self.domains = dict(domains or {})
+        self.allow_base_mismatch = allow_base_mismatch
+        self._check_base(self.directions.config.base, "The set of directions")
+        for name, tokens in self.domains.items():
+            self._check_base(tokens.base, f"The domain {name!r}")
+
+    # --- Files ---
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        allow_base_mismatch: bool = False,
+    ) -> RefineStylePipeline:
+        """Load a bundled model, a local folder or a Hub repo that has a ``model_index.json``.
+
+        Args:
+            variant: of generator and discriminator, see ``Pretrained.from_pretrained``.
+            device: where the networks go.
+            revision, token, cache_dir, local_files_only: for the Hub, see ``open_source``.
+            allow_base_mismatch: accept directions and domains made for other weights.
+
+        Raises:
+            ModelNotFoundError: no such model, or a part that its index names is missing.
+            ModelFileError, ConfigError: a file is damaged or of a newer format.
+            BaseMismatchError: parts that were made for another generator.
+        """
+        source = open_source(
+            name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        index = read_index(source)
+        generator = Generator.from_source(source, subfolder="generator", variant=variant)
+        discriminator, directions = None, None
+        if "discriminator" in index.parts:
+            discriminator = Discriminator.from_source(source, subfolder="discriminator", variant=variant)
+        if "directions" in index.parts:
+            directions = Directions.from_source(source, subfolder="directions")
+        domains = {name: TokenSet.from_source(source, subfolder=f"domains/{name}") for name in index.domains}
+        pipe = cls(generator, discriminator, directions, domains, allow_base_mismatch=allow_base_mismatch)
+        return pipe.to(device)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], variant: str | None = None) -> None:
+        """Write every part into ``folder``, and last the index that names them.
+
+        Args:
+            folder: made when it does not exist.
+            variant: of generator and discriminator: None for float32, "fp16" for half precision.
+        """
+        folder = Path(folder)
+        index = PipelineIndex(self._parts(), tuple(self.domains))
+        self.generator.save_pretrained(folder / "generator", variant)
+        if self.discriminator is not None:
+            self.discriminator.save_pretrained(folder / "discriminator", variant)
+        if self.directions:
+            self.directions.save_pretrained(folder / "directions")
+        for name, tokens in self.domains.items():
+            tokens.save_pretrained(folder / "domains" / name)
+        save_index(folder, index)
+
+    def _parts(self) -> tuple[str, ...]:
+        parts = {"discriminator": self.discriminator is not None, "directions": bool(self.directions)}
+        return ("generator", *(name for name, there in parts.items() if there))
+
+    def to(self, device: torch.device | str) -> RefineStylePipeline:
+        """Move the networks; returns the pipeline."""
+        self.generator.to(device)
+        if self.discriminator is not None:
+            self.discriminator.to(device)
+        if "perceptual" in self.__dict__:  # loaded already
+            self.perceptual.to(device)
+        return self
+
+    # --- Verbs ---
+
+    def invert(
+        self,
+        picture: PictureSource,
+        *,
+        steps: int = 270,
+        tokens: bool = True,
+        aligned: bool = False,
+        face: int = 0,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        settings: InversionSettings | None = None,
+    ) -> Inversion:
+        """Find w+ and tokens of a face, see ``invert.invert``.
+
+        Args:
+            picture: path, file contents, open file or PIL image.
+            steps: of optimisation in all; the first 45 % find w+, the others tokens.
+            tokens: False spends all steps on w+ alone.
+            aligned: the picture is a crop already; its central square is taken. Otherwise a face is looked for.
+            face: which one, the largest being 0.
+            seed: the same seed gives the same result.
+            on_step: called with (step, steps, figures); True stops and keeps the best so far.
+            settings: weights and rates.
+
+        Raises:
+            PictureError: not a picture that can be used.
+            FaceNotFoundError: no face, or none of that number.
+            MissingDependencyError: the face detector or the perceptual distance is not installed.
+        """
+        size = self.generator.config.resolution
+        found = None if aligned else crop_face(picture, size, face)
+        image = load_picture(picture) if found is None else found.image
+        w_steps = round(steps * W_SHARE) if tokens else steps
+        inversion = invert(
+            self.generator,
+            to_tensor(image, size).to(self.device),
+            w_steps=w_steps,
+            token_steps=steps - w_steps,
+            seed=seed,
+            perceptual=self.perceptual,
+            on_step=on_step,
+            settings=settings,
+        )[0]
+        if found is None:
+            return inversion
+        return replace(inversion, quad=torch.from_numpy(found.quad).float(), source_size=found.source_size)
+
+    def render(
+        self,
+        face: Inversion | Sequence[Inversion],
+        *,
+        edits: Mapping[str, float | Tensor] | None = None,
+        domains: Mapping[str | TokenSet, Strength] | None = None,
+        refine: Strength = 1.0,
+        output_type: OutputType = "pil",
+    ) -> Any:
+        """Draw inverted faces, edited and in other domains.
+
+        Args:
+            face: one inversion, or several.
+            edits: direction -> strength, a number or one for each face [N].
+            domains: name (or token set) -> strength, likewise.
+            refine: strength of the faces' own tokens, likewise; 0 draws w+ alone.
+            output_type: "pil" images, "np" uint8 [N, H, W, 3], or "pt" float [N, 3, H, W] in [-1, 1].
+
+        Returns:
+            A list or array of N pictures; of one inversion, its picture.
+
+        Raises:
+            DirectionError, DomainError: no direction or domain of that name.
+            BaseMismatchError: the face or the domain was made for another generator.
+        """
+        single = isinstance(face, Inversion)
+        faces = [face] if isinstance(face, Inversion) else list(face)
+        for one in faces:
+            self._check_base(one.base, "The inversion")
+        w_plus = torch.stack([one.w_plus for one in faces])
+        strengths = torch.as_tensor(refine, dtype=torch.float32).expand(len(faces)).tolist()
+        rows = [
+            None if one.tokens is None else [(one.tokens.to(self.device), s)]
+            for one, s in zip(faces, strengths, strict=True)
+        ]
+        pictures = _output(self._draw(w_plus, rows, edits or {}, domains or {}), output_type)
+        return pictures[0] if single else pictures
+
+    def generate(
+        self,
+        seeds: Iterable[int],
+        *,
+        truncation: float = 0.7,
+        edits: Mapping[str, float | Tensor] | None = None,
+        domains: Mapping[str | TokenSet, Strength] | None = None,
+        output_type: OutputType = "pil",
+    ) -> Any:
+        """Draw one picture for each seed; a seed is the latent that the published tools draw for it.
+
+        Args:
+            seeds: 0 to 2**32 - 1.
+            truncation: 1 as drawn, 0 the mean face.
+            edits, domains, output_type: as for ``render``.
+        """
+        z = torch.from_numpy(np.stack([self._latent(seed) for seed in seeds])).float()
+        with torch.no_grad():
+            w_plus = self.generator.map(z.to(self.device), truncation)
+        return _output(self._draw(w_plus, [None] * len(z), edits or {}, domains or {}), output_type)
+
+    def paste_back(self, picture: PictureSource, face: Inversion, edited: Image.Image) -> Image.Image:
+        """Lay an edited picture of ``face`` back into the photo that it was found in.
+
+        Raises:
+            ShapeError: the inversion is of an aligned crop, or of another photo.
+        """
+        photo = load_picture(picture)
+        if face.quad is None or face.source_size is None:
+            raise ShapeError("This inversion is of an aligned crop: there is no photo to paste it back into.")
+        if photo.size != face.source_size:
+            raise ShapeError(f"The face was found in a photo of {face.source_size} pixels, this one is {photo.size}.")
+        return paste_back(photo, edited, face.quad.double().numpy())
+
+    # --- What they share ---
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        return self.generator.mapping.w_avg.device
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """The generator's; taken once."""
+        return fingerprint(self.generator)
+
+    @cached_property
+    def perceptual(self) -> Perceptual:
+        """The perceptual distance that inversions use; loaded on first use."""
+        return Perceptual.load().to(self.device)
+
+    def _check_base(self, base: Fingerprint | None, what: str) -> None:
+        if base is not None:
+            check_base(base, self.fingerprint, what=what, allow_base_mismatch=self.allow_base_mismatch)
+
+    def _latent(self, seed: int) -> Any:
+        if not 0 <= seed < 2**32:
+            raise ConfigError(f"A seed is a whole number from 0 to {2**32 - 1}, not {seed}.")
+        return np.random.RandomState(seed).randn(self.generator.config.z_dim)  # noqa: NPY002  as the published tools
+
+    def _domain(self, domain: str | TokenSet) -> TokenSet:
+        if isinstance(domain, TokenSet):
+            self._check_base(domain.base, "The token set")
+            return domain
+        if domain not in self.domains:
+            close = difflib.get_close_matches(domain, self.domains, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            known = ", ".join(sorted(self.domains)) or "none"
+            raise DomainError(f"No domain {domain[:60]!r}.{hint}\nKnown: {known}.")
+        return self.domains[domain]
+
+    @torch.no_grad()
+    def _draw(
+        self,
+        w_plus: Tensor,
+        rows: Sequence[list[tuple[TokenSet, float]] | None],
+        edits: Mapping[str, float | Tensor],
+        domains: Mapping[str | TokenSet, Strength],
+    ) -> Tensor:
+        """w+ [N, L, D] and each picture's own tokens -> pictures [N, 3, H, W], clamped."""
+        n = len(w_plus)
+        w_plus = apply(w_plus.to(self.device), edits, self.directions)
+        shared = [(self._domain(d).to(self.device), torch.as_tensor(s).float().expand(n)) for d, s in domains.items()]
+        pictures = []
+        for first in range(0, n, BATCH):
+            part = slice(first, first + BATCH)
+            tokens = TokenBatch.collate(rows[part], [(d, s[part]) for d, s in shared])
+            pictures.append(self.generator(w_plus[part], tokens))
+        return torch.cat(pictures).clamp(-1, 1)
+
+
+def _output(pictures: Tensor, output_type: OutputType) -> Any:
+    if output_type == "pt":
+        return pictures
+    images = to_images(pictures)
+    if output_type == "pil":
+        return images
+    if output_type == "np":
+        return np.stack([np.asarray(image) for image in images])
+    raise ConfigError(f"output_type must be 'pil', 'np' or 'pt', not {output_type!r}.")
