@@ -1,12 +1,12 @@
 """Reading a pickle without executing it.
 
-A pickle is a program for a small stack machine, and the danger is in three of its instructions: GLOBAL looks a name up,
-REDUCE calls it, BUILD sets an object's attributes. The machine below has them too, but here a name is only text: it is
-looked up in the table ``BUILDERS`` of this file, never imported, and what a name builds is a tensor, a plain container
-or an inert ``Record``. The standard library's ``pickle`` is not used, only ``pickletools``, which decodes instructions.
+A pickle is a program for a small stack machine, and the danger is in three of its instructions: GLOBAL looks a name
+up, REDUCE calls it, BUILD sets an object's attributes. The machine below has them too, but here a name is only text:
+it is looked up in the table ``BUILDERS`` of this file, never imported, and what a name builds is a tensor, a plain
+container or an inert ``Record``. Of the standard library only ``pickletools`` is used, which decodes instructions.
 
-Sizes are bounded by the file: containers grow by one entry per instruction, nothing is copied by the memo, a tensor is
-a view of bytes that the file holds, and no loop or recursion follows the data's own structure.
+Sizes are bounded by the file: containers grow by one entry per instruction, nothing is copied by the memo, a tensor
+is a view of bytes that the file holds, and no loop or recursion follows the data's own structure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..errors import ModelFileError, UnsafePickleError
 __all__ = ["Record", "Storage", "unpickle"]
 
 MAX_INSTRUCTIONS = 1_000_000  # a training state with optimisers takes a tenth
-MAX_COPY = 16  # entries that a builder may copy: a pickle can pass one argument to many calls
+MAX_COPIED = 1_000_000  # entries and letters that builders may copy: a pickle can pass one argument to many calls
 MAX_KEY = 1 << 32  # whole numbers as keys: larger ones can be chosen to collide
 
 STORAGES = {
@@ -43,11 +43,13 @@ STORAGES = {
 }
 NUMPY_TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 
-# Instructions of the protocols 2 to 5, as the published code writes them
-LITERALS = frozenset(
-    "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "BYTEARRAY8".split()
-)
+# Instructions of the protocols 2 to 5, as published files have them; text as Python 2 wrote it is taken for Latin-1
+# fmt: off
+LITERALS = frozenset({
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING",
+    "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+})
+# fmt: on
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -91,7 +93,7 @@ def _whole(values: Any) -> bool:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """A view of its storage. One with more values than the storage has is refused: copied, it would fill the memory."""
+    """A view of its storage. One with more values than that is refused: a copy of it would fill the memory."""
     _check(type(storage) is Storage and _whole((offset,)) and _whole(size) and _whole(stride))
     _check(len(size) == len(stride) <= 8)
     count = 1
@@ -99,7 +101,8 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tenso
         count *= n
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     _check(count == 0 or (count <= storage.flat.numel() and last < storage.flat.numel()))
-    return storage.flat.as_strided(size, stride, offset) if count else storage.flat.new_empty(size)
+    flat: Tensor = storage.flat
+    return flat.as_strided(size, stride, offset) if count else flat.new_empty(size)
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:
@@ -114,18 +117,18 @@ def _persistent_object(meta: Any) -> Record:
     return Record(meta["class_name"], meta["state"])
 
 
-def _dict() -> dict[Any, Any]:
-    return {}
+def _dict(pairs: Any = ()) -> dict[Any, Any]:
+    """Python 3 fills it afterwards; Python 2 gave the pairs here."""
+    return {_key(key): value for key, value in pairs}
 
 
 def _set(members: Any) -> set[Any]:
-    _check(type(members) is list and len(members) <= MAX_COPY)
     return {_key(member) for member in members}
 
 
 def _latin(text: Any, encoding: Any) -> bytes:
     """Bytes, as protocol 2 writes them."""
-    _check(type(text) is str and len(text) <= MAX_COPY and encoding == "latin1")
+    _check(type(text) is str and encoding == "latin1")
     encoded: bytes = text.encode("latin-1")
     return encoded
 
@@ -203,6 +206,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []  # heights of the stack
         self.memo: dict[int, Any] = {}
+        self.copied = 0
 
     def pop(self, count: int) -> list[Any]:
         """The topmost ``count`` values, which must lie above the last mark."""
@@ -231,13 +235,15 @@ class _Machine:
             )
         if text not in self.builders and text not in STORAGES and text != "numpy.ndarray":
             raise UnsafePickleError(
-                f"{self.where} asks for {text[:80]!r}, which no StyleGAN2 checkpoint needs. Nothing in it was executed.\n"
-                "Only tensors, plain containers and the published networks are read."
+                f"{self.where} cannot be read: it asks for {text[:80]!r}, which no StyleGAN2 checkpoint needs.\n"
+                "Nothing in it was executed. Only tensors, plain containers and the published networks are read."
             )
         return Name(text)
 
     def call(self, callee: Any, arguments: Any) -> Any:
         _check(type(callee) is Name and callee.text in self.builders and type(arguments) is tuple)
+        self.copied += sum(len(argument) for argument in arguments if type(argument) in (str, list, tuple, dict))
+        _check(self.copied <= MAX_COPIED)
         return self.builders[callee.text](*arguments)
 
     def run(self, stream: BinaryIO) -> Any:

@@ -1,0 +1,16 @@
+"""Published checkpoints <-> our folders. The one place that reads pickles, and it executes nothing in them."""
+
+from __future__ import annotations
+
+from .checkpoints import Conversion, convert
+from .export import export_nvidia, export_rosinality, nvidia_state_dict, rosinality_checkpoint
+
+
+__all__ = [
+    "Conversion",
+    "convert",
+    "export_nvidia",
+    "export_rosinality",
+    "nvidia_state_dict",
+    "rosinality_checkpoint",
+]

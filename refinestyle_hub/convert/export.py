@@ -1,0 +1,128 @@
+"""Our networks -> files of the other code bases, so that an adapted domain can leave for other tools.
+
+A domain leaves inside a generator: ``export_rosinality(generator.merge({sketch: 0.8}), "sketch.pt")``. What is
+exported here and converted back is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..discriminator import Discriminator
+from ..errors import UnsupportedModelError
+from ..files import config_to_json, encode_tensors
+from ..generator import Generator
+from .networks import fir
+from .nvidia import FILTER
+from .rosinality import discriminator_names, generator_names, layer_name
+
+
+__all__ = ["export_nvidia", "export_rosinality", "nvidia_state_dict", "rosinality_checkpoint"]
+
+
+def nvidia_state_dict(network: Generator | Discriminator) -> dict[str, Tensor]:
+    """The tensors that ``load_state_dict`` of NVIDIA's network of the same sizes takes, with its filters."""
+    state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    if isinstance(network, Generator):
+        owners = [f"synthesis.b{resolution}" for resolution in network.config.channels]
+        owners += [f"synthesis.{spec.name}" for spec in network.config.layers if spec.kind == "conv"]
+    else:
+        owners = [f"b{resolution}" for resolution in network.resolutions]
+        owners += [name.removesuffix(".weight") for name, tensor in state.items() if tensor.ndim == 4]
+    return state | {f"{owner}.{FILTER}": fir(1.0) for owner in owners}
+
+
+def export_nvidia(network: Generator | Discriminator, path: str | os.PathLike[str]) -> None:
+    """Write ``nvidia_state_dict`` as a ``.safetensors`` file, which also carries our config.
+
+    To use it: ``G.load_state_dict(safetensors.torch.load_file(path))``, with G built for the same sizes.
+    """
+    config = config_to_json(type(network).__name__, network.config)
+    _write(Path(path), encode_tensors(nvidia_state_dict(network), config, torch.float32))
+
+
+def rosinality_checkpoint(generator: Generator, discriminator: Discriminator | None = None) -> dict[str, object]:
+    """The checkpoint of rosinality's stylegan2-pytorch: ``g_ema``, ``latent_avg`` and, if given, ``d``.
+
+    Warns where that code draws other pictures: it does not clamp activations.
+
+    Raises:
+        UnsupportedModelError: z and w of different sizes, or another minibatch statistic: it has neither.
+    """
+    config = generator.config
+    if config.z_dim != config.w_dim:
+        raise UnsupportedModelError(
+            f"rosinality's mapping has z and w of one size, this generator {config.z_dim} and {config.w_dim}.\n"
+            "Export it under NVIDIA's names instead."
+        )
+    if config.conv_clamp is not None:
+        warnings.warn(
+            f"rosinality's code does not clamp activations at {config.conv_clamp:g}, as this generator does; pictures "
+            "differ where one is larger.",
+            stacklevel=2,
+        )
+    names = generator_names(config)
+    state = _renamed(generator, names)
+    latent_avg = state.pop(names["mapping.w_avg"])
+    for name, tensor in state.items():  # dimensions of 1 that only theirs have
+        if name == "input.input" or name.endswith(".conv.weight"):
+            state[name] = tensor[None]
+        elif name.endswith("noise.weight"):
+            state[name] = tensor.reshape(1)
+        elif name.startswith("noises."):
+            state[name] = tensor[None, None]
+        elif name.startswith("to_rgb") and name.endswith(".bias") and tensor.shape == (3,):
+            state[name] = tensor.reshape(1, 3, 1, 1)
+    for spec in config.layers:
+        if spec.up:
+            state[f"{layer_name(spec.name)}.conv.blur.kernel"] = fir(4.0)
+        if spec.kind == "torgb" and spec.resolution > 4:
+            state[f"{layer_name(spec.name)}.upsample.kernel"] = fir(4.0)
+    checkpoint: dict[str, object] = {"g_ema": state, "latent_avg": latent_avg}
+    if discriminator is not None:
+        checkpoint["d"] = _discriminator_state(discriminator)
+    return checkpoint
+
+
+def _discriminator_state(discriminator: Discriminator) -> dict[str, Tensor]:
+    config = discriminator.config
+    if config.mbstd_channels != 1 or config.mbstd_group != 4:
+        raise UnsupportedModelError(
+            "rosinality's discriminator has one minibatch statistic over groups of 4, this one "
+            f"{config.mbstd_channels} over groups of {config.mbstd_group}. Leave it out."
+        )
+    state = _renamed(discriminator, discriminator_names(config))
+    for i in range(1, len(config.channels)):
+        state |= {f"convs.{i}.conv2.0.kernel": fir(1.0), f"convs.{i}.skip.0.kernel": fir(1.0)}
+    return state
+
+
+def export_rosinality(
+    generator: Generator, path: str | os.PathLike[str], discriminator: Discriminator | None = None
+) -> None:
+    """Write ``rosinality_checkpoint`` as a ``.pt`` file; warns and raises as that does."""
+    buffer = io.BytesIO()
+    torch.save(rosinality_checkpoint(generator, discriminator), buffer)
+    _write(Path(path), buffer.getvalue())
+
+
+def _renamed(network: Generator | Discriminator, names: dict[str, str]) -> dict[str, Tensor]:
+    # copies: a file of views would hold whole storages
+    return {names[ours]: tensor.detach().cpu().float().clone() for ours, tensor in network.state_dict().items()}
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
