@@ -1,0 +1,49 @@
+"""The command line, ``refinestyle``.
+
+Every command is a function in a module of its own kind: ``pictures``, ``train``, ``models``. This module imports none of the
+networks, so that ``--help`` is quick; commands import what they use when they run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from ..errors import RefineStyleHubError
+from . import models, pictures
+from .train import TrainGroup
+
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="refinestyle",
+    help="Invert, edit and adapt portraits with a frozen StyleGAN2, refined by low-rank token sets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(pictures.generate)
+app.command("invert")(pictures.invert)
+app.command("edit")(pictures.edit)
+app.add_typer(typer.Typer(cls=TrainGroup, no_args_is_help=True), name="train", help="Train a network on your pictures.")
+app.command("info")(models.info)
+app.command("demo")(models.demo)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 done, 1 it cannot be done as asked, 2 wrong usage, 130 interrupted."""
+    try:
+        app(args)
+    except (RefineStyleHubError, OSError) as error:
+        if os.environ.get("REFINESTYLE_TRACEBACK"):
+            raise
+        text = " ".join(str(error).split())
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,57 @@
+"""What commands print: reports on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+
+__all__ = ["AsJson", "Tick", "emit", "progress", "write_json"]
+
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print a machine-readable report on stdout.")]
+Tick: TypeAlias = Callable[[int, Mapping[str, float]], None]  # how much is done, and figures to show
+
+
+def emit(report: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """Print ``report`` as JSON or ``text`` for people, on stdout."""
+    print(_dumps(report) if as_json else text)
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write ``report``, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        part.write_text(_dumps(report) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _dumps(report: Mapping[str, Any]) -> str:
+    return json.dumps(report, indent=2, allow_nan=False)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Tick]:
+    """A progress bar on stderr, gone when the block ends; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total, figures="")
+
+        def tick(done: int, figures: Mapping[str, float]) -> None:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            bar.update(task, completed=done, figures=shown)
+
+        yield tick

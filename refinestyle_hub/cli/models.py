@@ -1,0 +1,68 @@
+"""``refinestyle info`` and ``demo``."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import MissingDependencyError, ModelNotFoundError
+from . import console
+from .pictures import Device, Model, load
+
+
+__all__ = ["demo", "info"]
+
+
+def info(model: Model, device: Device = "cpu", as_json: console.AsJson = False) -> None:
+    """Say what a model is made of."""
+    pipe = load(model, device)
+    config = pipe.generator.config
+    report = {
+        "model": model,
+        "resolution": config.resolution,
+        "parameters": sum(p.numel() for p in pipe.generator.parameters()),
+        "channels": {str(r): c for r, c in config.channels.items()},
+        "z_dim": config.z_dim,
+        "w_dim": config.w_dim,
+        "layers": config.num_layers,
+        "crop": config.crop,
+        "discriminator": pipe.discriminator is not None,
+        "directions": {
+            name: {"unit": direction.info.unit, "limits": list(direction.info.limits)}
+            for name, direction in pipe.directions.items()
+        },
+        "domains": list(pipe.domains),
+        "fingerprint": pipe.fingerprint.digest,
+    }
+    lines = [
+        f"{model}: {config.resolution} x {config.resolution} pixels, {report['parameters'] / 1e6:.1f} M parameters",
+        f"w+         {config.num_layers} codes of {config.w_dim}",
+        f"directions {', '.join(pipe.directions) or 'none'}",
+        f"domains    {', '.join(pipe.domains) or 'none'}",
+        f"weights    {pipe.fingerprint.digest}",
+    ]
+    console.emit(report, "\n".join(lines), as_json)
+
+
+def demo(
+    model: Annotated[str | None, typer.Option(help="Bundled name, folder or Hub id.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
+) -> None:
+    """Start the browser demo on this machine."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "app.py").is_file() or not (root / "space").is_dir():
+        raise ModelNotFoundError("The demo is not part of the wheel: get the repository and run python app.py in it.")
+    if model is not None:
+        os.environ["REFINESTYLE_MODEL"] = model
+    if port is not None:
+        os.environ["GRADIO_SERVER_PORT"] = str(port)
+    sys.path.insert(0, str(root))
+    try:
+        runpy.run_path(str(root / "app.py"), run_name="__main__")
+    except ImportError as error:
+        raise MissingDependencyError(f"The demo needs gradio: pip install 'refinestyle-hub[demo]' ({error}).") from error

@@ -1,0 +1,161 @@
+"""``refinestyle generate``, ``invert`` and ``edit``."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from . import console
+
+
+if TYPE_CHECKING:
+    from ..pipeline import RefineStylePipeline
+
+
+__all__ = ["edit", "generate", "invert"]
+
+MAX_SEED = 2**32 - 1
+MAX_SEEDS = 100_000  # of one command
+
+Model: TypeAlias = Annotated[str, typer.Argument(help="Bundled name, folder or Hub id.", metavar="MODEL")]
+Device: TypeAlias = Annotated[str, typer.Option(help="Such as cpu, cuda or mps.")]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0-3,7"`` -> [0, 1, 2, 3, 7]. Raises typer.BadParameter."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= MAX_SEED or last - first >= MAX_SEEDS:
+            raise typer.BadParameter(f"{part.strip()!r} is neither a seed (0 to {MAX_SEED}) nor a range such as 0-15.")
+        seeds += range(first, last + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def parse_edits(pairs: list[str]) -> dict[str, float]:
+    """``["smile=1.5", ...]`` -> strength by name. Raises typer.BadParameter."""
+    edits = {}
+    for pair in pairs:
+        name, _, strength = pair.partition("=")
+        try:
+            value = float(strength)
+        except ValueError:
+            value = math.nan
+        if not name.strip() or not math.isfinite(value):
+            raise typer.BadParameter(f"{pair!r} is not of the form NAME=STRENGTH, such as smile=1.5.")
+        edits[name.strip()] = value
+    return edits
+
+
+def load(model: str, device: str) -> RefineStylePipeline:
+    """The pipeline, ready to draw."""
+    from ..pipeline import RefineStylePipeline
+
+    pipe = RefineStylePipeline.from_pretrained(model, device=device)
+    pipe.generator.requires_grad_(False)
+    return pipe
+
+
+def generate(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="Folder for seed0000.png and so on.")],
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 1,4,9.")] = "0-15",
+    trunc: Annotated[float, typer.Option(help="Truncation: 1 as drawn, 0 the mean face.")] = 0.7,
+    device: Device = "cpu",
+    as_json: console.AsJson = False,
+) -> None:
+    """Draw one picture for each seed."""
+    numbers = parse_seeds(seeds)
+    pipe = load(model, device)
+    from ..images import save_png
+
+    files = []
+    with console.progress("pictures", len(numbers)) as tick:
+        for done, seed in enumerate(numbers, 1):
+            files.append(out / f"seed{seed:04d}.png")
+            save_png(pipe.generate([seed], truncation=trunc)[0], files[-1])
+            tick(done, {})
+    report = {"model": model, "truncation": trunc, "seeds": numbers, "files": [str(file) for file in files]}
+    console.emit(report, f"{len(files)} pictures in {out}", as_json)
+
+
+def invert(
+    model: Model,
+    photo: Annotated[Path, typer.Argument(help="Picture of a face.", metavar="PHOTO")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for crop, reconstruction, inversion and report.")],
+    steps: Annotated[int, typer.Option(min=0, help="Steps of optimisation, both phases together.")] = 270,
+    aligned: Annotated[bool, typer.Option("--aligned", help="The picture is an aligned crop already.")] = False,
+    face: Annotated[int, typer.Option(min=0, help="Which face of the photo; 0 is the largest.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
+    w_only: Annotated[bool, typer.Option("--w-only", help="Find w+ alone: a likeness, no tokens.")] = False,
+    device: Device = "cpu",
+    as_json: console.AsJson = False,
+) -> None:
+    """Find the w+ codes and tokens with which the model draws the face of a photo."""
+    pipe = load(model, device)
+    from PIL import Image
+
+    from ..faces import identity_distance
+    from ..images import save_png
+
+    with console.progress("steps", max(steps, 1)) as tick:
+        inversion = pipe.invert(
+            photo,
+            steps=steps,
+            tokens=not w_only,
+            aligned=aligned,
+            face=face,
+            seed=seed,
+            on_step=lambda step, total, figures: tick(step, figures),
+        )
+    assert inversion.crop is not None
+    crop, reconstruction = Image.fromarray(inversion.crop.numpy()), pipe.render(inversion)
+    figures = dict(inversion.report)
+    report: dict[str, Any] = {
+        "model": model,
+        "photo": photo.name,
+        "mse": figures.pop("mse"),
+        "lpips": figures.pop("perceptual"),
+        "lpips_backbone": figures.pop("perceptual_backbone"),
+        "w_plus_mse": figures.pop("w_plus_mse"),
+        "w_plus_lpips": figures.pop("w_plus_perceptual"),
+        "identity_distance": identity_distance(crop, reconstruction),
+        **figures,
+    }
+    save_png(crop, out / "crop.png")
+    save_png(reconstruction, out / "reconstruction.png")
+    inversion.save(out / "inversion.safetensors")
+    console.write_json(out / "report.json", report)
+    text = f"mse {report['mse']:.4f}, {report['lpips_backbone']} {report['lpips']:.3f} (w+ alone {report['w_plus_lpips']:.3f})"
+    console.emit(report, f"{text}, {report['seconds']:.1f} s; everything is in {out}", as_json)
+
+
+def edit(
+    model: Model,
+    inversion: Annotated[Path, typer.Argument(help="The inversion.safetensors of a face.", metavar="INVERSION")],
+    out: Annotated[Path, typer.Option("--out", help="Picture to write.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=STRENGTH; may be repeated.")] = None,
+    paste: Annotated[Path | None, typer.Option(help="The photo: the edited face is laid back into it.")] = None,
+    device: Device = "cpu",
+    as_json: console.AsJson = False,
+) -> None:
+    """Draw an inverted face with attributes changed."""
+    edits = parse_edits(set_ or [])
+    if out.suffix.lower() != ".png":
+        raise typer.BadParameter("The picture is written as PNG: give a name that ends in .png.", param_hint="--out")
+    pipe = load(model, device)
+    from ..images import save_png
+    from ..inversion import Inversion
+
+    face = Inversion.from_pretrained(inversion)
+    picture = pipe.render(face, edits=edits)
+    if paste is not None:
+        picture = pipe.paste_back(paste, face, picture)
+    save_png(picture, out)
+    report = {"model": model, "edits": edits, "file": str(out), "size": list(picture.size)}
+    console.emit(report, f"{out}, {picture.width} x {picture.height} pixels", as_json)

@@ -1,0 +1,109 @@
+"""The commands of ``refinestyle train``: each runs a loop of ``refinestyle_hub.train`` with options from its settings."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from ..errors import ModelFileError
+from ..hub import PipelineIndex, save_index
+from ..train.attributes import AttributeTraining, train_attributes
+from ..train.generator import GeneratorTraining, train_generator
+from . import console, options
+
+
+__all__ = ["attributes", "generator"]
+
+Data: TypeAlias = Annotated[str, typer.Argument(help="Folder or zip of pictures, or a dataset's id.", metavar="DATA")]
+Out: TypeAlias = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
+Config: TypeAlias = Annotated[Path | None, typer.Option(help="JSON file with any of the options below.")]
+PLACES = ("data", "out")  # settings that are arguments of every command
+
+
+@options.with_options(GeneratorTraining, skip=PLACES)
+def generator(
+    data: Data,
+    out: Out,
+    config: Config = None,
+    as_json: console.AsJson = False,
+    *,
+    given: Mapping[str, Any],
+) -> None:
+    """Train a generator and its discriminator. A run found in OUT goes on where it stopped, with its own settings.
+
+    Several processes: accelerate launch -m refinestyle_hub train generator ...
+    """
+    places = {"data": data, "out": str(out)}
+    settings = options.build(GeneratorTraining, {**given, **places}, config, _settings_of(out / "state.safetensors"))
+    with console.progress("pictures", settings.pictures) as tick, _interruptible() as check:
+
+        def progress(seen: int, total: int, figures: Mapping[str, float]) -> None:
+            tick(seen, figures)
+            check()
+
+        trainer = train_generator(settings, progress)
+    if trainer.accelerator.is_main_process:
+        save_index(out, PipelineIndex(("generator", "discriminator")))
+        report = {"out": str(out), "pictures": trainer.seen}
+        console.emit(report, f"{trainer.seen:,} pictures seen; refinestyle generate {out} draws with the model", as_json)
+
+
+@options.with_options(AttributeTraining, skip=PLACES)
+def attributes(
+    data: Data,
+    out: Out,
+    config: Config = None,
+    as_json: console.AsJson = False,
+    *,
+    given: Mapping[str, Any],
+) -> None:
+    """Train the network that reads attributes off portraits; DATA has labels.jsonl and parameters.npz."""
+    settings = options.build(AttributeTraining, {**given, "data": data, "out": str(out)}, config)
+    with console.progress("steps", max(settings.pictures // settings.batch, 1)) as tick:
+        report = train_attributes(settings, lambda step, steps, figures: tick(step, figures))
+    if report:  # only the main process has one
+        text = f"test R2 of the parameters {report['test']['parameters_r2']:.3f}; the network is in {out}"
+        console.emit(report, text, as_json)
+
+
+def _settings_of(state: Path) -> dict[str, Any]:
+    """The settings of a run that can go on; none where there is no run."""
+    from safetensors import SafetensorError, safe_open
+
+    if not state.is_file():
+        return {}
+    try:
+        with safe_open(state, "pt") as file:
+            return dict(json.loads(file.metadata()["state"])["config"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{state} is not the state of a training run; give another --out.") from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[Any]:
+    """Yields a check that raises KeyboardInterrupt once Ctrl-C was pressed, so that a run ends after a whole step.
+
+    The second Ctrl-C does not wait.
+    """
+    pressed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,82 @@
+"""An ASGI layer before Gradio: files come in through /upload, which has a limit, and by no other way.
+
+Gradio would decode a ``data:`` address of any size and fetch any public address whole; both are refused here. An ``url``
+with http is left alone: it is how the browser names files that the app itself served, and nothing is fetched for it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+REMOTE = ("http:", "https:", "data:", "file:", "ftp:")
+
+
+class Guard:
+    """Refuses bodies over ``limit`` bytes, and file addresses that lead out of the app."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 413 or 422."""
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].endswith("/gradio_api/upload"):
+            await self.app(scope, receive, send)
+            return
+        body = await _read(receive, self.limit)
+        if body is None:
+            await JSONResponse({"detail": "The request is too large. Upload files first."}, 413)(scope, receive, send)
+        elif _leads_out(body):
+            refusal = "Pictures must be uploaded; addresses are not read."
+            await JSONResponse({"detail": refusal}, 422)(scope, receive, send)
+        else:
+            await self.app(scope, _replay(body, receive), send)
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """The whole body, or None as soon as it is longer than ``limit``."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":  # the client is gone
+            return bytes(body)
+        body += message.get("body", b"")
+        if len(body) > limit:
+            return None
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that gives the body again, then whatever follows."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed
+
+
+def _leads_out(body: bytes) -> bool:
+    try:
+        waiting: list[Any] = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return False  # not JSON: no file can be named in it, and Gradio will say so
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, dict):
+            if _starts(value.get("path"), REMOTE) or _starts(value.get("url"), ("data:",)):
+                return True
+            waiting.extend(value.values())
+    return False
+
+
+def _starts(value: object, prefixes: tuple[str, ...]) -> bool:
+    return isinstance(value, str) and value.strip().lower().startswith(prefixes)

@@ -1,0 +1,219 @@
+"""What happens when something is pressed: plain methods from values to values, no component among them.
+
+The docstrings of ``align``, ``invert`` and ``edit`` are what API clients read.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import gradio as gr
+import numpy as np
+
+from . import images, limits, messages
+from .attributes import KNOWN
+from .images import Pixels
+from .jobs import Jobs, Result, Stops
+from .session import Found, Subject
+
+
+__all__ = ["Handlers"]
+
+Pair: TypeAlias = tuple[Pixels, Pixels]
+Captioned: TypeAlias = list[tuple[Pixels, str]]
+ORIGINAL = "photo"  # what an edit is compared with; the other choice is "reconstruction"
+DOWNLOAD = "refinestyle-edit.png"
+
+
+class Handlers:
+    """The demo's handlers for one pipeline."""
+
+    def __init__(self, jobs: Jobs, stops: Stops) -> None:
+        self.jobs = jobs
+        self.stops = stops
+
+    @property
+    def directions(self) -> list[str]:
+        """Names of what can be edited."""
+        return list(self.jobs.pipe.directions)
+
+    # --- Invert ---
+
+    def align(self, photo: str | None, aligned: bool) -> tuple[Any, Any, str, int, Found | None]:
+        """Find the faces of a photo and cut the aligned crop of each.
+
+        Args:
+            photo: the picture file (JPEG, PNG or WebP; at most 10 MB and 40 megapixels).
+            aligned: the picture is an aligned crop already; its central square is taken.
+
+        Returns:
+            The photo with a frame around what will be used, the crops (the largest face first), and a line of text.
+        """
+        with messages.explained():
+            if not photo:
+                return gr.update(value=None, visible=False), gr.update(value=[], visible=False), "", 0, None
+            image = images.read_photo(photo)
+            if aligned:
+                crop = images.square(image, self.jobs.size)
+                hidden = gr.update(value=[(crop, "the crop")], visible=False)
+                return gr.update(value=crop, visible=True), hidden, "The central square is used as the crop.", 0, None
+            faces = images.faces_in(image)
+            crops = images.crops_of(image, faces, min(self.jobs.size, 256))
+            captioned = [(crop, f"face {n}, {face.width} px wide") for n, (crop, face) in enumerate(zip(crops, faces, strict=True), 1)]
+            if len(faces) > 1:
+                gr.Info(messages.several_faces(len(faces)))
+            note = f"{len(faces)} face{'s' * (len(faces) > 1)} found, {faces[0].width} px wide."
+            if faces[0].width < limits.SMALL_FACE:
+                note = messages.small_face(faces[0].width)
+                gr.Warning(note)
+            gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
+            return gr.update(value=images.framed(image, faces, 0), visible=True), gallery, note, 0, Found(photo, faces)
+
+    def choose(self, photo: str | None, found: Found | None, event: gr.SelectData) -> tuple[int, Any]:
+        """Another face of the gallery was clicked."""
+        with messages.explained():
+            if not photo or found is None or not 0 <= event.index < len(found.faces):
+                return 0, gr.update()
+            return event.index, images.framed(images.read_photo(photo), found.faces, event.index)
+
+    def invert(
+        self,
+        photo: str | None,
+        aligned: bool,
+        face: float,
+        steps: float,
+        tokens: bool,
+        seed: float,
+        found: Found | None,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, Any, str, Any]]:
+        """Find the w+ codes and tokens with which the generator draws a face; later /edit calls work on that face.
+
+        Args:
+            photo: the picture file (JPEG, PNG or WebP; at most 10 MB and 40 megapixels).
+            aligned: the picture is an aligned crop already.
+            face: which face of the photo, 0 being the largest.
+            steps: of optimisation.
+            tokens: whether tokens are found as well, which bring the reconstruction close to the photo.
+            seed: the same seed gives the same result.
+
+        Returns:
+            The crop and its reconstruction, the stages with captions, and a line with the figures.
+        """
+        with messages.explained():
+            crop = self._crop(photo, aligned, int(face), found)
+            steps = int(min(max(steps, 0), limits.MAX_STEPS))
+            yield gr.skip(), gr.skip(), f"Starting, {steps} steps", gr.skip()
+            flag = str(self.stops.flag(request.session_hash))
+            for update in self.jobs.invert(crop, steps, tokens, int(seed) % 2**31, flag):
+                if isinstance(update, Result):
+                    subject = Subject(update.inversion, crop, update.reconstruction)
+                    yield (crop, update.reconstruction), _stages(crop, update), _figures(update, steps), subject
+                else:
+                    note = f"step {update.step}/{update.steps}, distance {update.figures['perceptual']:.3f}"
+                    yield gr.skip(), gr.skip(), note, gr.skip()
+
+    def stop(self, request: gr.Request) -> str:
+        """The Stop button: what was reached so far is kept."""
+        self.stops.stop(request)
+        return "Stopping after this step; what was reached is kept."
+
+    def _crop(self, photo: str | None, aligned: bool, face: int, found: Found | None) -> Pixels:
+        image = images.read_photo(photo)
+        if aligned:
+            return images.square(image, self.jobs.size)
+        faces = found.faces if found and found.photo == photo else images.faces_in(image)
+        if not 0 <= face < len(faces):
+            raise messages.refuse(messages.NO_SUCH_FACE)
+        return images.crops_of(image, [faces[face]], self.jobs.size)[0]
+
+    # --- Edit ---
+
+    def enter(self, subject: Subject | None) -> tuple[Any, ...]:
+        """A face has been found: show it in the editor, with all sliders at 0."""
+        sliders = [gr.update(value=0, interactive=subject is not None) for _ in self.directions]
+        if subject is None:
+            return gr.skip(), gr.skip(), messages.NOT_INVERTED, *sliders
+        picture = subject.reconstruction
+        file = gr.update(value=images.png_file(picture, DOWNLOAD), interactive=True)
+        return (picture, picture), file, "", *sliders
+
+    def edit(self, edits: dict[str, Any] | None, before: str, subject: Subject | None) -> tuple[Pair, str]:
+        """Draw the face of the last /invert of this session with attributes changed.
+
+        Args:
+            edits: strength by attribute, such as {"smile": 1.5, "age": -1}; 0 or left out is unchanged.
+            before: what to show beside the result, "reconstruction" or "photo".
+
+        Returns:
+            Both pictures, and the result as a PNG file.
+        """
+        with messages.explained():
+            drawn = self._draw(subject, [self._checked(edits or {})])[0]
+            assert subject is not None
+            first = subject.crop if before == ORIGINAL else subject.reconstruction
+            return (first, drawn), images.png_file(drawn, DOWNLOAD)
+
+    def edit_live(self, before: str, subject: Subject | None, *strengths: float) -> tuple[Pair, str]:
+        """``edit`` with one value for each slider."""
+        return self.edit(dict(zip(self.directions, strengths, strict=True)), before, subject)
+
+    def reset(self, before: str, subject: Subject | None) -> tuple[Any, ...]:
+        """All sliders to 0, and the picture with them."""
+        zeros = [0.0] * len(self.directions)
+        return (*(self.edit({}, before, subject) if subject else (gr.skip(), gr.skip())), *zeros)
+
+    def strip(self, attribute: str, subject: Subject | None) -> Captioned:
+        """One attribute from its lowest to its highest strength."""
+        with messages.explained():
+            if attribute not in self.directions:
+                raise messages.refuse(messages.unknown_edit(attribute, self.directions))
+            low, high = self.jobs.pipe.directions[attribute].info.limits
+            strengths = [float(s) for s in np.linspace(low, high, limits.STRIP)]
+            drawn = self._draw(subject, [{attribute: s} for s in strengths])
+            return [(picture, f"{label(attribute)} {s:+.1f}") for picture, s in zip(drawn, strengths, strict=True)]
+
+    def _draw(self, subject: Subject | None, edits: list[Mapping[str, float]]) -> list[Pixels]:
+        if subject is None:
+            raise messages.refuse(messages.NOT_INVERTED)
+        return self.jobs.draw(subject.inversion, edits)
+
+    def _checked(self, edits: Mapping[str, Any]) -> dict[str, float]:
+        if not isinstance(edits, Mapping):
+            raise messages.refuse(messages.BAD_EDITS)
+        for name, strength in edits.items():
+            if name not in self.directions:
+                raise messages.refuse(messages.unknown_edit(name, self.directions))
+            number = isinstance(strength, int | float) and math.isfinite(strength)
+            if not number or abs(strength) > limits.MAX_STRENGTH:
+                raise messages.refuse(messages.bad_strength(name))
+        return {name: float(strength) for name, strength in edits.items() if strength}
+
+
+def label(attribute: str) -> str:
+    """What people read for the name of a direction."""
+    return KNOWN[attribute].label if attribute in KNOWN else attribute.replace("_", " ").capitalize()
+
+
+def _stages(crop: Pixels, result: Result) -> Captioned:
+    report = result.inversion.report
+    stages = [(crop, "aligned crop"), (result.likeness, f"w+ alone · {report['w_plus_perceptual']:.3f}")]
+    if result.inversion.tokens is not None:
+        stages.append((result.reconstruction, f"w+ and tokens · {report['perceptual']:.3f}"))
+    return stages
+
+
+def _figures(result: Result, steps: int) -> str:
+    report = result.inversion.report
+    done = report["w_steps"] + report["token_steps"]
+    parts = [
+        f"{html.escape(str(report['perceptual_backbone']))} {report['perceptual']:.3f}",
+        messages.stopped(done, steps) if report["stopped"] == "cancelled" else f"{done} steps",
+        f"{report['seconds']:.1f} s",
+        f"seed {report['seed']}",
+    ]
+    return " · ".join(parts)
