@@ -170,7 +170,8 @@ class Synthesis(nn.Module):
             x = block.conv1(x, code, next(maps), extra.get(f"{name}.conv1", ()))
             code = next(codes)  # toRGB shares its code with the next block's first convolution
             rgb = block.torgb(x, code, extra.get(f"{name}.torgb", ())).float()
-            picture = rgb if picture is None else upsample(picture) + rgb
+            with torch.autocast(w.device.type, enabled=False):
+                picture = rgb if picture is None else upsample(picture) + rgb
         assert picture is not None
         return picture
 

@@ -22,7 +22,7 @@ class Shared(NamedTuple):
     """A set that all samples of a batch use."""
 
     tokens: TokenSet
-    strength: Tensor  # [N] or [1]
+    strength: Tensor  # [N]
     cross: Mapping[str, Tensor] | None  # ``Generator.cross_terms(tokens)``, where the caller keeps it
 
 
@@ -66,7 +66,8 @@ class TokenBatch:
         everyone = []
         for tokens, strength, *cross in shared:
             active = active or _is_active(strength)
-            everyone.append(Shared(_padded(tokens, bucket), strengths(strength, size), cross[0] if cross else None))
+            factor = strengths(strength, size).expand(size).contiguous()
+            everyone.append(Shared(_padded(tokens, bucket), factor, cross[0] if cross else None))
         TokenSet.mix([(tokens, 0.0) for tokens in [*mixes, *(s.tokens for s in everyone)]])  # of one base?
         names = dict.fromkeys(name for mix in mixes for name in mix.layers)
         own = {name: _stack([mix.layers.get(name) for mix in mixes], bucket, name) for name in names}
@@ -167,7 +168,7 @@ def residuals_of(
     """
     if tokens is None or (isinstance(strength, (int, float)) and strength == 0):
         return {}
-    # a look at the values would break a compiled graph, and wait for a GPU
+    # to look at values or sizes would tie a compiled graph to them
     looks = not torch.compiler.is_compiling()
     if looks and not _is_active(strength):
         return {}
@@ -175,6 +176,6 @@ def residuals_of(
     if isinstance(tokens, TokenSet):
         return {name: [x.shared(factor)] for name, x in tokens.layers.items()}
     batch = tokens if isinstance(tokens, TokenBatch) else TokenBatch.collate(tokens)
-    if len(batch) != n:
+    if looks and len(batch) != n:
         raise ShapeError(f"{len(batch)} token sets for a batch of {n}: give one for each sample (None for none).")
     return {} if looks and not batch.active else batch.residuals(factor)

@@ -1,7 +1,7 @@
 """StyleGAN2 written out from the published formulas, for comparison: slow, and with no code of the package.
 
-Kernels are built for each sample and applied as a grouped convolution; resampling inserts zeros, pads, filters and drops.
-Sources: Karras et al. 2019 (1812.04948) and 2020 (1912.04958), and the layer names of the published PyTorch checkpoints.
+Kernels are built for each sample and applied as a grouped convolution; resampling inserts zeros, pads, filters, drops.
+Sources: Karras et al. 2019 (1812.04948) and 2020 (1912.04958); layer names are those of the published checkpoints.
 """
 
 from __future__ import annotations

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import stylegan2_reference as reference
+import torch
+from tiny import TINY, randomise, tiny_generator, token_set
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from refinestyle_hub.config import GeneratorConfig, config_f_channels
+from refinestyle_hub.errors import BaseMismatchError, LayerError, MergeError, ShapeError
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.token_batch import TokenBatch
+from refinestyle_hub.tokens import TokenSet
+
+
+def latent(n: int, seed: int = 0, config: GeneratorConfig = TINY) -> Tensor:
+    """w+ with codes that all differ."""
+    return torch.randn(n, config.num_layers, config.w_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+# --- The same picture as the published networks ---
+
+
+@pytest.mark.parametrize("clamp", [None, 0.7])
+@pytest.mark.parametrize("depth", [1, 2, 8])
+def test_matches_the_published_formulas(depth: int, clamp: float | None) -> None:
+    config = GeneratorConfig(32, 24, 16, depth, TINY.channels, conv_clamp=clamp)
+    generator = tiny_generator(depth, config)
+    z = torch.randn(3, 24, generator=torch.Generator().manual_seed(1))
+    weights = generator.state_dict()
+    w = reference.mapping(weights, z, depth)
+    assert distance(generator.map(z)[:, 0], w) < 1e-5
+    w = generator.map(z) + 0.3 * latent(3)  # a code of its own for every layer
+    assert distance(generator(w), reference.synthesis(weights, w, 32, clamp)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("resolution", "channels"),
+    [
+        (1024, {r: max(c // 64, 4) for r, c in config_f_channels(1024).items()}),
+        (256, {r: c // 8 for r, c in config_f_channels(256, base=16384).items()}),
+        (8, {4: 3, 8: 5}),
+    ],
+)
+def test_matches_at_any_size_and_width(resolution: int, channels: dict[int, int]) -> None:
+    config = GeneratorConfig(resolution, 16, 16, 2, channels)
+    generator = tiny_generator(3, config)
+    w = latent(1, 2, config)
+    ours = generator(w)
+    assert distance(ours, reference.synthesis(generator.state_dict(), w, resolution)) < 1e-4 * float(ours.abs().max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("resolution", "base", "depth"),
+    [(1024, 32768, 8), (256, 16384, 8), (256, 16384, 2)],
+    ids=["f-1024", "half-256", "map-2"],
+)
+def test_matches_at_full_width(resolution: int, base: int, depth: int) -> None:
+    config = GeneratorConfig(resolution, 512, 512, depth, config_f_channels(resolution, base))
+    torch.manual_seed(0)
+    generator = Generator(config).requires_grad_(False)
+    randomise(generator)
+    z = torch.randn(1, 512)
+    w = generator.map(z, truncation=0.7)
+    mean = generator.mapping.w_avg
+    assert distance(w[:, 0], mean + 0.7 * (reference.mapping(generator.state_dict(), z, depth) - mean)) < 1e-4
+    ours, published = generator(w), reference.synthesis(generator.state_dict(), w, resolution)
+    # random weights draw outside [-1, 1]; the bound is for pictures inside it
+    assert distance(ours, published) < 1e-3 * max(1.0, float(published.abs().max()))
+
+
+def test_parameter_names_are_the_published_ones() -> None:
+    names = set(tiny_generator().state_dict())
+    conv = {"weight", "bias", "noise_strength", "noise_const", "affine.weight", "affine.bias"}
+    rgb = {"weight", "bias", "affine.weight", "affine.bias"}
+    wanted = {"synthesis.b4.const", "mapping.w_avg"}
+    wanted |= {f"mapping.fc{i}.{x}" for i in range(2) for x in ("weight", "bias")}
+    for size in (4, 8, 16, 32):
+        wanted |= {f"synthesis.b{size}.{c}.{x}" for c in ("conv0", "conv1")[size == 4 :] for x in conv}
+        wanted |= {f"synthesis.b{size}.torgb.{x}" for x in rgb}
+    assert names == wanted
+
+
+# --- Latents, noise, layers ---
+
+
+def test_truncation_pulls_towards_the_mean() -> None:
+    generator = tiny_generator()
+    z = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    full, mean = generator.map(z), generator.mapping.w_avg
+    assert full.shape == (2, TINY.num_layers, 16)
+    torch.testing.assert_close(generator.map(z, 0.0), mean.expand_as(full))
+    torch.testing.assert_close(generator.map(z, 0.3), mean + 0.3 * (full - mean))
+    cut = generator.map(z, 0.3, cutoff=3)
+    assert torch.equal(cut[:, 3:], full[:, 3:])
+    torch.testing.assert_close(cut[:, :3], generator.map(z, 0.3)[:, :3])
+
+
+def test_each_layer_reads_the_code_that_it_names() -> None:
+    for name, spec in tiny_generator().layers.items():
+        generator = tiny_generator()
+        for other in generator.layers:
+            if other != name:  # every other style becomes a constant
+                generator.layer(other).affine.weight.zero_()
+        w = latent(1).requires_grad_()
+        (gradient,) = torch.autograd.grad(generator(w).square().sum(), w)
+        assert gradient.abs().sum(dim=(0, 2)).nonzero().flatten().tolist() == [spec.code], name
+
+
+def test_layers_describe_the_kernels() -> None:
+    generator = tiny_generator()
+    assert list(generator.layers)[:4] == ["b4.conv1", "b4.torgb", "b8.conv0", "b8.conv1"]
+    for name, spec in generator.layers.items():
+        assert generator.layer(name).weight.shape == (spec.outputs, spec.inputs, spec.kernel, spec.kernel)
+        assert (spec.kind == "torgb") == name.endswith("torgb")
+        assert spec.up == name.endswith("conv0")
+        assert name.startswith(f"b{spec.resolution}.")
+    with pytest.raises(LayerError, match=r"no layer 'b64\.conv0'.*b32\.torgb"):
+        generator.layer("b64.conv0")
+
+
+def test_noise_is_constant_unless_given() -> None:
+    generator, w = tiny_generator(), latent(2)
+    assert torch.equal(generator(w), generator(w))
+    fresh = [generator.noise(2, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    pictures = [generator(w, noise=noise) for noise in fresh]
+    assert torch.equal(pictures[0], pictures[1])
+    assert distance(pictures[0], pictures[2]) > 1e-3
+    assert [tuple(x.shape) for x in fresh[0]] == [(2, 1, r, r) for r in (4, 8, 8, 16, 16, 32, 32)]  # type: ignore[union-attr]
+    silent = tiny_generator()
+    for conv in silent.convs():
+        conv.noise_strength.zero_()
+    assert torch.equal(generator(w, noise=[None] * 7), silent(w))
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 16), (2, 8, 12), (8, 16), (1, 2, 8, 16)])
+def test_wrong_latents(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match=r"\[N, 8, 16\]"):
+        tiny_generator()(torch.zeros(shape))
+
+
+def test_wrong_number_of_noise_maps() -> None:
+    with pytest.raises(ShapeError, match="6 noise maps for 7"):
+        tiny_generator()(latent(1), noise=[None] * 6)
+
+
+# --- State, devices, types, graphs ---
+
+
+def test_drawing_changes_no_state() -> None:
+    generator = tiny_generator().train().requires_grad_(True)
+    before = {name: x.clone() for name, x in generator.state_dict().items()}
+    attributes = {id(m): dict(vars(m)) for m in generator.modules()}
+    tokens = token_set(bias=True)
+    generator(generator.map(torch.randn(2, 16), 0.5), tokens, 0.7, generator.noise(2)).sum().backward()
+    generator.merge(token_set(residual="pre"))
+    generator.cross_terms(tokens)
+    generator.kernel_stats()
+    assert all(torch.equal(before[name], x) for name, x in generator.state_dict().items())
+    assert all(vars(m).keys() == attributes[id(m)].keys() for m in generator.modules())
+
+
+class NoFloat64(TorchDispatchMode):
+    """Fails where fp64 is made, which Apple's GPUs cannot do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, (tuple, list)) else (result,):
+            assert not (isinstance(x, Tensor) and x.dtype == torch.float64), f"{func} makes fp64"
+        return result
+
+
+def test_makes_no_fp64() -> None:
+    generator = tiny_generator().requires_grad_(True)
+    tokens = TokenBatch.collate([[(token_set(0, 2, "full", "pre", bias=True), 0.5)], token_set(1)])
+    with NoFloat64():
+        generator(generator.map(torch.randn(2, 16), 0.5), tokens, [0.5, 1.0]).square().sum().backward()
+
+
+def test_bf16_autocast_stays_near() -> None:
+    generator, w = tiny_generator(), latent(4)
+    for tokens in (None, token_set(0, 4)):
+        exact = generator(w, tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = generator(w, tokens)
+        assert rounded.dtype == torch.float32
+        # seven rounded convolutions in a row, each off by about 2^-8 of its output's size
+        error = (rounded - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+        assert error < 7 * 2**-8
+
+
+SMALL = GeneratorConfig(8, 8, 8, 1, {4: 6, 8: 5})  # tracing costs a second a layer
+
+
+def compiled(generator: Generator) -> tuple[Callable[..., Tensor], CompileCounter]:
+    torch._dynamo.reset()
+    counter = CompileCounter()  # type: ignore[no-untyped-call]
+    return torch.compile(generator, backend=counter, fullgraph=True), counter
+
+
+def test_compiles_without_graph_breaks() -> None:
+    generator, w = tiny_generator(0, SMALL), latent(2, 0, SMALL)
+    draw, counter = compiled(generator)
+    with torch.no_grad():
+        for seed in (0, 1):
+            noise = generator.noise(2, torch.Generator().manual_seed(seed))
+            torch.testing.assert_close(draw(w, noise=noise), generator(w, noise=noise))
+    assert counter.frame_count == 1
+
+
+def test_hot_swap_does_not_recompile() -> None:
+    """Other sets, ranks, strengths, numbers of empty rows: one graph, as long as bucket and layers stay."""
+    generator, w = tiny_generator(0, SMALL), latent(3, 0, SMALL)
+    draw, counter = compiled(generator)
+    a, b, c = (token_set(i, 2 + 3 * i, residual=r, config=SMALL) for i, r in enumerate(("post", "pre", "mixed")))
+    shared = token_set(3, 4, residual="pre", config=SMALL)
+    cross = generator.cross_terms(shared)
+    rows_of = [
+        ([a, b, c], 0.5),
+        ([[(a, 0.3), (b, -0.7)], None, c], [0.0, 1.0, 2.0]),
+        ([c, [(a, 0.0)], None], 0.0),
+    ]
+    with torch.no_grad():
+        for seed, (rows, strength) in enumerate(rows_of):
+            batch = TokenBatch.collate(rows, shared=[(shared, strength, cross)], bucket=8)
+            scale, noise = torch.rand(3), generator.noise(3, torch.Generator().manual_seed(seed))
+            torch.testing.assert_close(draw(w, batch, scale, noise), generator(w, batch, scale, noise))
+            assert counter.frame_count == 1
+
+
+# --- Tokens ---
+
+
+@pytest.mark.parametrize("nothing", [None, [None] * 3, 0, 0.0, [0, 0.0, 0], torch.zeros(3), "batch"])
+def test_no_tokens_and_strength_zero_are_the_plain_picture(nothing: object) -> None:
+    generator, w = tiny_generator(), latent(3)
+    tokens = token_set(bias=True)
+    if nothing is None or (isinstance(nothing, list) and nothing[0] is None):
+        refined = generator(w, nothing)
+    elif nothing == "batch":
+        refined = generator(w, TokenBatch.collate([[(tokens, 0.0)]] * 3, shared=[(tokens, 0)], bucket=4))
+    else:
+        refined = generator(w, tokens, nothing)
+    assert torch.equal(refined, generator(w))
+
+
+def test_batch_of_different_sets_is_each_alone() -> None:
+    """Rank, kind, strength and entry differ from sample to sample; order does not matter; padding is harmless."""
+    generator, w = tiny_generator(), latent(5)
+    sets = [
+        token_set(0, 1),
+        token_set(1, 5, "full", "pre", bias=True),
+        None,
+        token_set(2, 2, "broadcast", "mixed"),
+        token_set(3),
+    ]
+    strength = [1.0, -0.7, 1.0, 2.5, 0.0]
+    alone = torch.cat([generator(w[i : i + 1], sets[i], strength[i]) for i in range(5)])
+    for order in ([0, 1, 2, 3, 4], [3, 0, 4, 1, 2]):
+        together = generator(w[order], [sets[i] for i in order], [strength[i] for i in order])
+        # sums in another order
+        torch.testing.assert_close(together, alone[order], atol=2e-5, rtol=1e-5)
+    rows = [[] if t is None else [(t, s)] for t, s in zip(sets, strength, strict=True)]
+    padded = generator(w, TokenBatch.collate(rows, bucket=16))
+    torch.testing.assert_close(padded, alone, atol=2e-5, rtol=1e-5)
+    plain = generator(w)
+    assert distance(padded[[2, 4]], plain[[2, 4]]) < 1e-6 * float(plain.abs().max())
+    assert distance(padded[[0, 1, 3]], plain[[0, 1, 3]]) > 0.1
+
+
+def test_face_and_domains_in_one_call() -> None:
+    """Per sample: its own tokens, and shared domains at strengths of its own; the same as mixing by hand."""
+    generator, w = tiny_generator(), latent(2)
+    faces = [token_set(1), token_set(2)]
+    sketch, bronze = token_set(3, 2, "full", "pre", bias=True), token_set(4, residual="pre")
+    by_hand = torch.cat(
+        [
+            generator(w[:1], TokenSet.mix([(faces[0], 1.0), (sketch, 0.7), (bronze, 0.3)])),
+            generator(w[1:], TokenSet.mix({bronze: -0.4, faces[1]: 1.0, sketch: 0.0})),
+        ]
+    )
+    shared = [(sketch, [0.7, 0.0]), (bronze, torch.tensor([0.3, -0.4]))]
+    kept = [(tokens, strength, generator.cross_terms(tokens)) for tokens, strength in shared]
+    rows = [[(faces[0], 1), (sketch, 0.7), (bronze, 0.3)], [(faces[1], 1), (bronze, -0.4)]]
+    for batch in (
+        TokenBatch.collate(rows),
+        TokenBatch.collate(faces, shared=shared),
+        TokenBatch.collate(faces, shared=kept, bucket=4),
+    ):
+        torch.testing.assert_close(generator(w, batch), by_hand, atol=2e-5, rtol=1e-5)
+
+
+def test_strength_scales_residual_and_bias() -> None:
+    generator, w = tiny_generator(), latent(3)
+    tokens = token_set(0, bias=True)
+    each = torch.cat([generator(w[i : i + 1], tokens.scale(s)) for i, s in enumerate((-1.0, 0.5, 2.0))])
+    for strength in ([-1.0, 0.5, 2.0], torch.tensor([-1.0, 0.5, 2.0])):
+        torch.testing.assert_close(generator(w, tokens, strength), each, atol=2e-5, rtol=1e-5)
+    batch = TokenBatch.collate([tokens] * 3, shared=[(tokens, 0.5)])
+    doubled = torch.cat([generator(w[i : i + 1], tokens.scale(1.5 * s)) for i, s in enumerate((-1.0, 0.5, 2.0))])
+    torch.testing.assert_close(generator(w, batch, [-1.0, 0.5, 2.0]), doubled, atol=5e-5, rtol=1e-4)
+
+
+def test_gradients_reach_latents_tokens_biases_and_strength() -> None:
+    generator = tiny_generator()
+    w = latent(2).requires_grad_()
+    tokens = token_set(0, bias=True)
+    tensors = [x for t in tokens.layers.values() for x in t.tensors().values()]
+    leaves = [x.requires_grad_() for x in tensors if x.is_floating_point()]
+    strength = torch.zeros(2, requires_grad=True)  # zero, and still a gradient
+    generator(w, tokens, strength).square().sum().backward()
+    assert strength.grad is not None
+    assert (strength.grad != 0).all()
+    generator(w, tokens).square().sum().backward()
+    assert w.grad is not None
+    for leaf in [w, *leaves]:
+        assert leaf.grad is not None
+        assert torch.isfinite(leaf.grad).all()
+        assert leaf.grad.abs().sum() > 0
+
+
+def test_threads_do_not_meet() -> None:
+    generator = tiny_generator()
+    jobs = [(latent(1, i), token_set(i, 1 + i % 4, bias=True), 0.5 + i / 32) for i in range(32)]
+    serial = [generator(*job) for job in jobs]
+    gate = threading.Barrier(32)
+
+    def draw(job: tuple[Tensor, TokenSet, float]) -> Tensor:
+        gate.wait()
+        return generator(*job)
+
+    with ThreadPoolExecutor(32) as pool:
+        parallel = list(pool.map(draw, jobs))
+    assert all(torch.equal(a, b) for a, b in zip(serial, parallel, strict=True))
+
+
+def test_tokens_that_do_not_fit() -> None:
+    generator, w = tiny_generator(), latent(2)
+    wide = GeneratorConfig(32, 16, 16, 2, {4: 12, 8: 12, 16: 10, 32: 6})
+    with pytest.raises(BaseMismatchError, match=r"b32\.conv0 is 10 -> 8 channels here, the tokens are 10 -> 6"):
+        generator(w, token_set(config=wide))
+    big = GeneratorConfig(64, 16, 16, 2, {4: 12, 8: 12, 16: 10, 32: 8, 64: 8})
+    with pytest.raises(LayerError, match=r"no layer 'b64\.conv0'"):
+        generator(w, token_set(config=big))
+    with pytest.raises(ShapeError, match="3 token sets for a batch of 2"):
+        generator(w, [None, token_set(), None])
+    with pytest.raises(ShapeError, match="3 strengths for a batch of 2"):
+        generator(w, token_set(), [1.0, 2.0, 3.0])
+
+
+# --- Merging ---
+
+
+def test_merge_is_exact_and_new() -> None:
+    generator, w = tiny_generator(), latent(2)
+    before = {name: x.clone() for name, x in generator.state_dict().items()}
+    a, b = token_set(0, residual="pre", bias=True), token_set(1, 2, "full", "pre")
+    merged = generator.merge({a: 0.7, b: -0.3})
+    refined = generator(w, TokenSet.mix({a: 0.7, b: -0.3}))
+    torch.testing.assert_close(merged(w), refined, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(generator.merge(a, 0.5)(w), generator(w, a, 0.5), atol=2e-5, rtol=1e-5)
+    # and it takes tokens itself
+    torch.testing.assert_close(generator.merge(a)(w, b), generator(w, a + b), atol=2e-5, rtol=1e-5)
+    assert all(torch.equal(before[name], x) for name, x in generator.state_dict().items())
+    assert torch.equal(generator.merge(a, 0.0)(w), generator(w))
+
+
+@pytest.mark.parametrize("residual", ["post", "mixed"])
+def test_post_modulation_tokens_do_not_merge(residual: str) -> None:
+    with pytest.raises(MergeError, match=r"depends on the image \(b4\.conv1.*\n.*generator\(w, tokens\)"):
+        tiny_generator().merge(token_set(residual=residual))
