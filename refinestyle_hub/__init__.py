@@ -1,1 +1,22 @@
 """RefineStyle: a frozen StyleGAN2 generator refined by low-rank token sets."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .generator import Generator
+    from .tokens import TokenSet
+
+
+__all__ = ["Generator", "TokenSet"]
+
+_HOMES = {"Generator": "generator", "TokenSet": "tokens"}  # imported at the first use, and torch with them
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

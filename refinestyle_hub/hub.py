@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,8 @@ def _locate_weights(source: Source, folder: str, stem: str, variant: str | None)
     if variant is None and [match[1] for match in matches] == ["fp16"]:
         half = source.find(_join(folder, matches[0][0]))
         if half is not None:
+            if not source.is_absent(name):
+                warnings.warn(f"{source}: {name} is not in the cache; using the cached fp16 variant.", stacklevel=4)
             return half
     error = source.missing(name)
     available = ", ".join(repr(match[1]) for match in matches) or "none"

@@ -79,6 +79,10 @@ class Folder:
             raise ModelFileError(f"{path} is a link out of its model folder; copy the file there instead.")
         return path
 
+    def is_absent(self, name: str) -> bool:
+        """Whether a file that was not found is known not to exist."""
+        return True
+
     def find_first(self, names: Sequence[str]) -> tuple[str, Path] | None:
         """The first of ``names`` that is there, and its file."""
         return next(((name, path) for name in names if (path := self.find(name))), None)
@@ -159,20 +163,25 @@ class Repo:
         self.snapshot = snapshot
         return snapshot.find(name)
 
+    def _cached(self, name: str) -> object:
+        """Path of a cached file as a string, ``_CACHED_NO_EXIST`` if there is none in the repo, None if not known."""
+        from huggingface_hub import try_to_load_from_cache
+
+        revision = self.commit or self.revision
+        return try_to_load_from_cache(self.repo_id, name, self._options["cache_dir"], revision)
+
+    def is_absent(self, name: str) -> bool:
+        """Whether a file that was not found is known not to exist, rather than out of reach."""
+        from huggingface_hub import _CACHED_NO_EXIST
+
+        return self.unreachable is None or self._cached(name) is _CACHED_NO_EXIST
+
     def find_first(self, names: Sequence[str]) -> tuple[str, Path] | None:
         """The first of ``names`` that is there, and its file.
 
         Cached ones are asked for first: without a network each of the others would cost half a minute of retries.
         """
-        from huggingface_hub import try_to_load_from_cache
-
-        def cached(name: str) -> bool:
-            return isinstance(
-                try_to_load_from_cache(self.repo_id, name, self._options["cache_dir"], self.commit or self.revision),
-                str,
-            )
-
-        ordered = sorted(names, key=lambda name: not cached(name))
+        ordered = sorted(names, key=lambda name: not isinstance(self._cached(name), str))
         return next(((name, path) for name in ordered if (path := self.find(name))), None)
 
     def names(self, folder: str = "") -> list[str]:
@@ -210,8 +219,9 @@ Source: TypeAlias = Folder | Repo
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    """An error in one line, with the one that caused it."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
+    return f"{text} ({_line(error.__cause__)})" if error.__cause__ else text
 
 
 @contextmanager
@@ -255,7 +265,7 @@ def _translated(repo_id: str, revision: str, token: str | bool | None) -> Iterat
                 "Log in with a token that has the right role (hf auth login), or pass token=."
             ) from None
         raise HubConnectionError(
-            f"The Hub failed at {repo_id} ({text}).\nTry again: what was downloaded so far is kept."
+            f"The Hub failed at {repo_id}: {text}.\nTry again; finished files are not sent twice."
         ) from None
 
 

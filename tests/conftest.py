@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import skimage.data
+from hub_server import HubServer
 from PIL import Image
 
 
@@ -24,3 +26,42 @@ def shared_data() -> Path:
 def astronaut() -> Image.Image:
     """A real photo, 512 x 512: Eileen Collins, NASA, public domain."""
     return Image.fromarray(skimage.data.astronaut())
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub on the loopback, with huggingface_hub's own client pointed at it and an empty cache."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http, close_session
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage protocol is not spoken here
+        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # between the client's retries
+        yield server
+        close_session()
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved pipeline of 32 px with random weights, and directions of some of the names that shipped models have."""
+    import torch
+    from tiny import TINY, tiny_generator
+
+    from refinestyle_hub.edit import Direction, DirectionInfo, Directions
+    from refinestyle_hub.fingerprint import fingerprint
+    from refinestyle_hub.pipeline import RefineStylePipeline
+
+    rng = torch.Generator().manual_seed(0)
+    generator = tiny_generator()
+    names = ("smile", "mouth_open", "age", "glasses", "hair_length", "yaw", "sparkle")
+    found = {name: Direction(torch.randn(1, TINY.w_dim, generator=rng), DirectionInfo()) for name in names}
+    folder = tmp_path_factory.mktemp("models") / "tiny-32"
+    RefineStylePipeline(generator, directions=Directions(found, fingerprint(generator))).save_pretrained(folder)
+    return folder
