@@ -6,6 +6,7 @@ up-sampling kernels round), some tensors have further dimensions of 1, and filte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,8 +88,9 @@ def _shape(found: Mapping[str, Tensor], name: str, dimensions: int, where: objec
 
 def _generator_config(found: Mapping[str, Tensor], crop: str, where: object) -> GeneratorConfig:
     channels = {4: _shape(found, "conv1.conv.weight", 5, where)[1]}
-    while (name := f"{layer_name(f'b{8 << len(channels) - 1}.conv1')}.conv.weight") in found:
-        channels[8 << len(channels) - 1] = _shape(found, name, 5, where)[1]
+    numbers = [int(match[1]) for match in map(re.compile(r"convs\.(\d{1,3})\.").match, found) if match]
+    for k in range((max(numbers, default=-1) + 1) // 2):
+        channels[8 << k] = _shape(found, f"convs.{2 * k + 1}.conv.weight", 5, where)[1]
     colours = _shape(found, "to_rgb1.conv.weight", 5, where)[1]
     if colours != 3:
         raise UnsupportedModelError(f"{where} draws pictures of {colours} channels; only RGB is supported.")
