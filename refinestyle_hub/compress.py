@@ -2,7 +2,7 @@
 
 ``broadcast`` and ``full`` tokens make a matrix, [O, I] or [O, I k k], so the truncated SVD is the best that there is.
 ``scaled`` tokens make a three-way tensor, [O, I, k k], whose best approximation is found by alternating least squares
-(Carroll & Chang 1970; Harshman 1970), started from the SVD.
+(Carroll & Chang 1970; Harshman 1970), started from the SVD and from the largest tokens: the better one counts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def compress_layer(
             target = [f[flags == flag] for f in factors]
             start = [(value, u, v) for value, is_pre, u, v in kept if is_pre == flag]
             if start:
-                piece, squared = _alternate(target, _rank_one_starts(start, a[0].numel()))
+                starts = (_from_svd(start, a[0].numel()), _largest(target, len(start)))
+                piece, squared = min((_alternate(target, s) for s in starts), key=lambda found: found[1])
                 pieces.append(piece)
             else:
                 squared = float(_inner(target, target))
@@ -75,7 +76,14 @@ def _svd(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return values, (left_q @ u).t(), (right_q @ vh.t()).t()
 
 
-def _rank_one_starts(start: list[tuple[float, Tensor, Tensor]], taps: int) -> list[Tensor]:
+def _largest(factors: list[Tensor], rank: int) -> list[Tensor]:
+    """The ``rank`` largest tokens."""
+    sizes = torch.stack([f.norm(dim=1) for f in factors]).prod(dim=0)
+    kept = sizes.argsort(descending=True)[:rank]
+    return [f[kept] for f in factors]
+
+
+def _from_svd(start: list[tuple[float, Tensor, Tensor]], taps: int) -> list[Tensor]:
     """Each right singular vector [I k k] as its nearest product [I] x [k k]."""
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for value, u, v in start:
