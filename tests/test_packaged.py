@@ -1,0 +1,38 @@
+"""The bundled model, wherever the package is installed: this file is also run against the built wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import refinestyle_hub
+from refinestyle_hub import Generator, RefineStylePipeline
+from refinestyle_hub.edit import apply
+
+
+NAME = "mini-faces-128"
+
+
+def test_the_bundled_model_draws() -> None:
+    pipe = RefineStylePipeline.from_pretrained(NAME)
+    (picture,) = pipe.generate(seeds=[0], truncation=0.7)
+    assert picture.size == (128, 128)
+    assert torch.tensor(list(picture.getdata())).float().std() > 20  # not a flat picture
+
+
+def test_the_bundled_generator_is_small_and_public() -> None:
+    generator = Generator.from_pretrained(NAME, subfolder="generator")
+    assert sum(p.numel() for p in generator.parameters()) < 8e6
+    folder = Path(refinestyle_hub.__file__).parent / "pretrained"
+    assert sum(p.stat().st_size for p in folder.rglob("*")) < 45e6
+    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".md", ".png"}
+
+
+def test_the_bundled_directions_move_the_picture() -> None:
+    pipe = RefineStylePipeline.from_pretrained(NAME)
+    w = pipe.generator.map(torch.randn(2, 256, generator=torch.Generator().manual_seed(0)), 0.7)
+    with torch.no_grad():
+        plain = pipe.generator(w)
+        for name in pipe.directions:
+            assert (pipe.generator(apply(w, {name: 2.0}, pipe.directions)) - plain).abs().mean() > 0.005, name
