@@ -211,19 +211,23 @@ class Discriminator(Persistent):
         self.b4 = DiscriminatorEpilogue(plan[4], group, clamp)
 
 
-def write_pickle(path: Path, content: Any, protocol: int = 4, torch_save: bool = False) -> Path:
-    """Pickle with the original names of modules, which exist only for that moment."""
+def pickled(content: Any, protocol: int = 4, torch_save: bool = False) -> bytes:
+    """A pickle with the original names of modules, which exist only for that moment."""
     names = ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util")
     modules = {name: types.ModuleType(name) for name in names}
     modules["torch_utils.persistence"]._reconstruct_persistent_obj = reconstruct  # type: ignore[attr-defined]
     modules["dnnlib.util"].EasyDict = EasyDict  # type: ignore[attr-defined]
+    buffer = io.BytesIO()
     with mock.patch.dict(sys.modules, modules):
-        buffer = io.BytesIO()
         if torch_save:
             torch.save(content, buffer)
         else:
             pickle.dump(content, buffer, protocol=protocol)
-    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def write_pickle(path: Path, content: Any, protocol: int = 4, torch_save: bool = False) -> Path:
+    path.write_bytes(pickled(content, protocol, torch_save))
     return path
 
 
