@@ -58,7 +58,7 @@ def find_domains(
         HubConnectionError: the Hub cannot be reached.
     """
     identity = fingerprint(_generator(base))
-    found = {}
+    found: dict[str, FoundDomain] = {}
     for digest in (identity.digest, *identity.parents):
         for repo in find_repos([TAG, base_tag(digest)], limit, token):
             licence = next((t.removeprefix("license:") for t in repo.tags or [] if t.startswith("license:")), None)

@@ -256,7 +256,7 @@ def _translated(repo_id: str, revision: str, token: str | bool | None) -> Iterat
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # the disk's, not the network's
-        text = _line(error)
+        text = re.sub(r"hf_\w+", "***", _line(error))  # the form of the Hub's tokens
         if isinstance(token, str) and token:
             text = text.replace(token, "***")
         if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):

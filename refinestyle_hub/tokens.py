@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class LayerTokens:
         return self.q.shape[self.p.ndim - 1]
 
     @property
-    def spatial(self) -> str:
+    def spatial(self) -> Literal["scaled", "broadcast", "full"]:
         """``"scaled"``, ``"broadcast"`` or ``"full"``."""
         if self.a is not None:
             return "scaled"
@@ -181,7 +181,7 @@ class TokenSet(Pretrained):
         Raises:
             BaseMismatchError: The sets were made for different generators.
         """
-        pairs = list(sets.items() if isinstance(sets, Mapping) else sets)
+        pairs: list[tuple[TokenSet, float | Tensor]] = list(sets.items() if isinstance(sets, Mapping) else sets)
         bases = {tokens.base for tokens, _ in pairs if tokens.base is not None}
         if len(bases) > 1:
             raise BaseMismatchError(

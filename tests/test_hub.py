@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny import token_set
 
 from refinestyle_hub import sources
-from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
+from refinestyle_hub.config import DiscriminatorConfig, Fingerprint, GeneratorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.files import config_to_json, dump_json, encode_tensors
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.hub import PipelineIndex, bundled_models, open_source, read_index, save_index
+from refinestyle_hub.tokens import TokenSet
 
 
 WIDTHS = {4: 6, 8: 4, 16: 2}
@@ -103,6 +108,65 @@ def test_one_file_travels_alone(tmp_path: Path, generator: Generator) -> None:
     generator.save_pretrained(tmp_path / "part")
     (tmp_path / "part" / "model.safetensors").rename(tmp_path / "alone.safetensors")
     assert_same(Generator.from_pretrained(tmp_path / "alone.safetensors"), generator)
+
+
+@pytest.mark.parametrize("spatial", ["scaled", "broadcast", "full"])
+@pytest.mark.parametrize("residual", ["pre", "post", "mixed"])
+def test_token_sets_round_trip(tmp_path: Path, spatial: str, residual: str) -> None:
+    tokens = token_set(rank=3, spatial=spatial, residual=residual, bias=residual == "pre")
+    tokens = replace(
+        tokens, base=Fingerprint("stylegan2-32", "0" * 32, ("1" * 32,)), metadata={"steps": 3, "on": ["a"]}
+    )
+    tokens.save_pretrained(tmp_path)
+    tokens.save_pretrained(tmp_path, variant="fp16")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json",
+        "tokens.fp16.safetensors",
+        "tokens.safetensors",
+    ]
+    loaded = TokenSet.from_pretrained(tmp_path)
+    assert_same(loaded, tokens)
+    assert loaded.base == tokens.base
+    assert loaded.metadata == tokens.metadata
+    halves = TokenSet.from_pretrained(tmp_path / "tokens.fp16.safetensors")
+    for name, tensor in tokens.state_dict().items():
+        assert torch.equal(halves.state_dict()[name], tensor.half().float() if tensor.is_floating_point() else tensor)
+
+
+def test_empty_token_set_and_unknown_base(tmp_path: Path) -> None:
+    empty = TokenSet({})
+    empty.save_pretrained(tmp_path)
+    loaded = TokenSet.from_pretrained(tmp_path)
+    assert_same(loaded, empty)
+    assert loaded.base is None
+
+
+def test_metadata_that_json_cannot_hold(tmp_path: Path) -> None:
+    for value in (torch.zeros(1), float("nan"), {1, 2}):
+        with pytest.raises(ConfigError, match="cannot be written as JSON"):
+            replace(token_set(), metadata={"x": value}).save_pretrained(tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_domain_of_a_published_size_is_small(tmp_path: Path) -> None:
+    """StyleGAN2 config-f at 1024 px, T = 4, scaled, all 3x3 layers, fp16: the formula, and at most 512 KB."""
+    config = GeneratorConfig(1024)
+    tokens = token_set(rank=4, config=config, layers="conv")
+    tokens.save_pretrained(tmp_path, variant="fp16")
+    values = sum(4 * (spec.inputs + spec.outputs + 9) for spec in config.layers if spec.kind == "conv")
+    assert tokens.num_values == values
+    size = (tmp_path / "tokens.fp16.safetensors").stat().st_size + (tmp_path / "config.json").stat().st_size
+    assert 2 * values < size < 2 * values + 20_000  # header, config twice
+    assert size <= 512 * 1024
+
+
+def test_imports_stay_light() -> None:
+    """What is heavy or touches the network is imported by the functions that need it."""
+    script = "import sys, refinestyle_hub.generator; print(*sys.modules)"
+    names = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"huggingface_hub", "httpx", "requests", "jinja2", "yaml", "torch._dynamo", "torchvision", "gradio"}
+    assert "refinestyle_hub.hub" in names
+    assert heavy.isdisjoint(names)
 
 
 # --- variants
@@ -219,8 +283,6 @@ def test_config_of_another_save_is_noticed(tmp_path: Path, generator: Generator)
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path, generator: Generator) -> None:
-    from refinestyle_hub.files import config_to_json, dump_json, encode_tensors
-
     config = config_to_json("Generator", replace(CONFIG, w_dim=10))
     (tmp_path / "config.json").write_bytes(dump_json(config))
     (tmp_path / "model.safetensors").write_bytes(encode_tensors(generator.state_dict(), config, torch.float32))

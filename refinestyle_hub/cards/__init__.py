@@ -75,7 +75,12 @@ def render(
     kind, config = kind_of(folder)
     known, body = split(old)
     if card.license is None and known.get("license"):
-        card = replace(card, **{key: known.get(key) for key in ("license", "license_name", "license_link")})
+        card = replace(
+            card,
+            license=known["license"],
+            license_name=known.get("license_name"),
+            license_link=known.get("license_link"),
+        )
     if card.base_model is None and subfolder:  # a part of a pipeline goes with its generator
         card = replace(card, base_model=name)
     if card.base_model is None and kind.needs_base:

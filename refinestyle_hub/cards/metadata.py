@@ -75,15 +75,14 @@ def base_tag(digest: str) -> str:
 
 def front_matter(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """Our keys, then the ones that people added; their own tags and datasets stay too."""
-    from huggingface_hub.utils import yaml_dump
+    from huggingface_hub import CardData
 
     merged = {**ours, **{key: value for key, value in theirs.items() if key not in ours and key != "model-index"}}
     for key in ("tags", "datasets"):
         if isinstance(theirs.get(key), list):
             kept = [x for x in theirs[key] if not str(x).startswith(f"{LIBRARY_TAG}-")]
             merged[key] = list(dict.fromkeys([*ours.get(key, []), *kept]))
-    text: str = yaml_dump(merged, sort_keys=False)
-    return text.strip()
+    return CardData(**merged).to_yaml()
 
 
 def split(text: str) -> tuple[dict[str, Any], str]:
