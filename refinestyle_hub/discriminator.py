@@ -70,7 +70,8 @@ class Block(nn.Module):
         if self.fromrgb is not None:
             x = self.fromrgb(x)
         gain = math.sqrt(0.5)
-        return self.skip(x, gain) + self.conv1(self.conv0(x), gain)
+        y: Tensor = self.skip(x, gain) + self.conv1(self.conv0(x), gain)
+        return y
 
 
 def minibatch_deviation(x: Tensor, group: int, channels: int) -> Tensor:

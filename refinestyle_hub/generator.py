@@ -124,6 +124,11 @@ def total_bias(bias: Tensor, residuals: Sequence[Residual]) -> Tensor:  # [O] ->
 class Block(nn.Module):
     """One resolution: conv0 (up-sampling; absent at 4 px), conv1, and a toRGB into the running picture."""
 
+    const: nn.Parameter  # [C, 4, 4], at 4 px only
+    conv0: StyledConv
+    conv1: StyledConv
+    torgb: ToRGB
+
     def __init__(self, config: GeneratorConfig, resolution: int) -> None:
         super().__init__()
         self.resolution = resolution
@@ -169,7 +174,7 @@ class Synthesis(nn.Module):
                 code = next(codes)
             x = block.conv1(x, code, next(maps), extra.get(f"{name}.conv1", ()))
             code = next(codes)  # toRGB shares its code with the next block's first convolution
-            rgb = block.torgb(x, code, extra.get(f"{name}.torgb", ())).float()
+            rgb: Tensor = block.torgb(x, code, extra.get(f"{name}.torgb", ())).float()
             with torch.autocast(w.device.type, enabled=False):
                 picture = rgb if picture is None else upsample(picture) + rgb
         assert picture is not None
@@ -206,7 +211,7 @@ class Generator(Pretrained, nn.Module):
 
         ``truncation`` pulls the first ``cutoff`` codes (None: all) towards the mean latent: 1 as drawn, 0 the mean.
         """
-        w = self.mapping(z)[:, None].expand(-1, self.config.num_layers, -1)
+        w: Tensor = self.mapping(z)[:, None].expand(-1, self.config.num_layers, -1)
         if truncation == 1.0:
             return w
         pulled = self.mapping.w_avg.lerp(w[:, :cutoff], truncation)
@@ -310,7 +315,7 @@ class Generator(Pretrained, nn.Module):
             for name, x in whole.layers.items():
                 self._check(name, [x.shared()])
                 module = merged.layer(name)
-                module.weight += residual_kernel(x.shared(), self.layers[name].kernel)[0]
+                module.weight.add_(residual_kernel(x.shared(), self.layers[name].kernel)[0])
                 if x.bias is not None:
-                    module.bias += x.bias
+                    module.bias.add_(x.bias)
         return merged

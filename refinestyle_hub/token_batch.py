@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import Fingerprint
 from .errors import ShapeError
 from .refine import Residual, promote
 from .tokens import LayerTokens, TokenSet
@@ -85,7 +86,7 @@ class TokenBatch:
                 found.setdefault(name, []).append(x.shared(factor, cross))
         return found
 
-    def unbind(self, base: str | None = None, metadata: Mapping[str, Any] | None = None) -> list[TokenSet]:
+    def unbind(self, base: Fingerprint | None = None, metadata: Mapping[str, Any] | None = None) -> list[TokenSet]:
         """Each sample's own set, padding included; what samples share is left out."""
         return [
             TokenSet({name: x.map(lambda t, n=n: t[n]) for name, x in self.own.items()}, base, metadata or {})  # type: ignore[misc]

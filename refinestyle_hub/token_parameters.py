@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .config import LayerSpec
+from .config import Fingerprint, LayerSpec
 from .errors import BaseMismatchError, ConfigError
 from .refine import squared_residual_norm
 from .tokens import LayerTokens, TokenSet, match_layers
@@ -132,7 +132,7 @@ class TokenParameters(nn.Module):
         new._adopt({name: LayerParameters(stats[name], x) for name, x in tokens.layers.items()})
         return new
 
-    def token_set(self, base: str | None = None, metadata: Mapping[str, Any] | None = None) -> TokenSet:
+    def token_set(self, base: Fingerprint | None = None, metadata: Mapping[str, Any] | None = None) -> TokenSet:
         """The tokens as a value; gradients flow through it to the leaves."""
         layers = {name: x.tokens() for name, x in zip(self.names, self._layers(), strict=True)}
         return TokenSet(layers, base, metadata or {})
