@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .cards import FACTS, README, base_tag, read_card
+from .cards.metadata import split
 from .config import Fingerprint, TokenSetConfig
 from .files import config_from_json, read_json, write_folder
 from .fingerprint import fingerprint, is_related
@@ -92,13 +93,15 @@ def domain_info(
         raise source.missing(name)
     config = config_from_json("TokenSet", TokenSetConfig, read_json(path), path)
     card = read_card(source, subfolder)
+    readme = source.find(str(PurePosixPath(subfolder, README)))
+    stated = split(readme.read_text(encoding="utf-8"))[0].get("license") if readme else None
     return DomainInfo(
         source=str(source),
         base=config.base,
         fits=None if base is None or config.base is None else is_related(config.base, fingerprint(_generator(base))),
         tokens=max((layer.tokens for layer in config.layers.values()), default=0),
         layers=tuple(sorted(config.layers)),
-        license=card.license_name or card.license,
+        license=card.license_name or card.license or (str(stated) if stated else None),
         title=card.title,
         summary=card.summary,
     )

@@ -58,7 +58,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
         keys = [k for k, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} appears twice")
+        raise ValueError(f"the key '{_printable(next(k for k in keys if keys.count(k) > 1))}' appears twice")
     return data
 
 
@@ -106,7 +106,9 @@ def _is_newer(version: object, where: object) -> bool:
     """Whether the file's minor version is newer than ours; a newer major one is refused."""
     match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
     if match is None:
-        raise ModelFileError(f"{where} has no valid format_version (found {version!r}, this package writes 1.0).")
+        raise ModelFileError(
+            f"{where} has no valid format_version (found '{_printable(version)}', this package writes 1.0)."
+        )
     major, minor = (int(part) for part in FORMAT_VERSION.split("."))
     if int(match[1]) > major:
         raise ConfigError(
@@ -137,12 +139,12 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         key_type, value_type = args
         if key_type is int and not all(re.fullmatch(r"\d{1,9}", key) for key in value):
             raise ConfigError(f"{name} must have whole numbers as its keys.")
-        return {key_type(k): _typed(v, value_type, f"{name}.{k}") for k, v in value.items()}
+        return {key_type(k): _typed(v, value_type, f"{name}.{_printable(k)}") for k, v in value.items()}
     if hint is float and type(value) is int:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, not {str(value)[:60]!r}.")
+    raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, not '{_printable(value)}'.")
 
 
 def construct(cls: Any, data: Mapping[str, Any], name: str = "") -> Any:
@@ -179,9 +181,9 @@ def config_from_json(kind: str, config_class: type[C], data: Mapping[str, Any], 
     """
     newer = _is_newer(data.get("format_version"), where)
     if data.get("class") != kind:
-        raise ModelFileError(f"{where} holds a {str(data.get('class'))[:60]}, not a {kind}.")
+        raise ModelFileError(f"{where} holds a {_printable(data.get('class'))}, not a {kind}.")
     if data.get("value_range") != VALUE_RANGE:
-        raise ModelFileError(f"{where}: value_range must be {VALUE_RANGE}, not {str(data.get('value_range'))[:60]}.")
+        raise ModelFileError(f"{where}: value_range must be {VALUE_RANGE}, not {_printable(data.get('value_range'))}.")
     fields = {key: v for key, v in data.items() if key not in ("class", "format_version", "value_range")}
     known = {f.name for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if newer and set(fields) - known:
@@ -198,10 +200,15 @@ def config_from_json(kind: str, config_class: type[C], data: Mapping[str, Any], 
 # --- Tensors --------------------------------------------------------------------------------------------------------
 
 
+def _printable(text: object) -> str:
+    """What a file says, fit for a message: short, on one line, without control characters."""
+    return repr(str(text)[:80])[1:-1]
+
+
 def _some(names: list[str]) -> str:
     """Up to five names, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(name[:80] for name in names[:5]) + more
+    return ", ".join(_printable(name) for name in names[:5]) + more
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
@@ -232,6 +239,8 @@ class Header:
 
     tensors: dict[str, tuple[str, list[int]]]  # name -> (dtype as "F32", shape)
     config: dict[str, Any] | None  # the part's config, when the file carries it
+    start: bytes  # the file up to its data
+    size: int  # of the whole file
 
 
 def read_header(path: Path) -> Header:
@@ -248,7 +257,8 @@ def read_header(path: Path) -> Header:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(MAX_JSON, size - 8):
             raise ModelFileError(f"{path} is not a safetensors file, or it is truncated ({size} bytes).")
-        entries = parse_json(file.read(length), f"The header of {path}")
+        text = file.read(length)
+    entries = parse_json(text, f"The header of {path}")
     metadata = entries.pop("__metadata__", {})
     tensors, ends = {}, [0]
     for name, entry in entries.items():
@@ -257,13 +267,12 @@ def read_header(path: Path) -> Header:
                 tensors[name] = (dtype, shape)
                 ends.append(end)
             case _:
-                raise ModelFileError(f"The header of {path} is malformed at {name[:80]!r}.")
+                raise ModelFileError(f"The header of {path} is malformed at '{_printable(name)}'.")
     if max(ends) != size - 8 - length:
         raise ModelFileError(f"{path} is damaged: {size} bytes, but its header describes {8 + length + max(ends)}.")
     config = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-    if isinstance(config, str):
-        return Header(tensors, parse_json(config.encode(), f"The config inside {path}"))
-    return Header(tensors, None)
+    inside = parse_json(config.encode(), f"The config inside {path}") if isinstance(config, str) else None
+    return Header(tensors, inside, length.to_bytes(8, "little") + text, size)
 
 
 INTEGERS = {torch.bool: ("BOOL",), torch.uint8: ("U8",), torch.int64: ("I64",)}
@@ -290,21 +299,27 @@ def _check_header(header: Header, template: Mapping[str, Tensor], path: Path) ->
         raise ModelFileError(f"{path} does not hold the tensors of its config.\n{found}.")
 
 
-def read_tensors(path: Path, template: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path, template: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, header: Header | None = None
+) -> dict[str, Tensor]:
     """The tensors of a safetensors file, floating-point ones as ``dtype``.
 
     ``template`` gives the names, shapes and kinds of number that must be there, no more and no less. The header is
-    checked before any data is read. The file is read as bytes, never mapped: a mapped file cannot be replaced on
-    Windows, and changes under its readers elsewhere.
+    checked before any data is read; it is the given one, if the caller has looked at it before. The file is read as
+    bytes, never mapped: a mapped file cannot be replaced on Windows, and changes under its readers elsewhere.
 
     Raises:
         ModelFileError: damaged file, missing, extra or misshapen tensor, wrong dtype, value not finite.
     """
-    _check_header(read_header(path), template, path)
+    header = header or read_header(path)
+    _check_header(header, template, path)
+    content = path.read_bytes()
+    if len(content) != header.size or not content.startswith(header.start):
+        raise ModelFileError(f"{path} was replaced while it was read. Load it again.")
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
+        tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, AssertionError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}.") from None
+        raise ModelFileError(f"{path} is damaged: {_printable(error)}.") from None
     check_finite(tensors, path)
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
 

@@ -128,7 +128,11 @@ class _Unfilled(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function in (torch.Tensor.normal_, torch.Tensor.uniform_):
             return args[0]
-        return (torch.empty if function in (torch.randn, torch.rand) else function)(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        if function in (torch.randn, torch.rand):
+            kwargs.pop("generator", None)
+            function = torch.empty
+        return function(*args, **kwargs)
 
 
 class Pretrained:
@@ -257,17 +261,17 @@ class Pretrained:
 
     @classmethod
     def _read(cls: type[P], weights: Path, config_path: Path | None, dtype: torch.dtype) -> P:
-        inside = read_header(weights).config
-        data = read_json(config_path) if config_path else inside
+        header = read_header(weights)
+        data = read_json(config_path) if config_path else header.config
         if data is None:
             raise ModelFileError(f"{weights} carries no config of its own; load the folder that has its {CONFIG}.")
-        if inside is not None and inside != data:
+        if header.config is not None and header.config != data:
             raise ModelFileError(
                 f"{config_path} is not the config that {weights.name} was saved with.\n"
                 "Save the model again (a save may have been cut off), or restore the edited file."
             )
         config: Any = config_from_json(cls.__name__, cls.config_class, data, config_path or weights)
-        return cls.from_state(config, read_tensors(weights, cls.template(config), dtype))
+        return cls.from_state(config, read_tensors(weights, cls.template(config), dtype, header))
 
 
 # --- To the Hub -----------------------------------------------------------------------------------------------------

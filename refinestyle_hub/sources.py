@@ -46,12 +46,10 @@ def _checked_name(name: str) -> PurePosixPath:
 
 
 def _pickle_hint(names: Sequence[str]) -> str:
-    pickles = [name for name in names if name.endswith(PICKLES)]
-    return (
-        f"\n{pickles[0]} is a pickle, which is never read here: refinestyle convert makes a folder of it."
-        if pickles
-        else ""
-    )
+    for name in names:
+        if name.endswith(PICKLES):
+            return f"\n{name!r} is a pickle, which is never read here: refinestyle convert makes a folder of it."
+    return ""
 
 
 # --- Local ----------------------------------------------------------------------------------------------------------

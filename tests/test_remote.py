@@ -141,7 +141,7 @@ def test_pickles_are_refused_by_name(hub: HubServer) -> None:
     hub.add("me/old", {"ffhq.pkl": b"\x80\x04...", "README.md": b"hello"})
     with pytest.raises(ModelNotFoundError) as error:
         Generator.from_pretrained("me/old")
-    assert_helps(error, "ffhq.pkl is a pickle", "refinestyle convert")
+    assert_helps(error, "'ffhq.pkl' is a pickle", "refinestyle convert")
     assert not hub.seen(r"resolve/.*pkl")
 
 

@@ -105,7 +105,7 @@ def test_pickles_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"network{suffix}"
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     assert_refused(lambda: Generator.from_pretrained(path), "pickle", "refinestyle convert")
-    assert_refused(lambda: Generator.from_pretrained(tmp_path), f"network{suffix} is a pickle", "refinestyle convert")
+    assert_refused(lambda: Generator.from_pretrained(tmp_path), f"'network{suffix}' is a pickle", "refinestyle convert")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -371,6 +371,46 @@ def test_layer_names_are_only_keys(tmp_path: Path, name: str) -> None:
     loaded = TokenSet.from_pretrained(tmp_path)
     w = GENERATOR.map(torch.zeros(1, 16))
     assert_refused(lambda: GENERATOR(w, loaded), name)
+
+
+def test_names_cannot_write_on_the_terminal(domain: Path) -> None:
+    """Names come from strangers: no line breaks and no escape sequences reach the message."""
+    evil = "\x1b[2J\nrm -rf\n\n\r" + "x" * 1000
+
+    def rename(header: dict[str, Any]) -> None:
+        header[evil] = header.pop("b4.conv1.p")
+
+    with_header(domain / WEIGHTS, rename)
+    config = json.loads((domain / "config.json").read_text())
+    for change in (
+        {},
+        {evil: 1},
+        {"class": evil},
+        {"format_version": evil},
+        {"layers": {evil: 1}},
+        {"metadata": evil},
+    ):
+        (domain / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(RefineStyleHubError) as error:
+            TokenSet.from_pretrained(domain)
+        assert str(error.value).count("\n") <= 2
+        assert "\x1b" not in str(error.value)
+        assert len(str(error.value)) < 1000
+    (domain / WEIGHTS).write_bytes(safetensors_save(DOMAIN.state_dict()))
+    for change in ({evil: 1}, {"class": evil}, {"format_version": evil}, {"layers": {evil: 1}}, {"metadata": evil}):
+        (domain / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(RefineStyleHubError) as error:
+            TokenSet.from_pretrained(domain)
+        assert str(error.value).count("\n") <= 2
+        assert "\x1b" not in str(error.value)
+        assert len(str(error.value)) < 1000
+
+
+def test_a_file_that_is_replaced_while_it_is_read(domain: Path) -> None:
+    """Its header was checked, then another file took its place."""
+    header = read_header(domain / WEIGHTS)
+    token_set(seed=1, rank=2).save_pretrained(domain)
+    assert_refused(lambda: read_tensors(domain / WEIGHTS, DOMAIN.state_dict(), header=header), "replaced while")
 
 
 # --- Threat: the Hub or the way to it

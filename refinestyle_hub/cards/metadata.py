@@ -115,7 +115,7 @@ def check(text: str) -> None:
             "apache-2.0 or cc-by-nc-4.0; or license='other' with license_name= and license_link=."
         )
     problems = []
-    if licence not in LICENSES:
+    if not isinstance(licence, str) or licence not in LICENSES:
         problems.append(f"{licence!r} is not an id of the Hub's list of licences (use 'other' with a name and a link)")
     if licence == "other" and not (data.get("license_name") and data.get("license_link")):
         problems.append("license 'other' needs license_name and license_link")
