@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nvidia_layout as nvidia
@@ -13,10 +14,26 @@ import torch
 from tiny import TINY, randomise, tiny_generator, token_set
 
 from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
-from refinestyle_hub.convert import convert, export_nvidia, export_rosinality, nvidia_state_dict, rosinality_checkpoint
+from refinestyle_hub.convert import (
+    convert,
+    export,
+    export_nvidia,
+    export_rosinality,
+    nvidia_state_dict,
+    rosinality_checkpoint,
+)
 from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.errors import MergeError, ModelFileError, UnsupportedModelError
+from refinestyle_hub.errors import (
+    BaseMismatchError,
+    ConfigError,
+    MergeError,
+    ModelFileError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.generator import Generator
+from refinestyle_hub.hub import PipelineIndex, save_index
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +144,38 @@ def test_a_domain_leaves_in_a_generator(tmp_path: Path, generator: Generator) ->
     torch.testing.assert_close(theirs(w) / scale, drawn / scale, atol=1e-4, rtol=0)
     with pytest.raises(MergeError):
         export_rosinality(generator.merge(token_set(residual="post")), tmp_path / "no.pt")
+
+
+def test_export_of_a_saved_model(tmp_path: Path, generator: Generator, discriminator: Discriminator) -> None:
+    model = tmp_path / "model"
+    mark = fingerprint(generator)
+    inside, outside = (replace(token_set(seed, residual="pre"), base=mark) for seed in (1, 2))
+    generator.save_pretrained(model / "generator")
+    discriminator.save_pretrained(model / "discriminator")
+    inside.save_pretrained(model / "domains" / "sketch")
+    save_index(model, PipelineIndex(("generator", "discriminator"), ("sketch",)))
+    outside.save_pretrained(tmp_path / "bronze")
+
+    export(model, tmp_path / "plain.pt", discriminator=True)
+    convert(tmp_path / "plain.pt", tmp_path / "back", license="mit")
+    assert_same(Generator.from_pretrained(tmp_path / "back"), generator)
+    assert_same(Discriminator.from_pretrained(tmp_path / "back"), discriminator)
+
+    domains = {"sketch": 0.5, str(tmp_path / "bronze"): 0.25}
+    export(model, tmp_path / "both.safetensors", layout="nvidia", domains=domains)
+    convert(tmp_path / "both.safetensors", tmp_path / "both", license="mit")
+    merged = generator.merge([(inside, 0.5), (outside, 0.25)])
+    assert_same(Generator.from_pretrained(tmp_path / "both"), merged)
+
+    with pytest.raises(ModelNotFoundError):
+        export(model, tmp_path / "no.pt", domains={str(tmp_path / "gold"): 1.0})
+    replace(outside, base=replace(mark, digest="0" * 32)).save_pretrained(tmp_path / "other")
+    with pytest.raises(BaseMismatchError, match="other weights"):
+        export(model, tmp_path / "no.pt", domains={str(tmp_path / "other"): 1.0})
+    for options in ({"layout": "tensorflow"}, {"layout": "nvidia", "discriminator": True}):
+        with pytest.raises(ConfigError, match="layout must be"):
+            export(model, tmp_path / "no.pt", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "no.pt").exists()
 
 
 def test_what_rosinality_does_not_have(discriminator: Discriminator) -> None:

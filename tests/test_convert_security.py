@@ -274,6 +274,8 @@ def test_keys_that_collide() -> None:
     """Python's hash of a whole number is its remainder by 2^61 - 1, so large ones can be made to collide."""
     with pytest.raises(ModelFileError):
         unpickled(pickle.dumps({i * ((1 << 61) - 1): None for i in range(1, 10)}))
+    addresses = {140_000_000_000_000 + 64 * i: i for i in range(10)}  # as optimisers of older PyTorch have them
+    assert unpickled(pickle.dumps(addresses)) == addresses
 
 
 def test_modules_that_hold_one_another(tmp_path: Path) -> None:
@@ -444,7 +446,7 @@ def test_mutated_files(tmp_path: Path, file: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["zip.pt", "stream.pt", "nvidia.pkl"])
 def test_many_mutated_files(tmp_path: Path, file: str) -> None:
-    outcomes = fuzz(tmp_path, file, samples()[file], rounds=2000, seed=2)
+    outcomes = fuzz(tmp_path, file, samples()[file], rounds=1000, seed=2)
     assert min(outcomes.values()) > 0
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .checkpoints import Conversion, convert
-from .export import export_nvidia, export_rosinality, nvidia_state_dict, rosinality_checkpoint
+from .export import export, export_nvidia, export_rosinality, nvidia_state_dict, rosinality_checkpoint
 
 
 __all__ = [
     "Conversion",
     "convert",
+    "export",
     "export_nvidia",
     "export_rosinality",
     "nvidia_state_dict",

@@ -2,8 +2,7 @@
 
 InterFaceGAN boundaries (``.npy``), the direction files of e4e, ReStyle, HyperStyle and PTI (``.pt``), and GANSpace
 components (``.pt`` with ``comp``, ``mean`` and ``std``), optionally with StyleRes's table of named edits. Nothing in a
-file is executed: ``.npy`` is read without pickle, ``.pt`` by PyTorch's restricted unpickler (tensors and plain
-containers).
+file is executed: ``.npy`` is read without pickle, ``.pt`` by our own unpickler (tensors and plain containers).
 """
 
 from __future__ import annotations

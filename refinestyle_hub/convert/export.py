@@ -10,21 +10,27 @@ import io
 import os
 import secrets
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..discriminator import Discriminator
-from ..errors import UnsupportedModelError
+from ..errors import ConfigError, UnsupportedModelError
 from ..files import config_to_json, encode_tensors
+from ..fingerprint import check_base, fingerprint
 from ..generator import Generator
+from ..hub import read_index
+from ..sources import INDEX, Source, open_source
+from ..tokens import TokenSet
 from .networks import fir
 from .nvidia import FILTER
 from .rosinality import discriminator_names, generator_names, layer_name
 
 
-__all__ = ["export_nvidia", "export_rosinality", "nvidia_state_dict", "rosinality_checkpoint"]
+__all__ = ["export", "export_nvidia", "export_rosinality", "nvidia_state_dict", "rosinality_checkpoint"]
 
 
 def nvidia_state_dict(network: Generator | Discriminator) -> dict[str, Tensor]:
@@ -111,6 +117,48 @@ def export_rosinality(
     buffer = io.BytesIO()
     torch.save(rosinality_checkpoint(generator, discriminator), buffer)
     _write(Path(path), buffer.getvalue())
+
+
+def export(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    layout: Literal["rosinality", "nvidia"] = "rosinality",
+    domains: Mapping[str, float] | None = None,
+    discriminator: bool = False,
+) -> None:
+    """Write the generator of a saved model, plain or with domains in its weights, as one file of another code base.
+
+    Args:
+        model: bundled name, folder or Hub id.
+        out: ``.pt`` for rosinality, ``.safetensors`` for NVIDIA's names.
+        domains: strength by the name of a domain of the model, or by the folder or Hub id of one of its own.
+        discriminator: put the model's discriminator into the file too; rosinality's layout only.
+
+    Raises:
+        ModelNotFoundError: no such model or domain.
+        BaseMismatchError: a domain was made for another generator.
+        MergeError: a domain enters after the modulation, so that no generator holds it.
+        UnsupportedModelError: the other code base does not have such a network.
+        ConfigError: an unknown layout, or one that does not hold a discriminator.
+    """
+    if layout not in ("rosinality", "nvidia") or (discriminator and layout != "rosinality"):
+        raise ConfigError("layout must be 'rosinality', or 'nvidia', whose files hold one network: the generator.")
+    source = open_source(model)
+    generator = Generator.from_source(source)
+    if domains:
+        generator = generator.merge([(_domain(source, name, generator), float(s)) for name, s in domains.items()])
+    if layout == "nvidia":
+        return export_nvidia(generator, out)
+    export_rosinality(generator, out, Discriminator.from_source(source) if discriminator else None)
+
+
+def _domain(source: Source, name: str, generator: Generator) -> TokenSet:
+    own = source.find(INDEX) is not None and name in read_index(source).domains
+    tokens = TokenSet.from_source(source, subfolder=f"domains/{name}") if own else TokenSet.from_pretrained(name)
+    if tokens.base is not None:
+        check_base(tokens.base, fingerprint(generator), what=f"The domain {name!r}")
+    return tokens
 
 
 def _renamed(network: Generator | Discriminator, names: dict[str, str]) -> dict[str, Tensor]:

@@ -1,8 +1,7 @@
 """The published weights of the perceptual distances: LPIPS (``lpips`` wheel, torchvision's AlexNet) and ST-LPIPS.
 
-Both come as legacy ``.pth`` files, which hold a pickle. They are read with PyTorch's restricted unpickler
-(``weights_only=True``: tensors and plain containers, nothing is executed), and every tensor is checked against the
-trunk that asks for it.
+Both come as ``.pth`` files, which hold a pickle. They are read with our own unpickler (tensors and plain containers,
+nothing is executed), and every tensor is checked against the trunk that asks for it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ __all__ = ["Record", "Storage", "unpickle"]
 
 MAX_INSTRUCTIONS = 1_000_000  # a training state with optimisers takes a tenth
 MAX_COPIED = 1_000_000  # entries and letters that builders may copy: a pickle can pass one argument to many calls
-MAX_KEY = 1 << 32  # whole numbers as keys: larger ones can be chosen to collide
+MAX_KEY = 1 << 60  # whole numbers as keys: larger ones can be chosen to have one hash
 
 STORAGES = {
     "torch.FloatStorage": torch.float32,
