@@ -219,7 +219,9 @@ Source: TypeAlias = Folder | Repo
 def _line(error: BaseException) -> str:
     """An error in one line, with the one that caused it."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
-    return f"{text} ({_line(error.__cause__)})" if error.__cause__ else text
+    if error.__cause__ is None or hasattr(error, "response"):  # an answer of the Hub speaks for itself
+        return text
+    return f"{text} ({_line(error.__cause__)})"
 
 
 @contextmanager
@@ -309,7 +311,9 @@ def find_repos(tags: Sequence[str], limit: int, token: str | bool | None = None)
 
     with _translated("the list of models", "main", token):
         return list(
-            HfApi(token=token, library_name=LIBRARY).list_models(filter=list(tags), limit=limit, sort="downloads")
+            HfApi(token=token, library_name=LIBRARY).list_models(
+                filter=list(tags), limit=limit, sort="downloads", full=True
+            )
         )
 
 

@@ -246,8 +246,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self.error(404, "EntryNotFound")
             self.send_json(list(entries.values()))
 
-        def info(self, repo_id: str, query: Any, revision: str = "main") -> None:
-            found = self.revision(repo_id, revision)
+        def info(self, repo_id: str, revision: str | None, query: Any) -> None:
+            found = self.revision(repo_id, revision or "main")
             if found is not None:
                 self.send_json(self.describe(repo_id, found[1]))
 
@@ -355,7 +355,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         (rf"(?:GET|HEAD) /{repo_id}/resolve/{revision}/(.+)", Handler.resolve_file),
         (r"(?:GET|HEAD) /cdn/(\w+)", Handler.cdn),
         (rf"GET /api/models/{repo_id}/tree/{revision}(?:/(.+))?", Handler.tree),
-        (rf"GET /api/models/{repo_id}", Handler.info),
+        (rf"GET /api/models/{repo_id}(?:/revision/{revision})?", Handler.info),
         (r"GET /api/models", Handler.models),
         (r"POST /api/repos/create", Handler.create),
         (r"POST /api/validate-yaml", Handler.validate),

@@ -41,7 +41,7 @@ from refinestyle_hub.sources import Folder
 GENERATOR = tiny_generator()
 DOMAIN = replace(token_set(seed=1), base=fingerprint(GENERATOR), metadata={"steps": 300, "loss": {"not": "shown"}})
 DIRECTIONS = Directions({"smile": Direction(torch.randn(1, 16))}, fingerprint(GENERATOR))
-MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
+CHECKOUT = Path(__file__).parents[1]
 
 CARD = Card(
     license="cc-by-nc-4.0",
@@ -295,14 +295,15 @@ def test_licence_of_the_old_card_stays(domain: Path) -> None:
 
 def test_snippet_of_the_attribute_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = AttributeConfig(("smile",), 1, (0.0,), (1.0,), ("bald",), resolution=32, widths=(4, 4, 4, 4), features=4)
-    AttributeNet(config).save_pretrained(tmp_path / "net")
+    AttributeNet(config).save_pretrained(tmp_path / "benchmarks" / "attributes")
+    monkeypatch.setattr(sources, "BUNDLED", tmp_path / "none")
     monkeypatch.chdir(tmp_path)
-    names = run_snippets(render(tmp_path / "net", Card(license="mit"), "net"))
-    assert set(names["readings"]) == {"smile"}
+    (path,) = write_all(tmp_path)
+    assert set(run_snippets(path.read_text())["readings"]) == {"smile"}
 
 
 def test_snippets_of_a_bundled_model(bundled: Path, tmp_path: Path) -> None:
-    paths = write_all(tmp_path / "cards")
+    paths = write_all(tmp_path)
     names = {path.name for path in paths}
     assert names == {"tiny-generator.md", "tiny-directions.md", "tiny-domains-sketch.md"}
     for path in paths:
@@ -311,14 +312,14 @@ def test_snippets_of_a_bundled_model(bundled: Path, tmp_path: Path) -> None:
 
 def test_write_all_takes_facts_and_pictures(bundled: Path, tmp_path: Path) -> None:
     (bundled / "generator" / "card.json").write_bytes(dump_card(replace(CARD, base_model=None)))
-    out = tmp_path / "cards"
+    out = tmp_path / "model_cards"
     out.mkdir()
     (out / "sheet.png").write_bytes(b"png")
-    write_all(out)
+    write_all(tmp_path)
     text = (out / "tiny-generator.md").read_text()
     assert "![Eight heads.](sheet.png)" in text
     (out / "tiny-generator.md").write_text(text + "\nBy hand.\n")
-    write_all(out)
+    write_all(tmp_path)
     assert (out / "tiny-generator.md").read_text() == text + "\nBy hand.\n"
 
 
@@ -331,11 +332,18 @@ def test_write_card_beside_a_part(domain: Path) -> None:
 # --- what ships
 
 
-@pytest.mark.parametrize("file", sorted(shipped()))
-def test_shipped_card_is_what_is_written(file: str) -> None:
-    """``python -c "from refinestyle_hub.cards import write_all; write_all('model_cards')"`` brings them up to date."""
-    model, part, folder = shipped()[file]
-    text = (MODEL_CARDS / file).read_text(encoding="utf-8")
-    assert render(folder, read_card(Folder(folder)), model, text, part, pictures=MODEL_CARDS) == text
+@pytest.mark.parametrize("file", sorted(shipped(CHECKOUT)))
+def test_shipped_card_is_what_is_written(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bring them up to date: python -c "from refinestyle_hub.cards import write_all; write_all('.')"."""
+    folder, name, subfolder = shipped(CHECKOUT)[file]
+    cards = CHECKOUT / "model_cards"
+    text = (cards / file).read_text(encoding="utf-8")
+    assert render(folder, read_card(Folder(folder)), name, text, subfolder, pictures=cards) == text
     check(text)
+    monkeypatch.chdir(CHECKOUT)
     run_snippets(text)
+
+
+def test_no_card_without_its_artefact() -> None:
+    cards = {path.name for path in (CHECKOUT / "model_cards").glob("*.md")} - {"README.md"}
+    assert cards <= set(shipped(CHECKOUT))

@@ -105,7 +105,9 @@ def test_pickles_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"network{suffix}"
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     assert_refused(lambda: Generator.from_pretrained(path), "pickle", "refinestyle convert")
-    assert_refused(lambda: Generator.from_pretrained(tmp_path), f"'network{suffix}' is a pickle", "refinestyle convert")
+    assert_refused(
+        lambda: Generator.from_pretrained(tmp_path), f"'network{suffix}' is a pickle", "refinestyle convert"
+    )
     assert not (tmp_path / "exploded").exists()
 
 

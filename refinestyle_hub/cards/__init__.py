@@ -1,5 +1,7 @@
 """Model cards: one source for ``model_cards/`` and for every push. No network, no templates.
 
+``python -c "from refinestyle_hub.cards import write_all; write_all('.')"`` writes those of a checkout.
+
 A card is written from three things: the saved files (sizes, shapes, base), ``card.json`` beside them (``facts``), and
 the words of ``kinds``. Its body consists of marked sections. They are written anew each time; whatever else stands in
 the file is left as it is.
@@ -12,6 +14,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import CardError
 from ..files import write_folder
@@ -175,26 +178,40 @@ def write_card(folder: str | os.PathLike[str], card: Card, name: str, subfolder:
     write_folder(root, {FACTS: dump_card(card), README: text.encode()})
 
 
-def shipped() -> dict[str, tuple[str, str, Path]]:
-    """Everything bundled that has a card: file name of the card -> (model, subfolder, folder)."""
+class Shipped(NamedTuple):
+    """An artefact that comes with the project, and how users load it."""
+
+    folder: Path
+    name: str
+    subfolder: str = ""
+
+
+def shipped(checkout: Path) -> dict[str, Shipped]:
+    """Everything with a card that the package or a checkout of the project brings, by the card's file name."""
     found = {}
     for model in bundled_models():
         source = open_source(model)
         assert isinstance(source, Folder)
         index = read_index(source)
         for part in (*index.parts, *(f"domains/{name}" for name in index.domains)):
-            folder = source.root / part
             if part != "discriminator":  # it goes with the generator
-                found[f"{model}-{part.replace('/', '-')}.md"] = (model, part, folder)
+                found[f"{model}-{part.replace('/', '-')}.md"] = Shipped(source.root / part, model, part)
+    attributes = checkout / "benchmarks" / "attributes"
+    if attributes.is_dir():
+        found["attributes.md"] = Shipped(attributes, "./benchmarks/attributes")
     return found
 
 
-def write_all(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the cards of everything bundled into ``folder`` (``model_cards/`` of a checkout); returns their paths."""
-    root = Path(folder)
+def write_all(checkout: str | os.PathLike[str]) -> list[Path]:
+    """Bring ``model_cards/`` of a checkout up to date; returns the paths of the cards.
+
+    Raises:
+        CardError: an old card cannot be read.
+    """
+    root = Path(checkout) / "model_cards"
     files = {}
-    for file, (model, part, source) in shipped().items():
+    for file, (folder, name, subfolder) in shipped(Path(checkout)).items():
         old = (root / file).read_text(encoding="utf-8") if (root / file).is_file() else ""
-        files[file] = render(source, read_card(Folder(source)), model, old, part, pictures=root).encode()
+        files[file] = render(folder, read_card(Folder(folder)), name, old, subfolder, pictures=root).encode()
     write_folder(root, files)
     return [root / file for file in files]
