@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import gradio as gr
@@ -16,15 +15,15 @@ import numpy as np
 
 from . import images, limits, messages
 from .attributes import KNOWN
-from .images import Pixels
+from .images import Pixels, png_file
 from .jobs import Jobs, Result, Stops
 from .session import Found, Subject
 
 
 __all__ = ["Handlers"]
 
-Pair: TypeAlias = tuple[Pixels, Pixels]
-Captioned: TypeAlias = list[tuple[Pixels, str]]
+Pair: TypeAlias = tuple[str, str]  # PNG files
+Captioned: TypeAlias = list[tuple[str, str]]  # PNG file, caption
 ORIGINAL = "photo"  # what an edit is compared with; the other choice is "reconstruction"
 DOWNLOAD = "refinestyle-edit.png"
 
@@ -43,7 +42,7 @@ class Handlers:
 
     # --- Invert ---
 
-    def align(self, photo: str | None, aligned: bool) -> tuple[Any, Any, str, int, Found | None]:
+    def align(self, photo: str | None, aligned: bool) -> tuple[Any, Any, Any, int, Found | None]:
         """Find the faces of a photo and cut the aligned crop of each.
 
         Args:
@@ -55,15 +54,14 @@ class Handlers:
         """
         with messages.explained():
             if not photo:
-                return gr.update(value=None, visible=False), gr.update(value=[], visible=False), "", 0, None
+                return _gone(), _gone(), _gone(), 0, None
             image = images.read_photo(photo)
             if aligned:
-                crop = images.square(image, self.jobs.size)
-                hidden = gr.update(value=[(crop, "the crop")], visible=False)
-                return gr.update(value=crop, visible=True), hidden, "The central square is used as the crop.", 0, None
+                crop = png_file(images.square(image, self.jobs.size))
+                return _shown(crop), _gone([(crop, "crop")]), _shown("The central square is used."), 0, None
             faces = images.faces_in(image)
             crops = images.crops_of(image, faces, min(self.jobs.size, 256))
-            captioned = [(crop, f"face {n}, {face.width} px wide") for n, (crop, face) in enumerate(zip(crops, faces, strict=True), 1)]
+            captioned = [(png_file(crop), f"{face.width} px wide") for crop, face in zip(crops, faces, strict=True)]
             if len(faces) > 1:
                 gr.Info(messages.several_faces(len(faces)))
             note = f"{len(faces)} face{'s' * (len(faces) > 1)} found, {faces[0].width} px wide."
@@ -71,14 +69,15 @@ class Handlers:
                 note = messages.small_face(faces[0].width)
                 gr.Warning(note)
             gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
-            return gr.update(value=images.framed(image, faces, 0), visible=True), gallery, note, 0, Found(photo, faces)
+            return _shown(png_file(images.framed(image, faces, 0))), gallery, _shown(note), 0, Found(photo, faces)
 
     def choose(self, photo: str | None, found: Found | None, event: gr.SelectData) -> tuple[int, Any]:
         """Another face of the gallery was clicked."""
         with messages.explained():
             if not photo or found is None or not 0 <= event.index < len(found.faces):
                 return 0, gr.update()
-            return event.index, images.framed(images.read_photo(photo), found.faces, event.index)
+            framed = images.framed(images.read_photo(photo), found.faces, event.index)
+            return event.index, png_file(framed)
 
     def invert(
         self,
@@ -112,7 +111,8 @@ class Handlers:
             for update in self.jobs.invert(crop, steps, tokens, int(seed) % 2**31, flag):
                 if isinstance(update, Result):
                     subject = Subject(update.inversion, crop, update.reconstruction)
-                    yield (crop, update.reconstruction), _stages(crop, update), _figures(update, steps), subject
+                    pair = png_file(crop), png_file(update.reconstruction)
+                    yield pair, _stages(crop, update), _figures(update, steps), subject
                 else:
                     note = f"step {update.step}/{update.steps}, distance {update.figures['perceptual']:.3f}"
                     yield gr.skip(), gr.skip(), note, gr.skip()
@@ -137,10 +137,10 @@ class Handlers:
         """A face has been found: show it in the editor, with all sliders at 0."""
         sliders = [gr.update(value=0, interactive=subject is not None) for _ in self.directions]
         if subject is None:
-            return gr.skip(), gr.skip(), messages.NOT_INVERTED, *sliders
-        picture = subject.reconstruction
-        file = gr.update(value=images.png_file(picture, DOWNLOAD), interactive=True)
-        return (picture, picture), file, "", *sliders
+            return gr.skip(), gr.skip(), _shown(messages.NOT_INVERTED), *sliders
+        picture = png_file(subject.reconstruction)
+        file = gr.update(value=png_file(subject.reconstruction, DOWNLOAD), interactive=True)
+        return (picture, picture), file, _gone(), *sliders
 
     def edit(self, edits: dict[str, Any] | None, before: str, subject: Subject | None) -> tuple[Pair, str]:
         """Draw the face of the last /invert of this session with attributes changed.
@@ -156,7 +156,7 @@ class Handlers:
             drawn = self._draw(subject, [self._checked(edits or {})])[0]
             assert subject is not None
             first = subject.crop if before == ORIGINAL else subject.reconstruction
-            return (first, drawn), images.png_file(drawn, DOWNLOAD)
+            return (png_file(first), png_file(drawn)), png_file(drawn, DOWNLOAD)
 
     def edit_live(self, before: str, subject: Subject | None, *strengths: float) -> tuple[Pair, str]:
         """``edit`` with one value for each slider."""
@@ -175,7 +175,7 @@ class Handlers:
             low, high = self.jobs.pipe.directions[attribute].info.limits
             strengths = [float(s) for s in np.linspace(low, high, limits.STRIP)]
             drawn = self._draw(subject, [{attribute: s} for s in strengths])
-            return [(picture, f"{label(attribute)} {s:+.1f}") for picture, s in zip(drawn, strengths, strict=True)]
+            return [(png_file(picture), f"{s:+.1f}") for picture, s in zip(drawn, strengths, strict=True)]
 
     def _draw(self, subject: Subject | None, edits: list[Mapping[str, float]]) -> list[Pixels]:
         if subject is None:
@@ -194,6 +194,14 @@ class Handlers:
         return {name: float(strength) for name, strength in edits.items() if strength}
 
 
+def _shown(value: Any) -> Any:
+    return gr.update(value=value, visible=True)
+
+
+def _gone(value: Any = None) -> Any:
+    return gr.update(value=value, visible=False)
+
+
 def label(attribute: str) -> str:
     """What people read for the name of a direction."""
     return KNOWN[attribute].label if attribute in KNOWN else attribute.replace("_", " ").capitalize()
@@ -201,9 +209,9 @@ def label(attribute: str) -> str:
 
 def _stages(crop: Pixels, result: Result) -> Captioned:
     report = result.inversion.report
-    stages = [(crop, "aligned crop"), (result.likeness, f"w+ alone · {report['w_plus_perceptual']:.3f}")]
+    stages = [(png_file(crop), "photo"), (png_file(result.likeness), f"w+ · {report['w_plus_perceptual']:.3f}")]
     if result.inversion.tokens is not None:
-        stages.append((result.reconstruction, f"w+ and tokens · {report['perceptual']:.3f}"))
+        stages.append((png_file(result.reconstruction), f"tokens · {report['perceptual']:.3f}"))
     return stages
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import secrets
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
@@ -39,7 +41,12 @@ def read_photo(path: str | None) -> Image.Image:
         if width * height > limits.MAX_PIXELS:
             raise messages.refuse(messages.too_many_pixels(width, height))
         return load_picture(path, max_bytes=limits.MAX_BYTES, max_pixels=limits.MAX_PIXELS)
-    except (OSError, PictureError, SyntaxError, ValueError) as error:  # header parsers of damaged files raise all these
+    except (
+        OSError,
+        PictureError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # header parsers of damaged files raise all these
         raise messages.refuse(messages.NOT_A_PICTURE) from error
 
 
@@ -86,8 +93,16 @@ def framed(image: Image.Image, faces: Sequence[Face], chosen: int) -> Pixels:
     return np.asarray(small)
 
 
-def png_file(pixels: Pixels, name: str) -> str:
-    """Write a picture for download into Gradio's cache, from where it is served and where it is swept; its path."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
-    return save_bytes_to_cache(file.getvalue(), name, get_upload_folder())
+def png_file(pixels: Pixels, name: str = "picture.png") -> str:
+    """Write a picture into Gradio's cache, from where it is served and where it is swept; its path.
+
+    Gradio would write an array as well, but over and over into the same file, also while a browser is reading it.
+    """
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, format="PNG")
+    folder = Path(get_upload_folder()) / hashlib.sha256(data.getvalue()).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{secrets.token_hex(8)}.part"
+    part.write_bytes(data.getvalue())
+    os.replace(part, folder / name)
+    return str(folder / name)

@@ -1,8 +1,8 @@
 """The border to the accelerator: what runs there, for how long, and who may ask for it.
 
-On ZeroGPU each call runs in a forked process: arguments and results are pickled, so they are values (CPU tensors, arrays,
-numbers), and of exceptions only ``gr.Error`` comes through with its text. Everywhere else the calls are plain ones, and a
-lock keeps two of them from overlapping.
+On ZeroGPU each call runs in a forked process: arguments and results are pickled, so they are values (CPU tensors,
+arrays, numbers), and of exceptions only ``gr.Error`` comes through with its text. Everywhere else the calls are plain
+ones, and a lock keeps two of them from overlapping.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ Update: TypeAlias = "Step | Result"
 
 def _inversion_seconds(crop: Pixels, steps: int, tokens: bool, seed: int, flag: str) -> int:
     """What to ask ZeroGPU for; the longer, the later it comes."""
-    pixels = crop.shape[0] * crop.shape[1] / 1024**2
-    return min(round(10 + steps * (0.04 + 0.16 * pixels)), 110)
+    megapixels: float = crop[..., 0].size / 2**20
+    return min(round(10 + steps * (0.04 + 0.16 * megapixels)), 110)
 
 
 class Jobs:
@@ -95,8 +95,8 @@ class Jobs:
     def _invert(self, crop: Pixels, steps: int, tokens: bool, seed: int, flag: str) -> Iterator[Update]:
         """Invert an aligned crop [S, S, 3]; yields every ``CHUNK_SECONDS``, at last the result.
 
-        It ends early, with the best so far, once the file ``flag`` exists (a file, because nothing else reaches a forked
-        worker), when the time is up, or when the generator is closed.
+        It ends early, with the best so far, once the file ``flag`` exists (a file, because nothing else reaches a
+        forked worker), when the time is up, or when the generator is closed.
         """
         updates: queue.SimpleQueue[Update | BaseException] = queue.SimpleQueue()
         closed = threading.Event()

@@ -19,7 +19,9 @@ JOB_SECONDS = 180.0  # wall clock of one inversion, whatever was asked for
 MAX_STRENGTH = 10.0  # of an edit that comes over the API
 STRIP = 7  # pictures in a strip of strengths
 
-GPU_JOBS = int(os.environ.get("REFINESTYLE_GPU_JOBS", "1"))  # at a time, of all sessions; more only where there are more GPUs
+GPU_JOBS = int(
+    os.environ.get("REFINESTYLE_GPU_JOBS", "1")
+)  # at a time, of all sessions; more only where there are more GPUs
 JOBS_PER_SESSION = 2  # running or waiting
 QUEUE = 24  # all sessions together
 SESSIONS = 500  # states kept in memory

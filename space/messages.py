@@ -20,9 +20,8 @@ from . import limits
 
 NO_PHOTO = "Add a photo first, or pick an example."
 NOT_A_PICTURE = "This file is not a picture we can read. Use JPEG, PNG or WebP."
-FAR_TOO_MANY_PIXELS = (
-    f"The picture has far too many pixels. The limit is {limits.MAX_PIXELS / 1e6:g} megapixels; please make it smaller."
-)
+MEGAPIXELS = f"{limits.MAX_PIXELS / 1e6:g} megapixels"
+FAR_TOO_MANY_PIXELS = f"The picture has far too many pixels. The limit is {MEGAPIXELS}; please make it smaller."
 NO_FACE = "No face found. Use a frontal photo with the whole head, or tick 'already aligned'."
 NO_SUCH_FACE = "The photo has fewer faces than that. Choose another one."
 NOT_INVERTED = "There is no face to edit yet. Go to Invert and let it read a photo first."
@@ -42,8 +41,7 @@ def too_many_bytes(size: int) -> str:
 
 def too_many_pixels(width: int, height: int) -> str:
     """For a picture whose header says so much."""
-    limit = f"{limits.MAX_PIXELS / 1e6:g} megapixels"
-    return f"The picture is {width}×{height}. The limit is {limit}; please make it smaller."  # noqa: RUF001
+    return f"The picture is {width}×{height}. The limit is {MEGAPIXELS}; please make it smaller."
 
 
 def face_too_small(width: int) -> str:
@@ -74,7 +72,8 @@ def unknown_edit(name: object, known: list[str]) -> str:
 
 def bad_strength(name: str) -> str:
     """For a strength that is no number of a sensible size."""
-    return f"The strength of '{html.escape(name[:40])}' must be a number from -{limits.MAX_STRENGTH:g} to {limits.MAX_STRENGTH:g}."
+    most = f"{limits.MAX_STRENGTH:g}"
+    return f"The strength of '{html.escape(name[:40])}' must be a number from -{most} to {most}."
 
 
 def refuse(text: str) -> gr.Error:

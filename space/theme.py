@@ -10,6 +10,7 @@ from gradio.themes.utils.fonts import LocalFont
 
 
 CSS = Path(__file__).with_name("style.css")
+PAGE = Path(__file__).with_name("page.js")  # runs once when the page is there
 
 
 def theme() -> gr.themes.Base:
@@ -21,8 +22,8 @@ def theme() -> gr.themes.Base:
         radius_size=sizes.radius_md,
         spacing_size=sizes.spacing_md,
         text_size=sizes.text_md,
-        font=(LocalFont("IBM Plex Sans", weights=(400, 600)), "ui-sans-serif", "system-ui", "sans-serif"),
-        font_mono=(LocalFont("IBM Plex Mono", weights=(400, 600)), "ui-monospace", "monospace"),
+        font=(LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"),
+        font_mono=(LocalFont("IBM Plex Mono", weights=(400,)), "ui-monospace", "monospace"),
     )
     return made.set(
         body_background_fill="*neutral_50",
@@ -33,8 +34,11 @@ def theme() -> gr.themes.Base:
         block_border_color="*neutral_200",
         block_border_color_dark="*neutral_800",
         block_shadow="none",
-        block_label_background_fill="transparent",
-        block_label_background_fill_dark="transparent",
+        block_label_background_fill="white",
+        block_label_background_fill_dark="*neutral_900",
+        color_accent="*primary_700",
+        checkbox_background_color_selected="*primary_700",
+        checkbox_background_color_selected_dark="*primary_600",
         block_label_border_width="0px",
         block_label_text_color="*neutral_600",
         block_label_text_color_dark="*neutral_300",

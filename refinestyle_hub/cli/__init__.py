@@ -1,7 +1,7 @@
 """The command line, ``refinestyle``.
 
-Every command is a function in a module of its own kind: ``pictures``, ``train``, ``models``. This module imports none of the
-networks, so that ``--help`` is quick; commands import what they use when they run.
+Every command is a function in a module of its kind: ``pictures``, ``models``, ``training``. This module imports none
+of the networks, so that ``--help`` is quick; commands import what they use when they run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ app = typer.Typer(
 app.command("generate")(pictures.generate)
 app.command("invert")(pictures.invert)
 app.command("edit")(pictures.edit)
-app.add_typer(typer.Typer(cls=TrainGroup, no_args_is_help=True), name="train", help="Train a network on your pictures.")
+app.add_typer(
+    typer.Typer(cls=TrainGroup, no_args_is_help=True), name="train", help="Train a network on your pictures."
+)
 app.command("info")(models.info)
 app.command("demo")(models.demo)
 

@@ -22,10 +22,11 @@ def info(model: Model, device: Device = "cpu", as_json: console.AsJson = False) 
     """Say what a model is made of."""
     pipe = load(model, device)
     config = pipe.generator.config
+    parameters = sum(p.numel() for p in pipe.generator.parameters())
     report = {
         "model": model,
         "resolution": config.resolution,
-        "parameters": sum(p.numel() for p in pipe.generator.parameters()),
+        "parameters": parameters,
         "channels": {str(r): c for r, c in config.channels.items()},
         "z_dim": config.z_dim,
         "w_dim": config.w_dim,
@@ -40,7 +41,7 @@ def info(model: Model, device: Device = "cpu", as_json: console.AsJson = False) 
         "fingerprint": pipe.fingerprint.digest,
     }
     lines = [
-        f"{model}: {config.resolution} x {config.resolution} pixels, {report['parameters'] / 1e6:.1f} M parameters",
+        f"{model}: {config.resolution} x {config.resolution} pixels, {parameters / 1e6:.1f} M parameters",
         f"w+         {config.num_layers} codes of {config.w_dim}",
         f"directions {', '.join(pipe.directions) or 'none'}",
         f"domains    {', '.join(pipe.domains) or 'none'}",
@@ -65,4 +66,6 @@ def demo(
     try:
         runpy.run_path(str(root / "app.py"), run_name="__main__")
     except ImportError as error:
-        raise MissingDependencyError(f"The demo needs gradio: pip install 'refinestyle-hub[demo]' ({error}).") from error
+        raise MissingDependencyError(
+            f"The demo needs gradio: pip install 'refinestyle-hub[demo]' ({error})."
+        ) from error

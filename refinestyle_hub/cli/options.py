@@ -12,7 +12,7 @@ import re
 import types
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -73,7 +73,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any, comment: str) -> inspec
     shown = None if field.default in (dataclasses.MISSING, "") else f"default {field.default}"
     help_ = "; ".join(text for text in (comment, shown) if text)
     option = typer.Option(flag, help=help_, show_default=False, parser=parser, metavar=metavar)
-    annotation = Annotated[Union[kind, None], option]  # noqa: UP007: made at run time
+    annotation: Any = Annotated[Optional[kind], option]  # noqa: UP045  it is made at run time
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

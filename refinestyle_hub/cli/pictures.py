@@ -131,8 +131,9 @@ def invert(
     save_png(reconstruction, out / "reconstruction.png")
     inversion.save(out / "inversion.safetensors")
     console.write_json(out / "report.json", report)
-    text = f"mse {report['mse']:.4f}, {report['lpips_backbone']} {report['lpips']:.3f} (w+ alone {report['w_plus_lpips']:.3f})"
-    console.emit(report, f"{text}, {report['seconds']:.1f} s; everything is in {out}", as_json)
+    distance = f"{report['lpips_backbone']} {report['lpips']:.3f} (w+ alone {report['w_plus_lpips']:.3f})"
+    text = f"mse {report['mse']:.4f}, {distance}, {report['seconds']:.1f} s; everything is in {out}"
+    console.emit(report, text, as_json)
 
 
 def edit(

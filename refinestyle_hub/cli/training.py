@@ -1,4 +1,4 @@
-"""The commands of ``refinestyle train``: each runs a loop of ``refinestyle_hub.train`` with options from its settings."""
+"""The commands of ``refinestyle train``: each runs a loop of ``refinestyle_hub.train``, its settings as options."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def generator(
     if trainer.accelerator.is_main_process:
         save_index(out, PipelineIndex(("generator", "discriminator")))
         report = {"out": str(out), "pictures": trainer.seen}
-        console.emit(report, f"{trainer.seen:,} pictures seen; refinestyle generate {out} draws with the model", as_json)
+        console.emit(
+            report, f"{trainer.seen:,} pictures seen; refinestyle generate {out} draws with the model", as_json
+        )
 
 
 @options.with_options(AttributeTraining, skip=PLACES)
