@@ -45,7 +45,6 @@ __all__ = [
 FORMAT_VERSION = "1.0"  # major: old readers must refuse; minor: old readers may ignore the new keys
 METADATA_KEY = "refinestyle"  # one key only: safetensors writes several in random order
 MAX_JSON = 4 << 20  # bytes; the header of a 1024 px generator takes 20 KB
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 VALUE_RANGE = [-1.0, 1.0]  # of every picture that a network of this package reads or draws
 
 C = TypeVar("C")
@@ -248,10 +247,6 @@ def read_header(path: Path) -> Header:
 
     Raises ModelFileError for anything but a well-formed header that covers the whole file.
     """
-    if path.suffix in PICKLES:
-        raise ModelFileError(
-            f"{path} may be a pickle, which is never read here.\nConvert it once: refinestyle convert {path.name} OUT"
-        )
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

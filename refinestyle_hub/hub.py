@@ -29,7 +29,7 @@ from .files import (
     read_tensors,
     write_folder,
 )
-from .sources import INDEX, Folder, Repo, Source, bundled_models, commit_files, open_source
+from .sources import INDEX, Folder, Repo, Source, bundled_models, commit_files, open_source, pickle_hint
 
 
 if TYPE_CHECKING:
@@ -240,6 +240,8 @@ class Pretrained:
         """
         path = Path(name_or_path).expanduser()
         if path.is_file():
+            if hint := pickle_hint([path.name]):
+                raise ModelFileError(f"{path} cannot be loaded.{hint}")
             return cls._read(path, None, dtype)
         source = open_source(
             name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only

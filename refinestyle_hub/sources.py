@@ -22,7 +22,6 @@ from .errors import (
     ModelNotFoundError,
     RefineStyleHubError,
 )
-from .files import PICKLES
 
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ __all__ = ["Folder", "Repo", "Source", "bundled_models", "commit_files", "find_r
 INDEX = "model_index.json"
 BUNDLED = Path(__file__).parent / "pretrained"
 LIBRARY = "refinestyle-hub"  # names this package in the Hub's download statistics
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -45,7 +45,8 @@ def _checked_name(name: str) -> PurePosixPath:
     return path
 
 
-def _pickle_hint(names: Sequence[str]) -> str:
+def pickle_hint(names: Sequence[str]) -> str:
+    """A line of advice if one of the files is a pickle by its name, else nothing."""
     for name in names:
         if name.endswith(PICKLES):
             return f"\n{name!r} is a pickle, which is never read here: refinestyle convert makes a folder of it."
@@ -92,7 +93,7 @@ class Folder:
 
     def missing(self, *names: str) -> RefineStyleHubError:
         """The error to raise when none of ``names`` was found."""
-        return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{_pickle_hint(self.names())}")
+        return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{pickle_hint(self.names())}")
 
 
 # --- The Hub --------------------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ class Repo:
     def missing(self, *names: str) -> RefineStyleHubError:
         """The error to raise when none of ``names`` was found."""
         if self.unreachable is None:
-            return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{_pickle_hint(self.names())}")
+            return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{pickle_hint(self.names())}")
         text = f"{self}: {' or '.join(names)} is not in the cache, and "
         folder = PurePosixPath(names[-1]).parent
         include = "" if folder == PurePosixPath(".") else f" --include '{folder}/*'"

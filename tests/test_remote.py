@@ -257,13 +257,18 @@ def test_unreachable_hub(hub: HubServer) -> None:
 
 
 def test_environment_switch_and_endpoint(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
-    """huggingface_hub reads both once, when it is imported: so in processes of their own."""
+    """huggingface_hub reads both once, when it is imported: so in processes of their own (which need no torch)."""
     script = (
-        "from refinestyle_hub.generator import Generator\n"
+        "import sys\n"
+        "from refinestyle_hub.sources import open_source\n"
         "from refinestyle_hub.errors import RefineStyleHubError\n"
         "for name in ('me/faces', 'me/other'):\n"
-        "    try: print(Generator.from_pretrained(name).config.resolution)\n"
+        "    try:\n"
+        "        source = open_source(name)\n"
+        "        file = source.find('generator/model.safetensors')\n"
+        "        print(file.stat().st_size if file else source.missing('config.json'))\n"
         "    except RefineStyleHubError as error: print(error)\n"
+        "assert 'torch' not in sys.modules\n"
     )
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
 
@@ -273,10 +278,11 @@ def test_environment_switch_and_endpoint(pipeline: str, hub: HubServer, tmp_path
         )
         return done.stdout
 
-    assert run().startswith("32\nThere is no model me/other")
+    size = len(hub.files("me/faces")["generator/model.safetensors"])
+    assert run().startswith(f"{size}\nThere is no model me/other")
     hub.requests.clear()
     offline = run(HF_HUB_OFFLINE="1")
-    assert offline.startswith("32\nme/other (revision main): ")
+    assert offline.startswith(f"{size}\nme/other (revision main): config.json is not in the cache")
     assert "HF_HUB_OFFLINE is set" in offline
     assert hub.requests == []
 

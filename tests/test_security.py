@@ -532,10 +532,10 @@ def test_fuzzed_weights(tmp_path: Path) -> None:
     rng = random.Random(0)
     path = tmp_path / WEIGHTS
     seen = []
-    for _ in range(1500):
+    for _ in range(1000):
         path.write_bytes(mutate(content, rng))
         seen.append(outcome(lambda: read_tensors(path, template), template))
-    assert 50 < seen.count("loaded") < 1200, "mutations of values load, of the structure do not"
+    assert 50 < seen.count("loaded") < 800, "mutations of values load, of the structure do not"
 
 
 def test_fuzzed_folders(domain: Path) -> None:
