@@ -62,6 +62,7 @@ class MappingNetwork(nn.Module):
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
     def forward(self, z: Tensor) -> Tensor:
+        z = z.float()
         x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
         for i in range(self.depth):
             x = getattr(self, f"fc{i}")(x)
@@ -214,7 +215,7 @@ class Generator(Pretrained, nn.Module):
         w: Tensor = self.mapping(z)[:, None].expand(-1, self.config.num_layers, -1)
         if truncation == 1.0:
             return w
-        pulled = self.mapping.w_avg.lerp(w[:, :cutoff], truncation)
+        pulled = self.mapping.w_avg.float().lerp(w[:, :cutoff], truncation)
         return pulled if cutoff is None else torch.cat([pulled, w[:, cutoff:]], dim=1)
 
     def convs(self) -> Iterator[StyledConv]:

@@ -200,6 +200,16 @@ def test_bf16_autocast_stays_near() -> None:
         assert error < 7 * 2**-8
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 2**-8), (torch.bfloat16, 2**-5)])
+def test_half_precision_weights(dtype: torch.dtype, bound: float) -> None:
+    generator, half = tiny_generator(), tiny_generator().to(dtype)
+    z = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    for tokens in (None, token_set(0, residual="mixed", bias=True)):
+        exact, rounded = generator(generator.map(z, 0.7), tokens), half(half.map(z, 0.7), tokens)
+        assert rounded.dtype == torch.float32
+        assert float((rounded - exact).norm() / exact.norm()) < bound
+
+
 SMALL = GeneratorConfig(8, 8, 8, 1, {4: 6, 8: 5})  # tracing costs a second a layer
 
 
