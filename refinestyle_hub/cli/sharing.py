@@ -1,0 +1,100 @@
+"""``refinestyle push`` and ``domains``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import console
+
+
+__all__ = ["domains", "push"]
+
+domains = typer.Typer(no_args_is_help=True, help="Find domains on the Hub, look at one, keep a copy.")
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="A saved model, part or domain.", metavar="DIR")],
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; made if it does not exist.", metavar="REPO")],
+    license_id: Annotated[str | None, typer.Option("--license", help="An id of the Hub's list, or 'other'.")] = None,
+    license_name: Annotated[str | None, typer.Option(help="With --license other: what it is called.")] = None,
+    license_link: Annotated[str | None, typer.Option(help="With --license other: where it can be read.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="The generator it is for: Hub id or bundled name.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repo is seen by its owners only.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
+    create_pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead.")] = False,
+    as_json: console.AsJson = False,
+) -> None:
+    """Upload a folder as one commit, with its model card, which is checked first.
+
+    What is given here goes before what the folder's card.json says.
+    """
+    from ..cards import read_card
+    from ..hub import push_folder
+    from ..sources import Folder
+
+    given = {
+        "license": license_id,
+        "license_name": license_name,
+        "license_link": license_link,
+        "base_model": base_model,
+    }
+    known = {key: value for key, value in given.items() if value is not None}
+    card = replace(read_card(Folder(folder)), **known) if known else None
+    address = push_folder(folder, repo, card=card, private=private or None, revision=revision, create_pr=create_pr)
+    console.emit({"commit": address}, address, as_json)
+
+
+@domains.command("list")
+def find(
+    base: Annotated[str, typer.Option(help="Generator: bundled name, folder or Hub id.")],
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    as_json: console.AsJson = False,
+) -> None:
+    """Domains on the Hub that were made for a generator, most downloaded first."""
+    from ..domains import find_domains
+
+    found = find_domains(base, limit=limit)
+    lines = [f"{d.repo_id}  {d.license or 'no licence stated'}  {d.downloads} downloads" for d in found]
+    console.emit({"domains": [asdict(d) for d in found]}, "\n".join(lines) or "none found", as_json)
+
+
+@domains.command("info")
+def info(
+    domain: Annotated[str, typer.Argument(help="Hub id or folder.")],
+    base: Annotated[str | None, typer.Option(help="Also say whether it fits this generator.")] = None,
+    subfolder: Annotated[str, typer.Option(help="Of a model that holds several, such as domains/sketch.")] = "",
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch.")] = None,
+    as_json: console.AsJson = False,
+) -> None:
+    """What a domain says of itself; its tokens are not read."""
+    from ..domains import domain_info
+
+    found = domain_info(domain, subfolder=subfolder, base=base, revision=revision)
+    lines = [
+        f"{found.title or domain}  ({found.source})",
+        f"licence  {found.license or 'not stated'}",
+        f"made for {found.base.architecture if found.base else 'not stated'}"
+        + ("" if found.fits is None else f", {'fits' if found.fits else 'does not fit'} {base}"),
+        f"tokens   {found.tokens} in {len(found.layers)} layers",
+    ]
+    console.emit(asdict(found), "\n".join([*lines, *filter(None, [found.summary])]), as_json)
+
+
+@domains.command("download")
+def download(
+    domain: Annotated[str, typer.Argument(help="Hub id or folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the copy.")],
+    subfolder: Annotated[str, typer.Option(help="Of a model that holds several, such as domains/sketch.")] = "",
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch.")] = None,
+    as_json: console.AsJson = False,
+) -> None:
+    """Keep a copy of a domain and its card."""
+    from ..domains import download_domain
+
+    tokens = download_domain(domain, out, subfolder=subfolder, revision=revision)
+    report = {"folder": str(out), "layers": list(tokens.layers), "values": tokens.num_values}
+    console.emit(report, f"{tokens.num_values:,} numbers in {out}", as_json)

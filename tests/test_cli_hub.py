@@ -1,0 +1,90 @@
+"""``convert``, ``export``, ``push`` and ``domains``: the wiring; what they do is tested with the library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import HubServer
+from tiny import tiny_generator
+
+from refinestyle_hub.cli import main
+from refinestyle_hub.convert import export_rosinality
+from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.token_parameters import TokenParameters
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, object] | str]:
+    """Exit code, and the report or the error."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in args])
+    out, err = capsys.readouterr()
+    code = stopped.value.code
+    assert isinstance(code, int)
+    return code, json.loads(out) if code == 0 else err
+
+
+@pytest.fixture
+def domain_dir(tmp_path: Path) -> Path:
+    """A saved domain of the tiny generator; it says nothing of a licence."""
+    generator = tiny_generator()
+    parameters = TokenParameters(generator.kernel_stats(), rank=2)
+    with torch.no_grad():
+        for p in parameters.parameters():
+            p.normal_(generator=torch.Generator().manual_seed(1))
+    folder = tmp_path / "domain"
+    parameters.token_set(base=fingerprint(generator)).detach().save_pretrained(folder)
+    return folder
+
+
+def test_convert_and_export_are_inverse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = tiny_generator()
+    export_rosinality(generator, tmp_path / "theirs.pt")
+    code, report = run(capsys, "convert", tmp_path / "theirs.pt", tmp_path / "ours", "--license", "mit", "--json")
+    assert code == 0
+    assert report["parts"] == ["generator"]
+    converted = Generator.from_pretrained(tmp_path / "ours")
+    w = generator.map(torch.randn(2, generator.config.z_dim))
+    assert torch.equal(generator(w), converted(w))
+    code, report = run(capsys, "export", tmp_path / "ours", tmp_path / "again.safetensors", "--json")
+    assert report["layout"] == "nvidia"
+    assert (tmp_path / "again.safetensors").stat().st_size == report["bytes"]
+
+
+def test_the_licence_of_the_weights_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_rosinality(tiny_generator(), tmp_path / "theirs.pt")
+    code, error = run(capsys, "convert", tmp_path / "theirs.pt", tmp_path / "ours")
+    assert code == 1
+    assert "licen" in str(error)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_domain_goes_to_the_hub_and_comes_back(
+    hub: HubServer,
+    domain_dir: Path,
+    tiny_pipeline_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.write_token)
+    push = ["push", domain_dir, "me/sketch", "--base-model", "me/tiny", "--json"]
+    code, error = run(capsys, *push)
+    assert code == 1
+    assert "licen" in str(error)
+    code, error = run(capsys, *push, "--license", "apache-2.0")
+    assert code == 0, error
+    code, report = run(capsys, "domains", "info", "me/sketch", "--base", tiny_pipeline_dir, "--json")
+    assert (code, report["fits"], report["license"]) == (0, True, "apache-2.0")
+    code, report = run(capsys, "domains", "list", "--base", tiny_pipeline_dir, "--json")
+    assert [d["repo_id"] for d in report["domains"]] == ["me/sketch"]
+    code, report = run(capsys, "domains", "download", "me/sketch", "--out", tmp_path / "copy", "--json")
+    assert code == 0
+    ours, copy = (folder / "tokens.safetensors" for folder in (domain_dir, tmp_path / "copy"))
+    assert ours.read_bytes() == copy.read_bytes()
