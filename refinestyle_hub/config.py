@@ -9,7 +9,15 @@ from typing import Any, Literal
 from .errors import ConfigError
 
 
-__all__ = ["DiscriminatorConfig", "Fingerprint", "GeneratorConfig", "LayerSpec", "TokenLayerConfig", "TokenSetConfig"]
+__all__ = [
+    "DiscriminatorConfig",
+    "EncoderConfig",
+    "Fingerprint",
+    "GeneratorConfig",
+    "LayerSpec",
+    "TokenLayerConfig",
+    "TokenSetConfig",
+]
 
 MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for the moon
 
@@ -159,3 +167,40 @@ class TokenSetConfig:
     layers: Mapping[str, TokenLayerConfig]
     base: Fingerprint | None  # the generator it was made for; None: unknown
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Encoder of one generator: what it looks at, its backbone, its transformer blocks, and the residual it answers.
+
+    The defaults are for a generator of 1024 px: 56 M parameters in both stages.
+    """
+
+    generator: GeneratorConfig
+    base: Fingerprint | None = None  # the generator it was trained for; None: unknown
+    stages: Literal["one", "two"] = "two"  # w+ and tokens together, or w+ first and tokens from what it misses
+    size: int = 0  # height and width of what it looks at, pixels; 0: the generator's, at least 16 and at most 256
+    backbone: str = "compact"  # or the name of a timm model
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # of the compact one at 1/2, 1/4, 1/8 and 1/16 of the size
+    width: int = 384  # of queries and memory
+    depth: int = 2  # blocks per group
+    heads: int = 6  # of the attention
+    rank: int = 8  # T, at most 3 in a toRGB
+    residual: Literal["post", "pre", "multiply"] = "post"  # added after or before the modulation; or times the kernel
+    spatial: Literal["scaled", "broadcast", "full"] = "scaled"  # A per token; A = 1; or every token its own taps
+    layers: tuple[str, ...] = ("*.conv*",)  # names or globs of those that are refined
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", self.size or max(16, min(self.generator.resolution, 256)))
+        if not 16 <= self.size <= MAX_SIZE or self.size % 16:
+            raise ConfigError(f"size must be a multiple of 16 up to {MAX_SIZE}, not {self.size}.")
+        if len(self.widths) != 4:
+            raise ConfigError(f"The compact backbone has four widths, not {len(self.widths)}.")
+        for name, values in {"widths": self.widths, "width": (self.width,), "rank": (self.rank,)}.items():
+            if not all(1 <= value <= MAX_SIZE for value in values):
+                raise ConfigError(f"{name} must be from 1 to {MAX_SIZE}, not {values}.")
+        if not 1 <= self.depth <= 64 or self.heads < 1 or self.width % (4 * self.heads):
+            raise ConfigError(
+                f"depth must be from 1 to 64 (it is {self.depth}), and width {self.width} a multiple of 4 x heads "
+                f"({self.heads})."
+            )

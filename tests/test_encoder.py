@@ -1,0 +1,293 @@
+"""The encoder: shapes for any generator, where it starts, what its answers mean, its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TINY, tiny_generator
+from torch import Tensor, nn
+
+from refinestyle_hub.config import EncoderConfig, GeneratorConfig
+from refinestyle_hub.encoder import Encoder, layer_groups, standard_coordinates
+from refinestyle_hub.errors import ConfigError, LayerError, ShapeError
+from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.hub import _Unfilled
+from refinestyle_hub.refine import Residual, squared_residual_norm
+from refinestyle_hub.token_batch import TokenBatch
+
+
+SMALL = {"widths": (8, 8, 16, 16), "width": 16, "heads": 2, "depth": 1, "rank": 2}
+# the sizes of the bundled model
+BUNDLED = GeneratorConfig(128, 256, 256, 4, {4: 256, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16})
+BUNDLED_SIZES = {"widths": (32, 64, 128, 192), "width": 128, "heads": 4}
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return tiny_generator()
+
+
+def encoder_for(generator: Generator, **options: object) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder.for_generator(generator, **(SMALL | options))
+
+
+def taught(encoder: Encoder) -> Encoder:
+    """As if it had learnt something: no head is zero any more."""
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(torch.randn(p.shape, generator=rng) * 0.1)
+    return encoder.eval()
+
+
+def pictures(n: int = 2, side: int = 32) -> Tensor:
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+PLANS = {
+    "8 px": GeneratorConfig(8, 4, 6, 1, {4: 5, 8: 4}),
+    "16 px, odd widths": GeneratorConfig(16, 8, 12, 2, {4: 7, 8: 5, 16: 3}),
+    "64 px": GeneratorConfig(64, 8, 8, 1, {4: 8, 8: 8, 16: 6, 32: 6, 64: 4}),
+}
+
+
+@pytest.mark.parametrize("stages", ["one", "two"])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_any_generator_by_config_alone(plan: GeneratorConfig, stages: str) -> None:
+    generator = tiny_generator(config=plan)
+    encoder = taught(encoder_for(generator, stages=stages, size=16 if plan.resolution == 8 else 0))
+    w_plus, tokens = encoder(pictures(3, plan.resolution), generator)
+    assert w_plus.shape == (3, plan.num_layers, plan.w_dim)
+    convs = {spec.name: spec for spec in plan.layers if spec.kind == "conv"}
+    assert tokens.own.keys() == convs.keys()
+    for name, spec in convs.items():
+        assert tokens.own[name].p.shape == (3, 2, spec.outputs)
+        assert tokens.own[name].q.shape == (3, 2, spec.inputs)
+    assert generator(w_plus, tokens).shape == (3, 3, plan.resolution, plan.resolution)
+
+
+def test_the_groups_are_thirds_of_the_resolutions() -> None:
+    sizes = [sorted({spec.resolution for spec in group}) for group in layer_groups(GeneratorConfig(1024))]
+    assert sizes == [[4, 8, 16], [32, 64, 128], [256, 512, 1024]]
+    sizes = [sorted({spec.resolution for spec in group}) for group in layer_groups(BUNDLED)]
+    assert sizes == [[4, 8], [16, 32], [64, 128]]
+
+
+def test_parameter_budgets() -> None:
+    def total(generator: GeneratorConfig, **options: object) -> int:
+        with _Unfilled():
+            return count(Encoder(EncoderConfig(generator, **options)))  # type: ignore[arg-type]
+
+    assert total(GeneratorConfig(1024)) < 60e6
+    assert total(BUNDLED, **BUNDLED_SIZES) < 8e6
+    factor = total(BUNDLED, **BUNDLED_SIZES, residual="multiply", spatial="broadcast")
+    assert factor == pytest.approx(total(BUNDLED, **BUNDLED_SIZES), rel=0.01)  # the same network answers with either
+
+
+# --- Where it starts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stages", ["one", "two"])
+def test_an_untrained_encoder_answers_with_the_mean_latent_and_no_residual(generator: Generator, stages: str) -> None:
+    w_plus, tokens = encoder_for(generator, stages=stages)(pictures(), generator)
+    assert torch.equal(w_plus, generator.mapping.w_avg.expand_as(w_plus))
+    sizes = []
+    for x in tokens.own.values():
+        assert not x.p.any()
+        assert x.a is not None
+        assert torch.equal(x.a, torch.ones_like(x.a))
+        sizes.append(x.q.detach().square().sum(dim=2).mean())
+    assert 0.7 < float(torch.stack(sizes).mean()) < 1.4  # so that P alone says how strong a token is
+
+
+@pytest.mark.parametrize("residual", ["post", "pre", "multiply"])
+def test_a_second_stage_that_has_learnt_nothing_draws_what_the_first_draws(
+    generator: Generator, residual: str
+) -> None:
+    encoder = encoder_for(generator, residual=residual)
+    taught(encoder.first)  # type: ignore[arg-type]
+    w_plus, tokens = encoder(pictures(), generator)
+    assert not torch.equal(w_plus[0], w_plus[1])
+    assert torch.equal(w_plus, encoder.codes(pictures()))
+    assert torch.equal(generator(w_plus, tokens), generator(w_plus))
+
+
+@pytest.mark.parametrize("options", [{"stages": "one"}, {}, {"layers": ("b32.*", "b4.conv1")}, {"spatial": "full"}])
+def test_after_one_step_every_query_has_a_gradient(generator: Generator, options: dict[str, object]) -> None:
+    encoder = encoder_for(generator, **options)
+    learning = encoder.first if encoder.second is None else encoder.second
+    optimizer = torch.optim.Adam(learning.parameters(), lr=1e-3)
+    x = pictures()
+    for _ in range(2):
+        optimizer.zero_grad()
+        w_plus, tokens = encoder(x, generator)
+        (generator(w_plus, tokens) - x).square().mean().backward()
+        gradients = {name: p.grad for name, p in learning.named_parameters()}
+        optimizer.step()
+    assert not [name for name, g in gradients.items() if g is None or not g.any()]
+    for name, g in gradients.items():
+        if name.endswith("queries"):
+            assert g is not None
+            assert (g.abs().sum(dim=1) > 0).all(), name
+
+
+def test_the_first_of_two_stages_gets_no_gradient_from_the_second(generator: Generator) -> None:
+    encoder = taught(encoder_for(generator))
+    w_plus, tokens = encoder(pictures(), generator)
+    generator(w_plus, tokens).sum().backward()
+    assert all(p.grad is None for p in encoder.first.parameters())
+
+
+# --- What the answers mean ------------------------------------------------------------------------------------------
+
+
+def test_the_second_stage_looks_at_what_the_first_one_draws(generator: Generator) -> None:
+    encoder = taught(encoder_for(generator))
+    other = tiny_generator(seed=5)
+    ours, theirs = (encoder(pictures(), g).tokens.own["b8.conv0"].p for g in (generator, other))
+    assert not torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_every_picture_gets_its_own_answer(generator: Generator) -> None:
+    encoder = taught(encoder_for(generator))
+    x = pictures(3)
+    w_plus, tokens = encoder(x, generator)
+    sets = tokens.unbind(encoder.config.base)
+    for n in range(3):
+        alone = encoder(x[n : n + 1], generator)
+        torch.testing.assert_close(alone.w_plus[0], w_plus[n], rtol=0, atol=1e-5)  # sums of other lengths
+        for name, layer in sets[n].layers.items():
+            torch.testing.assert_close(alone.tokens.own[name].p[0], layer.p, rtol=0, atol=1e-5)
+    assert sets[0].base == fingerprint(generator)
+    assert not torch.allclose(w_plus[0], w_plus[1], atol=1e-3)
+    together, one_by_one = generator(w_plus, tokens), generator(w_plus, sets)
+    torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("residual", ["post", "pre"])
+@pytest.mark.parametrize("spatial", ["scaled", "broadcast", "full"])
+def test_equal_answers_are_equal_shares_of_every_kernel(generator: Generator, residual: str, spatial: str) -> None:
+    """P has the base kernel's size: heads of equal size change wide and narrow layers by the same share."""
+    encoder = encoder_for(generator, stages="one", residual=residual, spatial=spatial, rank=1)
+    with torch.no_grad():
+        for group in encoder.first.groups:
+            for head in group.tokens:  # type: ignore[union-attr]
+                head.p.bias.fill_(0.1)
+    tokens = encoder(pictures(), generator).tokens
+    stats, shares = generator.kernel_stats(), []
+    for name, x in tokens.own.items():
+        assert bool(x.pre.all()) == (residual == "pre")
+        square = squared_residual_norm(Residual(x.p, x.q, x.a, x.pre), 3, stats[name].style)
+        shares.append((square.sqrt() / stats[name].norm).mean())
+    assert all(0.03 < float(share.detach()) < 0.3 for share in shares), shares  # P is 0.1 of its unit
+
+
+def test_a_factor_on_the_kernel_is_exactly_that(generator: Generator) -> None:
+    encoder = taught(encoder_for(generator, residual="multiply", spatial="broadcast", layers=("b16.conv0",)))
+    w_plus, tokens = encoder(pictures(1), generator)
+    expected = generator(w_plus, tokens)
+    weight = generator.layer("b16.conv0").weight
+    [x] = tokens.own.values()
+    change = torch.einsum("to,tiuv->oiuv", x.p[0], x.q[0]) / weight
+    assert float(change.detach().std()) > 0.01
+    # one factor for each pair of channels, the same on all taps
+    torch.testing.assert_close(change, change[..., :1, :1].expand_as(change), rtol=1e-3, atol=1e-4)
+    merged = generator.merge(tokens.unbind()[0])
+    torch.testing.assert_close(merged.layer("b16.conv0").weight, weight * (1 + change))
+    torch.testing.assert_close(merged(w_plus), expected, rtol=0, atol=1e-4)
+
+
+def test_tokens_of_chosen_layers_only(generator: Generator) -> None:
+    encoder = encoder_for(generator, layers=("b8.*", "b32.torgb"), rank=5)
+    own = encoder(pictures(), generator).tokens.own
+    assert list(own) == ["b8.conv0", "b8.conv1", "b8.torgb", "b32.torgb"]
+    assert (own["b8.conv0"].rank, own["b32.torgb"].rank) == (5, 3)  # of three outputs, three tokens say all
+
+
+def test_standard_coordinates(generator: Generator) -> None:
+    basis, inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(basis @ inverse, torch.eye(16), rtol=0, atol=1e-4)
+    w = generator.mapping(torch.randn(4000, 16, generator=torch.Generator().manual_seed(9)))
+    place = (w - generator.mapping.w_avg) @ inverse
+    spread = place.square().mean(dim=0)
+    assert ((spread > 0.8) & (spread < 1.25)).all()  # another sample of 4,000
+
+
+def test_in_bf16_the_answer_is_about_the_same(generator: Generator) -> None:
+    encoder = taught(encoder_for(generator))
+    plain = encoder(pictures(), generator)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = encoder(pictures(), generator)
+    assert half.w_plus.dtype == half.tokens.own["b4.conv1"].p.dtype == torch.float32
+    error = (half.w_plus - plain.w_plus).norm() / (plain.w_plus - encoder.w_avg).norm()
+    assert float(error.detach()) < 0.05  # bf16 keeps 8 bits
+
+
+# --- Files and refusals ---------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(generator: Generator, tmp_path: Path) -> None:
+    encoder = taught(encoder_for(generator, layers=("*.conv*", "b32.torgb")))
+    encoder.save_pretrained(tmp_path / "plain")
+    encoder.save_pretrained(tmp_path / "half", "fp16")
+    loaded = Encoder.from_pretrained(tmp_path / "plain")
+    assert loaded.config == encoder.config
+    assert not loaded.training
+    expected, found = encoder(pictures(), generator), loaded(pictures(), generator)
+    assert torch.equal(found.w_plus, expected.w_plus)
+    for name, x in expected.tokens.own.items():
+        assert torch.equal(found.tokens.own[name].p, x.p)
+    half = Encoder.from_pretrained(tmp_path / "half")(pictures(), generator)
+    torch.testing.assert_close(half.w_plus, expected.w_plus, rtol=0, atol=0.02)
+
+
+BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
+    "size": (lambda: EncoderConfig(TINY, size=40), ConfigError, "multiple of 16"),
+    "widths": (lambda: EncoderConfig(TINY, widths=(8, 8)), ConfigError, "four widths"),
+    "rank": (lambda: EncoderConfig(TINY, rank=0), ConfigError, "rank"),
+    "heads": (lambda: EncoderConfig(TINY, width=30, heads=2), ConfigError, "width 30"),
+    "layer": (lambda: Encoder(EncoderConfig(TINY, layers=("b512.*",))), LayerError, "b512"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_what_cannot_be(bad: tuple[Callable[[], object], type[Exception], str]) -> None:
+    make, kind, message = bad
+    with pytest.raises(kind, match=message):
+        make()
+
+
+def test_pictures_of_another_size(generator: Generator) -> None:
+    with pytest.raises(ShapeError, match=r"\[N, 3, 32, 32\]"):
+        encoder_for(generator)(pictures(side=16), generator)
+
+
+def test_the_answer_is_a_token_batch(generator: Generator) -> None:
+    assert isinstance(encoder_for(generator)(pictures(), generator).tokens, TokenBatch)
+
+
+@pytest.mark.slow  # timm takes long to import
+def test_a_timm_backbone_by_its_name(generator: Generator, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    encoder = taught(encoder_for(generator, backbone="convnext_atto"))
+    expected = encoder(pictures(), generator)
+    encoder.save_pretrained(tmp_path)
+    found = Encoder.from_pretrained(tmp_path)(pictures(), generator)
+    assert torch.equal(found.w_plus, expected.w_plus)
+    generator(expected.w_plus, expected.tokens).sum().backward()
+    assert encoder.second is not None
+    assert all(p.grad is not None for p in encoder.second.parameters())  # no layer is carried along unused
+    for name in ("nonsense", "hf-hub:someone/model"):
+        with pytest.raises(ConfigError, match="timm"):
+            Encoder(EncoderConfig(TINY, backbone=name))
+    with pytest.raises(ConfigError, match="no published weights"):
+        encoder_for(generator, pretrained=True)
