@@ -268,6 +268,12 @@ class Generator(Pretrained, nn.Module):
     def _check(self, name: str, residuals: Sequence[Residual]) -> None:
         weight = self.layer(name).weight
         for r in residuals:
+            taps = r.q if r.q.ndim == 5 else r.a
+            if taps is not None and taps.shape[-2:] != weight.shape[2:]:
+                raise BaseMismatchError(
+                    f"The token set was made for another generator: the kernels of {name} are "
+                    f"{list(weight.shape[2:])} here, those of the tokens {list(taps.shape[-2:])}."
+                )
             if (r.p.shape[2], r.q.shape[2]) != weight.shape[:2]:
                 raise BaseMismatchError(
                     f"The token set was made for another generator: {name} is {weight.shape[1]} -> {weight.shape[0]} "

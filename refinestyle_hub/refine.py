@@ -125,10 +125,11 @@ def cross_terms(weight: Tensor, tokens: Joined | Residual) -> Tensor:
 
     Depends on no image and is linear in P, so a caller may keep it for each domain and layer.
     """
-    kernel = weight.shape[-1]
-    parts = [tokens.p * ~tokens.pre[..., None], tokens.p * tokens.pre[..., None]]
-    dw = torch.einsum("kto,tiuv->koiuv", torch.cat(parts), _kernels(tokens.q, tokens.a, kernel)[0])
-    return (dw * weight).sum(dim=(3, 4))
+    with torch.autocast(weight.device.type, enabled=False):
+        p, pre = tokens.p.float(), tokens.pre[..., None]
+        kernels = _kernels(tokens.q, tokens.a, weight.shape[-1])[0].float()
+        dw = torch.einsum("kto,tiuv->koiuv", torch.cat([p * ~pre, p * pre]), kernels)
+        return (dw * weight.float()).sum(dim=(3, 4))
 
 
 def squared_residual_norm(tokens: Joined | Residual, kernel: int, style: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import stylegan2_reference as reference
 import torch
-from tiny import TINY, randomise, tiny_generator, token_set
+from tiny import TINY, layer_tokens, randomise, tiny_generator, token_set
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -363,6 +363,9 @@ def test_tokens_that_do_not_fit() -> None:
     big = GeneratorConfig(64, 16, 16, 2, {4: 12, 8: 12, 16: 10, 32: 8, 64: 8})
     with pytest.raises(LayerError, match=r"no layer 'b64\.conv0'"):
         generator(w, token_set(config=big))
+    wrong = TokenSet({"b4.torgb": layer_tokens(torch.Generator(), 2, 12, 3, kernel=3)})
+    with pytest.raises(BaseMismatchError, match=r"b4\.torgb are \[1, 1\] here, those of the tokens \[3, 3\]"):
+        generator(w, wrong)
     with pytest.raises(ShapeError, match="3 token sets for a batch of 2"):
         generator(w, [None, token_set(), None])
     with pytest.raises(ShapeError, match="3 strengths for a batch of 2"):
