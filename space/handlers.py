@@ -62,12 +62,11 @@ class Handlers:
             faces = images.faces_in(image)
             crops = images.crops_of(image, faces, min(self.jobs.size, 256))
             captioned = [(png_file(crop), f"{face.width} px wide") for crop, face in zip(crops, faces, strict=True)]
+            note = f"One face found, {faces[0].width} px wide."
             if len(faces) > 1:
-                gr.Info(messages.several_faces(len(faces)))
-            note = f"{len(faces)} face{'s' * (len(faces) > 1)} found, {faces[0].width} px wide."
-            if faces[0].width < limits.SMALL_FACE:
+                note = messages.several_faces(len(faces))
+            elif faces[0].width < limits.SMALL_FACE:
                 note = messages.small_face(faces[0].width)
-                gr.Warning(note)
             gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
             return _shown(png_file(images.framed(image, faces, 0))), gallery, _shown(note), 0, Found(photo, faces)
 

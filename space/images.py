@@ -35,18 +35,16 @@ def read_photo(path: str | None) -> Image.Image:
         raise messages.refuse(messages.NO_PHOTO)
     try:
         size = os.stat(path).st_size
-        if size > limits.MAX_BYTES:
-            raise messages.refuse(messages.too_many_bytes(size))
-        width, height = _size_in_header(path)
-        if width * height > limits.MAX_PIXELS:
-            raise messages.refuse(messages.too_many_pixels(width, height))
+    except OSError as error:
+        raise messages.refuse(messages.NOT_A_PICTURE) from error
+    if size > limits.MAX_BYTES:
+        raise messages.refuse(messages.too_many_bytes(size))
+    width, height = _size_in_header(path)
+    if width * height > limits.MAX_PIXELS:
+        raise messages.refuse(messages.too_many_pixels(width, height))
+    try:
         return load_picture(path, max_bytes=limits.MAX_BYTES, max_pixels=limits.MAX_PIXELS)
-    except (
-        OSError,
-        PictureError,
-        SyntaxError,
-        ValueError,
-    ) as error:  # header parsers of damaged files raise all these
+    except PictureError as error:
         raise messages.refuse(messages.NOT_A_PICTURE) from error
 
 
@@ -57,6 +55,8 @@ def _size_in_header(path: str) -> tuple[int, int]:
             return picture.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise messages.refuse(messages.FAR_TOO_MANY_PIXELS) from error
+    except Exception as error:  # header parsers of damaged files raise nearly anything
+        raise messages.refuse(messages.NOT_A_PICTURE) from error
 
 
 def faces_in(image: Image.Image) -> list[Face]:

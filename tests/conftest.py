@@ -11,6 +11,8 @@ import skimage.data
 from hub_server import HubServer
 from PIL import Image
 
+from refinestyle_hub.pipeline import RefineStylePipeline
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -56,7 +58,6 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from refinestyle_hub.edit import Direction, DirectionInfo, Directions
     from refinestyle_hub.fingerprint import fingerprint
-    from refinestyle_hub.pipeline import RefineStylePipeline
 
     rng = torch.Generator().manual_seed(0)
     generator = tiny_generator()
@@ -65,3 +66,14 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-32"
     RefineStylePipeline(generator, directions=Directions(found, fingerprint(generator))).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe(tiny_pipeline_dir: Path) -> RefineStylePipeline:
+    """The tiny pipeline, loaded; its perceptual distance is the one that needs no network."""
+    from refinestyle_hub.losses import Perceptual
+
+    pipe = RefineStylePipeline.from_pretrained(tiny_pipeline_dir)
+    pipe.generator.requires_grad_(False)
+    pipe.perceptual = Perceptual.load("st-lpips-alex")
+    return pipe

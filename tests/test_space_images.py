@@ -1,0 +1,141 @@
+"""The demo's loader: limits, messages, and what leaves it."""
+
+from __future__ import annotations
+
+import io
+import os
+import tracemalloc
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from refinestyle_hub.faces import Face, find_faces
+from space import images, limits, messages
+
+
+def save(image: Image.Image, path: Path, **options: object) -> str:
+    image.save(path, **options)  # type: ignore[arg-type]
+    return str(path)
+
+
+def refusal(path: str | None) -> str:
+    with pytest.raises(gr.Error) as caught:
+        images.read_photo(path)
+    assert not caught.value.print_exception  # a user's mistake leaves no traceback in the log
+    return str(caught.value.message)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n123"]
+)
+def test_what_is_no_picture_is_told_so(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "photo.png"
+    file.write_bytes(content)
+    assert refusal(str(file)) == messages.NOT_A_PICTURE
+
+
+def test_truncated_picture(tmp_path: Path, astronaut: Image.Image) -> None:
+    file = tmp_path / "photo.jpg"
+    whole = save(astronaut, file)
+    file.write_bytes(file.read_bytes()[: os.stat(whole).st_size // 2])
+    assert refusal(str(file)) == messages.NOT_A_PICTURE
+
+
+def test_no_photo_and_places_that_are_no_photo(tmp_path: Path) -> None:
+    assert refusal(None) == messages.NO_PHOTO
+    for path in ("/etc/passwd", str(tmp_path), str(tmp_path / "none.png")):
+        assert refusal(path) == messages.NOT_A_PICTURE
+
+
+def test_too_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, astronaut: Image.Image) -> None:
+    file = save(astronaut, tmp_path / "photo.png")
+    monkeypatch.setattr(limits, "MAX_BYTES", 100_000)
+    size = os.stat(file).st_size
+    assert refusal(file) == f"The file has {size / 1e6:.1f} MB. The limit is 0.1 MB; please make it smaller."
+
+
+def test_too_many_pixels(tmp_path: Path) -> None:
+    file = save(Image.new("1", (12000, 4000)), tmp_path / "photo.png")
+    assert refusal(file) == "The picture is 12000×4000. The limit is 40 megapixels; please make it smaller."
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    file = save(Image.new("1", (14000, 14000)), tmp_path / "bomb.png")
+    assert os.stat(file).st_size < 200_000
+    tracemalloc.start()
+    try:
+        assert refusal(file) == messages.FAR_TOO_MANY_PIXELS
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_every_kind_of_picture_is_read(tmp_path: Path, astronaut: Image.Image, mode: str) -> None:
+    suffix = "tif" if mode == "CMYK" else "png"
+    picture = images.read_photo(save(astronaut.resize((64, 48)).convert(mode), tmp_path / f"photo.{suffix}"))
+    assert (picture.mode, picture.size) == ("RGB", (64, 48))
+
+
+def test_a_turned_photo_gives_the_same_crop(tmp_path: Path, astronaut: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # as phones store an upright photo
+    exif[0x010F] = "Secret Camera"
+    turned = save(astronaut.transpose(Image.Transpose.ROTATE_90), tmp_path / "turned.png", exif=exif)
+    upright, again = images.read_photo(save(astronaut, tmp_path / "upright.png")), images.read_photo(turned)
+    crops = [images.crops_of(image, images.faces_in(image), 64)[0] for image in (upright, again)]
+    assert np.array_equal(*crops)
+    file = images.png_file(crops[1])
+    assert b"Secret" not in Path(file).read_bytes()
+    assert not Image.open(file).getexif()
+
+
+def test_no_face_and_small_faces(astronaut: Image.Image) -> None:
+    with pytest.raises(gr.Error) as caught:
+        images.faces_in(Image.new("RGB", (256, 256), "gray"))
+    assert caught.value.message == messages.NO_FACE
+    width = find_faces(astronaut)[0].width
+    small = astronaut.resize((round(512 * 45 / width),) * 2, Image.Resampling.LANCZOS)
+    with pytest.raises(gr.Error) as caught:
+        images.faces_in(small)
+    found = find_faces(small)[0].width
+    assert found < limits.MIN_FACE
+    assert caught.value.message == f"The face is only {found} px wide. Use a closer photo."
+
+
+def test_frames_are_drawn_where_the_crops_are(astronaut: Image.Image) -> None:
+    faces = find_faces(astronaut)
+    shown = images.framed(astronaut.resize((1024, 1024)), [_scaled(face, 2.0) for face in faces], 0)
+    assert shown.shape == (512, 512, 3)
+    changed = np.abs(shown.astype(int) - np.asarray(astronaut.resize((512, 512)), dtype=int)).max(axis=2) > 60
+    rows, columns = np.nonzero(changed)
+    left, top, right, bottom = faces[0].box
+    assert columns.min() < left < right < columns.max()
+    assert rows.min() < top < bottom < rows.max()
+
+
+def _scaled(face: Face, factor: float) -> Face:
+    left, top, right, bottom = (round(v * factor) for v in face.box)
+    return Face((left, top, right, bottom), face.landmarks * factor, face.score)
+
+
+def test_png_files_are_exact_and_lie_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    file = Path(images.png_file(pixels, "edit.png"))
+    assert file.is_relative_to(tmp_path)
+    assert file.name == "edit.png"
+    assert np.array_equal(np.asarray(Image.open(file)), pixels)
+    assert images.png_file(pixels, "edit.png") == str(file)
+    assert [path.name for path in file.parent.iterdir()] == ["edit.png"]
+
+
+def test_metadata_of_no_kind_survives(tmp_path: Path, astronaut: Image.Image) -> None:
+    data = io.BytesIO()
+    astronaut.resize((64, 64)).save(data, "JPEG", comment=b"where I live")
+    (tmp_path / "photo.jpg").write_bytes(data.getvalue())
+    picture = images.read_photo(str(tmp_path / "photo.jpg"))
+    assert not picture.info
