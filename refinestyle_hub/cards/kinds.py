@@ -30,6 +30,7 @@ class Kind(NamedTuple):
     rows: Callable[[Path, Config], Rows]  # of the table, from the folder and its config
     snippet: Callable[[str, str, Config], str]  # from the arguments that load it, its generator, its config
     needs_base: bool = True  # whether it is of use only with one generator
+    tags: tuple[str, ...] = ("stylegan2",)
 
 
 def kind_of(folder: Path) -> tuple[Kind, Config]:
@@ -202,5 +203,6 @@ KINDS: Mapping[str, Kind] = {
         _attribute_rows,
         _attribute_snippet,
         needs_base=False,
+        tags=(),
     ),
 }

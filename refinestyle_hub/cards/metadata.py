@@ -37,7 +37,7 @@ def metadata(kind: Kind, config: dict[str, Any], card: Card, name: str) -> dict[
     from huggingface_hub import EvalResult, ModelCardData
 
     base = config.get("base")
-    tags = [LIBRARY_TAG, f"{LIBRARY_TAG}-{kind.word}", "stylegan2", *card.tags]
+    tags = [LIBRARY_TAG, f"{LIBRARY_TAG}-{kind.word}", *kind.tags, *card.tags]
     results = [
         EvalResult(
             task_type=kind.task,
