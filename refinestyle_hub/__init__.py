@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from .discriminator import Discriminator
+    from .edit import Directions
     from .generator import Generator
+    from .inversion import Inversion
+    from .pipeline import RefineStylePipeline
     from .tokens import TokenSet
 
 
-__all__ = ["Generator", "TokenSet"]
+__all__ = ["Directions", "Discriminator", "Generator", "Inversion", "RefineStylePipeline", "TokenSet"]
 
-_HOMES = {"Generator": "generator", "TokenSet": "tokens"}  # imported at the first use, and torch with them
+_HOMES = {  # imported at the first use, and torch with them
+    "Directions": "edit",
+    "Discriminator": "discriminator",
+    "Generator": "generator",
+    "Inversion": "inversion",
+    "RefineStylePipeline": "pipeline",
+    "TokenSet": "tokens",
+}
 
 
 def __getattr__(name: str) -> Any:
