@@ -50,7 +50,8 @@ class Handlers:
             aligned: the picture is an aligned crop already; its central square is taken.
 
         Returns:
-            The photo with a frame around what will be used, the crops (the largest face first), and a line of text.
+            The photo with a frame around what will be used, the crops (the largest face first), a line of text, and 0,
+            the number of the face that is selected.
         """
         with messages.explained():
             if not photo:

@@ -40,9 +40,10 @@ def photo(tmp_path: Path, astronaut: Image.Image) -> str:
 @pytest.fixture
 def two(tmp_path: Path, astronaut: Image.Image) -> str:
     """Two faces, the right one 1.5 times as large."""
-    picture = Image.new("RGB", (1280, 768), "gray")
-    picture.paste(astronaut, (0, 0))
-    picture.paste(astronaut.resize((768, 768)), (512, 0))
+    head = astronaut.crop((96, 0, 352, 256))
+    picture = Image.new("RGB", (640, 384), "gray")
+    picture.paste(head, (0, 0))
+    picture.paste(head.resize((384, 384)), (256, 0))
     picture.save(tmp_path / "two.png")
     return str(tmp_path / "two.png")
 
@@ -53,7 +54,8 @@ def invert(on: Handlers, photo: str | None, session: str = "me", **other: Any) -
 
 
 def pixels(file: str) -> Pixels:
-    return np.asarray(Image.open(file))
+    with Image.open(file) as picture:
+        return np.array(picture)
 
 
 def told(message: str) -> Any:

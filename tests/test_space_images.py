@@ -90,7 +90,8 @@ def test_a_turned_photo_gives_the_same_crop(tmp_path: Path, astronaut: Image.Ima
     assert np.array_equal(*crops)
     file = images.png_file(crops[1])
     assert b"Secret" not in Path(file).read_bytes()
-    assert not Image.open(file).getexif()
+    with Image.open(file) as picture:
+        assert not picture.getexif()
 
 
 def test_no_face_and_small_faces(astronaut: Image.Image) -> None:
@@ -128,7 +129,8 @@ def test_png_files_are_exact_and_lie_in_the_cache(tmp_path: Path, monkeypatch: p
     file = Path(images.png_file(pixels, "edit.png"))
     assert file.is_relative_to(tmp_path)
     assert file.name == "edit.png"
-    assert np.array_equal(np.asarray(Image.open(file)), pixels)
+    with Image.open(file) as picture:
+        assert np.array_equal(np.array(picture), pixels)
     assert images.png_file(pixels, "edit.png") == str(file)
     assert [path.name for path in file.parent.iterdir()] == ["edit.png"]
 

@@ -1,4 +1,4 @@
-"""A stand-in for ZeroGPU's border: every call runs in a fork, pickled both ways; of errors only ``gr.Error`` comes through.
+"""A stand-in for ZeroGPU: every call runs in a fork, pickled both ways; of errors only ``gr.Error`` comes through.
 
 Requested seconds are checked and noted, as the platform would charge them.
 """

@@ -46,7 +46,7 @@ app.command("demo")(models.demo)
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 it cannot be done as asked, 2 wrong usage, 130 interrupted."""
     try:
-        app(args)
+        app(args, prog_name="refinestyle")
     except (RefineStyleHubError, OSError) as error:
         if os.environ.get("REFINESTYLE_TRACEBACK"):
             raise

@@ -1,0 +1,270 @@
+"""The command line, run in process; what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from refinestyle_hub.cli import main, options
+from refinestyle_hub.cli.pictures import parse_edits, parse_seeds
+from refinestyle_hub.errors import ConfigError
+from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.train.attributes import AttributeTraining
+from refinestyle_hub.train.generator import GeneratorTraining
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the perceptual distance comes from the installed weights
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*args: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def portraits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("portraits")
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def pixels(file: Path) -> Any:
+    with Image.open(file) as picture:
+        return np.array(picture)
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; sys.argv = ['refinestyle', '--help']\ntry:\n  from refinestyle_hub.cli import main; main()\n"
+    code += "finally:\n  heavy = {'torch', 'gradio', 'dlib', 'datasets'} & set(sys.modules); assert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("generate", "invert", "edit", "train", "info", "demo"):
+        assert command in done.stdout
+
+
+def test_generate(run: Any, tiny_pipeline_dir: Path, tiny_pipe: RefineStylePipeline, tmp_path: Path) -> None:
+    args = ["generate", tiny_pipeline_dir, "--seeds", "0-2,7", "--trunc", "0.5", "--out", tmp_path, "--json"]
+    code, out, _ = run(*args)
+    assert code == 0
+    report = json.loads(out)
+    assert report["seeds"] == [0, 1, 2, 7]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["seed0000.png", "seed0001.png", "seed0002.png", "seed0007.png"]
+    assert [Path(file).name for file in report["files"]] == names
+    wanted = tiny_pipe.generate([7], truncation=0.5)[0]
+    assert np.array_equal(pixels(tmp_path / "seed0007.png"), np.asarray(wanted))
+
+
+def test_from_a_photo_to_an_edit_in_it(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, astronaut: Image.Image
+) -> None:
+    photo = tmp_path / "photo.png"
+    astronaut.save(photo)
+    out = tmp_path / "face"
+    code, text, _ = run("invert", tiny_pipeline_dir, photo, "--steps", 4, "--out", out)
+    assert code == 0
+    assert "st-lpips-alex" in text
+    written = {"crop.png", "reconstruction.png", "inversion.safetensors", "report.json"}
+    assert {path.name for path in out.iterdir()} == written
+    report = json.loads((out / "report.json").read_text())
+    assert report["lpips_backbone"] == "st-lpips-alex"
+    assert {"mse", "lpips", "identity_distance", "seconds", "seed", "w_plus_lpips"} <= set(report)
+    assert str(tmp_path) not in json.dumps(report)  # a report may be shared: it names no folder of this machine
+
+    face = out / "inversion.safetensors"
+    assert run("edit", tiny_pipeline_dir, face, "--set", "smile=0", "--out", out / "same.png")[0] == 0
+    assert np.array_equal(pixels(out / "same.png"), pixels(out / "reconstruction.png"))
+    args = ["--set", "smile=1.5", "--set", "age=-1", "--paste", photo, "--out", out / "edit.png", "--json"]
+    code, text, _ = run("edit", tiny_pipeline_dir, face, *args)
+    assert json.loads(text)["edits"] == {"smile": 1.5, "age": -1.0}
+    assert pixels(out / "edit.png").shape == (512, 512, 3)
+
+
+def test_aligned_and_w_plus_alone(run: Any, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
+    crop = tmp_path / "crop.png"
+    Image.new("RGB", (32, 32), "gray").save(crop)
+    args = ["--aligned", "--w-only", "--steps", 2, "--seed", 5, "--out", tmp_path / "face", "--json"]
+    code, out, _ = run("invert", tiny_pipeline_dir, crop, *args)
+    assert code == 0
+    report = json.loads(out)
+    assert (report["w_steps"], report["token_steps"], report["seed"]) == (2, 0, 5)
+    assert report["identity_distance"] is None  # there is no face in grey
+    assert Inversion.from_pretrained(tmp_path / "face" / "inversion.safetensors").tokens is None
+
+
+def test_info(run: Any, tiny_pipeline_dir: Path) -> None:
+    code, out, _ = run("info", tiny_pipeline_dir, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["resolution"] == 32
+    assert "smile" in report["directions"]
+    assert "32 x 32 pixels" in run("info", tiny_pipeline_dir)[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["generate", "MODEL", "--seeds", "1-x", "--out", "OUT"], "neither a seed"),
+        (["generate", "MODEL", "--seeds", "9-3", "--out", "OUT"], "neither a seed"),
+        (["generate", "MODEL"], "Missing option"),
+        (["edit", "MODEL", "x.safetensors", "--set", "smile", "--out", "a.png"], "NAME=STRENGTH"),
+        (["edit", "MODEL", "x.safetensors", "--set", "smile=nan", "--out", "a.png"], "NAME=STRENGTH"),
+        (["edit", "MODEL", "x.safetensors", "--out", "a.jpg"], "ends in .png"),
+        (["invert", "MODEL", "x.png", "--steps", "-1", "--out", "OUT"], "--steps"),
+        (["nonsense"], "No such command"),
+        (["train", "nonsense"], "No such command"),
+    ],
+)
+def test_wrong_usage_ends_with_2(run: Any, args: list[str], reason: str) -> None:
+    code, out, err = run(*args)
+    assert code == 2
+    assert not out
+    assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["info", "no-such-model"], "no-such-model"),
+        (["invert", "MODEL", "TMP/none.png", "--out", "TMP/out"], "There is no picture file"),
+        (["edit", "MODEL", "TMP/none.safetensors", "--out", "TMP/a.png"], "none.safetensors"),
+        (["train", "generator", "TMP/none", "--out", "TMP/out"], "none"),
+    ],
+)
+def test_errors_are_one_line_without_a_traceback(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, args: list[str], reason: str
+) -> None:
+    places = {"MODEL": str(tiny_pipeline_dir)}
+    code, out, err = run(*(places.get(arg, arg.replace("TMP", str(tmp_path))) for arg in args))
+    assert code == 1
+    assert not out
+    lines = err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert reason in lines[0]
+
+
+def test_what_is_refused_leaves_nothing_behind(run: Any, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    assert run("invert", tiny_pipeline_dir, tmp_path / "black.png", "--out", tmp_path / "out")[0] == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_seeds_and_edits_are_parsed() -> None:
+    assert parse_seeds("3, 1-2,3") == [3, 1, 2]
+    assert parse_edits(["smile=1.5", "age=-2"]) == {"smile": 1.5, "age": -2.0}
+    with pytest.raises(typer.BadParameter):
+        parse_seeds("0-99999999")
+
+
+# --- Training ---
+
+
+@pytest.mark.parametrize("config", [GeneratorTraining, AttributeTraining])
+def test_every_setting_is_an_option(run: Any, config: type) -> None:
+    command = {GeneratorTraining: "generator", AttributeTraining: "attributes"}[config]
+    code, out, _ = run("train", command, "--help")
+    assert code == 0
+    for field in fields(config):
+        if field.name not in ("data", "out"):
+            assert f"--{field.name.replace('_', '-')}" in out
+
+
+def test_options_are_read_as_their_fields_say(tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    @options.with_options(GeneratorTraining, skip=("data", "out"))
+    def command(name: Annotated[str, typer.Argument()], *, given: dict[str, Any]) -> None:
+        seen.update(given)
+
+    app = typer.Typer()
+    app.command()(command)
+    app(["x", "--channels", "4:8, 8:6", "--no-flip", "--batch", "4", "--r1-gamma", "0.1"], standalone_mode=False)
+    assert seen == {"channels": {"4": 8, "8": 6}, "flip": False, "batch": 4, "r1_gamma": 0.1}
+    places = {"data": "d", "out": "o"}
+    (tmp_path / "c.json").write_text('{"batch": 2, "seed": 7}')
+    made = options.build(GeneratorTraining, seen | places, tmp_path / "c.json", {"seed": 1, "mixing": 0.5})
+    assert (made.channels, made.flip, made.batch, made.seed, made.mixing) == ({4: 8, 8: 6}, False, 4, 7, 0.5)
+    (tmp_path / "c.json").write_text('{"bach": 2}')
+    with pytest.raises(ConfigError, match="bach"):
+        options.build(GeneratorTraining, places, tmp_path / "c.json")
+
+
+def test_a_run_goes_on_with_its_own_settings_and_ends_as_a_model(run: Any, portraits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    sizes = ["--resolution", 16, "--channels", "4:8,8:8,16:8", "--z-dim", 8, "--mapping-layers", 1, "--batch", 4]
+    once = ["train", "generator", portraits, "--out", out, "--seed", 3, "--cooldown", 0, "--grid-every", 1000]
+    code, text, err = run(*once, *sizes, "--pictures", 4, "--json")
+    assert code == 0, err
+    assert json.loads(text)["pictures"] == 4
+    code, text, err = run("train", "generator", portraits, "--out", out, "--pictures", 8, "--json")  # sizes are known
+    assert code == 0, err
+    assert json.loads(text)["pictures"] == 8
+    pipe = RefineStylePipeline.from_pretrained(out)
+    assert pipe.generator.config.resolution == 16
+    assert pipe.discriminator is not None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there")
+def test_ctrl_c_ends_a_run_after_a_whole_step(
+    run: Any, portraits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from refinestyle_hub.train.generator import Trainer
+
+    step = Trainer.step
+
+    def interrupted(self: Trainer, *args: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    sizes = ["--resolution", 16, "--channels", "4:8,8:8,16:8", "--z-dim", 8, "--mapping-layers", 1, "--batch", 4]
+    before = signal.getsignal(signal.SIGINT)
+    code, out, err = run("train", "generator", portraits, "--out", tmp_path / "run", *sizes, "--pictures", 400)
+    assert code == 130
+    assert "Traceback" not in err
+    assert (tmp_path / "run" / "state.safetensors").is_file()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_damaged_state_is_named(run: Any, portraits: Path, tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"nothing")
+    code, _, err = run("train", "generator", portraits, "--out", tmp_path)
+    assert code == 1
+    assert "is not the state of a training run" in err
+
+
+def test_the_demo_is_found_or_its_absence_explained(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("runpy.run_path", lambda path, run_name: started.append(path))
+    monkeypatch.setenv("REFINESTYLE_MODEL", "")
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert run("demo", "--model", "mine", "--port", 7999)[0] == 0
+    assert [Path(path).name for path in started] == ["app.py"]
+    assert (os.environ["REFINESTYLE_MODEL"], os.environ["GRADIO_SERVER_PORT"]) == ("mine", "7999")

@@ -1,0 +1,309 @@
+"""The app as a whole: its settings and wiring, the real queue in process, and clients over the loopback."""
+
+from __future__ import annotations
+
+import ast
+import concurrent.futures
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fastapi
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+import tomllib
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from starlette.testclient import TestClient
+from zero_gpu import FakeZeroGPU
+
+from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.pipeline import RefineStylePipeline
+from space import jobs, limits, messages, model
+from space.handlers import Handlers
+from space.ui import LAUNCH, build
+
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.filterwarnings("default")  # of the server's libraries, which warn each other in its threads
+PUBLIC = {"/align", "/invert", "/edit"}
+
+
+@pytest.fixture(scope="module")
+def demo(tiny_pipe: RefineStylePipeline) -> gr.Blocks:
+    return build(tiny_pipe, "tiny")
+
+
+@pytest.fixture(scope="module")
+def url(demo: gr.Blocks) -> Iterator[str]:
+    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    yield address
+    demo.close(verbose=False)
+
+
+@pytest.fixture
+def photo(tmp_path: Path, astronaut: Image.Image) -> str:
+    astronaut.save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
+
+
+@pytest.fixture
+def connect(url: str, tmp_path: Path) -> Any:
+    def make() -> Client:
+        return Client(url, verbose=False, analytics_enabled=False, download_files=str(tmp_path))
+
+    return make
+
+
+def handlers_of(demo: gr.Blocks) -> Handlers:
+    return next(event.fn.__self__ for event in demo.fns.values() if event.api_name == "invert")  # type: ignore
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def pixels(file: Any) -> Any:
+    with Image.open(file["path"] if isinstance(file, dict) else file) as picture:
+        return np.array(picture)
+
+
+# --- Settings and wiring ---
+
+
+def test_model_events_share_the_accelerators_queue_and_others_do_not(demo: gr.Blocks) -> None:
+    heavy = {"invert", "edit", "edit_live", "reset", "strip"}
+    for event in demo.fns.values():
+        name = getattr(event.fn, "__name__", "")
+        assert (event.concurrency_id == "gpu") == (name in heavy), name
+        if name in heavy:
+            assert event.queue
+            assert event.concurrency_limit == limits.GPU_JOBS
+            assert event.validator is not None
+
+
+def test_the_public_endpoints_are_these_and_explained(demo: gr.Blocks) -> None:
+    info = demo.get_api_info()
+    assert set(info["named_endpoints"]) == PUBLIC
+    assert not info["unnamed_endpoints"]
+    names = {
+        name: [parameter["parameter_name"] for parameter in endpoint["parameters"]]
+        for name, endpoint in info["named_endpoints"].items()
+    }
+    assert names == {
+        "/align": ["photo", "aligned"],
+        "/invert": ["photo", "aligned", "face", "steps", "tokens", "seed"],
+        "/edit": ["edits", "before"],
+    }
+    for event in demo.fns.values():
+        if f"/{event.api_name}" in PUBLIC and event.api_visibility == "public":
+            assert "Args:" in (event.fn.__doc__ or "")
+
+
+def test_queue_and_state_are_bounded(demo: gr.Blocks) -> None:
+    assert demo._queue.max_size == limits.QUEUE >= 8
+    assert demo.api_open is False
+    states = [block for block in demo.blocks.values() if isinstance(block, gr.State)]
+    assert len(states) == 2
+    assert all(state.time_to_live == limits.STATE_SECONDS for state in states)
+    assert demo.delete_cache == limits.CACHE_SECONDS
+    assert limits.CACHE_SECONDS[1] > limits.STATE_SECONDS
+
+
+def test_the_queue_is_bounded_on_zerogpu_too(tiny_pipe: RefineStylePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "SPACES_ZERO_GPU", "true"
+    )  # without a size of its own, Gradio's queue would hold one event there
+    assert build(tiny_pipe, "tiny", gpu=FakeZeroGPU())._queue.max_size == limits.QUEUE
+
+
+def test_nothing_is_unpickled_in_the_app() -> None:
+    for file in [ROOT / "app.py", *(ROOT / "space").glob("*.py")]:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not called & {"torch.load", "pickle.load", "pickle.loads", "np.load", "eval", "exec"}, file
+
+
+def test_what_the_space_installs_is_what_the_package_needs() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    listed = {line for line in lines if line and not line.startswith("#")}
+    platform = re.compile(r"(gradio|spaces|huggingface[_-]hub)\b")
+    assert listed == {need for need in package["dependencies"] if not platform.match(need)}
+    assert len((ROOT / "app.py").read_text(encoding="utf-8").splitlines()) <= 40
+
+
+def test_every_example_is_small_and_its_source_is_named() -> None:
+    folder = ROOT / "space" / "examples"
+    examples = list(folder.glob("*.jpg"))
+    assert examples
+    for example in examples:
+        assert example.stat().st_size < 200_000
+        assert example.name in (folder / "README.md").read_text(encoding="utf-8")
+        with Image.open(example) as picture:
+            assert not picture.getexif()
+
+
+def test_a_model_that_cannot_be_loaded_is_replaced_and_said(
+    tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pipe, name, notice = model.load(str(tiny_pipeline_dir))
+    assert (name, notice, pipe.generator.config.resolution) == ("tiny-32", "", 32)
+    monkeypatch.setattr(model, "BUNDLED", str(tiny_pipeline_dir))
+    notice = model.load(str(tmp_path / "my-model"))[2]
+    assert notice.startswith("my-model could not be loaded")
+
+
+# --- The queue in process ---
+
+
+def test_events_run_only_through_the_queue(tiny_pipe: RefineStylePipeline) -> None:
+    app = gr.mount_gradio_app(fastapi.FastAPI(), build(tiny_pipe, "tiny"), path="/")
+    with TestClient(app) as client:
+        nothing = {"data": [None, False]}
+        assert client.post("/gradio_api/run/align", json=nothing).status_code == 404
+        event = client.post("/gradio_api/call/align", json=nothing).json()["event_id"]
+        assert client.get(f"/gradio_api/call/align/{event}").text.startswith("event: complete")
+        refused = client.post("/gradio_api/call/invert", json={"data": [None, False, 0, 10, True, 0]}).json()
+        answer = client.get(f"/gradio_api/call/invert/{refused['event_id']}").text
+        assert answer.startswith("event: ")
+        assert "event: error" in answer
+        assert messages.NO_PHOTO in answer
+
+
+# --- Over the loopback ---
+
+
+def test_the_page_keeps_nothing_and_tells_nobody(url: str) -> None:
+    config = httpx.get(f"{url}config").json()
+    assert config["analytics_enabled"] is False
+    assert not config.get("run_history")
+    assert not config.get("mcp_server")
+    assert httpx.get(f"{url}monitoring/summary").status_code == 403
+    assert httpx.get(f"{url}gradio_api/runs").status_code == 404
+
+
+def test_two_sessions_never_meet(connect: Any, photo: str, tmp_path: Path, tiny_pipe: RefineStylePipeline) -> None:
+    before = fingerprint(tiny_pipe.generator)
+    flipped = str(tmp_path / "flipped.png")
+    Image.fromarray(pixels(photo)[:, ::-1]).save(flipped)
+    clients = [connect(), connect()]
+
+    def work(who: int) -> list[Any]:
+        seen = []
+        for strength in (0.5, 1.0, 1.5):
+            client, file = clients[who], (photo, flipped)[who]
+            pair, *_ = client.predict(photo=handle_file(file), steps=2, aligned=True, api_name="/invert")
+            edited, download = client.predict(edits={"smile": strength}, before="photo", api_name="/edit")
+            seen.append([pixels(x).tobytes() for x in (*pair, *edited, download)])
+        return seen
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(work, (0, 1))
+    assert not {p for pictures in first for p in pictures} & {p for pictures in second for p in pictures}
+    for pictures in (first, second):
+        assert len({p[0] for p in pictures}) == len({p[1] for p in pictures}) == 1  # the same each time
+        assert len({p[3] for p in pictures}) == 3
+        assert all(p[0] == p[2] for p in pictures)  # the session's own photo is what its edit is compared with
+    assert fingerprint(tiny_pipe.generator) == before
+
+
+def test_a_session_without_a_face_is_told_so(connect: Any) -> None:
+    with pytest.raises(AppError, match="There is no face to edit yet"):
+        connect().predict(edits={"smile": 1}, before="photo", api_name="/edit")
+
+
+def test_align_over_the_api(connect: Any, photo: str) -> None:
+    framed, crops, note, face = connect().predict(photo=handle_file(photo), aligned=False, api_name="/align")
+    framed, crops = (part.get("value", part) if isinstance(part, dict) else part for part in (framed, crops))
+    assert pixels(framed).shape == (512, 512, 3)
+    assert len(crops) == 1
+    assert "px wide" in str(note)
+    assert face == 0
+
+
+def test_a_third_job_of_a_session_is_refused_and_another_session_is_not(
+    url: str, demo: gr.Blocks, connect: Any, photo: str
+) -> None:
+    patient, other = connect(), connect()
+    with handlers_of(demo).jobs.lock:  # the first waits for it, the second in the queue
+        running = [
+            patient.submit(photo=handle_file(photo), steps=2, aligned=True, api_name="/invert") for _ in range(2)
+        ]
+        wait_for(lambda: jobs.waiting(demo, patient.session_hash) == 2)
+        body = {"data": [{}, "photo", None], "session_hash": patient.session_hash}
+        event = next(e._id for e in demo.fns.values() if e.api_name == "edit")
+        answer = httpx.post(f"{url}gradio_api/queue/join", json={**body, "fn_index": event})
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["detail"][0]["message"] == messages.BUSY
+        third = other.submit(photo=handle_file(photo), steps=2, aligned=True, api_name="/invert")
+        wait_for(lambda: jobs.waiting(demo, other.session_hash) == 1)
+    assert all(job.result(timeout=60) for job in (*running, third))
+
+
+def test_stop_over_the_api_keeps_the_face(url: str, demo: gr.Blocks, connect: Any, photo: str) -> None:
+    client = connect()
+    job = client.submit(photo=handle_file(photo), steps=400, aligned=True, api_name="/invert")
+    wait_for(lambda: len(job.outputs()) > 0)
+    stop = next(e._id for e in demo.fns.values() if getattr(e.fn, "__name__", "") == "stop" and e.outputs)
+    httpx.post(
+        f"{url}gradio_api/run/predict",
+        json={"data": [], "fn_index": stop, "session_hash": client.session_hash},
+    )
+    note = job.result(timeout=60)[2]
+    assert re.search(r"stopped at \d+/400", note)
+    assert len(client.predict(edits={}, before="photo", api_name="/edit")) == 2
+
+
+# --- What strangers may try ---
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../../../etc/passwd",
+        "file:///etc/passwd",
+        "http://127.0.0.1:1/a.png",
+        "http://169.254.169.254/",
+    ],
+)
+def test_paths_and_addresses_are_not_read(url: str, path: str) -> None:
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, True, 0, 0, True, 0]
+    answer = httpx.post(f"{url}gradio_api/call/invert", json={"data": data})
+    if answer.status_code == 200:
+        text = httpx.get(f"{url}gradio_api/call/invert/{answer.json()['event_id']}").text
+        assert "event: error" in text
+        assert "root:" not in text
+
+
+def test_files_outside_the_cache_are_not_served(url: str) -> None:
+    assert httpx.get(f"{url}gradio_api/file=/etc/passwd").status_code == 403
+    assert httpx.get(f"{url}gradio_api/file={ROOT}/pyproject.toml").status_code in (403, 404)
+
+
+def test_uploads_have_a_limit_and_no_way_around_it(url: str) -> None:
+    large = b"\0" * (limits.MAX_BYTES + 1)
+    assert httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", large)}).status_code == 413
+    address = "data:image/png;base64," + "A" * 100
+    data = [{"path": None, "url": address, "meta": {"_type": "gradio.FileData"}}, True, 0, 0, True, 0]
+    assert httpx.post(f"{url}gradio_api/call/invert", json={"data": data}).status_code == 422
+    answer = httpx.post(f"{url}gradio_api/upload", files={"files": ("../../evil.png", b"x")})
+    assert ".." not in json.dumps(answer.json())
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"no picture"])
+def test_no_answer_is_empty(connect: Any, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(AppError, match="This file is not a picture we can read"):
+        connect().predict(photo=handle_file(str(tmp_path / "x.png")), aligned=True, api_name="/invert")
