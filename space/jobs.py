@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,22 +143,22 @@ class Stops:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="refinestyle-stops-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def flag(self, session: str | None) -> Path:
         """The session's file, whether it exists or not. The name is the client's own choice, so it is hashed."""
         return self.folder / hashlib.sha256(str(session).encode()).hexdigest()[:32]
 
     def stop(self, request: gr.Request) -> None:
-        """Ask the session's jobs to end."""
+        """Ask the session's jobs to end. Requests that nobody can be waiting for any more are swept."""
+        for file in self.folder.iterdir():
+            if file.stat().st_mtime < time.time() - 10 * limits.JOB_SECONDS:
+                file.unlink(missing_ok=True)
         self.flag(request.session_hash).touch()
 
     def clear(self, request: gr.Request) -> None:
         """Forget what was asked before."""
         self.flag(request.session_hash).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Remove all of them."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def waiting(demo: gr.Blocks, session: str | None) -> int:

@@ -66,22 +66,22 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
         gr.HTML(HEADER.format(model=_model_line(pipe, name)), elem_id="header")
         if notice:
             gr.HTML(f"<p>{html.escape(notice)}</p>", elem_id="notice")
-        queued = _queued(demo, stops)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Invert", id="invert"):
-                inversions = _invert_tab(on, subject, tabs, queued)
+                inversions = _invert_tab(on, subject, tabs, _queued(demo, stops.clear))
             with gr.Tab("Edit", id="edit"):
-                _edit_tab(on, subject, inversions, queued)
+                _edit_tab(on, subject, inversions, _queued(demo))
         demo.unload(stops.stop)
     demo.queue(api_open=False, max_size=limits.QUEUE, default_concurrency_limit=4)
     return demo
 
 
-def _queued(demo: gr.Blocks, stops: Stops) -> dict[str, Any]:
-    """How every event that needs the accelerator is queued."""
+def _queued(demo: gr.Blocks, first: Callable[[gr.Request], None] | None = None) -> dict[str, Any]:
+    """How an event that needs the accelerator is queued; ``first`` is done when it is admitted."""
 
     def validator(request: gr.Request, *values: Any) -> list[dict[str, Any]]:
-        stops.clear(request)  # what was stopped is not this job
+        if first is not None:
+            first(request)
         return admit(demo, request, len(values))
 
     return {"concurrency_id": "gpu", "concurrency_limit": limits.GPU_JOBS, "validator": validator}
@@ -185,14 +185,14 @@ def _edit_tab(on: Handlers, subject: gr.State, inversions: list[Dependency], que
                 label="Before | after", format="png", interactive=False, buttons=["fullscreen"], elem_id="edited"
             )
             hint = gr.Markdown(messages.NOT_INVERTED, elem_id="hint")
-        with gr.Column(scale=5, min_width=300):
-            sliders = _sliders(on)
             before = gr.Radio(
                 ["reconstruction", ORIGINAL], value="reconstruction", label="Compare with", elem_id="before"
             )
-            with gr.Row():
+            with gr.Row(elem_id="after"):
                 reset = gr.Button("Reset all", min_width=120, elem_id="reset")
                 download = gr.DownloadButton("Download PNG", min_width=120, interactive=False, elem_id="download")
+        with gr.Column(scale=5, min_width=300):
+            sliders = _sliders(on)
     with gr.Accordion("A strip of strengths", open=False, elem_id="strip-panel"):
         with gr.Row():
             names = [(label(name), name) for name in sliders]

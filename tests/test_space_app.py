@@ -36,8 +36,11 @@ PUBLIC = {"/align", "/invert", "/edit"}
 
 
 @pytest.fixture(scope="module")
-def demo(tiny_pipe: RefineStylePipeline) -> gr.Blocks:
-    return build(tiny_pipe, "tiny")
+def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
+    # Apps that share a cache delete each other's pictures as they close, where they are equal.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield build(tiny_pipe, "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +23,9 @@ from space.session import Found, Subject
 
 
 @pytest.fixture
-def on(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Handlers]:
+def on(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Handlers:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
-    stops = Stops()
-    yield Handlers(Jobs(tiny_pipe), stops)
-    stops.close()
+    return Handlers(Jobs(tiny_pipe), Stops())
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,10 +28,8 @@ def crop() -> Pixels:
 
 
 @pytest.fixture
-def stops() -> Iterator[Stops]:
-    made = Stops()
-    yield made
-    made.close()
+def stops() -> Stops:
+    return Stops()
 
 
 def request(session: str) -> Any:
@@ -84,6 +82,17 @@ def test_stop_keeps_what_was_reached(
     assert result.inversion.report["w_steps"] < 100  # it was asked to stop at the second of 180
     stops.clear(request("me"))
     assert not stops.flag("me").exists()
+
+
+def test_requests_to_stop_are_swept(stops: Stops) -> None:
+    stops.stop(request("old"))
+    os.utime(stops.flag("old"), (0, 0))
+    stops.stop(request("../../new"))
+    assert list(stops.folder.iterdir()) == [stops.flag("../../new")]
+    made = Stops()
+    folder = made.folder
+    del made
+    assert not folder.exists()
 
 
 def test_the_clock_ends_a_job(tiny_pipe: RefineStylePipeline, crop: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
