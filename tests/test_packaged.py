@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import refinestyle_hub
@@ -18,7 +19,7 @@ def test_the_bundled_model_draws() -> None:
     pipe = RefineStylePipeline.from_pretrained(NAME)
     (picture,) = pipe.generate(seeds=[0], truncation=0.7)
     assert picture.size == (128, 128)
-    assert torch.tensor(list(picture.getdata())).float().std() > 20  # not a flat picture
+    assert np.asarray(picture).std() > 20  # not a flat picture
 
 
 def test_the_bundled_generator_is_small_and_public() -> None:

@@ -129,7 +129,9 @@ def test_a_larger_run_starts_from_a_smaller_one(tiny: GeneratorTraining, tmp_pat
 
 
 def test_anchors_are_redrawn(tiny: GeneratorTraining) -> None:
-    led = replace(tiny, anchors=True, adversarial_from=600, pictures=600, batch=12, learning_rate=0.02, z_dim=8)
+    led = replace(
+        tiny, anchors=True, anchor_steps=50, adversarial_from=600, pictures=600, batch=12, learning_rate=0.02, z_dim=8
+    )
     seen: list[float] = []
     train_generator(led, lambda count, total, figures: seen.append(figures["pyramid"]))
     assert sum(seen[-5:]) < 0.6 * sum(seen[:5])  # two colours on 16 px are soon learnt
@@ -186,7 +188,11 @@ def test_two_processes_share_a_batch(tiny: GeneratorTraining, tmp_path: Path) ->
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(script), json.dumps(asdict(config))], env=environment, capture_output=True, text=True, timeout=300
+        [*command, str(script), json.dumps(asdict(config))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     state = checkpoint.read(Path(config.out) / "state.safetensors")
@@ -195,4 +201,6 @@ def test_two_processes_share_a_batch(tiny: GeneratorTraining, tmp_path: Path) ->
     # each process drew other latents, so the mean gradient is not that of one process
     alone = replace(config, out=str(tmp_path / "alone"))
     train_generator(alone)
-    assert not torch.equal(weights(alone.out)["generator.mapping.fc0.weight"], state[0]["generator.mapping.fc0.weight"])
+    assert not torch.equal(
+        weights(alone.out)["generator.mapping.fc0.weight"], state[0]["generator.mapping.fc0.weight"]
+    )

@@ -26,7 +26,11 @@ LATERAL = ("yaw", "gaze.0", "light.0")  # angles to one side, in the portraits' 
 
 
 def anchor_codes(
-    source: str | Path, pictures: Pictures, seed: int = 0, progress: Callable[[int, float], None] | None = None
+    source: str | Path,
+    pictures: Pictures,
+    steps: int = 2000,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
 ) -> Tensor:
     """Codes [2 N, K] of the N pictures of ``source``, then of their mirror images; close to N(0, I) together.
 
@@ -44,7 +48,7 @@ def anchor_codes(
     )
     side = torch.ones(len(vectors), 1)  # hair is parted on one side, which no label says
     both = [torch.cat([vectors, side], dim=1), torch.cat([mirrored(vectors, names, LATERAL), -side], dim=1)]
-    return couple(torch.cat(both), seed=seed, progress=progress)
+    return couple(torch.cat(both), steps=steps, seed=seed, progress=progress)
 
 
 def scene_vectors(

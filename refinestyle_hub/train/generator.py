@@ -356,7 +356,7 @@ def _anchors(config: GeneratorTraining, pictures: Pictures, accelerator: Any) ->
     if accelerator.is_main_process and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        save_file({"codes": anchor_codes(config.data, pictures, config.seed)}, temporary)
+        save_file({"codes": anchor_codes(config.data, pictures, config.anchor_steps, config.seed)}, temporary)
         temporary.replace(path)
     accelerator.wait_for_everyone()
     return load_file(path)["codes"]

@@ -41,6 +41,7 @@ class GeneratorTraining:
     start_from: str = ""  # state of a smaller run: matching tensors are taken, new toRGB layers start at zero
     # pictures whose scene is known (labels.jsonl and parameters.npz) can lead the generator
     anchors: bool = False
+    anchor_steps: int = 2_000  # of the flow that turns scenes into codes
     adversarial_from: int = 0  # before, the generator only redraws its anchors
     anchored: float = 0.5  # share of each batch that redraws anchors once the discriminator plays
     pyramid_weight: float = 10.0
