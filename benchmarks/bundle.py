@@ -44,7 +44,11 @@ def load_average(state: Path) -> Generator:
     config = run["config"]
     channels = {int(r): c for r, c in config["channels"].items()}
     shape = GeneratorConfig(
-        config["resolution"], config["z_dim"], config["z_dim"], config["mapping_layers"], channels=channels
+        resolution=config["resolution"],
+        z_dim=config["z_dim"],
+        w_dim=config["z_dim"],
+        mapping_layers=config["mapping_layers"],
+        channels=channels,
     )
     generator = Generator(shape)
     checkpoint.load_networks(tensors, {"average": generator})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,7 +36,7 @@ def push(
     from ..hub import push_folder
     from ..sources import Folder
 
-    given = {
+    given: dict[str, Any] = {
         "license": license_id,
         "license_name": license_name,
         "license_link": license_link,

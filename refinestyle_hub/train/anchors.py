@@ -101,7 +101,8 @@ def normal_scores(values: Tensor, rng: torch.Generator) -> Tensor:
     """Replace each column of [N, K] by the normal quantile of its rank; ties (flags, words) are broken at random."""
     jitter = torch.rand(values.shape, generator=rng) * 1e-5 * values.std(0).clamp_min(1e-6)
     ranks = (values + jitter).argsort(0).argsort(0)
-    return torch.special.ndtri((ranks + 0.5) / len(values)).float()
+    scores: Tensor = torch.special.ndtri((ranks + 0.5) / len(values))
+    return scores.float()
 
 
 class Flow(nn.Module):
@@ -116,7 +117,8 @@ class Flow(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:  # x [N, K], t [N, 1] -> [N, K]
         xt = torch.cat([x, t], dim=1)
-        return self.linear(xt) + self.inner(xt)  # type: ignore[no-any-return]
+        velocity: Tensor = self.linear(xt) + self.inner(xt)
+        return velocity
 
     @torch.no_grad()
     def to_noise(self, x: Tensor, steps: int = 40) -> Tensor:

@@ -66,12 +66,18 @@ class Trainer:
         self.codes, self.device = codes, accelerator.device
         self.local_batch = config.batch // accelerator.num_processes
         shape = GeneratorConfig(
-            config.resolution, config.z_dim, config.z_dim, config.mapping_layers, dict(config.channels)
+            resolution=config.resolution,
+            z_dim=config.z_dim,
+            w_dim=config.z_dim,
+            mapping_layers=config.mapping_layers,
+            channels=dict(config.channels),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.generator, self.average = self._place(Generator(shape)), self._place(Generator(shape)).eval()
-            self.discriminator = self._place(Discriminator(DiscriminatorConfig(config.resolution, shape.channels)))
+            self.discriminator = self._place(
+                Discriminator(DiscriminatorConfig(config.resolution, channels=shape.channels))
+            )
         if codes is not None:
             sample = torch.arange(0, len(pictures), max(1, len(pictures) // 5000))
             gains = code_gains(pictures.take(sample), codes[sample])
@@ -122,7 +128,8 @@ class Trainer:
     def anchor_latents(self, codes: Tensor, rng: torch.Generator) -> Tensor:
         """w+ [n, L, w_dim] of anchors [n, K]; what the scene leaves open is drawn from the prior."""
         free = torch.randn(len(codes), self.config.z_dim - codes.shape[1], generator=rng)
-        return self.generator.map(torch.cat([codes, free], dim=1).to(self.device))
+        w: Tensor = self.generator.map(torch.cat([codes, free], dim=1).to(self.device))
+        return w
 
     def step(self, real: Tensor, codes: Tensor | None) -> dict[str, float]:
         """One step on pictures [n, 3, H, W] in [-1, 1] and the codes [n, K] of their scenes."""
