@@ -11,9 +11,7 @@ from refinestyle_hub.refine import Residual
 from refinestyle_hub.tokens import LayerTokens, TokenSet
 
 
-TINY = GeneratorConfig(
-    resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 12, 8: 12, 16: 10, 32: 8}
-)
+TINY = GeneratorConfig(resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 12, 8: 12, 16: 10, 32: 8})
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
