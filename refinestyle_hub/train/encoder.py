@@ -1,0 +1,361 @@
+"""Train an encoder for a frozen generator, in one stage or two, as one run that can be stopped and continued.
+
+Half of what it sees are portraits, half are samples of the generator, whose w+ is known. Where tokens are learnt, a
+share of both comes from outside the domain (``augment.py``), and on every third step the encoder must undo a random
+edit of what it found (``tasks.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..discriminator import Discriminator
+from ..encoder import Encoder
+from ..errors import ConfigError, MissingDependencyError, ModelFileError
+from ..generator import Generator
+from ..losses import Perceptual, gan
+from . import checkpoint
+from .attributes import schedule
+from .data import Batch, Pictures, batches, open_pictures, to_float
+from .encoder_settings import EncoderTraining
+from .redraw import Features, Objective, figures, save_sheet, sheet
+from .tasks import Task, Tasks, sources
+
+
+__all__ = ["EncoderTrainer", "EncoderTraining", "Progress", "train_encoder"]
+
+Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # pictures seen, pictures in all, figures
+
+
+class EncoderTrainer:
+    """A run that can be stopped after any step and continued as if it had not been."""
+
+    def __init__(
+        self,
+        config: EncoderTraining,
+        generator: Generator,
+        pictures: Pictures,
+        held_out: Pictures | None = None,
+        *,
+        perceptual: Perceptual | None = None,
+        features: Features | None = None,
+        discriminator: Discriminator | None = None,
+        accelerator: Any = None,
+    ) -> None:
+        """The networks are taken over: moved to the device, and frozen but for the discriminator."""
+        self.accelerator: Any = _accelerator() if accelerator is None else accelerator
+        self.device, self.world = self.accelerator.device, self.accelerator.num_processes
+        if config.batch % (2 * config.accumulate * self.world):
+            raise ConfigError(f"batch {config.batch} is not divisible by 2 x accumulate x {self.world} processes.")
+        self.config, self.pictures, self.held_out = config, pictures, held_out
+        self.generator: Generator = self._place(generator).requires_grad_(False).eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            options = config.network() | {"pretrained": config.pretrained}
+            self.encoder: Encoder = self._place(Encoder.for_generator(self.generator, **options))
+            self.average: Encoder = self._place(Encoder.for_generator(self.generator, **config.network()))
+        self.average.load_state_dict(self.encoder.state_dict())
+        self.average.eval().requires_grad_(False)
+        self.objective = Objective(self.generator, perceptual, features, config.perceptual_size)
+        self.tasks = Tasks(self.generator, self.objective.stats, config.foreign, config.mixing)
+        self.learning: dict[str, nn.Module] = dict(self.encoder.named_children())  # "first", "second"
+        if config.adversarial:
+            if discriminator is None:
+                raise ConfigError("The adversarial term needs a model that has a discriminator.")
+            self.learning["discriminator"] = self._place(discriminator).train()
+        self.optimizers = {
+            name: torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.99)) for name, net in self.learning.items()
+        }
+        if config.compile:
+            for net in (self.generator.synthesis, *self.encoder.children()):
+                net.compile()
+        self.seen = 0  # pictures, over all processes
+
+    def autocast(self) -> torch.autocast:
+        """Of the networks; losses and norms are taken outside, in full precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _place(self, net: Any) -> Any:
+        return net.to(self.device, memory_format=torch.channels_last)
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    @property
+    def stage(self) -> Literal["codes", "tokens", "both"]:
+        """What is being learnt now."""
+        if self.config.stages == "one":
+            return "both"
+        return "codes" if self.seen < self.config.w_pictures else "tokens"
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where the present stage begins and ends."""
+        config = self.config
+        return (0, config.w_pictures) if self.stage == "codes" else (config.total - config.pictures, config.total)
+
+    def every(self, steps: int) -> bool:
+        return steps > 0 and (self.seen // self.config.batch) % steps == 0
+
+    def pairs(self, part: int) -> range:
+        """Places in the run of the pairs that this process has in a part of the step."""
+        size = self.config.batch // (2 * self.config.accumulate * self.world)
+        first = self.seen // 2 + (part * self.world + self.accelerator.process_index) * size
+        return range(first, first + size)
+
+    def step(self, stream: Iterator[Batch]) -> dict[str, float]:
+        """Gradients of all parts of a batch, then an update."""
+        parts, moving = self.config.accumulate, "second" if self.stage == "tokens" else "first"
+        judge = None if self.stage == "codes" else self.learning.get("discriminator")
+        self.prepare(moving)
+        sums: dict[str, float] = {}
+        for part in range(parts):
+            task = self.task(to_float(next(stream).pictures), self.pairs(part))
+            terms, drawn = self.terms(task, judge)
+            weights: Mapping[str, float] = vars(self.config)
+            loss = sum((weights[name] * term for name, term in terms.items()), drawn.new_zeros([]))
+            (loss / parts).backward()
+            if judge is not None:
+                terms |= self.judge(judge, drawn.detach(), task.wanted)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(term.detach()) / parts
+        for name in (moving,) if judge is None else (moving, "discriminator"):
+            self.update(name)
+        self.track(moving)
+        self.seen += self.config.batch
+        return sums
+
+    def prepare(self, moving: str) -> None:
+        """Gradients for the stage that moves. The second starts from the first's average, which stays."""
+        if moving == "second" and self.seen - self.span[0] < self.config.batch:
+            self.encoder.first.load_state_dict(self.average.first.state_dict())
+        for name, net in self.encoder.named_children():
+            net.requires_grad_(name == moving).train(name == moving)
+
+    def task(self, portraits: Tensor, pairs: range) -> Task:
+        """What the pairs of a part are to teach."""
+        portraits = portraits.to(self.device, memory_format=torch.channels_last)
+        randoms = sources(self.config.seed, pairs)
+        if self.stage == "codes":
+            return self.tasks.domain(portraits, randoms)
+        task = self.tasks.foreign(portraits, randoms)
+        if not self.every(self.config.cycle_every):
+            return task
+        with self.autocast():
+            return self.tasks.cycle(task, randoms, lambda pictures: self.encoder(pictures, self.generator))
+
+    def terms(self, task: Task, judge: nn.Module | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms of the loss by the names of their weights, and the pictures drawn [N, 3, R, R]."""
+        tokens = None
+        with self.autocast():
+            if self.stage == "codes":
+                w_plus = self.encoder.codes(task.seen)
+            else:
+                w_plus, tokens = self.encoder(task.seen, self.generator)
+            drawn = self.generator(w_plus if task.move is None else w_plus + task.move, tokens)
+        found = self.objective.pictures(drawn, task.wanted)
+        if self.stage != "tokens":
+            found |= self.objective.codes(w_plus, task)
+        if tokens is not None:
+            found |= self.objective.residual(tokens)
+        terms = {name: values.mean() for name, values in found.items()}
+        if judge is not None:
+            judge.requires_grad_(False)
+            terms["adversarial"] = gan.generator_loss(judge(drawn))
+        return terms, drawn
+
+    def judge(self, judge: nn.Module, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Gradients of the discriminator, which tells pictures [N, 3, R, R] from what is drawn of them."""
+        judge.requires_grad_(True)
+        loss = gan.discriminator_loss(judge(fake), judge(real))
+        report = {"discriminator": loss}
+        if self.every(self.config.r1_every):
+            report["r1"] = gan.r1(judge, real)
+            loss = loss + report["r1"] * (self.config.r1_gamma / 2 * self.config.r1_every)
+        (loss / self.config.accumulate).backward()
+        return report
+
+    def update(self, which: str) -> None:
+        """Average the gradients of all processes, then step."""
+        config, optimizer = self.config, self.optimizers[which]
+        start, end = self.span
+        progress = min(1.0, (self.seen - start + config.batch / 2) / (end - start))
+        grads = {p: p.grad for p in self.learning[which].parameters() if p.grad is not None}
+        flat = torch.cat([g.flatten() for g in grads.values()])
+        if self.world > 1:
+            flat = self.accelerator.reduce(flat, "mean")
+        torch.nan_to_num_(flat, nan=0.0, posinf=0.0, neginf=0.0)
+        flat *= config.clip / flat.norm().clamp_min(config.clip)
+        for p, g in zip(grads, flat.split([p.numel() for p in grads]), strict=True):
+            p.grad = g.view_as(p)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(progress, config.warmup)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def track(self, moving: str) -> None:
+        """Move the average towards the encoder; its half-life grows with the stage."""
+        halflife = min(self.config.ema_halflife, self.config.ema_ramp * (self.seen - self.span[0]))
+        decay = 0.5 ** (self.config.batch / max(halflife, 1e-8))
+        average, net = self.average.get_submodule(moving), self.learning[moving]
+        for a, p in zip(average.parameters(), net.parameters(), strict=True):
+            a.lerp_(p, 1.0 - decay)
+        for own, new in zip(average.buffers(), net.buffers(), strict=True):
+            own.copy_(new)
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Everything that has a state."""
+        return {**self.learning, "average": self.average}
+
+    def save(self, path: Path) -> None:
+        """Everything a run needs."""
+        checkpoint.write(path, self.networks, self.optimizers, {"seen": self.seen, "config": asdict(self.config)})
+
+    def load(self, path: Path) -> None:
+        """Continue the run saved at ``path``."""
+        tensors, state = checkpoint.read(path)
+        checkpoint.load_networks(tensors, self.networks)
+        self.seen = state["seen"]
+        for name, optimizer in self.optimizers.items():
+            checkpoint.load_optimizer(tensors, name, self.learning[name], optimizer)
+
+    def start_from(self, encoder: Encoder) -> None:
+        """Take over the first stage of an encoder.
+
+        Raises:
+            ModelFileError: its first stage is another network.
+        """
+        try:
+            for own in (self.encoder, self.average):
+                own.first.load_state_dict(encoder.first.state_dict())
+        except RuntimeError as error:
+            text = " ".join(str(error).split())[:200]
+            raise ModelFileError(f"The first stage of that encoder is another network: {text}") from error
+
+    def run(self, progress: Progress | None = None) -> None:
+        """Train to the end; an exception of ``progress`` stops the run after its state has been saved."""
+        config, out, main = self.config, Path(self.config.out), self.accelerator.is_main_process
+        out.mkdir(parents=True, exist_ok=True)
+        stream = batches(
+            self.pictures,
+            len(self.pairs(0)),
+            seed=config.seed,
+            position=self.seen // 2,
+            rank=self.accelerator.process_index,
+            world=self.world,
+            flip=config.flip,
+        )
+        sums: dict[str, list[float]] = {}
+        last, saved = time.monotonic(), self.seen
+        try:
+            while self.seen < config.total:
+                line: dict[str, Any] = {"stage": self.stage}
+                report = self.step(stream)
+                for key, value in report.items():
+                    sums.setdefault(key, []).append(value)
+                if main and self.every(50):
+                    rate = round(50 * config.batch / (time.monotonic() - last), 2)
+                    means = {key: round(sum(v) / len(v), 5) for key, v in sums.items()}
+                    self.log({**line, "seen": self.seen, "rate": rate, **means})
+                    sums, last = {}, time.monotonic()
+                if main:
+                    self.look(line)
+                if main and self.due(config.save_every):
+                    self.save(out / "state.safetensors")
+                    saved = self.seen
+                if progress is not None:
+                    progress(self.seen, config.total, report)
+        finally:
+            if main and saved != self.seen:
+                self.save(out / "state.safetensors")
+        self.accelerator.wait_for_everyone()
+        if main:
+            self.average.save_pretrained(out / "encoder")
+
+    def look(self, line: Mapping[str, Any]) -> None:
+        """Figures and a sheet, where they are due."""
+        config, nets = self.config, (self.average, self.generator)
+        if self.held_out is not None and config.validation and self.due(config.validate_every):
+            pictures = sheet(self.held_out, config.validation).to(self.device)
+            self.log({**line, "seen": self.seen, **figures(*nets, pictures, self.objective)})
+        if self.due(config.grid_every):
+            pictures = sheet(self.held_out or self.pictures, 8).to(self.device)
+            save_sheet(*nets, pictures, Path(config.out) / "grids" / f"{self.seen:08d}.png")
+
+    def due(self, interval: int) -> bool:
+        """Whether an interval has passed, or the run is over."""
+        return self.seen % interval < self.config.batch or self.seen >= self.config.total
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        with (Path(self.config.out) / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _accelerator() -> Any:
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise MissingDependencyError("Training needs accelerate: pip install 'refinestyle-hub[train]'.") from error
+    return Accelerator()
+
+
+def train_encoder(config: EncoderTraining, progress: Progress | None = None) -> EncoderTrainer:
+    """Train for the generator of ``config.model`` on ``config.data``; a run found in ``config.out`` is continued.
+
+    Several processes under ``accelerate launch`` or ``torchrun`` share each batch.
+
+    Raises:
+        ModelNotFoundError: no generator there; or no discriminator, where the adversarial term needs one.
+        PictureError: no pictures at ``config.data``.
+        ConfigError: a value that cannot be.
+        MissingDependencyError: accelerate, timm or the perceptual distance is not installed.
+        ModelFileError: the state in ``config.out`` is damaged or of another network.
+    """
+    accelerator = _accelerator()
+    generator = Generator.from_pretrained(config.model)
+    size = generator.config.resolution
+    trainer = EncoderTrainer(
+        config,
+        generator,
+        open_pictures(config.data, size),
+        _held_out(config, size),
+        perceptual=Perceptual.load().to(accelerator.device) if config.perceptual else None,
+        features=_features(config, accelerator.device),
+        discriminator=Discriminator.from_pretrained(config.model) if config.adversarial else None,
+        accelerator=accelerator,
+    )
+    state = Path(config.out) / "state.safetensors"
+    if state.exists():
+        trainer.load(state)
+    elif config.start_from:
+        trainer.start_from(Encoder.from_pretrained(config.start_from))
+    trainer.run(progress)
+    return trainer
+
+
+def _features(config: EncoderTraining, device: torch.device) -> Features | None:
+    if not config.features or not config.feature_model:
+        return None
+    from ..attributes import AttributeNet
+
+    return AttributeNet.from_pretrained(config.feature_model).requires_grad_(False).to(device).features
+
+
+def _held_out(config: EncoderTraining, size: int) -> Pictures | None:
+    if config.validate:
+        return open_pictures(config.validate, size, None)
+    try:
+        return open_pictures(config.data, size, "val")
+    except ConfigError:  # these pictures know no splits
+        return None

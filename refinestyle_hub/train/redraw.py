@@ -1,0 +1,113 @@
+"""What an encoder's answers look like: the terms of its loss, figures on held-out pictures, and sheets to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..encoder import Encoder, standard_coordinates
+from ..generator import Generator
+from ..images import contact_sheet, save_png, to_images
+from ..losses import Perceptual, code_spread, mse, shrink
+from ..refine import Residual, squared_residual_norm
+from ..token_batch import TokenBatch
+from ..token_parameters import KernelStats
+from .augment import distort
+from .data import Pictures, to_float
+from .tasks import Task, sources
+
+
+__all__ = ["Features", "Objective", "figures", "residual_norm", "save_sheet", "sheet"]
+
+Features: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, H, W] -> [N, F]
+CHUNK = 16  # pictures drawn at once
+
+
+class Objective:
+    """The terms of the loss; without a perceptual distance or features, theirs is left out."""
+
+    def __init__(
+        self, generator: Generator, perceptual: Perceptual | None, features: Features | None, largest: int
+    ) -> None:
+        """``largest``: side in pixels; larger pictures are averaged down before perceptual distance and features."""
+        self.perceptual, self.features, self.largest = perceptual, features, largest
+        self.mean, self.stats = generator.mapping.w_avg, generator.kernel_stats()
+        basis, self.inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
+        self.variance = basis.square().sum()  # of w, over all D
+
+    def pictures(self, drawn: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+        """Distances [N] of pictures [N, 3, R, R]."""
+        found = {"l2": mse(drawn, wanted)}
+        drawn, wanted = shrink(drawn, self.largest), shrink(wanted, self.largest)
+        if self.perceptual is not None:
+            found["perceptual"] = self.perceptual(drawn, wanted)
+        if self.features is not None:
+            found["features"] = 1 - F.cosine_similarity(self.features(drawn), self.features(wanted))
+        return found
+
+    def codes(self, w_plus: Tensor, task: Task) -> dict[str, Tensor]:
+        """Spread of the codes [N, L, D] of a picture, in deviations of w; and where w+ is known, its squared error as
+        a share of the variance of w, [n]: most of the D directions hardly show in a picture, and vary as little."""
+        found = {"delta": code_spread((w_plus - self.mean) @ self.inverse)}
+        if task.known is not None:
+            wrong = w_plus[-len(task.known) :] - task.known
+            found["latent"] = wrong.square().sum(dim=2).mean(dim=1) / self.variance
+        return found
+
+    def residual(self, tokens: TokenBatch) -> dict[str, Tensor]:
+        """Norm of the residuals, see ``residual_norm``."""
+        return {"norm": residual_norm(tokens, self.stats)}
+
+
+def residual_norm(tokens: TokenBatch, stats: Mapping[str, KernelStats]) -> Tensor:
+    """Squared norm of each sample's residuals relative to the kernels' at the mean style, mean over layers: [N]."""
+    shares = []
+    for name, x in tokens.own.items():
+        spec, style, norm = stats[name]
+        square = squared_residual_norm(Residual(x.p, x.q, x.a, x.pre), spec.kernel, style)
+        shares.append(square / norm.square())
+    return torch.stack(shares).mean(dim=0)
+
+
+def sheet(pictures: Pictures, count: int) -> Tensor:
+    """At most ``count`` pictures, evenly from the whole set, then the same distorted: [2 count, 3, R, R]."""
+    count = min(count, len(pictures))
+    some = to_float(pictures.take(torch.arange(count) * (len(pictures) // count)))
+    return torch.cat([some, distort(some, sources(0, range(-count, 0)))])
+
+
+@torch.no_grad()
+def redraw(encoder: Encoder, generator: Generator, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures [N, 3, R, R] as w+ alone draws them, and with tokens."""
+    plain, full = [], []
+    for some in pictures.split(CHUNK):
+        w_plus, tokens = encoder(some, generator)
+        plain.append(generator(w_plus).clamp(-1, 1))
+        full.append(generator(w_plus, tokens).clamp(-1, 1))
+    return torch.cat(plain), torch.cat(full)
+
+
+@torch.no_grad()
+def figures(encoder: Encoder, generator: Generator, pictures: Tensor, objective: Objective) -> dict[str, float]:
+    """Distances of a ``sheet`` from what is drawn of it: "val" pictures and "foreign" ones, "w_plus" and "tokens"."""
+    found = {}
+    for what, drawn in zip(("w_plus", "tokens"), redraw(encoder, generator, pictures), strict=True):
+        parts = [objective.pictures(*both) for both in zip(drawn.split(CHUNK), pictures.split(CHUNK), strict=True)]
+        for name in parts[0]:
+            halves = torch.cat([part[name] for part in parts]).chunk(2)
+            for half, values in zip(("val", "foreign"), halves, strict=True):
+                found[f"{half}_{what}_{name}"] = round(float(values.mean()), 5)
+    return found
+
+
+def save_sheet(encoder: Encoder, generator: Generator, pictures: Tensor, path: Path) -> None:
+    """Three rows of a ``sheet``: pictures, what w+ alone draws, what tokens add; and three of its foreign pictures."""
+    kinds = [x.chunk(2) for x in (pictures, *redraw(encoder, generator, pictures))]
+    rows = [image for half in zip(*kinds, strict=True) for row in half for image in to_images(row)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(contact_sheet(rows, columns=len(pictures) // 2), path)

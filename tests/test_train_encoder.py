@@ -1,0 +1,384 @@
+"""Training of the encoder: on tiny pictures and a tiny generator, but the real loop from files to files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_generator
+from torch import Tensor
+
+from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
+from refinestyle_hub.discriminator import Discriminator
+from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.images import to_image
+from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.train import checkpoint
+from refinestyle_hub.train.augment import DISTORTIONS, distort, random_tokens
+from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining, train_encoder
+from refinestyle_hub.train.redraw import residual_norm
+from refinestyle_hub.train.tasks import Tasks, sources
+
+
+CHANNELS = {4: 8, 8: 8, 16: 8}
+
+
+def mild_generator(resolution: int = 16) -> Generator:
+    """A generator whose pictures lie within [-1, 1], as those of a trained one do."""
+    channels = CHANNELS if resolution == 16 else {**CHANNELS, 32: 4}
+    generator = tiny_generator(config=GeneratorConfig(resolution, 8, 8, 2, channels))
+    with torch.no_grad():
+        for r in channels:
+            generator.layer(f"b{r}.torgb").weight *= 0.15
+        z = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+        generator.mapping.w_avg.copy_(generator.mapping(z).mean(dim=0))
+    return generator
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator and a discriminator of 16 px."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    mild_generator().save_pretrained(folder / "generator")
+    Discriminator(DiscriminatorConfig(16, CHANNELS)).save_pretrained(folder / "discriminator")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty pictures that the generator drew, of the splits train, val and test; those of test are damaged."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = Generator.from_pretrained(model)
+    with torch.no_grad():
+        drawn = generator(generator.map(torch.randn(20, 8, generator=torch.Generator().manual_seed(3))))
+    rows = []
+    for i, picture in enumerate(drawn.clamp(-1, 1)):
+        to_image(picture).save(folder / f"{i:03d}.png")
+        rows.append({"id": i, "split": "train" if i < 12 else "val" if i < 16 else "test"})
+        if i >= 16:
+            (folder / f"{i:03d}.png").write_bytes(b"nothing that could be trained on")
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture
+def tiny(model: Path, pictures: Path, tmp_path: Path) -> EncoderTraining:
+    return EncoderTraining(
+        data=str(pictures),
+        out=str(tmp_path / "run"),
+        model=str(model),
+        w_pictures=32,
+        pictures=32,
+        widths=(8, 8, 8, 16),
+        width=16,
+        depth=1,
+        heads=2,
+        rank=2,
+        perceptual=0.0,
+        batch=8,
+        grid_every=32,
+        save_every=16,
+        validate_every=32,
+        validation=3,
+    )
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(count: int) -> Callable[[int, int, dict[str, float]], None]:
+    def progress(seen: int, total: int, figures: dict[str, float]) -> None:
+        if seen >= count:
+            raise Stop
+
+    return progress
+
+
+def state(run: str) -> dict[str, Tensor]:
+    return checkpoint.read(Path(run) / "state.safetensors")[0]
+
+
+def trainer_of(config: EncoderTraining, **networks: Any) -> EncoderTrainer:
+    generator = Generator.from_pretrained(config.model)
+    return EncoderTrainer(config, generator, open_pictures(config.data, generator.config.resolution), **networks)
+
+
+# --- The run --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_an_encoder_sheets_and_a_log(tiny: EncoderTraining, model: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    train_encoder(tiny, lambda seen, total, figures: calls.append((seen, total)))
+    assert calls == [(8 * n, 64) for n in range(1, 9)]
+    out = Path(tiny.out)
+    encoder = Encoder.from_pretrained(out / "encoder")
+    generator = Generator.from_pretrained(model)
+    w_plus, tokens = encoder(torch.zeros(2, 3, 16, 16), generator)
+    assert torch.isfinite(generator(w_plus, tokens)).all()
+    with Image.open(out / "grids" / "00000064.png") as sheet:
+        assert sheet.size == (4 * 18 - 2, 6 * 18 - 2)  # all four pictures of the split "val", six rows
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["seen"]) for line in lines] == [("codes", 32), ("tokens", 64)]
+    # w+ stays as the first stage left it, and what is said of it
+    assert lines[0]["val_w_plus_l2"] == lines[0]["val_tokens_l2"] == lines[1]["val_w_plus_l2"]
+    assert lines[1]["val_tokens_l2"] != lines[1]["val_w_plus_l2"]
+    assert "foreign_tokens_l2" in lines[1]
+
+
+@pytest.mark.parametrize("stages", ["one", "two"])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tiny: EncoderTraining, tmp_path: Path, stages: str) -> None:
+    whole = replace(tiny, stages=stages, out=str(tmp_path / "whole"))  # type: ignore[arg-type]
+    train_encoder(whole)
+    broken = replace(whole, out=str(tmp_path / "broken"))
+    for count in (24, 32, 56):  # in the first stage, between two, in the second
+        with pytest.raises(Stop):
+            train_encoder(broken, stop_at(count))
+        if stages == "one" and count == 32:
+            break
+    train_encoder(broken)
+    ours, theirs = state(broken.out), state(whole.out)
+    assert ours.keys() == theirs.keys()
+    for name in ours:  # the same operations in the same order: not a bit may differ
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_the_stages_learn(tiny: EncoderTraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the same pictures again and again, the first stage finds their w+ and the second what w+ cannot say."""
+    config = replace(tiny, w_pictures=160, pictures=240, learning_rate=1e-2, foreign=1.0, clip=10.0, norm=0.0)
+    trainer, portraits = trainer_of(config), faces(4)
+    domain = trainer.tasks.domain(portraits, sources(1, range(4)))
+    foreign = trainer.tasks.foreign(portraits, sources(1, range(4)))
+    monkeypatch.setattr(trainer, "task", lambda *_: domain if trainer.stage == "codes" else foreign)
+    seen: list[dict[str, float]] = []
+    trainer.run(lambda count, total, figures: seen.append(figures))
+    assert seen[19]["l2"] < 0.8 * seen[0]["l2"]
+    assert seen[19]["latent"] < 0.8 * seen[0]["latent"]
+    assert seen[49]["l2"] < 0.8 * seen[20]["l2"]  # where the second stage drew what the first draws
+
+
+def test_one_stage_learns_everything_at_once(tiny: EncoderTraining) -> None:
+    trainer = trainer_of(replace(tiny, stages="one", learning_rate=1e-2))
+    before = {name: p.clone() for name, p in trainer.encoder.named_parameters()}
+    trainer.run()
+    assert trainer.seen == 32
+    assert not [name for name, p in trainer.encoder.named_parameters() if torch.equal(p, before[name])]
+
+
+def test_the_second_stage_can_start_from_another_runs_first(tiny: EncoderTraining, tmp_path: Path) -> None:
+    train_encoder(replace(tiny, pictures=0))
+    start = str(Path(tiny.out) / "encoder")
+    further = replace(tiny, out=str(tmp_path / "further"), start_from=start, w_pictures=0, spatial="full")
+    trainer = train_encoder(further)
+    first = Encoder.from_pretrained(start).first.state_dict()
+    for encoder in (trainer.encoder, trainer.average):
+        assert all(torch.equal(t, first[name]) for name, t in encoder.first.state_dict().items())
+    with pytest.raises(ModelFileError, match="another network"):
+        train_encoder(replace(further, width=32, out=str(tmp_path / "wider")))
+
+
+def test_parts_of_a_batch_add_up_to_it(tiny: EncoderTraining, tmp_path: Path) -> None:
+    whole = train_encoder(tiny)
+    parts = train_encoder(replace(tiny, accumulate=2, out=str(tmp_path / "parts")))
+    for name, p in parts.encoder.named_parameters():
+        # the sums run in another order, and Adam's first steps turn small differences into signs
+        torch.testing.assert_close(p, whole.encoder.get_parameter(name), rtol=0, atol=2e-3, msg=name)
+
+
+def test_bf16(tiny: EncoderTraining) -> None:
+    trainer = train_encoder(replace(tiny, precision="bf16", w_pictures=8, pictures=24))
+    assert all(torch.isfinite(p).all() for p in trainer.average.parameters())
+
+
+def test_every_term_has_its_weight(tiny: EncoderTraining) -> None:
+    """All terms at once, with a feature network and a discriminator that learns along."""
+    torch.manual_seed(0)
+    config = replace(tiny, stages="one", pictures=24, perceptual=0.8, adversarial=0.1, r1_every=2, cycle_every=3)
+    discriminator = Discriminator(DiscriminatorConfig(32, {**CHANNELS, 32: 4}))
+    before = {name: p.clone() for name, p in discriminator.named_parameters()}
+    seen: list[dict[str, float]] = []
+    trainer = EncoderTrainer(
+        config,
+        mild_generator(32),  # the perceptual distance needs as much
+        open_pictures(config.data, 32),
+        perceptual=Perceptual.load("st-lpips-alex"),
+        features=lambda x: x.flatten(1)[:, ::7],
+        discriminator=discriminator,
+    )
+    trainer.run(lambda count, total, figures: seen.append(figures))
+    terms = {"l2", "perceptual", "features", "latent", "delta", "norm", "adversarial"}
+    assert terms <= vars(config).keys()
+    assert seen[1].keys() == terms | {"discriminator"}
+    assert seen[0].keys() == terms - {"latent"} | {"discriminator", "r1"}  # w+ of an edited picture is not known
+    assert not [name for name, p in discriminator.named_parameters() if torch.equal(p, before[name])]
+    with pytest.raises(ConfigError, match="discriminator"):
+        trainer_of(config)
+
+
+def test_nothing_is_written_into_the_generator(tiny: EncoderTraining, model: Path) -> None:
+    trainer = train_encoder(tiny)
+    for name, tensor in Generator.from_pretrained(model).state_dict().items():
+        assert torch.equal(tensor, trainer.generator.state_dict()[name]), name
+
+
+def test_bad_input_is_named(tiny: EncoderTraining, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="divisible"):
+        replace(tiny, batch=6, accumulate=2)
+    with pytest.raises(ConfigError, match="at least 1"):
+        replace(tiny, save_every=0)
+    with pytest.raises(ConfigError, match="shares"):
+        replace(tiny, foreign=1.5)
+    with pytest.raises(ModelNotFoundError):
+        train_encoder(replace(tiny, model=str(tmp_path / "nowhere")))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.safetensors").write_bytes(b"not a state")
+    with pytest.raises(ModelFileError, match="not the state"):
+        train_encoder(tiny)
+
+
+# --- What it learns from --------------------------------------------------------------------------------------------
+
+
+def faces(n: int = 4) -> Tensor:
+    generator = mild_generator()
+    with torch.no_grad():
+        return generator(generator.map(torch.randn(n, 8, generator=torch.Generator().manual_seed(1)))).clamp(-1, 1)
+
+
+def test_distortions_leave_the_range_alone_and_nothing_else() -> None:
+    x = faces()
+    for kind in DISTORTIONS:
+        for picture, rng in zip(x, sources(0, range(4)), strict=True):
+            kept = picture.clone()
+            changed = kind(picture, rng)
+            assert changed.shape == picture.shape
+            assert (changed - kept).abs().mean() > 0.003, kind.__name__
+            assert torch.equal(picture, kept), "the picture given is left alone"
+    y = distort(x, sources(0, range(4)))
+    assert y.min() >= -1
+    assert y.max() <= 1
+    assert torch.equal(y[2:], distort(x[2:], sources(0, range(2, 4)))), "a picture knows no neighbours"
+    assert torch.equal(y, distort(x, sources(0, range(4))))
+    assert not torch.equal(y, distort(x, sources(1, range(4))))
+
+
+def test_random_tokens_are_as_strong_as_they_say() -> None:
+    generator = mild_generator()
+    stats = generator.kernel_stats()
+    tokens = random_tokens(stats, sources(0, range(64)), strongest=0.6)
+    strength = residual_norm(tokens, stats).sqrt()  # root mean square over layers, of which some sets leave out most
+    assert (strength > 0).all()
+    assert float(strength.max()) < 1.5  # norms of few random numbers scatter about 0.6
+    assert float(strength.median()) > 0.03
+    pre = tokens.own["b8.conv0"].pre
+    assert pre.any()
+    assert not pre.all()
+    alone = random_tokens(stats, sources(0, range(5, 6)))
+    assert torch.equal(alone.own["b8.conv0"].q[0], tokens.own["b8.conv0"].q[5])
+
+
+def test_tasks() -> None:
+    generator = mild_generator()
+    portraits, tasks = faces(6), Tasks(generator, generator.kernel_stats(), foreign=0.5, mixing=0.5)
+    domain = tasks.domain(portraits, sources(0, range(6)))
+    assert domain.known is not None
+    assert torch.equal(domain.seen[:6], portraits)
+    torch.testing.assert_close(domain.seen[6:], generator(domain.known).clamp(-1, 1))
+    mixed = (domain.known != domain.known[:, :1]).any(dim=2).any(dim=1)
+    assert mixed.any()
+    assert not mixed.all()
+
+    foreign = tasks.foreign(portraits, sources(0, range(6)))
+    assert torch.equal(foreign.known, domain.known)
+    changed = [not torch.equal(a, b) for a, b in zip(foreign.seen, domain.seen, strict=True)]
+    assert 2 <= sum(changed) <= 10
+    assert foreign.wanted is foreign.seen
+    every = Tasks(generator, generator.kernel_stats(), foreign=1.0, mixing=0.5).foreign(
+        portraits, sources(0, range(6))
+    )
+    assert all(not torch.equal(a, b) for a, b in zip(every.seen, domain.seen, strict=True))
+
+
+def test_a_cycle_undoes_its_edit() -> None:
+    """For an encoder that finds the w+ of a sample exactly, the move leads back to the picture before."""
+    generator = mild_generator()
+    tasks = Tasks(generator, generator.kernel_stats(), foreign=0.0, mixing=0.5)
+    task = tasks.domain(faces(3), sources(0, range(3)))
+    assert task.known is not None
+    truth = task.known
+    encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1)
+
+    def exact(pictures: Tensor) -> Any:
+        found = encoder(pictures, generator)
+        return found._replace(w_plus=torch.cat([found.w_plus[:3], truth]))
+
+    cycle = tasks.cycle(task, sources(0, range(3)), exact)
+    assert cycle.move is not None
+    assert cycle.known is None
+    assert torch.equal(cycle.wanted, task.wanted)
+    moved = truth - cycle.move[3:]
+    torch.testing.assert_close(generator(moved).clamp(-1, 1), cycle.seen[3:], rtol=0, atol=1e-5)
+    back = generator(moved + cycle.move[3:]).clamp(-1, 1)
+    torch.testing.assert_close(back, cycle.wanted[3:], rtol=0, atol=1e-5)
+    assert (cycle.seen - task.seen).abs().mean() > 0.01
+
+
+# --- Several processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_batch(tiny: EncoderTraining, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import json, sys\n"
+        "from refinestyle_hub.files import construct\n"
+        "from refinestyle_hub.train.encoder import *\n"
+        "train_encoder(construct(EncoderTraining, json.loads(sys.argv[1])))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), json.dumps(asdict(tiny))], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    alone = replace(tiny, out=str(tmp_path / "alone"))
+    train_encoder(alone)
+    ours, theirs = state(tiny.out), state(alone.out)
+    for name in theirs:
+        if name.startswith("average."):
+            # the same pairs in the same order; gradients are summed in another, which Adam's first steps magnify
+            torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=2e-3, msg=name)
+
+
+def test_the_work_is_shared_without_overlap(tiny: EncoderTraining) -> None:
+    """Pairs of all parts and processes of a step are those of one process in one part, in order."""
+
+    class Rank:
+        device = torch.device("cpu")
+        num_processes = 2
+
+        def __init__(self, process_index: int) -> None:
+            self.process_index = process_index
+
+    ranks = [trainer_of(replace(tiny, accumulate=2), accelerator=Rank(i)) for i in (0, 1)]
+    for one in ranks:
+        one.seen = 16
+    places = [place for part in (0, 1) for one in ranks for place in one.pairs(part)]
+    assert places == [8, 9, 10, 11]
+    assert np.array_equal(places, sorted(set(places)))
+    with pytest.raises(ConfigError, match="2 processes"):
+        trainer_of(replace(tiny, batch=6), accelerator=Rank(0))
