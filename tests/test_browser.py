@@ -295,6 +295,7 @@ def test_screenshots(visit: Callable[..., Any]) -> None:
 def shoot(page: Any, name: str) -> None:
     """The whole page as a PNG of few colours: sharp, and small enough for a repository."""
     SHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("() => window.scrollTo(0, 0)")
     page.wait_for_timeout(1500)  # transitions have no end to wait for
     file = SHOTS / f"{name}.png"
     page.screenshot(path=file, full_page=True)
