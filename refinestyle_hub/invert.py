@@ -39,11 +39,11 @@ class InversionSettings:
 
     perceptual: float = 0.8  # as in pSp and its successors
     largest: int = 256  # pixels; larger pictures are averaged down before the perceptual distance
-    w_rate: float = 0.1  # Adam's, in standard deviations of w
+    w_rate: float = 0.2  # Adam's, in standard deviations of w
     w_noise: float = 0.05  # on w at first, in standard deviations; gone after half of the steps
     prior: float = 1e-3  # on the squared distance from the mean latent, in standard deviations, per number
     spread: float = 1e-3  # the same for the codes' distance from each other
-    token_rate: float = 0.02  # Adam's, in the unit of `TokenParameters`
+    token_rate: float = 0.006  # Adam's, in the unit of `TokenParameters`
     norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
     rank: int = 8  # T
     layers: str | tuple[str, ...] = "*.conv*"  # that get tokens
@@ -111,7 +111,9 @@ def invert(
     w_done, watch.base = watch.done, w_steps
     tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
     if token_steps and watch.stopped != "cancelled":
-        tokens = _descend(_Tokens(frozen, w_plus, start_tokens, s, rng), s.token_rate, token_steps, compare, watch, s)
+        refinement = _Tokens(frozen, w_plus, start_tokens, s, rng)
+        found = _descend(refinement, s.token_rate, token_steps, compare, watch, s)
+        tokens = found
 
     with torch.no_grad():
         plain = compare(frozen(w_plus).clamp(-1, 1))
@@ -163,7 +165,9 @@ def _check(
 
 
 class _Phase(Protocol[T]):
-    leaves: Sequence[Tensor]
+    @property
+    def leaves(self) -> Sequence[Tensor]:
+        """What is optimised."""
 
     def settled(self, progress: float) -> bool:
         """Whether ``draw`` shows what was found, without noise."""
@@ -193,7 +197,7 @@ class _Codes:
             self.offset = (start - mean) @ (vectors / deviations)  # [N, L, D], of the start from the mean
         self.common = mean.new_zeros(len(start), 1, config.w_dim).requires_grad_()
         self.each = mean.new_zeros(start.shape).requires_grad_()
-        self.leaves = [self.common, self.each]
+        self.leaves: list[Tensor] = [self.common, self.each]
 
     def settled(self, progress: float) -> bool:
         return progress >= 0.5 or self.settings.w_noise == 0
@@ -210,7 +214,8 @@ class _Codes:
         place = self.offset + self.common + self.each
         width = place.shape[2]
         far = place.square().mean(dim=(1, 2))
-        return self.settings.prior * far + self.settings.spread * code_spread(place) / width
+        penalty: Tensor = self.settings.prior * far + self.settings.spread * code_spread(place) / width
+        return penalty
 
     def found(self) -> list[Tensor]:
         with torch.no_grad():
@@ -237,7 +242,7 @@ class _Tokens:
                 TokenParameters(stats, settings.rank, settings.layers, "post", rng=rng).to(w_plus.device)
                 for _ in w_plus
             ]
-        self.leaves = [leaf for each in self.sets for leaf in each.parameters()]
+        self.leaves: list[Tensor] = [leaf for each in self.sets for leaf in each.parameters()]
         self.base = fingerprint(generator)
 
     def settled(self, progress: float) -> bool:

@@ -32,23 +32,25 @@ class Perceptual(nn.Module):
     compared with figures of the other. Weights are frozen; gradients reach the pictures.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, name: Literal["lpips-alex", "st-lpips-alex"]) -> None:
         super().__init__()
         if name not in ("lpips-alex", "st-lpips-alex"):
             raise ConfigError(f"The perceptual distances are lpips-alex and st-lpips-alex, not {name!r}.")
         self.name = name
         self.shift_tolerant = name == "st-lpips-alex"
-        self.convs = nn.ModuleList(
-            [
-                nn.Conv2d(3, 64, 11, stride=1 if self.shift_tolerant else 4, padding=2),
-                nn.Conv2d(64, 192, 5, padding=2),
-                nn.Conv2d(192, 384, 3, padding=1),
-                nn.Conv2d(384, 256, 3, padding=1),
-                nn.Conv2d(256, 256, 3, padding=1),
-            ]
-        )
+        convs = [
+            nn.Conv2d(3, 64, 11, stride=1 if self.shift_tolerant else 4, padding=2),
+            nn.Conv2d(64, 192, 5, padding=2),
+            nn.Conv2d(192, 384, 3, padding=1),
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.Conv2d(256, 256, 3, padding=1),
+        ]
+        self.convs = nn.ModuleList(convs)
         # How much a channel matters, [1, C, 1, 1], never negative (the papers' w_l).
-        self.importance = nn.ParameterList(torch.ones(1, conv.out_channels, 1, 1) for conv in self.convs)
+        self.importance = nn.ParameterList(torch.ones(1, conv.out_channels, 1, 1) for conv in convs)
         self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE)[:, None, None], persistent=False)
         self.requires_grad_(False)
