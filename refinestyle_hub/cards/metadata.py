@@ -77,7 +77,8 @@ def front_matter(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """Our keys, then the ones that people added; their own tags and datasets stay too."""
     from huggingface_hub import CardData
 
-    merged = {**ours, **{key: value for key, value in theirs.items() if key not in ours and key != "model-index"}}
+    written = {"model-index", "model_name"}  # made of the figures
+    merged = {**ours, **{key: value for key, value in theirs.items() if key not in ours and key not in written}}
     for key in ("tags", "datasets"):
         if isinstance(theirs.get(key), list):
             kept = [x for x in theirs[key] if not str(x).startswith(f"{LIBRARY_TAG}-")]
