@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .discriminator import Discriminator
     from .edit import Directions
+    from .encoder import Encoder
     from .generator import Generator
     from .inversion import Inversion
     from .pipeline import RefineStylePipeline
     from .tokens import TokenSet
 
 
-__all__ = ["Directions", "Discriminator", "Generator", "Inversion", "RefineStylePipeline", "TokenSet"]
+__all__ = ["Directions", "Discriminator", "Encoder", "Generator", "Inversion", "RefineStylePipeline", "TokenSet"]
 
 _HOMES = {  # imported at the first use, and torch with them
     "Directions": "edit",
     "Discriminator": "discriminator",
+    "Encoder": "encoder",
     "Generator": "generator",
     "Inversion": "inversion",
     "RefineStylePipeline": "pipeline",

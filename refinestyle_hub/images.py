@@ -32,6 +32,7 @@ ADVICE = "Use JPEG, PNG or WebP."
 # Only plain raster formats: Pillow knows more, and one of them (EPS) starts an external interpreter.
 # HEIF is there only after pillow_heif.register_heif_opener().
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm"}  # of pictures in folders
 ORIENTATION = 0x0112  # the EXIF tag
 
 

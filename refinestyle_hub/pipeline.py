@@ -18,6 +18,7 @@ from torch import Tensor
 from .config import Fingerprint
 from .discriminator import Discriminator
 from .edit import Directions, apply
+from .encoder import Encoder
 from .errors import ConfigError, DomainError, ShapeError
 from .faces import crop_face, paste_back
 from .fingerprint import check_base, fingerprint
@@ -35,7 +36,8 @@ __all__ = ["OutputType", "RefineStylePipeline"]
 
 OutputType: TypeAlias = Literal["pil", "np", "pt"]
 Strength: TypeAlias = "float | Sequence[float] | Tensor"
-W_SHARE = 0.45  # of the steps of an inversion, for w+
+STEPS = 270  # of an inversion without an encoder
+W_SHARE = 0.45  # of them, for w+
 BATCH = 8  # pictures drawn at once
 
 
@@ -43,8 +45,8 @@ class RefineStylePipeline:
     """A generator with what belongs to it. Drawing changes nothing, so threads may share a pipeline.
 
     Raises:
-        BaseMismatchError: directions or a domain were made for another generator (``allow_base_mismatch`` accepts
-            other weights, never another architecture).
+        BaseMismatchError: directions, an encoder or a domain were made for another generator (``allow_base_mismatch``
+            accepts other weights, never another architecture).
     """
 
     def __init__(
@@ -53,15 +55,18 @@ class RefineStylePipeline:
         discriminator: Discriminator | None = None,
         directions: Directions | None = None,
         domains: Mapping[str, TokenSet] | None = None,
+        encoder: Encoder | None = None,
         *,
         allow_base_mismatch: bool = False,
     ) -> None:
         self.generator = generator
         self.discriminator = discriminator
+        self.encoder = encoder
         self.directions = directions if directions is not None else Directions({})
         self.domains = dict(domains or {})
         self.allow_base_mismatch = allow_base_mismatch
         self._check_base(self.directions.config.base, "The set of directions")
+        self._check_base(None if encoder is None else encoder.config.base, "The encoder")
         for name, tokens in self.domains.items():
             self._check_base(tokens.base, f"The domain {name!r}")
 
@@ -83,10 +88,10 @@ class RefineStylePipeline:
         """Load a bundled model, a local folder or a Hub repo that has a ``model_index.json``.
 
         Args:
-            variant: of generator and discriminator, see ``Pretrained.from_pretrained``.
+            variant: of the networks, see ``Pretrained.from_pretrained``.
             device: where the networks go.
             revision, token, cache_dir, local_files_only: for the Hub, see ``open_source``.
-            allow_base_mismatch: accept directions and domains made for other weights.
+            allow_base_mismatch: accept directions, encoder and domains made for other weights.
 
         Raises:
             ModelNotFoundError: no such model, or a part that its index names is missing.
@@ -98,13 +103,15 @@ class RefineStylePipeline:
         )
         index = read_index(source)
         generator = Generator.from_source(source, subfolder="generator", variant=variant)
-        discriminator, directions = None, None
+        discriminator, directions, encoder = None, None, None
         if "discriminator" in index.parts:
             discriminator = Discriminator.from_source(source, subfolder="discriminator", variant=variant)
+        if "encoder" in index.parts:
+            encoder = Encoder.from_source(source, subfolder="encoder", variant=variant)
         if "directions" in index.parts:
             directions = Directions.from_source(source, subfolder="directions")
         domains = {name: TokenSet.from_source(source, subfolder=f"domains/{name}") for name in index.domains}
-        pipe = cls(generator, discriminator, directions, domains, allow_base_mismatch=allow_base_mismatch)
+        pipe = cls(generator, discriminator, directions, domains, encoder, allow_base_mismatch=allow_base_mismatch)
         return pipe.to(device)
 
     def save_pretrained(self, folder: str | os.PathLike[str], variant: str | None = None) -> None:
@@ -112,13 +119,15 @@ class RefineStylePipeline:
 
         Args:
             folder: made when it does not exist.
-            variant: of generator and discriminator: None for float32, "fp16" for half precision.
+            variant: of the networks: None for float32, "fp16" for half precision.
         """
         folder = Path(folder)
         index = PipelineIndex(self._parts(), tuple(self.domains))
         self.generator.save_pretrained(folder / "generator", variant)
         if self.discriminator is not None:
             self.discriminator.save_pretrained(folder / "discriminator", variant)
+        if self.encoder is not None:
+            self.encoder.save_pretrained(folder / "encoder", variant)
         if self.directions:
             self.directions.save_pretrained(folder / "directions")
         for name, tokens in self.domains.items():
@@ -126,14 +135,18 @@ class RefineStylePipeline:
         save_index(folder, index)
 
     def _parts(self) -> tuple[str, ...]:
-        parts = {"discriminator": self.discriminator is not None, "directions": bool(self.directions)}
+        parts = {
+            "discriminator": self.discriminator is not None,
+            "encoder": self.encoder is not None,
+            "directions": bool(self.directions),
+        }
         return ("generator", *(name for name, there in parts.items() if there))
 
     def to(self, device: torch.device | str) -> RefineStylePipeline:
         """Move the networks; returns the pipeline."""
-        self.generator.to(device)
-        if self.discriminator is not None:
-            self.discriminator.to(device)
+        for network in (self.generator, self.discriminator, self.encoder):
+            if network is not None:
+                network.to(device)
         if "perceptual" in self.__dict__:  # loaded already
             self.perceptual.to(device)
         return self
@@ -144,7 +157,7 @@ class RefineStylePipeline:
         self,
         picture: PictureSource,
         *,
-        steps: int = 270,
+        steps: int | None = None,
         tokens: bool = True,
         aligned: bool = False,
         face: int = 0,
@@ -152,12 +165,13 @@ class RefineStylePipeline:
         on_step: OnStep | None = None,
         settings: InversionSettings | None = None,
     ) -> Inversion:
-        """Find w+ and tokens of a face, see ``invert.invert``.
+        """Find w+ and tokens of a face: by the encoder, if there is one, and by optimisation, see ``invert.invert``.
 
         Args:
             picture: path, file contents, open file or PIL image.
-            steps: of optimisation in all; the first 45 % find w+, the others tokens.
-            tokens: False spends all steps on w+ alone.
+            steps: of optimisation. From an encoder's answer they all go to the tokens (None: 0 steps); without an
+                encoder the first 45 % find w+ and the others tokens (None: 270 steps).
+            tokens: False finds w+ alone, and spends all steps on it.
             aligned: the picture is a crop already; its central square is taken. Otherwise a face is looked for.
             face: which one, the largest being 0.
             seed: the same seed gives the same result.
@@ -172,20 +186,51 @@ class RefineStylePipeline:
         size = self.generator.config.resolution
         found = None if aligned else crop_face(picture, size, face)
         image = load_picture(picture) if found is None else found.image
-        w_steps = round(steps * W_SHARE) if tokens else steps
-        inversion = invert(
-            self.generator,
-            to_tensor(image, size).to(self.device),
-            w_steps=w_steps,
-            token_steps=steps - w_steps,
-            seed=seed,
-            perceptual=self.perceptual,
-            on_step=on_step,
-            settings=settings,
+        inversion = self.invert_crops(
+            to_tensor(image, size), steps=steps, tokens=tokens, seed=seed, on_step=on_step, settings=settings
         )[0]
         if found is None:
             return inversion
         return replace(inversion, quad=torch.from_numpy(found.quad).float(), source_size=found.source_size)
+
+    def invert_crops(
+        self,
+        crops: Tensor,
+        *,
+        steps: int | None = None,
+        tokens: bool = True,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        settings: InversionSettings | None = None,
+    ) -> list[Inversion]:
+        """``invert`` for a batch of crops [N, 3, R, R] in [-1, 1], which share the steps.
+
+        Raises:
+            ShapeError: crops of another size.
+        """
+        crops = crops.to(self.device)
+        start, sets = None, None
+        if self.encoder is None:
+            steps = STEPS if steps is None else steps
+            w_steps = round(steps * W_SHARE) if tokens else steps
+        else:
+            steps = steps or 0
+            w_steps = 0 if tokens else steps
+            with torch.no_grad():
+                start, read = self.encoder(crops, self.generator)
+            sets = read.unbind(self.fingerprint) if tokens else None
+        return invert(
+            self.generator,
+            crops,
+            w_steps=w_steps,
+            token_steps=steps - w_steps,
+            start=start,
+            start_tokens=sets,
+            seed=seed,
+            perceptual=self.perceptual,
+            on_step=on_step,
+            settings=settings,
+        )
 
     def render(
         self,

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from refinestyle_hub.config import EncoderConfig, GeneratorConfig
 from refinestyle_hub.encoder import Encoder, layer_groups, standard_coordinates
-from refinestyle_hub.errors import ConfigError, LayerError, ShapeError
+from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ShapeError
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.hub import _Unfilled
+from refinestyle_hub.images import to_image
+from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.refine import Residual, squared_residual_norm
 from refinestyle_hub.token_batch import TokenBatch
 
@@ -273,6 +276,38 @@ def test_pictures_of_another_size(generator: Generator) -> None:
 
 def test_the_answer_is_a_token_batch(generator: Generator) -> None:
     assert isinstance(encoder_for(generator)(pictures(), generator).tokens, TokenBatch)
+
+
+# --- In a pipeline --------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_with_an_encoder_starts_from_its_answer(generator: Generator, tmp_path: Path) -> None:
+    encoder = taught(encoder_for(generator))
+    RefineStylePipeline(generator, encoder=encoder).save_pretrained(tmp_path)
+    pipe = RefineStylePipeline.from_pretrained(tmp_path)
+    pipe.__dict__["perceptual"] = Perceptual.load("st-lpips-alex")  # whatever this machine could fetch
+    assert pipe.encoder is not None
+    crops = pictures()
+    expected = encoder(crops, generator)
+    for n, face in enumerate(pipe.invert_crops(crops)):
+        assert torch.equal(face.w_plus, expected.w_plus[n])
+        assert face.tokens is not None
+        assert torch.equal(face.tokens.layers["b8.conv0"].p, expected.tokens.own["b8.conv0"].p[n])
+        assert face.tokens.base == face.base == pipe.fingerprint
+        assert (face.report["w_steps"], face.report["token_steps"]) == (0, 0)
+        assert face.report["w_plus_mse"] != face.report["mse"]
+
+    image = to_image(crops[0])
+    better = pipe.invert(image, aligned=True, steps=6)
+    assert (better.report["w_steps"], better.report["token_steps"]) == (0, 6)
+    assert torch.allclose(better.w_plus, expected.w_plus[0], atol=0.05)  # levels of 8 bits
+    likeness = pipe.invert(image, aligned=True, steps=2, tokens=False)
+    assert (likeness.report["w_steps"], likeness.tokens) == (2, None)
+
+
+def test_an_encoder_of_another_generator_is_refused(generator: Generator) -> None:
+    with pytest.raises(BaseMismatchError, match="encoder"):
+        RefineStylePipeline(tiny_generator(seed=5), encoder=encoder_for(generator))
 
 
 @pytest.mark.slow  # timm takes long to import

@@ -126,7 +126,7 @@ def _generator_snippet(here: str, base: str, config: Config) -> str:
 
 
 def _encoder_snippet(here: str, base: str, config: Config) -> str:
-    encode = "\n    w_plus, tokens = encoder(pictures)"
+    encode = "\n    w_plus, tokens = encoder(pictures, generator)"
     return _draw(
         "Encoder, Generator", f'"{base}"', "generator(w)", f"encoder = Encoder.from_pretrained({here})\n", encode
     )

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import ConfigError, MissingDependencyError, PictureError
-from ..images import PictureSource, load_picture
+from ..images import SUFFIXES, PictureSource, load_picture
 
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "to_float",
 ]
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm"}
 CACHE_BYTES = 6 << 30  # a larger set is decoded again at each use
 
 

@@ -1,0 +1,110 @@
+"""Invert every picture of a folder: in batches, by one process or many, and again where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .errors import FaceNotFoundError, MissingDependencyError, PictureError
+from .faces import Crop, crop_face
+from .images import SUFFIXES, load_picture, to_tensor
+from .invert import InversionSettings
+from .pipeline import RefineStylePipeline
+
+
+__all__ = ["FolderReport", "invert_folder"]
+
+NAME = "inversion.safetensors"
+OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, of this process
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What became of the pictures, by their paths in the folder; the same in every process."""
+
+    inverted: tuple[str, ...]  # now
+    kept: tuple[str, ...]  # from an earlier run
+    skipped: dict[str, str]  # and why: no face, not a picture
+
+
+def invert_folder(
+    pipe: RefineStylePipeline,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    tokens: bool = True,
+    aligned: bool = False,
+    batch: int = 8,
+    seed: int = 0,
+    settings: InversionSettings | None = None,
+    on_picture: OnPicture | None = None,
+) -> FolderReport:
+    """Write ``<out>/<picture>/inversion.safetensors`` for each picture in ``folder`` and below.
+
+    An inversion that is there already is kept, so the same call goes on where it was stopped. Under ``accelerate
+    launch`` or ``torchrun`` the processes share the pictures; each uses the device that accelerate gives it.
+
+    Args:
+        steps, tokens, aligned, seed, settings: as for ``RefineStylePipeline.invert``.
+        batch: pictures inverted at once.
+        on_picture: called after each batch with (pictures done, pictures in all) of this process.
+
+    Raises:
+        PictureError: there are no pictures in ``folder``.
+        MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import gather_object
+    except ImportError as error:
+        raise MissingDependencyError("Folders need accelerate: pip install 'refinestyle-hub[train]'.") from error
+    folder, out, state = Path(folder), Path(out), Accelerator()
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    if not names:
+        raise PictureError(f"There are no pictures in {folder}. Known endings: {', '.join(sorted(SUFFIXES))}.")
+    if state.num_processes > 1:
+        pipe.to(state.device)
+    kept = [name for name in names if (out / name / NAME).exists()]
+    state.wait_for_everyone()  # until all have looked
+    mine = sorted(set(names) - set(kept))[state.process_index :: state.num_processes]
+    inverted: list[str] = []
+    skipped: dict[str, str] = {}
+    for first in range(0, len(mine), batch):
+        found: dict[str, tuple[Tensor, Crop | None]] = {}
+        for name in mine[first : first + batch]:
+            try:
+                found[name] = _look(pipe, folder / name, aligned)
+            except (FaceNotFoundError, PictureError) as error:
+                skipped[name] = str(error)
+        if found:
+            crops = torch.cat([crop for crop, _ in found.values()])
+            made = pipe.invert_crops(crops, steps=steps, tokens=tokens, seed=seed, settings=settings)
+            for (name, (_, crop)), inversion in zip(found.items(), made, strict=True):
+                if crop is not None:
+                    quad = torch.from_numpy(crop.quad).float()
+                    inversion = replace(inversion, quad=quad, source_size=crop.source_size)
+                inversion.save(out / name / NAME)
+                inverted.append(name)
+        if on_picture is not None:
+            on_picture(min(first + batch, len(mine)), len(mine))
+    shares: Sequence[Any] = [(inverted, skipped)]
+    if state.num_processes > 1:
+        shares = gather_object(shares)
+    everyone = sorted(name for share, _ in shares for name in share)
+    return FolderReport(tuple(everyone), tuple(kept), {n: why for _, share in shares for n, why in share.items()})
+
+
+def _look(pipe: RefineStylePipeline, path: Path, aligned: bool) -> tuple[Tensor, Crop | None]:
+    """The crop [1, 3, R, R], and where it is in the photo."""
+    size = pipe.generator.config.resolution
+    if aligned:
+        return to_tensor(load_picture(path), size), None
+    crop = crop_face(path, size)
+    return to_tensor(crop.image, size), crop

@@ -1,0 +1,131 @@
+"""Folders of pictures: skipped, resumed, shared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import TINY, tiny_generator
+
+from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.errors import PictureError
+from refinestyle_hub.images import to_tensor
+from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.invert_folder import invert_folder
+from refinestyle_hub.pipeline import RefineStylePipeline
+
+
+@pytest.fixture(scope="module")
+def pipe() -> RefineStylePipeline:
+    torch.manual_seed(0)
+    generator = tiny_generator()
+    encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2).eval()
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(0.1 * torch.randn(p.shape))
+    return RefineStylePipeline(generator, encoder=encoder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, astronaut: Image.Image) -> Path:
+    """Five pictures of one face, two names of one stem, and one that is none."""
+    face = astronaut.crop((140, 15, 315, 190))
+    for i, name in enumerate(("a.png", "a.jpg", "more/b.png", "more/c.png", "d.webp")):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        face.rotate(5 * i).save(path)
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "photos" / "notes.txt").write_text("no picture either, and nobody thinks so")
+    return tmp_path / "photos"
+
+
+def test_every_picture_gets_a_file_and_what_cannot_is_listed(
+    pipe: RefineStylePipeline, folder: Path, tmp_path: Path
+) -> None:
+    calls: list[tuple[int, int]] = []
+    report = invert_folder(
+        pipe, folder, tmp_path / "out", aligned=True, batch=4, on_picture=lambda *call: calls.append(call)
+    )
+    names = ("a.jpg", "a.png", "d.webp", "more/b.png", "more/c.png")
+    assert (report.inverted, report.kept, list(report.skipped)) == (names, (), ["broken.png"])
+    assert "picture" in report.skipped["broken.png"]
+    assert calls == [(4, 6), (6, 6)]
+    files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert [file for file in files if file.endswith(".safetensors")] == [
+        f"{name}/inversion.safetensors" for name in names
+    ]
+    found = Inversion.from_pretrained(tmp_path / "out" / "more" / "b.png" / "inversion.safetensors")
+    with Image.open(folder / "more" / "b.png") as image:
+        alone = pipe.invert_crops(to_tensor(image, TINY.resolution))[0]
+    torch.testing.assert_close(found.w_plus, alone.w_plus, rtol=0, atol=1e-5)  # sums of a batch run in another order
+    assert found.tokens is not None
+    assert found.crop is None
+
+
+def test_a_second_run_goes_on(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        invert_folder(pipe, folder, tmp_path / "out", aligned=True, batch=2, on_picture=stop)
+    first = (tmp_path / "out" / "a.jpg" / "inversion.safetensors").stat()
+    report = invert_folder(pipe, folder, tmp_path / "out", aligned=True, batch=2)
+    assert report.kept == ("a.jpg", "a.png")
+    assert report.inverted == ("d.webp", "more/b.png", "more/c.png")
+    assert (tmp_path / "out" / "a.jpg" / "inversion.safetensors").stat().st_mtime_ns == first.st_mtime_ns
+
+
+def test_faces_are_found_and_their_lack_is_listed(
+    pipe: RefineStylePipeline, tmp_path: Path, astronaut: Image.Image
+) -> None:
+    (tmp_path / "photos").mkdir()
+    astronaut.save(tmp_path / "photos" / "portrait.png")
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "photos" / "wall.png")
+    report = invert_folder(pipe, tmp_path / "photos", tmp_path / "out")
+    assert report.inverted == ("portrait.png",)
+    assert "face" in report.skipped["wall.png"]
+    found = Inversion.from_pretrained(tmp_path / "out" / "portrait.png" / "inversion.safetensors")
+    assert found.source_size == astronaut.size
+    assert found.quad is not None
+    with pytest.raises(PictureError, match="no pictures"):
+        invert_folder(pipe, tmp_path / "out", tmp_path / "more")
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_folder(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "from dataclasses import asdict\n"
+        "from pathlib import Path\n"
+        "from refinestyle_hub.invert_folder import invert_folder\n"
+        "from refinestyle_hub.pipeline import RefineStylePipeline\n"
+        "model, folder, out = sys.argv[1:]\n"
+        "seen = []\n"
+        "pipe = RefineStylePipeline.from_pretrained(model)\n"
+        "report = invert_folder(pipe, folder, out, aligned=True, on_picture=lambda *n: seen.append(n))\n"
+        "text = json.dumps({**asdict(report), 'seen': seen})\n"
+        "Path(out + '-' + os.environ['RANK'] + '.json').write_text(text)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "model"), str(folder), str(tmp_path / "out")],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads((tmp_path / f"out-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [report["seen"] for report in reports] == [[[3, 3]], [[3, 3]]]
+    for report in reports:
+        assert report["inverted"] == ["a.jpg", "a.png", "d.webp", "more/b.png", "more/c.png"]
+        assert list(report["skipped"]) == ["broken.png"]
