@@ -22,6 +22,7 @@ from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.train.attributes import AttributeTraining
+from refinestyle_hub.train.encoder import EncoderTraining
 from refinestyle_hub.train.generator import GeneratorTraining
 
 
@@ -185,9 +186,11 @@ def test_seeds_and_edits_are_parsed() -> None:
 # --- Training ---
 
 
-@pytest.mark.parametrize("config", [GeneratorTraining, AttributeTraining])
-def test_every_setting_is_an_option(run: Any, config: type) -> None:
-    command = {GeneratorTraining: "generator", AttributeTraining: "attributes"}[config]
+COMMANDS = {"generator": GeneratorTraining, "encoder": EncoderTraining, "attributes": AttributeTraining}
+
+
+@pytest.mark.parametrize(("command", "config"), COMMANDS.items(), ids=COMMANDS)
+def test_every_setting_is_an_option(run: Any, command: str, config: type) -> None:
     code, out, _ = run("train", command, "--help")
     assert code == 0
     for field in fields(config):

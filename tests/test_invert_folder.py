@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tiny import TINY, tiny_generator
 
+from refinestyle_hub.cli import main
 from refinestyle_hub.encoder import Encoder
 from refinestyle_hub.errors import PictureError
 from refinestyle_hub.images import to_tensor
@@ -98,6 +99,19 @@ def test_faces_are_found_and_their_lack_is_listed(
     assert found.quad is not None
     with pytest.raises(PictureError, match="no pictures"):
         invert_folder(pipe, tmp_path / "out", tmp_path / "more")
+
+
+def test_from_the_command_line(
+    pipe: RefineStylePipeline, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit) as ended:
+        main(["invert", str(tmp_path / "model"), str(folder), "--out", str(tmp_path / "out"), "--aligned", "--json"])
+    assert ended.value.code == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["inverted"]) == 5
+    assert list(report["skipped"]) == ["broken.png"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from PIL import Image
 from tiny import tiny_generator
 from torch import Tensor
 
+from refinestyle_hub.cli import main
 from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.encoder import Encoder
@@ -248,6 +249,22 @@ def test_bad_input_is_named(tiny: EncoderTraining, tmp_path: Path) -> None:
     (tmp_path / "run" / "state.safetensors").write_bytes(b"not a state")
     with pytest.raises(ModelFileError, match="not the state"):
         train_encoder(tiny)
+
+
+def test_from_the_command_line(tiny: EncoderTraining, pictures: Path, model: Path, tmp_path: Path) -> None:
+    """A first stage alone, and then on with the second; what is not said again is as it was."""
+
+    def run(*args: object) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        assert ended.value.code == 0
+
+    out = tmp_path / "model"
+    sizes = ["--widths", "8,8,8,16", "--width", 16, "--depth", 1, "--heads", 2, "--perceptual", 0]
+    run("train", "encoder", pictures, "--out", out, "--model", model, *sizes, "--w-pictures", 16, "--pictures", 0)
+    run("train", "encoder", pictures, "--out", out, "--pictures", 16)
+    log = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    assert (log["stage"], log["seen"]) == ("tokens", 32)
 
 
 # --- What it learns from --------------------------------------------------------------------------------------------

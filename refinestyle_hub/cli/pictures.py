@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -86,9 +87,11 @@ def generate(
 
 def invert(
     model: Model,
-    photo: Annotated[Path, typer.Argument(help="Picture of a face.", metavar="PHOTO")],
+    photo: Annotated[Path, typer.Argument(help="Picture of a face, or a folder of them.", metavar="PHOTO")],
     out: Annotated[Path, typer.Option("--out", help="Folder for crop, reconstruction, inversion and report.")],
-    steps: Annotated[int, typer.Option(min=0, help="Steps of optimisation, both phases together.")] = 270,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps of optimisation; by default 0 after an encoder, 270 without.")
+    ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="The picture is an aligned crop already.")] = False,
     face: Annotated[int, typer.Option(min=0, help="Which face of the photo; 0 is the largest.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
@@ -98,15 +101,20 @@ def invert(
 ) -> None:
     """Find the w+ codes and tokens with which the model draws the face of a photo."""
     pipe = load(model, device)
+    if photo.is_dir():
+        _invert_folder(pipe, photo, out, as_json, steps=steps, tokens=not w_only, aligned=aligned, seed=seed)
+        return
     from PIL import Image
 
     from ..faces import identity_distance
     from ..images import save_png
+    from ..pipeline import STEPS
 
-    with console.progress("steps", max(steps, 1)) as tick:
+    planned = (STEPS if pipe.encoder is None else 0) if steps is None else steps
+    with console.progress("steps", max(planned, 1)) as tick:
         inversion = pipe.invert(
             photo,
-            steps=steps,
+            steps=planned,
             tokens=not w_only,
             aligned=aligned,
             face=face,
@@ -134,6 +142,20 @@ def invert(
     distance = f"{report['lpips_backbone']} {report['lpips']:.3f} (w+ alone {report['w_plus_lpips']:.3f})"
     text = f"mse {report['mse']:.4f}, {distance}, {report['seconds']:.1f} s; everything is in {out}"
     console.emit(report, text, as_json)
+
+
+def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: bool, **how: Any) -> None:
+    """One inversion for each picture; under ``accelerate launch`` by several processes."""
+    from ..invert_folder import invert_folder
+
+    with console.progress("pictures", sum(1 for _ in folder.rglob("*"))) as tick:
+        made = invert_folder(pipe, folder, out, on_picture=lambda done, total: tick(done, {}), **how)
+    if os.environ.get("RANK", "0") == "0":
+        report = {"inverted": made.inverted, "kept": made.kept, "skipped": made.skipped}
+        console.write_json(out / "report.json", report)
+        lines = [f"{name}: {why.splitlines()[0]}" for name, why in made.skipped.items()]
+        counts = f"{len(made.inverted)} inverted, {len(made.kept)} kept, {len(lines)} skipped; everything is in {out}"
+        console.emit(report, "\n".join([*lines, counts]), as_json)
 
 
 def edit(

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 class TrainGroup(TyperGroup):
     """The commands in ``training``, which imports the networks that they train."""
 
-    names = ("generator", "attributes")
+    names = ("generator", "encoder", "attributes")
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, in the order of the help."""

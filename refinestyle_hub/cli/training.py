@@ -15,11 +15,12 @@ import typer
 from ..errors import ModelFileError
 from ..hub import PipelineIndex, save_index
 from ..train.attributes import AttributeTraining, train_attributes
+from ..train.encoder import EncoderTraining, train_encoder
 from ..train.generator import GeneratorTraining, train_generator
 from . import console, options
 
 
-__all__ = ["attributes", "generator"]
+__all__ = ["attributes", "encoder", "generator"]
 
 Data: TypeAlias = Annotated[str, typer.Argument(help="Folder or zip of pictures, or a dataset's id.", metavar="DATA")]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
@@ -55,6 +56,33 @@ def generator(
         console.emit(
             report, f"{trainer.seen:,} pictures seen; refinestyle generate {out} draws with the model", as_json
         )
+
+
+@options.with_options(EncoderTraining, skip=PLACES)
+def encoder(
+    data: Data,
+    out: Out,
+    config: Config = None,
+    as_json: console.AsJson = False,
+    *,
+    given: Mapping[str, Any],
+) -> None:
+    """Train an encoder for the generator of --model. A run found in OUT goes on where it stopped, as it was set up.
+
+    Several processes: accelerate launch -m refinestyle_hub train encoder ...
+    """
+    places = {"data": data, "out": str(out)}
+    settings = options.build(EncoderTraining, {**given, **places}, config, _settings_of(out / "state.safetensors"))
+    with console.progress("pictures", settings.total) as tick, _interruptible() as check:
+
+        def progress(seen: int, total: int, figures: Mapping[str, float]) -> None:
+            tick(seen, figures)
+            check()
+
+        trainer = train_encoder(settings, progress)
+    if trainer.accelerator.is_main_process:
+        report = {"out": str(out), "pictures": trainer.seen}
+        console.emit(report, f"{trainer.seen:,} pictures seen; the encoder is in {out / 'encoder'}", as_json)
 
 
 @options.with_options(AttributeTraining, skip=PLACES)
