@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -28,21 +29,25 @@ from .tokens import TokenSet
 __all__ = ["Inversion", "InversionSettings", "OnStep", "invert"]
 
 OnStep: TypeAlias = Callable[[int, int, Mapping[str, float]], "bool | None"]
-Compare: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]  # pictures -> mse [N], perceptual distance [N]
+Distance: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, R, R] -> [N]
+FINE, SMALLEST = 256, 32  # pixels: what the perceptual distance looks at, at most and at least
 T = TypeVar("T")
 W_STEPS = 120
 
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """Weights and rates of the optimisation; the mean squared error of the pixels has weight 1."""
+    """Weights and rates of the optimisation; the mean squared error of the pixels has weight 1.
 
-    perceptual: float = 0.8  # as in pSp and its successors
-    largest: int = 256  # pixels; larger pictures are averaged down before the perceptual distance
+    Published weights (0.8 for the perceptual distance, next to no prior) suit generators of photos. Where a picture
+    lies outside of the generator's domain they buy distance with scratches that no face has; these do not.
+    """
+
+    perceptual: float = 0.03
     w_rate: float = 0.2  # Adam's, in standard deviations of w
     w_noise: float = 0.05  # on w at first, in standard deviations; gone after half of the steps
-    prior: float = 1e-3  # on the squared distance from the mean latent, in standard deviations, per number
-    spread: float = 1e-3  # the same for the codes' distance from each other
+    prior: float = 0.02  # on the squared distance from the mean latent, in standard deviations, per number
+    spread: float = 0.1  # the same for the codes' distance from each other
     token_rate: float = 0.006  # Adam's, in the unit of `TokenParameters`
     norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
     rank: int = 8  # T
@@ -96,28 +101,32 @@ def invert(
     # The same numbers, without gradients of their own; the caller's generator keeps its flags.
     frozen = Generator.from_state(generator.config, generator.state_dict()).float().requires_grad_(False)
     perceptual = perceptual or Perceptual.load().to(crops.device)
-    distance = perceptual.reference(shrink(crops, s.largest))
+    pixels: Distance = partial(mse, crops)
+    fine, coarse = _perceptual_distances(crops, perceptual)
     rng = torch.Generator().manual_seed(seed)
     watch = _Watch(on_step, w_steps + token_steps)
-
-    def compare(pictures: Tensor) -> tuple[Tensor, Tensor]:
-        return mse(pictures, crops), distance(shrink(pictures, s.largest))
 
     mean = frozen.mapping.w_avg.expand(len(crops), generator.config.num_layers, -1)
     w_plus = mean if start is None else start.detach().float()
     if w_steps:
         codes = _Codes(frozen, w_plus, s, rng)
-        w_plus = torch.stack(_descend(codes, s.w_rate, w_steps, compare, watch, s))
+        w_plus = torch.stack(_descend(codes, s.w_rate, w_steps, pixels, [coarse], watch, s))
     w_done, watch.base = watch.done, w_steps
     tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
     if token_steps and watch.stopped != "cancelled":
         refinement = _Tokens(frozen, w_plus, start_tokens, s, rng)
-        found = _descend(refinement, s.token_rate, token_steps, compare, watch, s)
+        found = _descend(refinement, s.token_rate, token_steps, pixels, [fine, coarse], watch, s)
         tokens = found
 
     with torch.no_grad():
-        plain = compare(frozen(w_plus).clamp(-1, 1))
-        full = compare(frozen(w_plus, tokens).clamp(-1, 1))
+        plain = frozen(w_plus).clamp(-1, 1)
+        full = frozen(w_plus, tokens).clamp(-1, 1)
+        columns = {
+            "mse": pixels(full),
+            "perceptual": fine(full),
+            "w_plus_mse": pixels(plain),
+            "w_plus_perceptual": fine(plain),
+        }
     shared: dict[str, Any] = {
         "perceptual_backbone": perceptual.name,
         "w_steps": w_done,
@@ -130,12 +139,7 @@ def invert(
     levels = crops.detach().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
     inversions = []
     for n in range(len(crops)):
-        figures = {
-            "mse": float(full[0][n]),
-            "perceptual": float(full[1][n]),
-            "w_plus_mse": float(plain[0][n]),
-            "w_plus_perceptual": float(plain[1][n]),
-        }
+        figures = {name: float(values[n]) for name, values in columns.items()}
         inversions.append(Inversion(w_plus[n].clone(), tokens[n], levels[n], base=base, report=figures | shared))
     return inversions
 
@@ -159,6 +163,21 @@ def _check(
         raise ShapeError(f"start_tokens has {len(start_tokens)} sets for {len(crops)} pictures.")
     if w_steps < 0 or token_steps < 0:
         raise ConfigError(f"Steps must be 0 or more, not {w_steps} and {token_steps}.")
+
+
+def _perceptual_distances(crops: Tensor, perceptual: Perceptual) -> list[Distance]:
+    """Distances from ``crops``, fine (as they are, up to 256 px) and coarse (at half that size).
+
+    For w+ the coarse one will do, at a quarter of the cost. Tokens need both: each scale alone is satisfied by
+    patterns that the other finds wrong.
+    """
+
+    def at(size: int) -> Distance:
+        distance = perceptual.reference(shrink(crops, size))
+        return lambda pictures: distance(shrink(pictures, size))
+
+    side = min(crops.shape[-1], FINE)
+    return [at(side), at(max(side // 2, SMALLEST))]
 
 
 # --- The two phases: what is optimised, how it is drawn, what it costs ----------------------------------------------
@@ -288,7 +307,13 @@ def _rate(progress: float) -> float:
 
 
 def _descend(
-    phase: _Phase[T], rate: float, steps: int, compare: Compare, watch: _Watch, settings: InversionSettings
+    phase: _Phase[T],
+    rate: float,
+    steps: int,
+    pixels: Distance,
+    perceptual: Sequence[Distance],
+    watch: _Watch,
+    settings: InversionSettings,
 ) -> list[T]:
     """Adam on the leaves of a phase; the best answer for each picture."""
     adam = torch.optim.Adam(phase.leaves, betas=(0.9, 0.99))
@@ -297,7 +322,9 @@ def _descend(
     checkpoint, since = math.inf, 0
     for step in range(steps + 1):
         progress = step / steps
-        squares, distances = compare(phase.draw(progress))
+        pictures = phase.draw(progress)
+        squares = pixels(pictures)
+        distances = torch.stack([distance(pictures) for distance in perceptual]).mean(dim=0)
         loss = squares + settings.perceptual * distances + phase.penalty()  # [N]
         if lowest is None or not phase.settled(progress):
             better = torch.ones(len(loss), dtype=torch.bool)
