@@ -32,7 +32,7 @@ OnStep: TypeAlias = Callable[[int, int, Mapping[str, float]], "bool | None"]
 Distance: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, R, R] -> [N]
 FINE, SMALLEST = 256, 32  # pixels: what the perceptual distance looks at, at most and at least
 T = TypeVar("T")
-W_STEPS = 120
+W_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class InversionSettings:
     w_noise: float = 0.05  # on w at first, in standard deviations; gone after half of the steps
     prior: float = 0.02  # on the squared distance from the mean latent, in standard deviations, per number
     spread: float = 0.1  # the same for the codes' distance from each other
-    token_rate: float = 0.006  # Adam's, in the unit of `TokenParameters`
+    token_rate: float = 0.01  # Adam's, in the unit of `TokenParameters`
     norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
     rank: int = 8  # T
     layers: str | tuple[str, ...] = "*.conv*"  # that get tokens
@@ -60,7 +60,7 @@ def invert(
     crops: Tensor,
     *,
     w_steps: int | None = None,
-    token_steps: int = 150,
+    token_steps: int = 140,
     start: Tensor | None = None,
     start_tokens: Sequence[TokenSet] | None = None,
     seed: int = 0,
@@ -75,7 +75,7 @@ def invert(
     Args:
         generator: left as it is.
         crops: [N, 3, R, R] in [-1, 1], R being the generator's resolution.
-        w_steps: of phase 1; None: 120, or 0 where ``start`` is given.
+        w_steps: of phase 1; None: 100, or 0 where ``start`` is given.
         token_steps: of phase 2; 0: w+ alone.
         start: w+ [N, L, D] to start from, such as an encoder's answer; None: the mean latent.
         start_tokens: to start from, one set for each picture; None: no residual.

@@ -37,7 +37,7 @@ __all__ = ["OutputType", "RefineStylePipeline"]
 OutputType: TypeAlias = Literal["pil", "np", "pt"]
 Strength: TypeAlias = "float | Sequence[float] | Tensor"
 STEPS = 270  # of an inversion without an encoder
-W_SHARE = 0.45  # of them, for w+
+W_SHARE = 0.4  # of them, for w+
 BATCH = 8  # pictures drawn at once
 
 
@@ -170,7 +170,7 @@ class RefineStylePipeline:
         Args:
             picture: path, file contents, open file or PIL image.
             steps: of optimisation. From an encoder's answer they all go to the tokens (None: 0 steps); without an
-                encoder the first 45 % find w+ and the others tokens (None: 270 steps).
+                encoder the first 40 % find w+ and the others tokens (None: 270 steps).
             tokens: False finds w+ alone, and spends all steps on it.
             aligned: the picture is a crop already; its central square is taken. Otherwise a face is looked for.
             face: which one, the largest being 0.
