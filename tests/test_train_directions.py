@@ -63,7 +63,14 @@ def test_measured_effect_is_the_mean_change(generator: Generator) -> None:
 def test_fitted_directions_do_what_they_state(generator: Generator) -> None:
     calls: list[tuple[int, int]] = []
     found = fit_directions(
-        generator, read, 600, attributes=ATTRIBUTES, measured=64, licence="CC0-1.0", on_step=lambda *c: calls.append(c)
+        generator,
+        read,
+        600,
+        attributes=ATTRIBUTES,
+        held=(),
+        measured=64,
+        licence="CC0-1.0",
+        on_step=lambda *c: calls.append(c),
     )
     assert calls[-1][0] == calls[-1][1], "progress must end at its total"
     assert found.config.base == fingerprint(generator)
@@ -84,3 +91,23 @@ def test_fitted_directions_do_what_they_state(generator: Generator) -> None:
 def test_an_attribute_that_is_not_read_is_named(generator: Generator) -> None:
     with pytest.raises(DirectionError, match="beard"):
         fit_directions(generator, read, 32, attributes={"beard": "beard"})
+
+
+def test_an_attribute_that_pictures_do_not_vary_gets_no_direction(generator: Generator) -> None:
+    noise = torch.Generator().manual_seed(0)
+
+    def read_noise(pictures: Tensor) -> dict[str, Tensor]:
+        return {**read(pictures), "glasses": torch.rand(len(pictures), generator=noise)}
+
+    wanted = {"redder": "redness", "glasses": "glasses"}
+    with pytest.warns(UserWarning, match="hardly varies glasses"):
+        found = fit_directions(generator, read_noise, 600, attributes=wanted, held=(), measured=64)
+    assert list(found) == ["redder"]
+
+
+def test_the_background_is_held(generator: Generator) -> None:
+    found = fit_directions(generator, read, 600, attributes={"redder": "redness"}, measured=64)
+    info = found["redder"].info
+    deviation = float(sample(generator, read, 200, seed=9).labels["redness"].std())
+    assert info.effect["redness"] > 0.1 * deviation
+    assert max(info.leak[f"background_{colour}"] for colour in ("red", "green", "blue")) < 0.2

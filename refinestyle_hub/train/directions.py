@@ -6,7 +6,8 @@ The linear directions (`edit.find_from_labels`) are then corrected by what they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -40,10 +41,13 @@ SHIPPED = {
     "skin_tone": "skin_tone",
     "light": "light_azimuth",
 }
+BACKGROUND = ("background_red", "background_green", "background_blue")
 GROUPS = 3  # layers that share a code in a sample: coarse, middle, fine
 BATCH = 16
 CORRECTIONS = 2
 WEAKEST = 0.25  # a direction that hardly moves its attribute is made at most four times longer in one correction
+LONGEST = 2.0  # standard deviations of w for one unit, which is a smaller one where an attribute hardly varies
+LEAST = 0.1  # standard deviations that a unit must move its attribute by
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def fit_directions(
     n: int = 8000,
     *,
     attributes: Mapping[str, str] = SHIPPED,
+    held: Sequence[str] = BACKGROUND,
     measured: int = 128,
     seed: int = 0,
     licence: str = "",
@@ -102,47 +107,56 @@ def fit_directions(
 
     A linear fit gives a first set. Where pictures do not follow it, the matrix of measured effects is inverted: the
     corrected directions are combinations of the first ones whose measured effects on each other are nearly nought.
+    A direction longer than 2 standard deviations of w is cut to that: its unit is smaller, as its effect states.
 
     Args:
         generator: only drawn with.
-        read: attributes of pictures, such as ``AttributeNet.read``.
+        read: attributes of pictures, such as ``AttributeNet.read``; the colour of the upper corners is read as well.
         n: samples for the fit.
         attributes: direction -> attribute that it moves.
+        held: attributes without a direction of their own that all directions leave alone.
         measured: other samples, on which effects are measured.
         licence: kept with every direction.
         on_step: called after each batch with (pictures drawn, pictures to draw).
 
     Returns:
-        Directions whose ``info`` states the measured effect on every attribute for strength 1, in the attribute's
-        units, and the leak: by how many standard deviations another attribute moves, beyond its correlation with the
+        Directions (a warning names those that were not found) whose ``info`` states the measured effect on every
+        attribute for strength 1, in the attribute's units, and the leak: by how many standard deviations another attribute moves, beyond its correlation with the
         direction's own attribute over the samples.
 
     Raises:
         DirectionError: an attribute that ``read`` does not give, or that never changes.
     """
-    read = _counting(read, n + measured + (CORRECTIONS + 1) * 2 * measured * len(attributes), on_step)
+    moved = {**attributes, **{name: name for name in held}}
+    total = n + measured + 2 * measured * (CORRECTIONS * len(moved) + len(attributes))
+    read = _counting(_with_background(read), total, on_step)
     samples = sample(generator, read, n, seed=seed)
-    if missing := sorted(set(attributes.values()) - set(samples.labels)):
+    if missing := sorted(set(moved.values()) - set(samples.labels)):
         raise DirectionError(f"These attributes are not read off pictures: {', '.join(missing)}.")
     deviations = {name: float(values.std()) for name, values in samples.labels.items()}
-    found = find_from_labels(samples.w_plus, {name: samples.labels[a] for name, a in attributes.items()})
-    directions = list(found.values())
+    found = find_from_labels(samples.w_plus, {name: samples.labels[a] for name, a in moved.items()})
+    standardise = _standard_coordinates(samples.w_plus)
+    directions = [_shortened(d, standardise) for d in found.values()]
 
     probe = sample(generator, read, measured, seed=seed + 1).w_plus
-    effects = [measure(generator, read, d, probe) for d in directions]
     for _ in range(CORRECTIONS):
-        matrix = torch.tensor([[e[a] / deviations[a] for a in attributes.values()] for e in effects])  # [K, K]
+        effects = [measure(generator, read, d, probe) for d in directions]
+        matrix = torch.tensor([[e[a] / deviations[a] for a in moved.values()] for e in effects])  # [K, K]
         matrix.diagonal().clamp_(min=WEAKEST)
         vectors = torch.stack([d.vector for d in directions]).flatten(1)  # [K, L D]
         vectors = torch.linalg.solve(matrix, vectors).reshape(-1, *probe.shape[1:])
-        directions = [replace(d, vector=v) for d, v in zip(directions, vectors, strict=True)]
-        effects = [measure(generator, read, d, probe) for d in directions]
+        directions = [_shortened(replace(d, vector=v), standardise) for d, v in zip(directions, vectors, strict=True)]
 
     result = {}
-    for (name, attribute), direction, effect in zip(attributes.items(), directions, effects, strict=True):
+    for (name, attribute), direction in zip(attributes.items(), directions[: len(attributes)], strict=True):
+        effect = measure(generator, read, direction, probe)
+        part = effect[attribute] / deviations[attribute]
+        if part < LEAST:
+            warnings.warn(f"The generator hardly varies {attribute}: no direction for {name}.", stacklevel=2)
+            continue
         info = replace(
             direction.info,
-            unit=f"one standard deviation of {attribute} over samples ({deviations[attribute]:.3g})",
+            unit=f"{part:.2g} standard deviations of {attribute} over samples ({effect[attribute]:.3g})",
             effect={a: _rounded(e) for a, e in effect.items()},
             leak=_leak(attribute, effect, samples.labels),
             source=f"linear fit to {n} samples, corrected and measured on {measured} others",
@@ -150,6 +164,31 @@ def fit_directions(
         )
         result[name] = replace(direction, info=info)
     return Directions(result, base=fingerprint(generator))
+
+
+def _with_background(read: ReadAttributes) -> ReadAttributes:
+    """``read``, and the mean colour of the upper corners, 0..1: what no attribute should change."""
+
+    def extended(pictures: Tensor) -> Mapping[str, Tensor]:
+        height, width = pictures.shape[2] // 8, pictures.shape[3] // 8
+        corners = torch.cat([pictures[..., :height, :width], pictures[..., :height, -width:]], dim=3)
+        colour = corners.mean(dim=(2, 3)) / 2 + 0.5  # [N, 3]
+        return {**read(pictures), **dict(zip(BACKGROUND, colour.unbind(dim=1), strict=True))}
+
+    return extended
+
+
+def _standard_coordinates(w_plus: Tensor) -> Tensor:
+    """Matrix [D, D] that turns rows of w into coordinates of unit variance."""
+    variances, vectors = torch.linalg.eigh(torch.cov(w_plus[:, 0].T))
+    matrix: Tensor = vectors / variances.clamp_min(float(variances[-1]) * 1e-4).sqrt()
+    return matrix
+
+
+def _shortened(direction: Direction, standardise: Tensor) -> Direction:
+    """Cut to ``LONGEST`` standard deviations of w, in which each group of layers is a dimension set of its own."""
+    length = float((direction.vector @ standardise.cpu()).square().sum(dim=1).mean().mul(GROUPS).sqrt())
+    return replace(direction, vector=direction.vector * min(1.0, LONGEST / max(length, 1e-6)))
 
 
 def _leak(attribute: str, effect: Mapping[str, float], labels: Mapping[str, Tensor]) -> dict[str, float]:
