@@ -121,8 +121,8 @@ def fit_directions(
 
     Returns:
         Directions (a warning names those that were not found) whose ``info`` states the measured effect on every
-        attribute for strength 1, in the attribute's units, and the leak: by how many standard deviations another attribute moves, beyond its correlation with the
-        direction's own attribute over the samples.
+        attribute for strength 1, in the attribute's units, and the leak: by how many standard deviations another
+        attribute moves, beyond its correlation with the direction's own attribute over the samples.
 
     Raises:
         DirectionError: an attribute that ``read`` does not give, or that never changes.
