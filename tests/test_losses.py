@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refinestyle_hub.convert import perceptual as weights
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.losses import Perceptual, code_spread, mse, shrink
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +137,16 @@ def test_wrong_pictures_and_names_are_refused(distance: Perceptual) -> None:
             distance(torch.zeros(shape), torch.zeros(shape))
     with pytest.raises(ConfigError, match="lpips-vgg"):
         Perceptual("lpips-vgg")  # type: ignore[arg-type]
+
+
+def test_small_terms() -> None:
+    x, y = torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), 0.5)
+    assert mse(x, y).tolist() == [0.25, 0.25]
+    w = torch.randn(2, 1, 6).expand(-1, 4, -1)
+    torch.testing.assert_close(code_spread(w), torch.zeros(2))
+    w = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
+    assert code_spread(w).tolist() == [1.0]
+    picture = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 3, 4, 4)
+    assert shrink(picture, 2)[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+    assert shrink(picture, 4) is picture
+    assert shrink(torch.zeros(1, 3, 1024, 1024), 256).shape == (1, 3, 256, 256)
