@@ -74,9 +74,6 @@ class EncoderTrainer:
         self.optimizers = {
             name: torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.99)) for name, net in self.learning.items()
         }
-        if config.compile:
-            for net in (self.generator.synthesis, *self.encoder.children()):
-                net.compile()
         self.seen = 0  # pictures, over all processes
 
     def autocast(self) -> torch.autocast:

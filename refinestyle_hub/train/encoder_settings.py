@@ -62,7 +62,6 @@ class EncoderTraining:
     ema_halflife: int = 10_000
     ema_ramp: float = 0.1
     seed: int = 0
-    compile: bool = False  # torch.compile the networks; some minutes to start
     precision: Literal["no", "bf16"] = "no"
     grid_every: int = 10_000
     save_every: int = 10_000
