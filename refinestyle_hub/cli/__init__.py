@@ -1,7 +1,7 @@
 """The command line, ``refinestyle``.
 
 Every command is a function in a module of its kind: ``pictures``, ``models``, ``checkpoints``,
-``sharing``, ``training``. This module imports none
+``sharing``, ``training``, ``evaluate``. This module imports none
 of the networks, so that ``--help`` is quick; commands import what they use when they run.
 """
 
@@ -15,7 +15,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import RefineStyleHubError
-from . import checkpoints, models, pictures, sharing
+from . import checkpoints, evaluate, models, pictures, sharing
 from .train import TrainGroup
 
 
@@ -35,6 +35,7 @@ app.command("edit")(pictures.edit)
 app.add_typer(
     typer.Typer(cls=TrainGroup, no_args_is_help=True), name="train", help="Train a network on your pictures."
 )
+app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("info")(models.info)
 app.command("convert")(checkpoints.convert)
 app.command("export")(checkpoints.export)
