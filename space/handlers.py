@@ -153,7 +153,7 @@ class Handlers:
             Both pictures, and the result as a PNG file.
         """
         with messages.explained():
-            drawn = self._draw(subject, [self._checked(edits or {})])[0]
+            drawn = self._edited(subject, self._checked(edits or {}))
             assert subject is not None
             first = subject.crop if before == ORIGINAL else subject.reconstruction
             return (png_file(first), png_file(drawn)), png_file(drawn, DOWNLOAD)
@@ -181,6 +181,10 @@ class Handlers:
         if subject is None:
             raise messages.refuse(messages.NOT_INVERTED)
         return self.jobs.draw(subject.inversion, edits)
+
+    def _edited(self, subject: Subject | None, edits: Mapping[str, float]) -> Pixels:
+        """Drawn anew only where something changes: all sliders at 0 give the reconstruction to the bit."""
+        return subject.reconstruction if subject and not edits else self._draw(subject, [edits])[0]
 
     def _checked(self, edits: Mapping[str, Any]) -> dict[str, float]:
         if not isinstance(edits, Mapping):

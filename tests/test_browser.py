@@ -158,7 +158,7 @@ def test_a_first_visit_from_the_example_to_a_download(visit: Callable[..., Any])
     page.keyboard.press("ArrowRight")
     keyed = pair(page, "edited", typed)
     track = page.locator("#edit-smile input[type=range]").bounding_box()  # a drag
-    page.mouse.move(track["x"] + track["width"] * 0.5, track["y"] + track["height"] / 2)
+    page.mouse.move(track["x"] + track["width"] * 0.45, track["y"] + track["height"] / 2)
     page.mouse.down()
     for share in (0.4, 0.3, 0.2):
         page.mouse.move(track["x"] + track["width"] * share, track["y"] + track["height"] / 2)
