@@ -1,0 +1,368 @@
+"""Few pictures -> a domain: one token set for all samples, optimised against a frozen generator.
+
+RefineStyle (arXiv 2410.06104): tokens enter before the modulation, in all 3x3 convolutions and toRGB layers, with offsets
+to the biases. First the distributions of patches and features are matched, which is quick and coarse; then the shipped
+discriminator learns the style alongside and says what is still wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..discriminator import Discriminator
+from ..errors import ConfigError, ModelFileError, ShapeError
+from ..fingerprint import fingerprint
+from ..generator import Generator
+from ..invert import invert
+from ..losses import Perceptual, shrink
+from ..losses.sliced import sliced_features, sliced_pictures
+from ..token_parameters import TokenParameters
+from ..tokens import TokenSet
+from .context import Context, Features, Learner, Term
+from .critic import Adversarial
+from .moments import adam_state, restore_adam
+from .references import References
+from .settings import AdaptSettings, preset
+from .state import AdaptState
+from .terms import Between, Norm, Reconstruction, SlicedFeatures, SlicedPictures, Within
+
+
+__all__ = ["STEPS", "Adaptation"]
+
+STEPS = 500
+PREVIEWS = 8  # fixed samples, for previews and to see how near they are
+PREVIEW_TRUNCATION = 0.7
+
+
+class Adaptation:
+    """A run of small steps. Everything it draws by chance follows from the seed and the step.
+
+    So the result does not depend on how the steps are called, nor on whether the run was stopped and gone on with from
+    its ``state``, on the same kind of machine with the same number of threads. Nothing is written into the networks.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        references: References,
+        *,
+        steps: int = STEPS,
+        settings: AdaptSettings | None = None,
+        seed: int = 0,
+        discriminator: Discriminator | None = None,
+        perceptual: Perceptual | None = None,
+        inversions: Tensor | None = None,
+        terms: Sequence[Term] = (),
+        state: AdaptState | None = None,
+    ) -> None:
+        """Begin a run, or go on with one.
+
+        Args:
+            references: pictures of the style, of the generator's size.
+            steps: of the whole run.
+            settings: None: the ``preset`` for this number of pictures.
+            discriminator: the generator's. Without it there is no adversarial term, and features are ``perceptual``'s.
+            perceptual: needed for inversions, and for features where there is no discriminator.
+            inversions: w+ [M, L, D] of the references, such as an encoder's answer; None: optimised where needed.
+            terms: more terms, such as a direction in CLIP's space.
+            state: of the run to go on with; the other arguments must be as they were.
+
+        Raises:
+            ShapeError: pictures, inversions or discriminator of another size.
+            ConfigError: no steps; ``state`` belongs to another run.
+            ModelFileError: ``state`` lacks something.
+        """
+        self.settings = settings or preset(len(references))
+        self.steps, self.seed, self.done = steps, seed, 0
+        self.base = fingerprint(generator)
+        self.generator = _frozen(generator)
+        device = self.generator.mapping.w_avg.device
+        self.references = replace(references, pictures=references.pictures.to(device))
+        self.discriminator = None if discriminator is None else _frozen(discriminator)
+        self.perceptual, self.inversions = perceptual, inversions
+        self._check()
+        self.features = self._features()
+        self.terms = [*self._own_terms(discriminator), *terms]
+        s = self.settings
+        self.parameters = TokenParameters(
+            self.generator.kernel_stats(), s.tokens, s.layers, "pre", bias=s.bias, rng=_source(seed, 0)
+        ).to(device)
+        self.average = copy.deepcopy(self.parameters).requires_grad_(False)
+        self.best = copy.deepcopy(self.average)
+        self.best_step, self.best_distance = 0, math.inf
+        self.leaves: Mapping[str, Tensor] = dict(self.parameters.named_parameters())
+        self.adam = torch.optim.Adam(self.leaves.values(), lr=s.rate, betas=(0.5, 0.99))
+        self.seconds = 0.0
+        if state is not None:
+            self._restore(state)
+
+    def _check(self) -> None:
+        config = self.generator.config
+        side, count = config.resolution, len(self.references)
+        if self.steps < 1:
+            raise ConfigError(f"steps must be at least 1, not {self.steps}.")
+        if self.references.pictures.shape[1:] != (3, side, side):
+            raise ShapeError(
+                f"This generator takes pictures [N, 3, {side}, {side}], not {list(self.references.pictures.shape)}."
+            )
+        if self.discriminator is not None and self.discriminator.config.resolution != side:
+            raise ShapeError(
+                f"The discriminator is for {self.discriminator.config.resolution} pixels, the generator for {side}."
+            )
+        codes = (count, config.num_layers, config.w_dim)
+        if self.inversions is not None and self.inversions.shape != codes:
+            raise ShapeError(f"inversions must be w+ {list(codes)}, not {list(self.inversions.shape)}.")
+
+    def _features(self) -> Features | None:
+        if self.discriminator is not None:
+            return self.discriminator.features
+        perceptual = self.perceptual
+        return None if perceptual is None else lambda x: perceptual.embed(shrink(x, 128))
+
+    def _own_terms(self, discriminator: Discriminator | None) -> list[Term]:
+        s = self.settings
+        chosen: list[Term] = [SlicedPictures(s.sliced_pictures)]
+        if self.features is not None:
+            chosen += [SlicedFeatures(s.sliced_features), Between(s.between), Within(s.within)]
+        chosen += [Reconstruction(s.reconstruction), Norm(s.norm)]
+        chosen = [term for term in chosen if term.weight]
+        if discriminator is not None and (s.adversarial or s.patches):
+            chosen.append(
+                Adversarial(
+                    discriminator,
+                    s.adversarial,
+                    s.patches,
+                    rate=s.critic_rate,
+                    starts=s.critic_from,
+                    frozen_above=s.frozen_above,
+                    penalty=s.penalty,
+                    seed=self.seed,
+                )
+            )
+        return chosen
+
+    @property
+    def left_out(self) -> list[str]:
+        """Terms that the settings ask for and this model cannot have: it lacks a discriminator."""
+        s, there = self.settings, {term.name for term in self.terms}
+        wanted = {
+            "sliced_features": s.sliced_features,
+            "between": s.between,
+            "within": s.within,
+            "adversarial": s.adversarial or s.patches,
+        }
+        return [name for name, weight in wanted.items() if weight and name not in there]
+
+    # --- The loop ---
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.done >= self.steps
+
+    def step(self, count: int = 1) -> dict[str, float]:
+        """Do ``count`` steps, fewer where the run ends before; returns the figures of the last: each term, unweighted,
+        and "distance" where fixed samples were looked at."""
+        began = time.monotonic()
+        figures: dict[str, float] = {}
+        self._invert()
+        for _ in range(min(count, self.steps - self.done)):
+            figures = self._step()
+        self.seconds += time.monotonic() - began
+        return figures
+
+    def _invert(self) -> None:
+        """w+ of the references, where a term wants them: part of the first step."""
+        if self.inversions is None and self.settings.reconstruction and not self.finished:
+            found = invert(
+                self.generator,
+                self.references.pictures,
+                w_steps=self.settings.inversion_steps,
+                token_steps=0,
+                seed=self.seed,
+                perceptual=self.perceptual,
+            )
+            self.inversions = torch.stack([one.w_plus for one in found])
+
+    def _step(self) -> dict[str, float]:
+        context = self._context()
+        losses = {term.name: term(context) for term in self.terms}
+        total = sum((term.weight * losses[term.name] for term in self.terms), context.adapted.new_zeros([]))
+        gradients = torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
+        for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
+            leaf.grad = gradient
+        self.adam.param_groups[0]["lr"] = self.settings.rate * _rate(self.done / self.steps)
+        self.adam.step()
+        figures = {name: float(loss.detach()) for name, loss in losses.items()}
+        for term in self.terms:
+            if isinstance(term, Learner):
+                figures |= term.learn(context)
+        self.done += 1
+        self._blend()
+        if self.done % self.settings.check_every == 0 or self.finished:
+            figures["distance"] = self._look()
+        return figures
+
+    def _context(self) -> Context:
+        s, config = self.settings, self.generator.config
+        rng = _source(self.seed, 1, self.done)
+        device = self.generator.mapping.w_avg.device
+        with torch.no_grad():
+            w_plus = self.generator.map(torch.randn(s.batch, config.z_dim, generator=rng).to(device), s.truncation)
+        order = torch.randperm(len(self.references), generator=rng).repeat(s.batch)[: s.batch]
+        tokens = self.parameters.token_set()
+        return Context(
+            step=self.done,
+            progress=self.done / self.steps,
+            w_plus=w_plus,
+            adapted=self.generator(w_plus, tokens),
+            references=self.references,
+            chosen=self.references.pictures[order.to(device)],
+            inversions=self.inversions,
+            parameters=self.parameters,
+            rng=rng,
+            draw=lambda w: self.generator(w, tokens),
+            plain=self.generator,
+            features=self.features,
+        )
+
+    @torch.no_grad()
+    def _blend(self) -> None:
+        """The running average, over fewer steps at first."""
+        decay = min(self.settings.average, self.done / (self.done + 10))
+        for name, mean in self.average.named_parameters():
+            mean.lerp_(self.leaves[name].detach(), 1 - decay)
+
+    def _look(self) -> float:
+        """How near fixed samples are with the average; the nearest so far is the result."""
+        distance = self._distance()
+        if distance <= self.best_distance:
+            self.best_distance, self.best_step = distance, self.done
+            self.best.load_state_dict(self.average.state_dict())
+        return distance
+
+    @torch.no_grad()
+    def _distance(self) -> float:
+        drawn, rng = self._samples(1.0), _source(self.seed, 3)
+        if self.features is None:
+            return float(sliced_pictures(drawn, self.references.pictures, rng))
+        return float(sliced_features(self.features(drawn), self.features(self.references.pictures), rng))
+
+    # --- What comes of it ---
+
+    @torch.no_grad()
+    def preview(self, count: int = PREVIEWS, plain: bool = False) -> Tensor:
+        """Fixed samples [count, 3, R, R] in [-1, 1] with the tokens as they stand; ``plain``: without."""
+        return self._samples(PREVIEW_TRUNCATION, count, plain)
+
+    def _samples(self, truncation: float, count: int = PREVIEWS, plain: bool = False) -> Tensor:
+        config = self.generator.config
+        z = torch.randn(count, config.z_dim, generator=_source(self.seed, 2)).to(self.generator.mapping.w_avg)
+        drawn: Tensor = self.generator(self.generator.map(z, truncation), None if plain else self.average.token_set())
+        return drawn.clamp(-1, 1)
+
+    def token_set(self, metadata: Mapping[str, Any] | None = None) -> TokenSet:
+        """The best so far, as a domain; ``metadata`` is added to what says how it was made."""
+        best, step = self.best, self.best_step
+        if self.done % self.settings.check_every and not self.finished and self._distance() <= self.best_distance:
+            best, step = self.average, self.done
+        made = {
+            "method": "few-shot adaptation",
+            "pictures": len(self.references),
+            "aligned_pictures": sum(self.references.aligned),
+            "seed": self.seed,
+            "steps": step,
+            "planned_steps": self.steps,
+            "objectives": {term.name: term.weight for term in self.terms},
+            "settings": _plain(asdict(self.settings)),
+        }
+        return best.token_set(self.base, {**made, **(metadata or {})}).detach()
+
+    def state(self) -> AdaptState:
+        """All it takes to go on later, elsewhere: plain tensors and numbers."""
+        tensors = {f"average.{name}": t for name, t in self.average.named_parameters()}
+        tensors |= {f"best.{name}": t for name, t in self.best.named_parameters()}
+        tensors |= {f"tokens.{name}": t for name, t in {**self.leaves, **adam_state(self.adam, self.leaves)}.items()}
+        if self.inversions is not None:
+            tensors["inversions"] = self.inversions
+        for term in self.terms:
+            if isinstance(term, Learner):
+                tensors |= {f"term.{term.name}.{name}": t for name, t in term.state().items()}
+        numbers = {
+            "run": self._run(),
+            "step": self.done,
+            "best": None if math.isinf(self.best_distance) else [self.best_step, self.best_distance],
+            "seconds": round(self.seconds, 3),
+        }
+        return AdaptState({name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}, numbers)
+
+    def _run(self) -> dict[str, Any]:
+        """What must be the same to go on."""
+        return {
+            "base": self.base.digest,
+            "pictures": self.references.digest,
+            "settings": _plain(asdict(self.settings)),
+            "steps": self.steps,
+            "seed": self.seed,
+            "terms": [term.name for term in self.terms],
+        }
+
+    def _restore(self, state: AdaptState) -> None:
+        mine, other = self._run(), state.numbers.get("run", {})
+        if different := [key for key in mine if mine[key] != other.get(key)]:
+            raise ConfigError(
+                f"The saved state is of another run: its {' and '.join(different)} differ.\n"
+                "Ask for what was asked then, or remove the state (or name another folder) to begin anew."
+            )
+        tensors = state.tensors
+        try:
+            for part, module in (("average", self.average), ("best", self.best), ("tokens", self.parameters)):
+                with torch.no_grad():
+                    for name, leaf in module.named_parameters():
+                        leaf.copy_(tensors[f"{part}.{name}"])
+            restore_adam(self.adam, self.leaves, _under(tensors, "tokens."))
+            for term in self.terms:
+                if isinstance(term, Learner):
+                    term.restore(_under(tensors, f"term.{term.name}."))
+            self.done, self.seconds = state.numbers["step"], state.numbers["seconds"]
+            if state.numbers["best"] is not None:
+                self.best_step, self.best_distance = state.numbers["best"]
+        except (KeyError, RuntimeError) as error:
+            raise ModelFileError(f"The saved state is incomplete: {error}. Remove it to begin anew.") from error
+        if "inversions" in tensors:
+            self.inversions = tensors["inversions"].to(self.references.pictures.device)
+
+
+def _frozen(network: Any) -> Any:
+    """The same numbers without gradients, in float32 throughout; the caller's network keeps its flags."""
+    config = replace(network.config, num_fp16_res=0)
+    return type(network).from_state(config, network.state_dict()).float().requires_grad_(False)
+
+
+def _source(*path: int) -> torch.Generator:
+    """A source of chance for a place in the run."""
+    (number,) = np.random.SeedSequence(path).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(number) >> 1)
+
+
+def _rate(progress: float) -> float:
+    """Share of the peak rate: up over the first twentieth, down by a cosine over the last third."""
+    return min(1.0, progress / 0.05 + 0.1) * (0.5 - 0.5 * math.cos(math.pi * min(1.0, 3 * (1 - progress))))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON reads it back: lists, not tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

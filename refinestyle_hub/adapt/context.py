@@ -1,0 +1,90 @@
+"""What a step of an adaptation shows to its terms, and what a term is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..token_parameters import TokenParameters
+from .references import References
+
+
+__all__ = ["Context", "Features", "Learner", "Term"]
+
+Features: TypeAlias = Callable[
+    [Tensor], Sequence[Tensor]
+]  # pictures [N, 3, R, R] -> maps [N, C, h, w], fine to coarse
+
+
+@dataclass(eq=False)
+class Context:
+    """One step: N samples before and after, and the pictures of the style. What is costly is made when asked for."""
+
+    step: int
+    progress: float  # of the whole run, 0 to 1
+    w_plus: Tensor  # [N, L, D]
+    adapted: Tensor  # [N, 3, R, R]: the samples with the present tokens; gradients flow to these
+    references: References
+    chosen: Tensor  # [N, 3, R, R]: references of this step, repeated where there are fewer than N
+    inversions: Tensor | None  # [M, L, D]: w+ of the references, where they were looked for
+    parameters: TokenParameters
+    rng: torch.Generator  # of this step: the only source of chance
+    draw: Callable[[Tensor], Tensor]  # w+ [n, L, D] -> pictures with the present tokens
+    plain: Callable[[Tensor], Tensor]  # the same without tokens
+    features: Features | None  # frozen; None: there is neither a discriminator nor a perceptual network
+
+    @cached_property
+    def source(self) -> Tensor:
+        """The samples without tokens, [N, 3, R, R], without gradients."""
+        with torch.no_grad():
+            return self.plain(self.w_plus)
+
+    @cached_property
+    def source_features(self) -> Sequence[Tensor]:
+        """Of ``source``."""
+        with torch.no_grad():
+            return self._features(self.source)
+
+    @cached_property
+    def adapted_features(self) -> Sequence[Tensor]:
+        """Of ``adapted``."""
+        return self._features(self.adapted)
+
+    @cached_property
+    def chosen_features(self) -> Sequence[Tensor]:
+        """Of ``chosen``."""
+        with torch.no_grad():
+            return self._features(self.chosen)
+
+    def _features(self, pictures: Tensor) -> Sequence[Tensor]:
+        assert self.features is not None, "a term that looks at features is used without any"
+        return self.features(pictures)
+
+
+class Term(Protocol):
+    """A part of the objective: ``weight`` times what the call returns, a scalar, is minimised."""
+
+    name: str
+    weight: float
+
+    def __call__(self, context: Context) -> Tensor:
+        """The term at this step."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A term that learns as well, such as a discriminator."""
+
+    def learn(self, context: Context) -> Mapping[str, float]:
+        """A step of its own, after that of the tokens; returns figures."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All it has learnt, as tensors by name."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from ``state``."""

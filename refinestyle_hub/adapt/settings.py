@@ -1,0 +1,68 @@
+"""Weights and rates of an adaptation, and what suits how many pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+
+__all__ = ["MAX_PICTURES", "AdaptSettings", "preset"]
+
+MAX_PICTURES = 20
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """The defaults are for 5 to 20 pictures; ``preset`` knows the others. A weight of 0 leaves a term out."""
+
+    tokens: int = 4  # T, at most 3 in a toRGB
+    layers: tuple[str, ...] = ("*",)  # names or globs of those that are refined
+    bias: bool = True  # whether tokens come with offsets to the biases
+    batch: int = 4  # samples per step
+    rate: float = 0.02  # Adam's for the tokens, in the unit of `TokenParameters`
+    truncation: float = 1.0  # of the samples
+    average: float = 0.96  # decay of the tokens' running average, which is the result
+
+    sliced_pictures: float = 1.0  # weight of the sliced Wasserstein distance of pixels
+    sliced_features: float = 2.0  # the same of the discriminator's features
+    adversarial: float = 0.2  # of the discriminator's verdict on whole pictures
+    patches: float = 0.6  # of its verdict on patches
+    between: float = 0.5  # of the correspondence between samples
+    within: float = 4.0  # of the correspondence of the places of a sample
+    reconstruction: float = 0.0  # of the pictures, redrawn from their inversions
+    norm: float = 0.02  # of the squared norm of the residuals, relative to the kernels
+
+    critic_from: float = 0.25  # share of the steps before the discriminator starts
+    critic_rate: float = 0.001  # Adam's for the discriminator
+    frozen_above: int = 16  # pixels: blocks of the discriminator that see larger maps stay as they are
+    penalty: float = 1.0  # on the squared gradient of the discriminator's logits
+    inversion_steps: int = 60  # to find w+ of each picture, where reconstruction counts
+    check_every: int = 25  # steps between looks at how near fixed samples are
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "inversion_steps", "check_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.batch < 2:
+            raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
+        if self.rate <= 0 or self.critic_rate <= 0 or not 0 <= self.average < 1:
+            raise ConfigError("rate and critic_rate must be above 0, and average from 0 to less than 1.")
+
+
+def preset(pictures: int, tokens: int = 4) -> AdaptSettings:
+    """Settings for a number of pictures.
+
+    One picture says little of what a style leaves open: patches are judged, not whole pictures, and its own inversion
+    tells what became of what. The more pictures, the more their distribution counts.
+
+    Raises:
+        ConfigError: not 1 to 20 pictures, or no token.
+    """
+    if not 1 <= pictures <= MAX_PICTURES:
+        raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {pictures}.")
+    if pictures == 1:
+        return AdaptSettings(tokens=tokens, adversarial=0.0, reconstruction=1.0)
+    if pictures < 5:
+        return AdaptSettings(tokens=tokens, adversarial=0.1, reconstruction=0.5)
+    return AdaptSettings(tokens=tokens)

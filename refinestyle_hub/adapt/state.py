@@ -1,0 +1,53 @@
+"""All that an adaptation has to remember between two steps, as a plain value and as one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelFileError
+from ..files import FORMAT_VERSION, encode_tensors, read_header, read_tensors, write_folder
+
+
+__all__ = ["AdaptState"]
+
+KIND = "AdaptState"
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptState:
+    """Tensors and numbers, no modules: it can be pickled, sent to another process, or saved."""
+
+    tensors: Mapping[str, Tensor]  # leaves, their running average, moments, what terms have learnt
+    numbers: Mapping[str, Any]  # what JSON holds: settings, seed, step, digests, the best so far
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.safetensors`` file whose metadata is the JSON of the numbers, atomically.
+
+        Raises:
+            ModelFileError: a value is not finite.
+        """
+        path = Path(path)
+        header = {**self.numbers, "class": KIND, "format_version": FORMAT_VERSION}
+        write_folder(path.parent, {path.name: encode_tensors(self.tensors, header, torch.float32)})
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> AdaptState:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ModelFileError: not such a file, or damaged.
+        """
+        path = Path(path)
+        header = read_header(path)
+        if header.config is None or header.config.get("class") != KIND:
+            raise ModelFileError(f"{path} is not the state of an adaptation. Remove it, or name another folder.")
+        template = {name: torch.empty(shape, device="meta") for name, (_, shape) in header.tensors.items()}
+        numbers = {key: value for key, value in header.config.items() if key not in ("class", "format_version")}
+        return AdaptState(read_tensors(path, template, header=header), numbers)

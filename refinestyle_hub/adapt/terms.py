@@ -1,0 +1,117 @@
+"""The parts of the objective that only look: each a small class with its source. ``critic.Adversarial`` also learns.
+
+What brings the style: the sliced Wasserstein distances, the redrawn references. What keeps the source: the two
+correspondences. What keeps both within bounds: the norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..losses.correspondence import between_samples, within_samples
+from ..losses.gan import feature_matching, pyramid
+from ..losses.sliced import sliced_features, sliced_pictures
+from .context import Context
+
+
+__all__ = ["Between", "Norm", "Reconstruction", "SlicedFeatures", "SlicedPictures", "Within"]
+
+COARSE = (8, 16)  # pixels, sides of the feature maps that are compared with the source's
+REDRAWN = 2  # references per step
+
+
+@dataclass
+class SlicedPictures:
+    """Colours and details of the samples are distributed as the references' (Karras et al. 2018, section 5)."""
+
+    weight: float
+    name: str = "sliced_pictures"
+
+    def __call__(self, context: Context) -> Tensor:
+        """See ``losses.sliced.sliced_pictures``."""
+        return sliced_pictures(context.adapted, context.chosen, context.rng)
+
+
+@dataclass
+class SlicedFeatures:
+    """The same of feature maps (Heitz et al. 2021)."""
+
+    weight: float
+    name: str = "sliced_features"
+
+    def __call__(self, context: Context) -> Tensor:
+        """See ``losses.sliced.sliced_features``."""
+        return sliced_features(context.adapted_features, context.chosen_features, context.rng)
+
+
+@dataclass
+class Between:
+    """Samples differ from each other as before: no collapse onto the references (Ojha et al. 2021, CDC)."""
+
+    weight: float
+    name: str = "between"
+
+    def __call__(self, context: Context) -> Tensor:
+        """See ``losses.correspondence.between_samples``."""
+        pairs = _coarse(context)
+        return torch.stack([between_samples(source, adapted) for source, adapted in pairs]).mean()
+
+
+@dataclass
+class Within:
+    """The places of a sample differ from each other as before: pose and expression stay (Xiao et al. 2022, RSSA)."""
+
+    weight: float
+    name: str = "within"
+
+    def __call__(self, context: Context) -> Tensor:
+        """See ``losses.correspondence.within_samples``."""
+        pairs = _coarse(context)
+        return torch.stack([within_samples(source, adapted) for source, adapted in pairs]).mean()
+
+
+@dataclass
+class Reconstruction:
+    """References are redrawn from their own w+: what became of what (Chong and Forsyth 2022, JoJoGAN, section 3).
+
+    The distance is that of discriminator features, as there, and of Laplacian pyramids.
+    """
+
+    weight: float
+    name: str = "reconstruction"
+
+    def __call__(self, context: Context) -> Tensor:
+        """Mean over two of the references at a time."""
+        assert context.inversions is not None
+        count = len(context.references)
+        some = [(context.step * REDRAWN + i) % count for i in range(min(REDRAWN, count))]
+        wanted = context.references.pictures[some]
+        redrawn = context.draw(context.inversions[some])
+        loss = pyramid(redrawn, wanted)
+        if context.features is not None:
+            with torch.no_grad():
+                theirs = context.features(wanted)
+            loss = loss + feature_matching(context.features(redrawn), theirs)
+        return loss
+
+
+@dataclass
+class Norm:
+    """Squared norm of the residuals relative to the kernels', mean over the layers."""
+
+    weight: float
+    name: str = "norm"
+
+    def __call__(self, context: Context) -> Tensor:
+        """See ``TokenParameters.residual_norm``."""
+        return context.parameters.residual_norm().square().mean()
+
+
+def _coarse(context: Context) -> list[tuple[Tensor, Tensor]]:
+    """The maps that show what is where, of the samples before and after."""
+    pairs = list(zip(context.source_features, context.adapted_features, strict=True))
+    chosen = [pair for pair in pairs if pair[0].shape[-1] in COARSE]
+    return chosen or pairs[-1:]

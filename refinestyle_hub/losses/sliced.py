@@ -1,0 +1,97 @@
+"""Sliced Wasserstein distances of pictures and of feature maps, as sets of local patches: no pairs are needed.
+
+Rabin et al. 2011; on bands of pictures Karras et al. 2018 (arXiv 1710.10196, section 5); on feature maps as a loss for
+textures, with tags that say where a feature lies, Heitz et al. 2021 (arXiv 2006.07229, sections 3 and 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+__all__ = ["bands", "sliced_features", "sliced_pictures", "sliced_wasserstein"]
+
+SMALLEST_BAND = 16  # pixels: what is left holds the colours
+PLACES = 1024  # of a map that are compared, at most: a grid of random offset
+
+
+def sliced_wasserstein(x: Tensor, y: Tensor) -> Tensor:
+    """Squared 2-Wasserstein distance of point sets on D lines, mean over them.
+
+    Args:
+        x: projections [P, D].
+        y: projections [P', D].
+    """
+    x, y = x.sort(dim=0).values, y.sort(dim=0).values
+    if len(x) != len(y):  # quantiles of the larger set at the places of the smaller
+        fewer = min(len(x), len(y))
+        x, y = _quantiles(x, fewer), _quantiles(y, fewer)
+    return (x - y).square().mean()
+
+
+def bands(x: Tensor) -> list[Tensor]:
+    """Laplacian pyramid of pictures [N, 3, H, W]: details of each octave, and last the colours at 16 px or less."""
+    found = []
+    while x.shape[-1] > SMALLEST_BAND:
+        low = F.avg_pool2d(x, 2)
+        found.append(x - F.interpolate(low, scale_factor=2.0, mode="bilinear"))
+        x = low
+    return [*found, x]
+
+
+def sliced_pictures(x: Tensor, y: Tensor, rng: torch.Generator, lines: int = 32, place: float = 0.5) -> Tensor:
+    """Distance of 3x3 patches of pictures [N, 3, H, W] and [M, 3, H, W], mean over the bands of their pyramids.
+
+    Each band counts relative to its variance in ``y``. ``place``: weight of where a patch lies, in deviations.
+    """
+    return _compare(bands(x), bands(y), rng, lines, place, kernel=3)
+
+
+def sliced_features(
+    x: Sequence[Tensor], y: Sequence[Tensor], rng: torch.Generator, lines: int = 32, place: float = 0.5
+) -> Tensor:
+    """Distance of the features in maps [N, C, h, w] and [M, C, h, w], mean over the maps, relative to their variance."""
+    return _compare(x, y, rng, lines, place, kernel=1)
+
+
+def _compare(
+    x: Sequence[Tensor], y: Sequence[Tensor], rng: torch.Generator, lines: int, place: float, kernel: int
+) -> Tensor:
+    distances = []
+    for a, b in zip(x, y, strict=True):
+        filters = torch.randn(lines, a.shape[1], kernel, kernel, generator=rng).to(a)
+        filters = filters / filters.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+        stride = _stride(a)
+        top, left = torch.randint(stride, (2,), generator=rng).tolist()
+        grid = (slice(top, None, stride), slice(left, None, stride))
+        rows, columns = (torch.linspace(-1, 1, side)[part] for side, part in zip(a.shape[-2:], grid, strict=True))
+        tags = place * torch.cartesian_prod(rows, columns) @ torch.randn(2, lines, generator=rng)  # [h' w', D]
+        p, q = (_project(maps, filters, stride, top, left) for maps in (a, b))  # [N, h' w', D]
+        scale = (q.var(dim=(0, 1)).mean() + 1e-8).rsqrt()
+        p, q = (points * scale + tags.to(points) for points in (p, q))
+        distances.append(sliced_wasserstein(p.flatten(0, 1), q.flatten(0, 1)))
+    return torch.stack(distances).mean()
+
+
+def _stride(x: Tensor) -> int:
+    stride = 1
+    while x.shape[-2] * x.shape[-1] > PLACES * stride**2:
+        stride *= 2
+    return stride
+
+
+def _project(x: Tensor, filters: Tensor, stride: int, top: int, left: int) -> Tensor:
+    """Maps [N, C, h, w] along ``filters`` [D, C, k, k] at the places of a grid: [N, h' w', D]."""
+    padding = filters.shape[-1] // 2
+    x = F.pad(x, (padding,) * 4, mode="replicate") if padding else x
+    return F.conv2d(x[:, :, top:, left:], filters, stride=stride).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _quantiles(x: Tensor, count: int) -> Tensor:
+    if len(x) == count:
+        return x
+    return F.interpolate(x.mT[None], size=count, mode="linear", align_corners=True)[0].mT
