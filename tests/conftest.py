@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,27 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # between the client's retries
         yield server
         close_session()
+
+
+@pytest.fixture(scope="module")
+def closed_loops() -> Iterator[None]:
+    """Closes the event loops that Gradio leaves open: one for each lock that is made outside of a running loop.
+
+    Left to the garbage collector, their ResourceWarnings would fail whichever test runs when it next does.
+    """
+    made: list[asyncio.AbstractEventLoop] = []
+    make = asyncio.new_event_loop
+
+    def noted() -> asyncio.AbstractEventLoop:
+        made.append(make())
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "new_event_loop", noted)
+        yield
+    for loop in made:
+        loop.close()
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from space.ui import LAUNCH, build
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("default"),  # of the server's libraries, which warn each other in its threads
+    pytest.mark.usefixtures("closed_loops"),
 ]
 
 SHOTS = Path(__file__).resolve().parents[1] / "docs" / "screenshots"

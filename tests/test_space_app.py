@@ -31,7 +31,10 @@ from space.ui import LAUNCH, build
 
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.filterwarnings("default")  # of the server's libraries, which warn each other in its threads
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # of the server's libraries, which warn each other in its threads
+    pytest.mark.usefixtures("closed_loops"),
+]
 PUBLIC = {"/align", "/invert", "/edit"}
 
 
