@@ -139,7 +139,7 @@ class Clip(nn.Module):
             kind = AutoConfig.from_pretrained(name).model_type
             if kind != "clip":
                 raise UnsupportedModelError(f"{name} is a model of type {kind!r}; a CLIP is needed.")
-            model, report = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+            loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
             processor = CLIPProcessor.from_pretrained(name)
         except UnsupportedModelError:
             raise
@@ -148,6 +148,7 @@ class Clip(nn.Module):
                 f"No CLIP can be loaded from {name!r} ({' '.join(str(error).split())[:200]}).\n"
                 "Give a Hub id or a folder with config, safetensors weights, tokenizer and image processor."
             ) from error
+        model, report = loaded
         if report["missing_keys"] or report["mismatched_keys"]:
             odd = ", ".join(sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))[:3])
             raise ModelFileError(f"The weights of {name} are incomplete: {odd} ...")
@@ -208,7 +209,7 @@ def picture_direction(clip: Clip, sources: Tensor, references: Tensor) -> Tensor
 
 
 def _unit_direction(change: Tensor, what: str) -> Tensor:
-    length = change.norm()
+    length = float(change.norm())
     if not length > 1e-6:
         raise ConfigError(f"There is no direction between {what}: they are the same to this CLIP.")
     return change / length
@@ -220,8 +221,9 @@ def _unit_direction(change: Tensor, what: str) -> Tensor:
 def directional_loss(change: Tensor, direction: Tensor) -> Tensor:
     """``1 - cos(dI, dT)`` of each change of embeddings ``[N, E]`` against a unit direction ``[E]`` -> ``[N]``.
 
-    Equation 3 of the paper. Adaptation begins without any change, where a cosine has no gradient to speak of and next to it a huge one;
-    below a length of ``SMOOTHING`` a change therefore counts in proportion. Above, the loss is the paper's.
+    Equation 3 of the paper. Adaptation begins without any change, where a cosine has no gradient to speak of and next
+    to it a huge one; below a length of ``SMOOTHING`` a change therefore counts in proportion. Above, the loss is the
+    paper's.
     """
     length = (change.square().sum(dim=1) + SMOOTHING**2).sqrt()
     return 1 - change @ direction / length
