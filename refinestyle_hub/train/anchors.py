@@ -9,6 +9,7 @@ while random z are judged by the discriminator as usual: the pictures keep the s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,35 @@ from ..errors import ConfigError
 from .data import Pictures, label_rows, other_side, parameters_of, picture_key
 
 
-__all__ = ["anchor_codes", "code_gains", "couple", "scene_vectors"]
+__all__ = ["Scenes", "couple", "scene_vectors", "scenes_of"]
 
 LATERAL = ("yaw", "gaze.0", "light.0")  # angles to one side, in the portraits' labels
 
 
-def anchor_codes(
-    source: str | Path,
-    pictures: Pictures,
-    steps: int = 2000,
-    seed: int = 0,
-    progress: Callable[[int, float], None] | None = None,
-) -> Tensor:
-    """Codes [2 N, K] of the N pictures of ``source``, then of their mirror images; close to N(0, I) together.
+@dataclass(frozen=True)
+class Scenes:
+    """What the anchors show: [2 N, K], one row for each picture, then for each mirror image."""
+
+    vectors: Tensor
+    names: Sequence[str]  # of the first columns; the words of one label are columns "<label>=<word>"
+
+    def columns(self) -> tuple[list[int], list[int], list[list[int]]]:
+        """Columns by kind: numbers, flags (two values), and the group of each label of words."""
+        words: dict[str, list[int]] = {}
+        for i, name in enumerate(self.names):
+            if "=" in name:
+                words.setdefault(name.split("=")[0], []).append(i)
+        taken = {i for group in words.values() for i in group}
+        others = [i for i in range(self.vectors.shape[1]) if i not in taken]
+        flags = [i for i in others if len(self.vectors[:, i].unique()) == 2]
+        return [i for i in others if i not in flags], flags, list(words.values())
+
+    def to(self, device: torch.device) -> Scenes:
+        return Scenes(self.vectors.to(device), self.names)
+
+
+def scenes_of(source: str | Path, pictures: Pictures) -> Scenes:
+    """The scenes of the pictures of ``source``.
 
     Raises:
         ConfigError: ``source`` has no labels.jsonl and parameters.npz, or not for every picture.
@@ -48,7 +65,7 @@ def anchor_codes(
     )
     side = torch.ones(len(vectors), 1)  # hair is parted on one side, which no label says
     both = [torch.cat([vectors, side], dim=1), torch.cat([mirrored(vectors, names, LATERAL), -side], dim=1)]
-    return couple(torch.cat(both), steps=steps, seed=seed, progress=progress)
+    return Scenes(torch.cat(both), names)
 
 
 def scene_vectors(
@@ -158,20 +175,3 @@ def couple(
         if progress is not None and step % 100 == 0:
             progress(step, loss.item())
     return normal_scores(flow.to_noise(data), rng)
-
-
-def code_gains(pictures: Tensor, codes: Tensor, floor: float = 0.02) -> Tensor:
-    """How much of the pictures each code moves, [K], with mean square 1.
-
-    The square root of the share of pixel variance (at 16 px) that a linear map explains by each code. Scaling the
-    mapping's first layer by it tells the generator which of some hundred codes are worth learning first.
-
-    Args:
-        pictures: uint8 [N, 3, H, W]; a few thousand are enough.
-        codes: [N, K], uncorrelated, unit variance.
-    """
-    x = F.adaptive_avg_pool2d(pictures.float() / 127.5 - 1.0, 16).flatten(1)
-    x = x - x.mean(0)
-    share = (codes.t() @ x / len(x)).square().sum(1) / x.square().sum(1).mean()
-    gains = share.sqrt() + floor
-    return gains * gains.square().mean().rsqrt()

@@ -6,6 +6,7 @@ into the generator, the gradient with respect to the weights moves the discrimin
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -24,9 +25,10 @@ from ..generator import Generator
 from ..images import contact_sheet, save_png, to_images
 from ..losses import gan
 from . import checkpoint
-from .anchors import anchor_codes, code_gains
+from .anchors import Scenes, couple, scenes_of
 from .data import Pictures, batches, open_pictures, to_float
 from .generator_settings import GeneratorTraining
+from .teach import SceneReader, refit_styles, teach_mapping
 
 
 __all__ = ["GeneratorTraining", "Progress", "Trainer", "train_generator"]
@@ -55,15 +57,21 @@ class Trainer:
     """
 
     def __init__(
-        self, config: GeneratorTraining, pictures: Pictures, codes: Tensor | None = None, accelerator: Any = None
+        self,
+        config: GeneratorTraining,
+        pictures: Pictures,
+        anchors: tuple[Tensor, Scenes] | None = None,
+        accelerator: Any = None,
     ) -> None:
-        """``codes`` [2 N, K]: anchors of the N pictures, then of their mirror images."""
+        """``anchors``: codes [2 N, K] of the N pictures, then of their mirror images, and the scenes."""
         if accelerator is None:
             accelerator = _accelerator(config)
         if config.batch % accelerator.num_processes:
             raise ConfigError(f"batch {config.batch} must be divisible by the {accelerator.num_processes} processes.")
         self.accelerator, self.config, self.pictures = accelerator, config, pictures
-        self.codes, self.device = codes, accelerator.device
+        self.codes: Tensor | None = None if anchors is None else anchors[0]
+        self.scenes: Scenes | None = None if anchors is None else anchors[1]
+        self.device = accelerator.device
         self.local_batch = config.batch // accelerator.num_processes
         shape = GeneratorConfig(
             resolution=config.resolution,
@@ -72,19 +80,17 @@ class Trainer:
             mapping_layers=config.mapping_layers,
             channels=dict(config.channels),
         )
+        self.reader: SceneReader | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.generator, self.average = self._place(Generator(shape)), self._place(Generator(shape)).eval()
             self.discriminator = self._place(
                 Discriminator(DiscriminatorConfig(config.resolution, channels=shape.channels))
             )
-        if codes is not None:
-            sample = torch.arange(0, len(pictures), max(1, len(pictures) // 5000))
-            gains = code_gains(pictures.take(sample), codes[sample])
-            with torch.no_grad():
-                self.generator.mapping.fc0.weight[:, : len(gains)] *= gains.to(self.device)
+            if self.scenes is not None and config.scene_weight:
+                self.reader = SceneReader(16 * shape.channels[4], self.scenes).to(self.device)
         self.average.load_state_dict(self.generator.state_dict())
-        self.networks = {
+        self.networks: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,
@@ -93,6 +99,8 @@ class Trainer:
             "generator": adam(self.generator.synthesis, self.generator.mapping),
             "discriminator": adam(self.discriminator),
         }
+        if self.reader is not None:
+            self.networks["reader"], self.optimizers["reader"] = self.reader, adam(self.reader)
         self.synthesis: Callable[..., Tensor] = self.generator.synthesis
         if config.compile:
             self.synthesis = torch.compile(self.generator.synthesis)
@@ -131,13 +139,13 @@ class Trainer:
         w: Tensor = self.generator.map(torch.cat([codes, free], dim=1).to(self.device))
         return w
 
-    def step(self, real: Tensor, codes: Tensor | None) -> dict[str, float]:
-        """One step on pictures [n, 3, H, W] in [-1, 1] and the codes [n, K] of their scenes."""
+    def step(self, real: Tensor, rows: Tensor) -> dict[str, float]:
+        """One step on pictures [n, 3, H, W] in [-1, 1], which are the anchors ``rows`` [n]."""
         config, report, n = self.config, {}, len(real)
         playing = self.seen >= config.adversarial_from
-        anchors = 0 if codes is None else round(config.anchored * n) if playing else n
+        anchors = 0 if self.codes is None else round(config.anchored * n) if playing else n
         rng = self.rng(0)
-        parts = [self.anchor_latents(codes[:anchors], rng)] if codes is not None and anchors else []
+        parts = [self.anchor_latents(self.codes[rows[:anchors]], rng)] if self.codes is not None and anchors else []
         if anchors < n:
             parts.append(self.latents(n - anchors, rng))
         w = torch.cat(parts)
@@ -161,6 +169,13 @@ class Trainer:
                 matching = gan.feature_matching([m[:anchors] for m in fake_maps], [m[:anchors] for m in real_maps])
                 wanted = wanted + config.feature_weight * matching
                 report["features"] = matching.item()
+            if self.reader is not None and self.scenes is not None and anchors:
+                scenes = self.scenes.vectors[rows].to(self.device)
+                read = self.reader.losses(real_maps[-1].flatten(1).float(), scenes)
+                shown = self.reader.losses(fake_maps[-1][:anchors].flatten(1).float(), scenes[:anchors])
+                wanted = wanted + config.scene_weight * torch.stack([*shown.values()]).sum()
+                report |= {f"read_{key}": value.item() for key, value in read.items()}
+                report |= {f"shown_{key}": value.item() for key, value in shown.items()}
             report["sign_real"] = real_logits.detach().sign().mean().item()
             report["sign_fake"] = fake_logits.detach().sign().mean().item()
         (gradient,) = torch.autograd.grad(wanted, picture, retain_graph=playing)
@@ -171,15 +186,20 @@ class Trainer:
 
         if playing:
             loss = gan.discriminator_loss(fake_logits, real_logits)
+            report["discriminator"] = loss.item()
             parameters = list(self.discriminator.parameters())
+            if self.reader is not None and anchors:
+                loss = loss + config.scene_weight * torch.stack([*read.values()]).sum()
+                parameters += list(self.reader.parameters())
             for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 p.grad = g
-            report["discriminator"] = loss.item()
             if self.every(config.r1_every):
                 penalty = gan.r1(self.discriminator, real[: max(1, n // 2)])
                 (penalty * (config.r1_gamma / 2 * config.r1_every)).backward()
                 report["r1"] = penalty.item()
             self.update("discriminator")
+            if self.reader is not None and anchors:
+                self.update("reader")
 
         with torch.no_grad():
             self.generator.mapping.w_avg.lerp_(self.mean_over_processes(w[:, 0].detach().float().mean(0)), 0.005)
@@ -207,7 +227,7 @@ class Trainer:
         """Average the gradients of all processes, then step."""
         config, optimizer = self.config, self.optimizers[which]
         begun = self.seen - self.cold[which]
-        if which == "discriminator":
+        if which != "generator":
             begun = min(begun, self.seen - config.adversarial_from)
         lr = config.learning_rate * min(1.0, (begun + config.batch) / max(config.warmup, config.batch))
         if self.seen >= config.pictures - config.cooldown:
@@ -265,6 +285,26 @@ class Trainer:
                 if name.endswith("torgb.weight") and f"{part}.{name}" not in filled:
                     nn.init.zeros_(p)
 
+    def teach(self) -> None:
+        """Start the mapping over from the scenes of the anchors; the styles follow it as far as they can."""
+        from accelerate.utils import broadcast
+
+        assert self.codes is not None
+        assert self.scenes is not None
+        config, mapping = self.config, self.generator.mapping
+        nets = (self.generator, self.average)
+        before = [copy.deepcopy(net.mapping) for net in nets]
+        codes = self.codes.to(self.device)
+        teach_mapping(mapping, codes, self.scenes.to(self.device), config.teach_steps, config.seed)
+        for tensor in (*mapping.parameters(), mapping.w_avg):
+            broadcast(tensor.detach())
+        self.average.mapping.load_state_dict(mapping.state_dict())
+        rng = torch.Generator().manual_seed(config.seed)
+        free = torch.randn(len(codes), config.z_dim - codes.shape[1], generator=rng)
+        z = torch.cat([codes, free.to(self.device)], dim=1)
+        for net, old in zip(nets, before, strict=True):
+            refit_styles(net, old, z)
+
     @torch.no_grad()
     def grid(self, path: Path, truncation: float = 1.0, side: int = 8) -> None:
         """A sheet of ``side`` x ``side`` fixed latents; with anchors, the last rows are pictures and redrawings."""
@@ -298,7 +338,7 @@ class Trainer:
                 batch = next(stream)
                 real = to_float(batch.pictures).to(self.device, memory_format=torch.channels_last)
                 rows = batch.indices + batch.flipped.long() * len(self.pictures)
-                report = self.step(real, None if self.codes is None else self.codes[rows])
+                report = self.step(real, rows)
                 for key, value in report.items():
                     sums.setdefault(key, []).append(value)
                 if main and self.every(50):
@@ -345,25 +385,28 @@ def train_generator(config: GeneratorTraining, progress: Progress | None = None)
     accelerator = _accelerator(config)
     pictures = open_pictures(config.data, config.resolution)
     out = Path(config.out)
-    codes = _anchors(config, pictures, accelerator) if config.anchors else None
-    trainer = Trainer(config, pictures, codes, accelerator)
+    anchors = _anchors(config, pictures, accelerator) if config.anchors else None
+    trainer = Trainer(config, pictures, anchors, accelerator)
     if (out / "state.safetensors").exists():
         trainer.load(out / "state.safetensors")
-    elif config.start_from:
-        trainer.start_from(Path(config.start_from))
+    else:
+        if config.start_from:
+            trainer.start_from(Path(config.start_from))
+        if anchors is not None and config.teach_steps:
+            trainer.teach()
     trainer.run(progress)
     return trainer
 
 
-def _anchors(config: GeneratorTraining, pictures: Pictures, accelerator: Any) -> Tensor:
-    """The codes of the pictures, computed once a run and kept beside its state."""
+def _anchors(config: GeneratorTraining, pictures: Pictures, accelerator: Any) -> tuple[Tensor, Scenes]:
+    """The scenes of the pictures, and their codes: these are computed once a run and kept beside its state."""
     from safetensors.torch import load_file, save_file
 
-    path = Path(config.out) / "anchors.safetensors"
+    scenes, path = scenes_of(config.data, pictures), Path(config.out) / "anchors.safetensors"
     if accelerator.is_main_process and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        save_file({"codes": anchor_codes(config.data, pictures, config.anchor_steps, config.seed)}, temporary)
+        save_file({"codes": couple(scenes.vectors, config.anchor_steps, seed=config.seed)}, temporary)
         temporary.replace(path)
     accelerator.wait_for_everyone()
-    return load_file(path)["codes"]
+    return load_file(path)["codes"], scenes

@@ -38,14 +38,16 @@ class GeneratorTraining:
     flip: bool = True
     translate: int = 0  # largest random shift of what the discriminator sees, pixels; for small sets
     seed: int = 0
-    start_from: str = ""  # state of a smaller run: matching tensors are taken, new toRGB layers start at zero
+    start_from: str = ""  # state of another run: matching tensors are taken, new toRGB layers start at zero
     # pictures whose scene is known (labels.jsonl and parameters.npz) can lead the generator
     anchors: bool = False
     anchor_steps: int = 2_000  # of the flow that turns scenes into codes
+    teach_steps: int = 4_000  # of the mapping alone, which learns to tell the scene before the run starts
     adversarial_from: int = 0  # before, the generator only redraws its anchors
     anchored: float = 0.5  # share of each batch that redraws anchors once the discriminator plays
     pyramid_weight: float = 10.0
     feature_weight: float = 1.0
+    scene_weight: float = 0.5  # of the scene, which the discriminator reads off pictures and anchors must show
     # how
     compile: bool = False  # torch.compile the synthesis: 1.5 times as fast on a CPU, some minutes to start
     precision: str = "no"  # accelerate's: no, bf16, fp16
