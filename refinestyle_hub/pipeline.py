@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .adapt import STEPS as ADAPT_STEPS
+from .adapt import Adaptation, AdaptSettings, AdaptState, Align, References, Term, load_references, preset
 from .config import Fingerprint
 from .discriminator import Discriminator
 from .edit import Directions, apply
@@ -290,6 +292,92 @@ class RefineStylePipeline:
         with torch.no_grad():
             w_plus = self.generator.map(z.to(self.device), truncation)
         return _output(self._draw(w_plus, [None] * len(z), edits or {}, domains or {}), output_type)
+
+    def adapt(
+        self,
+        pictures: Sequence[PictureSource] | References,
+        *,
+        name: str = "",
+        steps: int = ADAPT_STEPS,
+        tokens: int = 4,
+        align: Align = "auto",
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        state: str | os.PathLike[str] | None = None,
+        settings: AdaptSettings | None = None,
+        terms: Sequence[Term] = (),
+    ) -> TokenSet:
+        """Make a domain from 1 to 20 pictures of a style; they need neither be paired nor inverted.
+
+        Args:
+            pictures: paths, file contents, open files or PIL images.
+            name: kept in the domain's metadata.
+            steps: of optimisation.
+            tokens: T, tokens per layer.
+            align: "auto" cuts faces out where they are found and uses other pictures as they are; "none" uses all so.
+            seed: the same seed gives the same result.
+            on_step: called with (step, steps, figures); True stops and keeps the best so far.
+            state: file to keep the run in; where it exists, the run goes on.
+            settings: weights and rates, with a number of tokens of their own; None: what suits so many pictures.
+            terms: more terms of the objective, see ``adapt.Term``.
+
+        Returns:
+            The domain. Its metadata say how it was made, and under "left_out" which terms this model cannot have.
+
+        Raises:
+            PictureError: a picture cannot be used; the message names it.
+            ConfigError: not 1 to 20 pictures; ``state`` is of another run.
+            MissingDependencyError: the face detector is not installed ("none" does without), or, for one to four
+                pictures or without a discriminator, the perceptual distance.
+        """
+        saved = None if state is None or not Path(state).exists() else AdaptState.load(state)
+        run = self.adaptation(
+            pictures,
+            steps=steps,
+            tokens=tokens,
+            align=align,
+            seed=seed,
+            state=saved,
+            settings=settings,
+            terms=terms,
+        )
+        run.run(on_step, state)
+        return run.token_set({"name": name} if name else {})
+
+    def adaptation(
+        self,
+        pictures: Sequence[PictureSource] | References,
+        *,
+        steps: int = ADAPT_STEPS,
+        tokens: int = 4,
+        align: Align = "auto",
+        seed: int = 0,
+        state: AdaptState | None = None,
+        settings: AdaptSettings | None = None,
+        terms: Sequence[Term] = (),
+    ) -> Adaptation:
+        """``adapt`` as a run whose steps the caller takes, with previews; ``state``: of the run to go on with."""
+        size = self.generator.config.resolution
+        found = pictures if isinstance(pictures, References) else load_references(pictures, size, align)
+        settings = settings or preset(len(found), tokens)
+        inversions, perceptual = None, None
+        if settings.reconstruction and self.encoder is not None:
+            with torch.no_grad():
+                inversions, _ = self.encoder(found.pictures.to(self.device), self.generator)
+        if self.discriminator is None or (settings.reconstruction and inversions is None):
+            perceptual = self.perceptual
+        return Adaptation(
+            self.generator,
+            found,
+            steps=steps,
+            settings=settings,
+            seed=seed,
+            discriminator=self.discriminator,
+            perceptual=perceptual,
+            inversions=inversions,
+            terms=terms,
+            state=state,
+        )
 
     def paste_back(self, picture: PictureSource, face: Inversion, edited: Image.Image) -> Image.Image:
         """Lay an edited picture of ``face`` back into the photo that it was found in.

@@ -1,14 +1,15 @@
 """Few pictures -> a domain: one token set for all samples, optimised against a frozen generator.
 
-RefineStyle (arXiv 2410.06104): tokens enter before the modulation, in all 3x3 convolutions and toRGB layers, with offsets
-to the biases. First the distributions of patches and features are matched, which is quick and coarse; then the shipped
-discriminator learns the style alongside and says what is still wrong.
+RefineStyle (arXiv 2410.06104): tokens enter before the modulation, in all 3x3 convolutions and toRGB layers, with
+offsets to the biases. First the distributions of patches and features are matched, which is quick and coarse; then the
+shipped discriminator learns the style alongside and says what is still wrong.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,7 +23,7 @@ from ..discriminator import Discriminator
 from ..errors import ConfigError, ModelFileError, ShapeError
 from ..fingerprint import fingerprint
 from ..generator import Generator
-from ..invert import invert
+from ..invert import OnStep, invert
 from ..losses import Perceptual, shrink
 from ..losses.sliced import sliced_features, sliced_pictures
 from ..token_parameters import TokenParameters
@@ -110,6 +111,8 @@ class Adaptation:
         side, count = config.resolution, len(self.references)
         if self.steps < 1:
             raise ConfigError(f"steps must be at least 1, not {self.steps}.")
+        if self.seed < 0:
+            raise ConfigError(f"A seed is a whole number from 0, not {self.seed}.")
         if self.references.pictures.shape[1:] != (3, side, side):
             raise ShapeError(
                 f"This generator takes pictures [N, 3, {side}, {side}], not {list(self.references.pictures.shape)}."
@@ -179,6 +182,21 @@ class Adaptation:
             figures = self._step()
         self.seconds += time.monotonic() - began
         return figures
+
+    def run(self, on_step: OnStep | None = None, state: str | os.PathLike[str] | None = None) -> bool:
+        """Do the steps that are left; False when ``on_step`` stopped it. What there is then is kept.
+
+        Args:
+            on_step: called with (step, steps, figures) after each; True stops.
+            state: file that ``self.state()`` is saved to whenever fixed samples were looked at, and at the end.
+        """
+        going = True
+        while going and not self.finished:
+            figures = self.step()
+            going = on_step is None or not on_step(self.done, self.steps, figures)
+            if state is not None and ("distance" in figures or not going):
+                self.state().save(state)
+        return going
 
     def _invert(self) -> None:
         """w+ of the references, where a term wants them: part of the first step."""
@@ -283,6 +301,7 @@ class Adaptation:
             "steps": step,
             "planned_steps": self.steps,
             "objectives": {term.name: term.weight for term in self.terms},
+            "left_out": self.left_out,
             "settings": _plain(asdict(self.settings)),
         }
         return best.token_set(self.base, {**made, **(metadata or {})}).detach()

@@ -1,7 +1,8 @@
-"""The pictures of a style, as an adaptation takes them: squares of the generator's size, aligned where there is a face."""
+"""The pictures of a style as an adaptation takes them: squares of the generator's size, aligned by their faces."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -72,10 +73,8 @@ def load_references(pictures: Sequence[PictureSource], size: int, align: Align =
         try:
             image, found = load_picture(source), False
             if align == "auto":
-                try:
+                with contextlib.suppress(FaceNotFoundError):
                     image, found = crop_face(image, size).image, True
-                except FaceNotFoundError:
-                    pass
         except PictureError as error:
             raise PictureError(f"{name}: {error}") from error
         tensors.append(to_tensor(image, size))

@@ -1,6 +1,6 @@
 """The command line, ``refinestyle``.
 
-Every command is a function in a module of its kind: ``pictures``, ``models``, ``checkpoints``,
+Every command is a function in a module of its kind: ``pictures``, ``adapt``, ``models``, ``checkpoints``,
 ``sharing``, ``training``, ``evaluate``. This module imports none
 of the networks, so that ``--help`` is quick; commands import what they use when they run.
 """
@@ -15,7 +15,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import RefineStyleHubError
-from . import checkpoints, evaluate, models, pictures, sharing
+from . import adapt, checkpoints, evaluate, models, pictures, sharing
 from .train import TrainGroup
 
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command("generate")(pictures.generate)
 app.command("invert")(pictures.invert)
 app.command("edit")(pictures.edit)
+app.command("adapt")(adapt.adapt)
 app.add_typer(
     typer.Typer(cls=TrainGroup, no_args_is_help=True), name="train", help="Train a network on your pictures."
 )

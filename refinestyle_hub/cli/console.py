@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
 
-__all__ = ["AsJson", "Tick", "emit", "progress", "write_json"]
+__all__ = ["AsJson", "Tick", "emit", "interruptible", "progress", "write_json"]
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print a machine-readable report on stdout.")]
 Tick: TypeAlias = Callable[[int, Mapping[str, float]], None]  # how much is done, and figures to show
@@ -61,3 +63,19 @@ def progress(what: str, total: int) -> Iterator[Tick]:
             bar.update(task, completed=done, figures=shown)
 
         yield tick
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Yields a question: was Ctrl-C pressed? So a run can end after a whole step. The second Ctrl-C does not wait."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -15,6 +15,7 @@ from . import console
 
 if TYPE_CHECKING:
     from ..pipeline import RefineStylePipeline
+    from ..tokens import TokenSet
 
 
 __all__ = ["edit", "generate", "invert"]
@@ -24,6 +25,10 @@ MAX_SEEDS = 100_000  # of one command
 
 Model: TypeAlias = Annotated[str, typer.Argument(help="Bundled name, folder or Hub id.", metavar="MODEL")]
 Device: TypeAlias = Annotated[str, typer.Option(help="Such as cpu, cuda or mps.")]
+InDomains: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--domain", help="NAME, folder, file or Hub id, and =STRENGTH; may be repeated: domains add."),
+]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -53,6 +58,36 @@ def parse_edits(pairs: list[str]) -> dict[str, float]:
     return edits
 
 
+def parse_domains(pairs: list[str]) -> dict[str, float]:
+    """``["sketch", "my/folder=0.7"]`` -> strength by name or place, 1 where none is given.
+
+    Raises typer.BadParameter.
+    """
+    domains = {}
+    for pair in pairs:
+        name, given, strength = pair.rpartition("=")
+        try:
+            value = float(strength) if given else 1.0
+        except ValueError:
+            value = math.nan
+        name = (name if given else pair).strip()
+        if not name or not math.isfinite(value):
+            raise typer.BadParameter(f"{pair!r} is not of the form DOMAIN or DOMAIN=STRENGTH, such as sketch=0.7.")
+        domains[name] = value
+    return domains
+
+
+def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[str | TokenSet, float]:
+    """The model's own domains by name, others from a folder, file or Hub id."""
+    from ..tokens import TokenSet
+
+    found: dict[str | TokenSet, float] = {}
+    for name, strength in wanted.items():
+        elsewhere = name not in pipe.domains and ("/" in name or Path(name).exists())
+        found[TokenSet.from_pretrained(name) if elsewhere else name] = strength
+    return found
+
+
 def load(model: str, device: str) -> RefineStylePipeline:
     """The pipeline, ready to draw."""
     from ..pipeline import RefineStylePipeline
@@ -67,21 +102,29 @@ def generate(
     out: Annotated[Path, typer.Option("--out", help="Folder for seed0000.png and so on.")],
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 1,4,9.")] = "0-15",
     trunc: Annotated[float, typer.Option(help="Truncation: 1 as drawn, 0 the mean face.")] = 0.7,
+    domain: InDomains = None,
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
     """Draw one picture for each seed."""
-    numbers = parse_seeds(seeds)
+    numbers, wanted = parse_seeds(seeds), parse_domains(domain or [])
     pipe = load(model, device)
+    domains = load_domains(pipe, wanted)
     from ..images import save_png
 
     files = []
     with console.progress("pictures", len(numbers)) as tick:
         for done, seed in enumerate(numbers, 1):
             files.append(out / f"seed{seed:04d}.png")
-            save_png(pipe.generate([seed], truncation=trunc)[0], files[-1])
+            save_png(pipe.generate([seed], truncation=trunc, domains=domains)[0], files[-1])
             tick(done, {})
-    report = {"model": model, "truncation": trunc, "seeds": numbers, "files": [str(file) for file in files]}
+    report = {
+        "model": model,
+        "truncation": trunc,
+        "domains": wanted,
+        "seeds": numbers,
+        "files": [str(file) for file in files],
+    }
     console.emit(report, f"{len(files)} pictures in {out}", as_json)
 
 
@@ -163,12 +206,13 @@ def edit(
     inversion: Annotated[Path, typer.Argument(help="The inversion.safetensors of a face.", metavar="INVERSION")],
     out: Annotated[Path, typer.Option("--out", help="Picture to write.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=STRENGTH; may be repeated.")] = None,
+    domain: InDomains = None,
     paste: Annotated[Path | None, typer.Option(help="The photo: the edited face is laid back into it.")] = None,
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
-    """Draw an inverted face with attributes changed."""
-    edits = parse_edits(set_ or [])
+    """Draw an inverted face with attributes changed, or in another domain."""
+    edits, wanted = parse_edits(set_ or []), parse_domains(domain or [])
     if out.suffix.lower() != ".png":
         raise typer.BadParameter("The picture is written as PNG: give a name that ends in .png.", param_hint="--out")
     pipe = load(model, device)
@@ -176,9 +220,9 @@ def edit(
     from ..inversion import Inversion
 
     face = Inversion.from_pretrained(inversion)
-    picture = pipe.render(face, edits=edits)
+    picture = pipe.render(face, edits=edits, domains=load_domains(pipe, wanted))
     if paste is not None:
         picture = pipe.paste_back(paste, face, picture)
     save_png(picture, out)
-    report = {"model": model, "edits": edits, "file": str(out), "size": list(picture.size)}
+    report = {"model": model, "edits": edits, "domains": wanted, "file": str(out), "size": list(picture.size)}
     console.emit(report, f"{out}, {picture.width} x {picture.height} pixels", as_json)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -43,11 +40,12 @@ def generator(
     """
     places = {"data": data, "out": str(out)}
     settings = options.build(GeneratorTraining, {**given, **places}, config, _settings_of(out / "state.safetensors"))
-    with console.progress("pictures", settings.pictures) as tick, _interruptible() as check:
+    with console.progress("pictures", settings.pictures) as tick, console.interruptible() as pressed:
 
         def progress(seen: int, total: int, figures: Mapping[str, float]) -> None:
             tick(seen, figures)
-            check()
+            if pressed():
+                raise KeyboardInterrupt
 
         trainer = train_generator(settings, progress)
     if trainer.accelerator.is_main_process:
@@ -73,11 +71,12 @@ def encoder(
     """
     places = {"data": data, "out": str(out)}
     settings = options.build(EncoderTraining, {**given, **places}, config, _settings_of(out / "state.safetensors"))
-    with console.progress("pictures", settings.total) as tick, _interruptible() as check:
+    with console.progress("pictures", settings.total) as tick, console.interruptible() as pressed:
 
         def progress(seen: int, total: int, figures: Mapping[str, float]) -> None:
             tick(seen, figures)
-            check()
+            if pressed():
+                raise KeyboardInterrupt
 
         trainer = train_encoder(settings, progress)
     if trainer.accelerator.is_main_process:
@@ -114,26 +113,3 @@ def _settings_of(state: Path) -> dict[str, Any]:
             return dict(json.loads(file.metadata()["state"])["config"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{state} is not the state of a training run; give another --out.") from error
-
-
-@contextmanager
-def _interruptible() -> Iterator[Any]:
-    """Yields a check that raises KeyboardInterrupt once Ctrl-C was pressed, so that a run ends after a whole step.
-
-    The second Ctrl-C does not wait.
-    """
-    pressed: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -54,7 +54,7 @@ def sliced_pictures(x: Tensor, y: Tensor, rng: torch.Generator, lines: int = 32,
 def sliced_features(
     x: Sequence[Tensor], y: Sequence[Tensor], rng: torch.Generator, lines: int = 32, place: float = 0.5
 ) -> Tensor:
-    """Distance of the features in maps [N, C, h, w] and [M, C, h, w], mean over the maps, relative to their variance."""
+    """Distance of features in maps [N, C, h, w] and [M, C, h, w], mean over the maps, relative to their variance."""
     return _compare(x, y, rng, lines, place, kernel=1)
 
 
