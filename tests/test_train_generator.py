@@ -140,6 +140,25 @@ def test_anchors_are_redrawn(tiny: GeneratorTraining) -> None:
     assert torch.allclose(codes.std(0), torch.ones(codes.shape[1]), atol=0.1)
 
 
+def test_the_discriminator_learns_to_read_scenes(tiny: GeneratorTraining) -> None:
+    led = replace(tiny, anchors=True, anchor_steps=50, teach_steps=20, pictures=320, batch=8, warmup=8, cooldown=1)
+    read: list[float] = []
+    shown: list[float] = []
+
+    def progress(count: int, total: int, figures: dict[str, float]) -> None:
+        read.append(figures["read_numbers"])
+        shown.append(figures["shown_numbers"])
+
+    train_generator(led, progress)
+    assert sum(read[-10:]) < 0.8 * sum(read[:10])
+    assert sum(shown[-10:]) < sum(shown[:10])  # and the anchors show more of it
+    tensors, _ = checkpoint.read(Path(led.out) / "state.safetensors")
+    assert tensors["reader.out.weight"].shape == (6, 16 * 8)  # light, two moods, two colours, side
+    blind = replace(led, out=led.out + "-blind", scene_weight=0.0, pictures=8)
+    train_generator(blind, lambda count, total, figures: shown.append(float("read_numbers" in figures)))
+    assert shown[-1] == 0.0
+
+
 def checkpoint_codes(config: GeneratorTraining) -> torch.Tensor:
     from safetensors.torch import load_file
 
