@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from refinestyle_hub import RefineStylePipeline, cards
 from refinestyle_hub.attributes import AttributeNet
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
+from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.train import checkpoint
@@ -38,8 +39,8 @@ LIMITS = (
 )
 
 
-def load_average(state: Path) -> Generator:
-    """The averaged generator of a run."""
+def load(state: Path) -> tuple[Generator, Discriminator]:
+    """The averaged generator of a run, and its discriminator."""
     tensors, run = checkpoint.read(state)
     config = run["config"]
     channels = {int(r): c for r, c in config["channels"].items()}
@@ -50,9 +51,9 @@ def load_average(state: Path) -> Generator:
         mapping_layers=config["mapping_layers"],
         channels=channels,
     )
-    generator = Generator(shape)
-    checkpoint.load_networks(tensors, {"average": generator})
-    return generator.eval().requires_grad_(False)
+    generator, discriminator = Generator(shape), Discriminator(DiscriminatorConfig(shape.resolution, channels))
+    checkpoint.load_networks(tensors, {"average": generator, "discriminator": discriminator})
+    return generator.eval().requires_grad_(False), discriminator.eval().requires_grad_(False)
 
 
 def figures(path: Path | None) -> tuple[cards.Figure, ...]:
@@ -71,6 +72,7 @@ def figures(path: Path | None) -> tuple[cards.Figure, ...]:
             samples=found["pictures"],
             seed=report["seed"],
             command=command,
+            reference=name != "samples",
         )
         for key, word in words.items()
         for name, found in report["sets"].items()
@@ -84,6 +86,7 @@ def figures(path: Path | None) -> tuple[cards.Figure, ...]:
                 samples=report["face_found"]["pictures"],
                 seed=report["seed"],
                 command=command,
+                reference=name != "samples",
             )
         )
     return tuple(rows)
@@ -98,7 +101,7 @@ def sheet(generator: Generator, truncation: float, side: int = 8) -> list[torch.
 
 def save(state: Path, folder: Path, samples: int, measured: int) -> None:
     """Fit the directions to the averaged generator of a run, and write the model."""
-    generator = load_average(state)
+    generator, discriminator = load(state)
     net = AttributeNet.from_pretrained(ROOT / "benchmarks" / "attributes").eval()
     with tqdm(desc="directions", unit="picture") as bar:
 
@@ -110,7 +113,7 @@ def save(state: Path, folder: Path, samples: int, measured: int) -> None:
             generator, net.read, samples, measured=measured, licence="apache-2.0", on_step=on_step
         )
     shutil.rmtree(folder, ignore_errors=True)
-    RefineStylePipeline(generator, directions=directions).save_pretrained(folder, variant="fp16")
+    RefineStylePipeline(generator, discriminator, directions).save_pretrained(folder, variant="fp16")
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ class Figure:
     seed: int | None = None
     version: str = ""  # of the metric: "lpips 0.1.4, vgg"
     command: str = ""  # that prints it
+    reference: bool = False  # a row for scale: in the table, not among the model's results
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def metadata(kind: Kind, config: dict[str, Any], card: Card, name: str) -> dict[
             metric_args={k: v for k, v in (("samples", f.samples), ("seed", f.seed)) if v is not None} or None,
         )
         for f in card.figures
+        if not f.reference
     ]
     data = ModelCardData(
         license=card.license,
