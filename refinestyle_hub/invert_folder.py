@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .errors import FaceNotFoundError, MissingDependencyError, PictureError
+from . import processes
+from .errors import FaceNotFoundError, PictureError
 from .faces import Crop, crop_face
 from .images import SUFFIXES, load_picture, to_tensor
 from .invert import InversionSettings
@@ -59,12 +60,7 @@ def invert_folder(
         PictureError: there are no pictures in ``folder``.
         MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
     """
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import gather_object
-    except ImportError as error:
-        raise MissingDependencyError("Folders need accelerate: pip install 'refinestyle-hub[train]'.") from error
-    folder, out, state = Path(folder), Path(out), Accelerator()
+    folder, out, state = Path(folder), Path(out), processes.accelerator()
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = sorted(path.relative_to(folder).as_posix() for path in paths)
     if not names:
@@ -96,6 +92,8 @@ def invert_folder(
             on_picture(min(first + batch, len(mine)), len(mine))
     shares: Sequence[Any] = [(inverted, skipped)]
     if state.num_processes > 1:
+        from accelerate.utils import gather_object
+
         shares = gather_object(shares)
     everyone = sorted(name for share, _ in shares for name in share)
     return FolderReport(tuple(everyone), tuple(kept), {n: why for _, share in shares for n, why in share.items()})

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .. import processes
 from ..attributes import BINARY, AttributeConfig, AttributeNet, AttributeOutput, standardisation
-from ..errors import ConfigError, MissingDependencyError
+from ..errors import ConfigError
 from .data import Labels, Pictures, batches, mirror, open_labels, open_pictures, to_float
 
 
@@ -62,13 +63,9 @@ def train_attributes(config: AttributeTraining, progress: Progress | None = None
         ConfigError: data without labels, or without the splits train, val and test.
         MissingDependencyError: accelerate is not installed.
     """
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import set_seed
-    except ImportError as error:
-        raise MissingDependencyError("Training needs accelerate: pip install 'refinestyle-hub[train]'.") from error
+    accelerator = processes.accelerator()
+    from accelerate.utils import set_seed
 
-    accelerator = Accelerator()
     pictures = open_pictures(config.data, config.resolution, "train")
     labels = open_labels(config.data, pictures)
     held_out = {}

@@ -17,9 +17,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .. import processes
 from ..discriminator import Discriminator
 from ..encoder import Encoder
-from ..errors import ConfigError, MissingDependencyError, ModelFileError
+from ..errors import ConfigError, ModelFileError
 from ..generator import Generator
 from ..losses import Perceptual, gan
 from . import checkpoint
@@ -51,7 +52,7 @@ class EncoderTrainer:
         accelerator: Any = None,
     ) -> None:
         """The networks are taken over: moved to the device, and frozen but for the discriminator."""
-        self.accelerator: Any = _accelerator() if accelerator is None else accelerator
+        self.accelerator: Any = processes.accelerator() if accelerator is None else accelerator
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
         if config.batch % (2 * config.accumulate * self.world):
             raise ConfigError(f"batch {config.batch} is not divisible by 2 x accumulate x {self.world} processes.")
@@ -299,14 +300,6 @@ class EncoderTrainer:
             file.write(json.dumps(line) + "\n")
 
 
-def _accelerator() -> Any:
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise MissingDependencyError("Training needs accelerate: pip install 'refinestyle-hub[train]'.") from error
-    return Accelerator()
-
-
 def train_encoder(config: EncoderTraining, progress: Progress | None = None) -> EncoderTrainer:
     """Train for the generator of ``config.model`` on ``config.data``; a run found in ``config.out`` is continued.
 
@@ -319,7 +312,7 @@ def train_encoder(config: EncoderTraining, progress: Progress | None = None) -> 
         MissingDependencyError: accelerate, timm or the perceptual distance is not installed.
         ModelFileError: the state in ``config.out`` is damaged or of another network.
     """
-    accelerator = _accelerator()
+    accelerator = processes.accelerator()
     generator = Generator.from_pretrained(config.model)
     size = generator.config.resolution
     trainer = EncoderTrainer(
