@@ -2,9 +2,138 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from . import console
+from .pictures import Device, Model, load
+
+
+if TYPE_CHECKING:
+    from ..attributes import AttributeNet
+    from ..pipeline import RefineStylePipeline
+    from ..tokens import TokenSet
 
 
 __all__ = ["evaluate"]
 
 evaluate = typer.Typer(no_args_is_help=True, help="Measure what was made against pictures.")
+
+
+@evaluate.command("domain")
+def domain(
+    model: Model,
+    domain: Annotated[str, typer.Argument(help="One of the model's domains, a folder, file or Hub id.")],
+    true: Annotated[str, typer.Option("--true", help="Pictures of the style, framed as the samples: folder or zip.")],
+    references: Annotated[
+        str | None, typer.Option(help="The pictures it was made from: diversity is measured around them.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="How many to draw.")] = 500,
+    faces: Annotated[int, typer.Option(min=0, help="Of how many to compare landmarks.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    trunc: Annotated[float, typer.Option(help="Truncation: 1 as drawn, 0 the mean face.")] = 1.0,
+    attributes: Annotated[
+        Path | None, typer.Option(help="Folder of the attribute network; by default that of this checkout.")
+    ] = None,
+    card: Annotated[bool, typer.Option("--card", help="Also write the figures into the folder's card.json.")] = False,
+    device: Device = "cpu",
+    as_json: console.AsJson = False,
+) -> None:
+    """Say how near the samples of a domain come to true pictures, how diverse they stay, and what drifted."""
+    if card and not Path(domain).is_dir():
+        raise typer.BadParameter("The card is in the folder of a domain: name that folder.", param_hint="--card")
+    pipe = load(model, device)
+    tokens = _domain(pipe, domain)
+    from ..evaluate_domain import CLUSTERS, Judges, evaluate_domain
+    from ..train.data import open_pictures, to_float
+
+    judges = Judges(_attributes(attributes, device), pipe.discriminator, pipe.perceptual)
+    size = pipe.generator.config.resolution
+    pictures = open_pictures(true, size, None)
+    around = None
+    if references is not None:
+        known = open_pictures(references, size, None)
+        around = to_float(known.take(range(min(len(known), CLUSTERS)))).to(device)
+    with console.progress("samples", samples) as tick:
+        report = evaluate_domain(
+            pipe.generator,
+            tokens,
+            [to_float(pictures[i]) for i in range(len(pictures))],
+            judges,
+            samples=samples,
+            truncation=trunc,
+            seed=seed,
+            references=around,
+            faces=faces,
+            on_batch=lambda done, total: tick(done, {}),
+        )
+    if card:
+        _write_card(Path(domain), report, f"{Path(true).stem}, {len(pictures)} pictures")
+    console.emit({"model": model, "domain": domain, **report}, _table(report), as_json)
+
+
+def _domain(pipe: RefineStylePipeline, name: str) -> TokenSet:
+    from ..fingerprint import check_base
+    from ..tokens import TokenSet
+
+    if name in pipe.domains:
+        return pipe.domains[name]
+    tokens = TokenSet.from_pretrained(name)
+    if tokens.base is not None:
+        check_base(tokens.base, pipe.fingerprint, what=f"The domain {name!r}", allow_base_mismatch=False)
+    return tokens
+
+
+def _attributes(folder: Path | None, device: str) -> AttributeNet | None:
+    """The network that reads attributes; it is part of the checkout, not of the wheel."""
+    from ..attributes import AttributeNet
+
+    checkout = Path(__file__).resolve().parents[2] / "benchmarks" / "attributes"
+    if folder is None and not checkout.is_dir():
+        return None
+    return AttributeNet.from_pretrained(folder or checkout).to(device)
+
+
+def _write_card(folder: Path, report: dict[str, Any], dataset: str) -> None:
+    from ..cards import FACTS, dump_card, read_card
+    from ..evaluate_domain import figures
+    from ..files import write_folder
+    from ..sources import Folder
+
+    measured = figures(report, dataset, "refinestyle evaluate domain")
+    names = {figure.metric for figure in measured}
+    known = read_card(Folder(folder))
+    kept = tuple(figure for figure in known.figures if figure.metric not in names)
+    write_folder(folder, {FACTS: dump_card(replace(known, figures=(*kept, *measured)))})
+
+
+def _table(report: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = []
+    for name in ("attribute_features", "discriminator_features"):
+        if (part := report[name]) is not None:
+            kernel = f"kernel x1000 {part['kernel_x1000']:.1f} +- {part['kernel_x1000_std']:.1f}"
+            closed = "" if part["gap_closed"] is None else f", {part['gap_closed']:.0%} of the gap closed"
+            before = f"before {part['before_kernel_x1000']:.1f}{closed}"
+            lines.append(f"{name.replace('_', ' ')}: {kernel} ({before}); Frechet {part['frechet']:.2f}")
+    if (part := report["diversity"]) is not None:
+        clusters = sum(count > 1 for count in part["clusters"])
+        lines.append(
+            f"diversity: {part['intra_perceptual']:.3f} {part['perceptual']} within {clusters} clusters around "
+            f"{part['around']}"
+        )
+    if (part := report["landmarks"]) is not None:
+        drift = "none measured" if part["drift"] is None else f"{part['drift']:.3f} distances between the eyes"
+        lines.append(f"landmark drift: {drift}, in {part['share']:.0%} of {part['pictures']} pictures")
+    if (part := report["attributes"]) is not None and part["content_deviations"] is not None:
+        drift = f"{part['content_deviations']:.2f} standard deviations"
+        lines.append(f"drift of pose and expression: {drift}, in {part['share']:.0%} of the readings")
+    seconds = report["seconds"]
+    lines.append(
+        f"{report['bytes'] / 1e3:.1f} KB, {report['values']:,} numbers ({report['share_of_generator']:.2%} of the "
+        f"generator); {1e3 * seconds['picture']:.1f} ms a picture, {1e3 * seconds['plain_picture']:.1f} without"
+    )
+    return "\n".join([*lines, *(f"note: {note}" for note in report["notes"])])

@@ -1,0 +1,350 @@
+"""Figures of a domain: what they say where the answer is known, and what they say when they cannot be had."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import TINY, tiny_generator, token_set
+from torch import Tensor
+
+from refinestyle_hub import dlib_models
+from refinestyle_hub.attributes import AttributeConfig, AttributeNet
+from refinestyle_hub.cards import read_card
+from refinestyle_hub.cli import main
+from refinestyle_hub.config import DiscriminatorConfig
+from refinestyle_hub.discriminator import Discriminator
+from refinestyle_hub.drift import Landmarks, attribute_drift
+from refinestyle_hub.errors import ConfigError, MissingDependencyError, ShapeError
+from refinestyle_hub.evaluate_domain import Judges, compare, evaluate_domain, figures, sample_codes
+from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.images import save_png, to_image, to_tensor
+from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.sources import Folder
+
+
+def attribute_net() -> AttributeNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AttributeConfig(
+            names=("yaw", "smile", "glasses", "jawOpen"),
+            num_attributes=3,
+            mean=(3.0, 0.5, 0.1, 0.5),
+            std=(10.0, 0.3, 0.3, 0.2),
+            hair_styles=("afro", "bob"),
+            resolution=32,
+            widths=(16, 16, 16, 16),
+            features=16,
+        )
+        return AttributeNet(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def judges() -> Judges:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        discriminator = Discriminator(DiscriminatorConfig(resolution=32, channels=TINY.channels)).eval()
+    return Judges(attribute_net(), discriminator.requires_grad_(False), Perceptual.load("st-lpips-alex"))
+
+
+class Toy:
+    """Pictures of one brightness and one contrast, as codes say: every figure has a known answer."""
+
+    def __call__(self, w: Tensor) -> Tensor:
+        ramp = torch.linspace(-1, 1, 32).expand(3, 32, 32)
+        return (0.3 * w[:, 0, :1, None, None] + 0.3 * w[:, 0, 1:2, None, None] * ramp).clamp(-1, 1)
+
+
+def darker(w: Tensor) -> Tensor:
+    return Toy()(w) - 0.4
+
+
+def codes(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, 1, 2, generator=torch.Generator().manual_seed(seed))
+
+
+# --- Sets -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_right_change_closes_the_gap_and_another_does_not(judges: Judges) -> None:
+    judges = replace(judges, perceptual=None)
+    true = darker(codes(80, seed=1))
+    right = compare(Toy(), darker, codes(80), true, judges, faces=0)
+    wrong = compare(Toy(), lambda w: Toy()(w) + 0.2, codes(80), true, judges, faces=0)
+    for name in ("attribute_features", "discriminator_features"):
+        assert right[name]["before_kernel_x1000"] > 5 * right[name]["kernel_x1000_std"]
+        assert right[name]["gap_closed"] > 0.9  # the same distribution, other samples
+        assert right[name]["before_frechet"] > 5 * right[name]["frechet"]
+        assert wrong[name]["gap_closed"] < 0
+        assert wrong[name]["before_kernel_x1000"] == right[name]["before_kernel_x1000"]
+
+
+def test_figures_do_not_depend_on_the_batches_and_are_json(judges: Judges, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = darker(codes(7, seed=1))
+    one = compare(Toy(), darker, codes(20), true, judges, faces=0)
+    monkeypatch.setattr("refinestyle_hub.evaluate_domain.BATCH", 6)
+    other = compare(Toy(), darker, codes(20), [picture for picture in true], judges, faces=0)  # noqa: C416
+    assert json.loads(json.dumps(one, allow_nan=False)).keys() == other.keys()
+    for name in ("attribute_features", "discriminator_features"):
+        # fp32 sums in another order, against distances of some tens
+        assert one[name]["kernel_x1000"] == pytest.approx(other[name]["kernel_x1000"], rel=1e-3, abs=1e-2)
+    assert one["diversity"]["intra_perceptual"] == pytest.approx(other["diversity"]["intra_perceptual"], rel=1e-3)
+
+
+def test_one_true_picture_has_no_distances_but_all_else(judges: Judges) -> None:
+    found = compare(Toy(), darker, codes(8), darker(codes(1)), judges, faces=0)
+    assert found["attribute_features"] is None
+    assert found["discriminator_features"] is None
+    assert found["diversity"]["clusters"] == [8]
+    assert any("at least two true pictures" in note for note in found["notes"])
+
+
+def test_few_true_pictures_are_said_to_bias_the_frechet_distance(judges: Judges) -> None:
+    few = compare(Toy(), darker, codes(8), darker(codes(3)), judges, faces=0)
+    assert any("Frechet" in note and note.startswith("3 true pictures") for note in few["notes"])
+    many = compare(Toy(), darker, codes(8), darker(codes(70)), judges, faces=0)
+    assert not any("Frechet" in note for note in many["notes"])
+
+
+def test_absent_judges_leave_gaps_with_a_reason() -> None:
+    found = compare(Toy(), darker, codes(4), darker(codes(4)), Judges(), faces=0)
+    for name in ("attribute_features", "discriminator_features", "diversity", "landmarks", "attributes"):
+        assert found[name] is None
+    assert len(found["notes"]) == 4  # two networks, the perceptual distance, landmarks
+    assert figures(found, "nothing") == ()
+
+
+def test_wrong_sizes_and_numbers_are_typed_errors(judges: Judges) -> None:
+    with pytest.raises(ShapeError, match="no true picture"):
+        compare(Toy(), darker, codes(4), torch.empty(0, 3, 32, 32), judges, faces=0)
+    with pytest.raises(ShapeError, match=r"\[3, 64, 64\]"):
+        compare(Toy(), darker, codes(4), torch.zeros(2, 3, 64, 64), Judges(), faces=0)
+    with pytest.raises(ConfigError, match="two samples"):
+        sample_codes(tiny_generator(), 1)
+
+
+# --- Diversity ------------------------------------------------------------------------------------------------------
+
+
+def test_diversity_is_that_of_the_definition(judges: Judges) -> None:
+    """CDC, section 4.1, written out: nearest reference, mean distance of pairs in a cluster, mean of the clusters."""
+    perceptual = judges.perceptual
+    assert perceptual is not None
+    samples, references = darker(codes(9)), darker(codes(2, seed=1))
+    nearest = torch.stack([perceptual(samples, r.expand_as(samples)) for r in references]).argmin(0)
+    clusters = [samples[nearest == k] for k in range(2)]
+    means = [
+        np.mean([float(perceptual(c[i : i + 1], c[j : j + 1])) for i in range(len(c)) for j in range(i)])
+        for c in clusters
+        if len(c) > 1
+    ]
+    found = compare(Toy(), darker, codes(9), darker(codes(3)), judges, references=references, faces=0)["diversity"]
+    assert found["intra_perceptual"] == pytest.approx(np.mean(means), rel=5e-3)  # maps are kept in half precision
+    assert found["clusters"] == [len(c) for c in clusters]
+    assert found["around"] == "the references"
+
+
+def test_copies_of_the_references_have_no_diversity(judges: Judges) -> None:
+    references = darker(codes(2, seed=1))
+    turn = iter(range(1000))
+    copies = lambda w: references[[next(turn) % 2 for _ in w]]  # noqa: E731
+    found = compare(Toy(), copies, codes(10), references, judges, references=references, faces=0)
+    assert found["diversity"]["intra_perceptual"] == pytest.approx(0.0, abs=1e-6)
+    assert found["diversity"]["clusters"] == [5, 5]
+
+
+# --- Drift ----------------------------------------------------------------------------------------------------------
+
+
+def test_landmarks_of_a_moved_face_drift_by_the_move(astronaut: Image.Image) -> None:
+    face = to_tensor(astronaut.crop((128, 0, 384, 256)))
+    moved = torch.roll(face, 8, dims=3)
+    blank = torch.zeros_like(face)
+    landmarks = Landmarks(10)
+    landmarks.add(torch.cat([face, face, blank]), torch.cat([moved, blank, face]))
+    found = landmarks.report([])
+    assert found is not None
+    assert (found["pictures"], found["share"], found["share_before"]) == (
+        3,
+        pytest.approx(1 / 3),
+        pytest.approx(2 / 3),
+    )
+    # 8 pixels; her eyes are some 40 apart
+    assert 0.15 < found["drift"] < 0.3
+    assert found["median"] == found["drift"]
+    same = Landmarks(1)
+    same.add(face, face)
+    assert same.drifts == [0.0]
+    same.add(face, face)  # beyond the limit
+    assert len(same.drifts) == 1
+
+
+def test_no_face_anywhere_is_a_share_of_none() -> None:
+    landmarks = Landmarks(2)
+    landmarks.add(torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64))
+    assert landmarks.report([]) == {"drift": None, "median": None, "pictures": 2, "share": 0.0, "share_before": 0.0}
+
+
+def test_without_dlib_the_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*args: object) -> Any:
+        raise MissingDependencyError("dlib is not installed.")
+
+    monkeypatch.setattr(dlib_models.FaceModels, "detect", absent)
+    landmarks, notes = Landmarks(2), []
+    landmarks.add(torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64))
+    assert landmarks.report(notes) is None
+    assert notes == ["No landmarks: dlib is not installed."]
+
+
+def test_attribute_drift_in_the_units_of_the_labels() -> None:
+    net = attribute_net()
+    old = torch.zeros(4, 4)
+    new = torch.tensor([[0.5, 0.1, 0.0, 9.0]] * 3 + [[8.0, 0.1, 0.0, 9.0]])  # the last yaw is beyond all labels
+    found = attribute_drift(net, [(old[:2], new[:2]), (old[2:], new[2:])])
+    assert found is not None
+    assert found["each"].keys() == {"yaw", "smile", "glasses"}
+    assert found["each"]["yaw"] == {"drift": pytest.approx(5.0), "deviations": pytest.approx(0.5), "share": 0.75}
+    assert found["each"]["smile"]["drift"] == pytest.approx(0.03)
+    assert found["each"]["glasses"] == {"drift": 0.0, "deviations": 0.0, "share": 1.0}
+    assert found["content_deviations"] == pytest.approx(0.3)  # mean of yaw and smile
+    assert found["share"] == pytest.approx(0.875)
+    assert attribute_drift(None, []) is None
+
+
+def test_unreadable_attributes_have_no_drift() -> None:
+    found = attribute_drift(attribute_net(), [(torch.zeros(2, 4), torch.full((2, 4), 50.0))])
+    assert found is not None
+    assert found["each"]["yaw"] == {"drift": None, "deviations": None, "share": 0.0}
+    assert (found["content_deviations"], found["share"]) == (None, 0.0)
+
+
+# --- A domain -------------------------------------------------------------------------------------------------------
+
+
+def test_a_domain_with_its_size_and_time(judges: Judges) -> None:
+    generator, tokens = tiny_generator(), token_set(residual="pre")
+    tokens = replace(tokens, metadata={"seconds": 12.5})
+    ticks: list[tuple[int, int]] = []
+    found = evaluate_domain(
+        generator, tokens, torch.zeros(3, 3, 32, 32), judges, samples=20, faces=0,
+        on_batch=lambda done, total: ticks.append((done, total)),
+    )  # fmt: skip
+    assert ticks == [(16, 20), (20, 20)]
+    assert found["bytes"] == tokens.nbytes
+    assert found["values"] == tokens.num_values
+    assert found["share_of_generator"] == tokens.num_values / sum(p.numel() for p in generator.parameters())
+    assert found["seconds"]["adaptation"] == 12.5
+    assert found["seconds"]["picture"] > 0
+    assert found["landmarks"] is None
+    again = evaluate_domain(generator, tokens, torch.zeros(3, 3, 32, 32), judges, samples=20, faces=0)
+    assert {**again, "seconds": None} == {**found, "seconds": None}
+
+
+def test_figures_of_a_card(judges: Judges) -> None:
+    report = compare(Toy(), darker, codes(8), darker(codes(8, seed=1)), judges, faces=1)
+    found = figures(report, "toys", "a command")
+    assert found[0].metric == "Kernel distance in attribute features, x1000"
+    assert found[0].value == report["attribute_features"]["kernel_x1000"]
+    assert len({figure.metric for figure in found}) == len(found)
+    diversity = next(figure for figure in found if "diversity" in figure.metric)
+    assert (diversity.version, diversity.samples) == ("st-lpips-alex", 8)
+    assert not any("Landmark drift" in figure.metric for figure in found)  # toys have no faces
+
+
+# --- The command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the perceptual distance comes from the installed weights
+
+    def call(*args: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def domain(tiny_pipe: RefineStylePipeline, tmp_path: Path) -> Path:
+    replace(token_set(residual="pre"), base=fingerprint(tiny_pipe.generator)).save_pretrained(tmp_path / "wild")
+    return tmp_path / "wild"
+
+
+@pytest.fixture
+def true(tmp_path: Path) -> Path:
+    for number, picture in enumerate(darker(codes(3))):
+        save_png(to_image(picture), tmp_path / "true" / f"{number}.png")
+    return tmp_path / "true"
+
+
+def test_command(run: Any, tiny_pipeline_dir: Path, domain: Path, true: Path, tmp_path: Path) -> None:
+    attribute_net().save_pretrained(tmp_path / "net")
+    args = ["evaluate", "domain", tiny_pipeline_dir, domain, "--true", true, "--samples", 6, "--faces", 1]
+    args += ["--attributes", tmp_path / "net"]
+    code, out, err = run(*args, "--json", "--card")
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["samples"], report["true_pictures"]) == (6, 3)
+    assert report["discriminator_features"] is None  # the tiny model has none
+    assert report["diversity"]["perceptual"] == "st-lpips-alex"
+    written = read_card(Folder(domain)).figures
+    assert written[0].value == report["attribute_features"]["kernel_x1000"]
+    assert written[0].dataset == "true, 3 pictures"
+    code, out, err = run(*args, "--references", true, "--card")
+    assert code == 0, err
+    assert "around the references" in out
+    assert "note: No discriminator features" in out
+    assert len(read_card(Folder(domain)).figures) == len(written)  # replaced, not added
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"domain": "owner-less"}, "owner-less"),
+        ({"--true": "absent-folder/of/pictures"}, "absent-folder"),
+        ({"--samples": "1"}, "--samples"),
+        ({"--card": ""}, ""),
+    ],
+)
+def test_command_says_what_is_wrong(
+    run: Any,
+    tiny_pipeline_dir: Path,
+    domain: Path,
+    true: Path,
+    change: dict[str, str],
+    reason: str,
+) -> None:
+    options = {"--true": str(true), "--samples": "4", **{k: v for k, v in change.items() if k != "domain"}}
+    place = change.get("domain", str(domain))
+    if "--card" in change:
+        place = "sketch"
+    pairs = [word for pair in options.items() for word in pair if word]
+    code, _, err = run("evaluate", "domain", tiny_pipeline_dir, place, *pairs)
+    assert code in (1, 2)
+    assert reason in err
+    assert "Traceback" not in err
+
+
+def test_command_refuses_a_domain_of_another_generator(
+    run: Any,
+    tiny_pipeline_dir: Path,
+    true: Path,
+    tmp_path: Path,
+) -> None:
+    other = replace(token_set(), base=fingerprint(tiny_generator(seed=5)))
+    other.save_pretrained(tmp_path / "other")
+    code, _, err = run("evaluate", "domain", tiny_pipeline_dir, tmp_path / "other", "--true", true)
+    assert code == 1
+    assert "other" in err
