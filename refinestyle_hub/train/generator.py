@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DiscriminatorConfig, GeneratorConfig
@@ -24,7 +23,8 @@ from ..errors import ConfigError, MissingDependencyError
 from ..generator import Generator
 from ..images import contact_sheet, save_png, to_images
 from ..losses import gan
-from . import checkpoint
+from ..losses.diffaugment import translate
+from . import checkpoint, latents
 from .anchors import Scenes, couple, scenes_of
 from .data import Pictures, batches, open_pictures, to_float
 from .generator_settings import GeneratorTraining
@@ -38,16 +38,6 @@ Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # pictures s
 
 def adam(*groups: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam([{"params": list(g.parameters())} for g in groups], lr=0.0, betas=(0.0, 0.99), eps=1e-8)
-
-
-def translate(x: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
-    """Shift each picture of [N, C, H, W] by up to ``pixels``, mirroring the border (Zhao et al. 2020, DiffAugment)."""
-    if pixels == 0:
-        return x
-    h, w = x.shape[-2:]
-    padded = F.pad(x, (pixels,) * 4, mode="reflect")
-    corners = torch.randint(0, 2 * pixels + 1, (len(x), 2), generator=rng).tolist()
-    return torch.stack([p[:, i : i + h, j : j + w] for p, (i, j) in zip(padded, corners, strict=True)])
 
 
 class Trainer:
@@ -122,32 +112,19 @@ class Trainer:
     def every(self, steps: int) -> bool:
         return (self.seen // self.config.batch) % steps == 0
 
-    def latents(self, n: int, rng: torch.Generator) -> Tensor:
-        """w+ [n, L, w_dim] from the prior, with style mixing."""
-        layers = self.generator.config.num_layers
-        z = torch.randn(2 * n, self.config.z_dim, generator=rng).to(self.device)
-        first, second = self.generator.mapping(z)[:, None].chunk(2)
-        cut = torch.randint(1, layers, (n,), generator=rng)
-        cut[torch.rand(n, generator=rng) >= self.config.mixing] = layers
-        late = (torch.arange(layers)[None] >= cut[:, None]).to(self.device)
-        mixed: Tensor = torch.where(late[:, :, None], second, first)
-        return mixed
-
-    def anchor_latents(self, codes: Tensor, rng: torch.Generator) -> Tensor:
-        """w+ [n, L, w_dim] of anchors [n, K]; what the scene leaves open is drawn from the prior."""
-        free = torch.randn(len(codes), self.config.z_dim - codes.shape[1], generator=rng)
-        w: Tensor = self.generator.map(torch.cat([codes, free], dim=1).to(self.device))
-        return w
-
     def step(self, real: Tensor, rows: Tensor) -> dict[str, float]:
         """One step on pictures [n, 3, H, W] in [-1, 1], which are the anchors ``rows`` [n]."""
         config, report, n = self.config, {}, len(real)
         playing = self.seen >= config.adversarial_from
         anchors = 0 if self.codes is None else round(config.anchored * n) if playing else n
         rng = self.rng(0)
-        parts = [self.anchor_latents(self.codes[rows[:anchors]], rng)] if self.codes is not None and anchors else []
+        parts = (
+            [latents.of_anchors(self.generator, self.codes[rows[:anchors]], rng)]
+            if self.codes is not None and anchors
+            else []
+        )
         if anchors < n:
-            parts.append(self.latents(n - anchors, rng))
+            parts.append(latents.prior(self.generator, n - anchors, config.mixing, rng))
         w = torch.cat(parts)
         noise = [None if m is None else m.to(self.device) for m in self.generator.noise(n, rng)]
         with self.accelerator.autocast():
@@ -161,8 +138,8 @@ class Trainer:
             report["pyramid"] = redrawn.item()
         if playing:
             with self.accelerator.autocast():
-                fake_maps = self.discriminator.features(translate(picture, config.translate, self.rng(1)))
-                real_maps = self.discriminator.features(translate(real, config.translate, self.rng(2)))
+                fake_maps = self.discriminator.features(self.moved(picture, 1))
+                real_maps = self.discriminator.features(self.moved(real, 2))
                 fake_logits, real_logits = (self.discriminator.b4(m[-1].float()) for m in (fake_maps, real_maps))
             wanted = wanted + gan.generator_loss(fake_logits)
             if anchors and config.feature_weight and not config.translate:
@@ -207,9 +184,14 @@ class Trainer:
         self.track()
         return report
 
+    def moved(self, pictures: Tensor, purpose: int) -> Tensor:
+        """What the discriminator sees; small sets are shifted at random."""
+        shift = self.config.translate
+        return translate(pictures, self.rng(purpose), shift) if shift else pictures
+
     def regularise_paths(self, rng: torch.Generator) -> float:
         n = max(1, self.local_batch // 2)
-        w = self.latents(n, rng)
+        w = latents.prior(self.generator, n, self.config.mixing, rng)
         noise = [None if m is None else m.to(self.device) for m in self.generator.noise(n, rng)]
         lengths = gan.path_lengths(self.generator.synthesis(w, noise), w, rng)
         self.path_mean = self.path_mean.lerp(self.mean_over_processes(lengths.detach().mean()), 0.01)

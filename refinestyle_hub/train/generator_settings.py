@@ -36,7 +36,7 @@ class GeneratorTraining:
     ema_halflife: int = 10_000
     ema_ramp: float = 0.1
     flip: bool = True
-    translate: int = 0  # largest random shift of what the discriminator sees, pixels; for small sets
+    translate: float = 0.0  # largest random shift of what the discriminator sees, share of the side; for small sets
     seed: int = 0
     start_from: str = ""  # state of another run: matching tensors are taken, new toRGB layers start at zero
     # pictures whose scene is known (labels.jsonl and parameters.npz) can lead the generator
