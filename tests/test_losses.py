@@ -65,8 +65,10 @@ def test_gradients_reach_the_picture_and_stay_finite(distance: Perceptual) -> No
 
 
 def test_st_lpips_equals_the_package(distance: Perceptual) -> None:
-    """Its value for these pictures was taken from stlpips-pytorch 0.0.2, which imports more than it declares."""
+    """Their values for these pictures were taken from stlpips-pytorch 0.0.2, which imports more than it declares."""
     assert float(distance(_pictures(1), _pictures(1, seed=1))) == pytest.approx(0.45481503, rel=1e-5)
+    with_vgg = Perceptual.load("st-lpips-vgg")
+    assert float(with_vgg(_pictures(1), _pictures(1, seed=1))) == pytest.approx(0.53305423, rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:The parameter .pretrained.", "ignore:Arguments other than a weight enum")

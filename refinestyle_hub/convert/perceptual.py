@@ -12,6 +12,7 @@ import threading
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,30 +22,42 @@ from ..files import check_finite
 from .torch_files import read_torch
 
 
-__all__ = ["lpips_alex", "st_lpips_alex"]
+__all__ = ["lpips_alex", "st_lpips"]
 
 ALEXNET_CONVS = ("0", "3", "6", "8", "10")  # torchvision: positions of the convolutions in ``features``
-ST_CONVS = ("slice1.0", "slice2.5", "slice3.9", "slice4.11", "slice5.13")
+ST_LAYERS = {  # the convolutions, and the blurs
+    "alex": (
+        ("slice1.0", "slice2.5", "slice3.9", "slice4.11", "slice5.13"),
+        ("slice1.1", "slice2.4", "slice3.8"),
+    ),
+    "vgg": (
+        ("slice1.0", "slice1.2", "slice2.6", "slice2.8", "slice3.12", "slice3.14", "slice3.16")
+        + ("slice4.20", "slice4.22", "slice4.24", "slice5.28", "slice5.30", "slice5.32"),
+        ("slice2.5", "slice3.11", "slice4.19", "slice5.27"),
+    ),
+}
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 PATIENCE = 4.0  # seconds to hear from torchvision's server before doing without
 
 
-def st_lpips_alex(template: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of ST-LPIPS with the shift-tolerant AlexNet, from the ``stlpips-pytorch`` wheel (BSD-2-Clause).
+def st_lpips(trunk: Literal["alex", "vgg"], template: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of ST-LPIPS with a shift-tolerant AlexNet or VGG16, from the ``stlpips-pytorch`` wheel (BSD-2-Clause).
 
     Args:
+        trunk: which of the two.
         template: our names and shapes: ``convs.i.weight``, ``convs.i.bias`` and ``importance.i``.
 
     Raises:
         MissingDependencyError: the wheel is not installed.
         ModelFileError: the file is damaged, or does not hold exactly these tensors.
     """
-    path = _package("stlpips_pytorch", "stlpips-pytorch") / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
+    path = _package("stlpips_pytorch", "stlpips-pytorch") / "weights" / "vST0.0" / f"{trunk}_shift_tolerant.pth"
+    convs, blurs = ST_LAYERS[trunk]
     published = dict(read_torch(path))
     # Constants of the architecture, stored along: the [1, 2, 1] blurs and the scaling of the input.
-    for name in ("scaling_layer.shift", "scaling_layer.scale", "slice1.1.filt", "slice2.4.filt", "slice3.8.filt"):
-        published.pop(name if name.startswith("scaling") else f"net.{name}", None)
-    names = {f"net.{st}.{leaf}": f"convs.{i}.{leaf}" for i, st in enumerate(ST_CONVS) for leaf in ("weight", "bias")}
+    for name in ("scaling_layer.shift", "scaling_layer.scale", *(f"net.{blur}.filt" for blur in blurs)):
+        published.pop(name, None)
+    names = {f"net.{st}.{leaf}": f"convs.{i}.{leaf}" for i, st in enumerate(convs) for leaf in ("weight", "bias")}
     return _renamed(published, names | _importance_names(), template, path)
 
 

@@ -1,15 +1,15 @@
 """Perceptual distance between two pictures: LPIPS, or its shift-tolerant sibling where LPIPS cannot be had.
 
-Both compare unit-normalised AlexNet activations after each of the five ReLUs, weighted per channel and averaged over
-the plane: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018,
+Both compare unit-normalised activations of AlexNet after each of its five ReLUs, weighted per channel and averaged
+over the plane: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018,
 equation 1; Ghildyal and Liu, "Shift-tolerant Perceptual Similarity Metric", ECCV 2022 (stride-1 first convolution,
-blurred pooling).
+blurred pooling). The latter also exists with VGG16: dearer, and no loss of ours, so that it can judge what was learnt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,10 @@ from ..errors import ConfigError, ModelNotFoundError, ShapeError
 
 __all__ = ["Perceptual"]
 
-Backbone = Literal["auto", "lpips-alex", "st-lpips-alex"]
+Name = Literal["lpips-alex", "st-lpips-alex", "st-lpips-vgg"]
+Backbone = Literal["auto", "lpips-alex", "st-lpips-alex", "st-lpips-vgg"]
+ALEX = ((64,), (192,), (384,), (256,), (256,))  # widths of the convolutions before each of the five maps
+VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and deviation, for [-1, 1]
 MIN_SIDE = 32  # pixels; AlexNet's last maps are empty below
 
@@ -28,29 +31,31 @@ MIN_SIDE = 32  # pixels; AlexNet's last maps are empty below
 class Perceptual(nn.Module):
     """Distance of pictures [N, 3, H, W] in [-1, 1] -> [N], 0 for equal pictures, about 1 for unrelated ones.
 
-    ``name`` says which distance it is: "lpips-alex" (LPIPS 0.1) or "st-lpips-alex". Figures of one must not be
-    compared with figures of the other. Weights are frozen; gradients reach the pictures.
+    ``name`` says which distance it is: "lpips-alex" (LPIPS 0.1), "st-lpips-alex" or "st-lpips-vgg". Figures of one
+    must not be compared with figures of another. Weights are frozen; gradients reach the pictures.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, name: Literal["lpips-alex", "st-lpips-alex"]) -> None:
+    def __init__(self, name: Name) -> None:
         super().__init__()
-        if name not in ("lpips-alex", "st-lpips-alex"):
-            raise ConfigError(f"The perceptual distances are lpips-alex and st-lpips-alex, not {name!r}.")
+        if name not in get_args(Name):
+            raise ConfigError(f"The perceptual distances are {', '.join(get_args(Name))}, not {name!r}.")
         self.name = name
-        self.shift_tolerant = name == "st-lpips-alex"
-        convs = [
-            nn.Conv2d(3, 64, 11, stride=1 if self.shift_tolerant else 4, padding=2),
-            nn.Conv2d(64, 192, 5, padding=2),
-            nn.Conv2d(192, 384, 3, padding=1),
-            nn.Conv2d(384, 256, 3, padding=1),
-            nn.Conv2d(256, 256, 3, padding=1),
-        ]
+        self.shift_tolerant = name.startswith("st-")
+        self.alex = name.endswith("alex")
+        self.stages = ALEX if self.alex else VGG
+        self.pooled = (1, 2) if self.alex else (1, 2, 3, 4)  # stages whose input is halved
+        convs, inputs = [], 3
+        for i, width in enumerate(width for widths in self.stages for width in widths):
+            kernel = (11, 5)[i] if self.alex and i < 2 else 3
+            stride = 4 if name == "lpips-alex" and i == 0 else 1
+            convs.append(nn.Conv2d(inputs, width, kernel, stride, padding=1 if kernel == 3 else 2))
+            inputs = width
         self.convs = nn.ModuleList(convs)
         # How much a channel matters, [1, C, 1, 1], never negative (the papers' w_l).
-        self.importance = nn.ParameterList(torch.ones(1, conv.out_channels, 1, 1) for conv in convs)
+        self.importance = nn.ParameterList(torch.ones(1, widths[-1], 1, 1) for widths in self.stages)
         self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE)[:, None, None], persistent=False)
         self.requires_grad_(False)
@@ -64,8 +69,12 @@ class Perceptual(nn.Module):
             ModelNotFoundError: LPIPS was asked for by name and its trunk cannot be had.
             ModelFileError: the weights are damaged.
         """
-        from ..convert.perceptual import lpips_alex, st_lpips_alex
+        from ..convert.perceptual import lpips_alex, st_lpips
 
+        if backbone == "st-lpips-vgg":
+            model = cls(backbone)
+            model.load_state_dict(st_lpips("vgg", model.state_dict()))
+            return model
         if backbone != "st-lpips-alex":
             model = cls("lpips-alex")
             weights = lpips_alex(model.state_dict())
@@ -78,7 +87,7 @@ class Perceptual(nn.Module):
                     'Go online once, or use backbone="st-lpips-alex", whose weights are installed.'
                 )
         model = cls("st-lpips-alex")
-        model.load_state_dict(st_lpips_alex(model.state_dict()))
+        model.load_state_dict(st_lpips("alex", model.state_dict()))
         return model
 
     def embed(self, picture: Tensor) -> list[Tensor]:
@@ -88,19 +97,21 @@ class Perceptual(nn.Module):
                 f"The perceptual distance needs [N, 3, H, W] of {MIN_SIDE} pixels or more, not {list(picture.shape)}."
             )
         x = (picture - self.shift) / self.scale
-        maps = []
-        for i, (conv, importance) in enumerate(zip(self.convs, self.importance, strict=True)):
-            if i in (1, 2):
+        maps, convs = [], iter(self.convs)
+        for stage, (widths, importance) in enumerate(zip(self.stages, self.importance, strict=True)):
+            if stage in self.pooled:
                 x = self._pool(x)
-            x = conv(x)
-            if i == 0 and self.shift_tolerant:
-                x = _blur(x)
-            x = F.relu(x)
+            for _ in widths:
+                x = next(convs)(x)
+                if self.alex and self.shift_tolerant and stage == 0:
+                    x = _blur(x)  # in the place of the stride
+                x = F.relu(x)
             maps.append(_unit(x) * importance.sqrt())
         return maps
 
     def _pool(self, x: Tensor) -> Tensor:
-        return _blur(F.max_pool2d(x, 3, stride=1)) if self.shift_tolerant else F.max_pool2d(x, 3, stride=2)
+        size = 3 if self.alex else 2
+        return _blur(F.max_pool2d(x, size, stride=1)) if self.shift_tolerant else F.max_pool2d(x, size, stride=2)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance [N] between pictures [N, 3, H, W] in [-1, 1]."""
