@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .adapt import STEPS as ADAPT_STEPS
 from .adapt import Adaptation, AdaptSettings, AdaptState, Align, References, Term, load_references, preset
+from .adapt.text import TEXT_STEPS, load_clips, text_adaptation
 from .config import Fingerprint
 from .discriminator import Discriminator
 from .edit import Directions, apply
@@ -30,6 +31,7 @@ from .images import PictureSource, load_picture, to_images, to_tensor
 from .inversion import Inversion
 from .invert import InversionSettings, OnStep, invert
 from .losses import Perceptual
+from .losses.clip import Clip
 from .token_batch import TokenBatch
 from .tokens import TokenSet
 
@@ -378,6 +380,41 @@ class RefineStylePipeline:
             terms=terms,
             state=state,
         )
+
+    def adapt_text(
+        self,
+        source: str,
+        target: str,
+        *,
+        clip: Sequence[str | os.PathLike[str] | Clip],
+        name: str = "",
+        steps: int = TEXT_STEPS,
+        tokens: int = 4,
+        codes: int | None = None,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        state: str | os.PathLike[str] | None = None,
+        settings: AdaptSettings | None = None,
+    ) -> TokenSet:
+        """Make a domain from a text, without pictures: ``adapt_text("a photo", "a pencil sketch", clip=[...])``.
+
+        Args:
+            source, target: what the generator draws, and what it shall draw.
+            clip: one or two CLIP models: folders, Hub ids, or loaded ones.
+            codes: refine only the layers of so many w+ codes, chosen by the text; None: all.
+            name, steps, tokens, seed, on_step, state, settings: as for ``adapt``.
+
+        Raises:
+            MissingDependencyError: transformers is not installed.
+            ModelNotFoundError, UnsupportedModelError: no such CLIP.
+            ConfigError: no text, or texts that mean the same to a CLIP; ``state`` is of another run.
+        """
+        saved = None if state is None or not Path(state).exists() else AdaptState.load(state)
+        clips = load_clips(clip, self.device)
+        run = text_adaptation(self.generator, source, target, clips, steps=steps, tokens=tokens, codes=codes,
+                              seed=seed, settings=settings, state=saved)  # fmt: skip
+        run.run(on_step, state)
+        return run.token_set({"name": name} if name else {})
 
     def paste_back(self, picture: PictureSource, face: Inversion, edited: Image.Image) -> Image.Image:
         """Lay an edited picture of ``face`` back into the photo that it was found in.

@@ -7,20 +7,28 @@ from .context import Context, Features, Learner, Term
 from .references import Align, References, load_references
 from .settings import MAX_PICTURES, AdaptSettings, preset
 from .state import AdaptState
+from .text import TEXT_STEPS, ClipTerm, TextAdaptation, load_clips, picture_term, text_adaptation, text_settings
 
 
 __all__ = [
     "MAX_PICTURES",
     "STEPS",
+    "TEXT_STEPS",
     "AdaptSettings",
     "AdaptState",
     "Adaptation",
     "Align",
+    "ClipTerm",
     "Context",
     "Features",
     "Learner",
     "References",
     "Term",
+    "TextAdaptation",
+    "load_clips",
     "load_references",
+    "picture_term",
     "preset",
+    "text_adaptation",
+    "text_settings",
 ]

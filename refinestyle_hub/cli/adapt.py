@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from .pictures import Device, Model, load
 
 
 if TYPE_CHECKING:
-    from ..adapt import Adaptation, AdaptState
+    from ..adapt import Adaptation
 
 
 __all__ = ["adapt"]
@@ -31,11 +32,24 @@ class Align(str, Enum):
 
 def adapt(
     model: Model,
-    pictures: Annotated[list[Path], typer.Argument(help="1 to 20 pictures of a style.", metavar="PICTURES...")],
     name: Annotated[str, typer.Option(help="What the domain is called.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the domain. A run found in it goes on.")],
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(help="1 to 20 pictures of a style.", metavar="PICTURES...")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="In place of pictures: what to draw, such as 'a sketch'.")] = None,
+    source_text: Annotated[str, typer.Option(help="With --text: what the generator draws.")] = "a photo",
+    clip: Annotated[
+        list[str] | None,
+        typer.Option(help="CLIP, a folder or Hub id, for --text, or as a further guide to pictures; may be repeated."),
+    ] = None,
+    codes: Annotated[
+        int | None, typer.Option(min=1, help="With --text: refine only the layers of so many codes, chosen by it.")
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, max=64, help="T, tokens per layer.")] = 4,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of optimisation; by default 500.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of optimisation; by default 500, from a text 300.")
+    ] = None,
     align: Annotated[
         Align, typer.Option(help="auto: cut faces out where they are found; none: use all pictures as they are.")
     ] = Align.auto,
@@ -44,15 +58,32 @@ def adapt(
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
-    """Make a domain from a few pictures of a style. Ctrl-C keeps the best so far; the same command goes on."""
-    from ..adapt import STEPS, load_references
+    """Make a domain from a few pictures of a style, or from a text.
+
+    Ctrl-C keeps the best so far; the same command goes on.
+    """
+    if text is None and not pictures:
+        raise typer.BadParameter("Give pictures of the style, or --text.", param_hint="PICTURES")
+    if text is not None and (pictures or not clip):
+        raise typer.BadParameter("A text takes the place of pictures, and needs --clip.", param_hint="--text")
+    if text is None and codes is not None:
+        raise typer.BadParameter("Layers are chosen by a text: give --text.", param_hint="--codes")
+    from ..adapt import STEPS, TEXT_STEPS, AdaptState, load_clips, load_references, picture_term, text_adaptation
 
     pipe = load(model, device)
-    references = load_references(pictures, pipe.generator.config.resolution, align.value)
     state = out / RUN / "state.safetensors"
-    run = pipe.adaptation(
-        references, steps=steps or STEPS, tokens=tokens, seed=seed, state=_saved(state) if state.exists() else None
-    )
+    saved = AdaptState.load(state) if state.exists() else None
+    clips = load_clips(clip, pipe.device) if clip else []
+    run: Adaptation
+    if text is not None:
+        run = text_adaptation(
+            pipe.generator, source_text, text, clips, steps=steps or TEXT_STEPS, tokens=tokens, codes=codes, seed=seed,
+            state=saved,
+        )  # fmt: skip
+    else:
+        references = load_references(pictures or [], pipe.generator.config.resolution, align.value)
+        terms = [picture_term(pipe.generator, references, clips, seed=seed)] if clips else []
+        run = pipe.adaptation(references, steps=steps or STEPS, tokens=tokens, seed=seed, terms=terms, state=saved)
     before = run.preview(plain=True)
 
     def show(file: Path) -> None:
@@ -64,7 +95,7 @@ def adapt(
     began = time.monotonic()
     with console.progress("steps", run.steps) as tick, console.interruptible() as pressed:
 
-        def on_step(step: int, total: int, figures: dict[str, float]) -> bool:
+        def on_step(step: int, total: int, figures: Mapping[str, float]) -> bool:
             tick(step, {key: figures[key] for key in ("distance",) if key in figures})
             if step % preview_every == 0:
                 show(out / RUN / f"step{step:04d}.png")
@@ -79,12 +110,6 @@ def adapt(
     console.emit(report, _told(report, out, finished), as_json)
     if not finished:
         raise typer.Exit(130)
-
-
-def _saved(path: Path) -> AdaptState:
-    from ..adapt import AdaptState
-
-    return AdaptState.load(path)
 
 
 def _report(run: Adaptation, model: str, name: str, seconds: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -152,7 +153,10 @@ class Clip(nn.Module):
         if report["missing_keys"] or report["mismatched_keys"]:
             odd = ", ".join(sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))[:3])
             raise ModelFileError(f"The weights of {name} are incomplete: {odd} ...")
-        return cls(model, processor.tokenizer, Preprocessing.of(processor.image_processor), name)
+        shown = (
+            Path(name).name if Path(name).is_dir() else name
+        )  # a domain tells its name, and no folder of this machine
+        return cls(model, processor.tokenizer, Preprocessing.of(processor.image_processor), shown)
 
     def pictures(self, pictures: Tensor) -> Tensor:
         """Pictures ``[N, 3, H, W]`` in [-1, 1] -> unit embeddings ``[N, E]``."""
@@ -250,8 +254,8 @@ class ClipDirection(nn.Module):
                 "A CLIP loss needs at least one CLIP, and a target for each where the global loss counts."
             )
         self.clips = nn.ModuleList(clip for clip, _ in models)
-        self.directions = [direction for _, direction in models]
-        self.targets = list(targets)
+        self.directions = nn.ParameterList(direction for _, direction in models).requires_grad_(False)
+        self.targets = nn.ParameterList(targets).requires_grad_(False)
         self.weight = weight
 
     @classmethod

@@ -1,0 +1,141 @@
+"""Text, or the direction in which pictures differ from the samples, as a guide: directional CLIP.
+
+A text needs no picture at all (StyleGAN-NADA, arXiv 2108.00946); beside pictures the direction is one more term.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..generator import Generator
+from ..losses.clip import Clip, ClipDirection, choose_layers
+from ..tokens import TokenSet
+from .adaptation import Adaptation
+from .context import Context
+from .references import References
+from .settings import AdaptSettings
+from .state import AdaptState
+
+
+__all__ = [
+    "TEXT_STEPS",
+    "ClipTerm",
+    "TextAdaptation",
+    "load_clips",
+    "picture_term",
+    "text_adaptation",
+    "text_settings",
+]
+
+TEXT_STEPS = 300
+SAMPLES = 16  # whose mean is where a direction to pictures starts, and whose gradients choose layers
+
+
+class ClipTerm:
+    """The samples change as a direction in CLIP's space says."""
+
+    def __init__(self, direction: ClipDirection, weight: float = 1.0) -> None:
+        self.direction, self.weight = direction, weight
+        # a saved run goes on only with the same models: their names are part of the term's
+        self.name = "clip " + " + ".join(clip.name for clip in direction.clips)  # type: ignore[misc]
+
+    def __call__(self, context: Context) -> Tensor:
+        """Mean over the pairs of samples before and after."""
+        loss: Tensor = self.direction(context.source, context.adapted)
+        return loss.mean()
+
+
+class TextAdaptation(Adaptation):
+    """A run without any picture. How near it is, is what the direction says of fixed samples."""
+
+    def __init__(self, generator: Generator, direction: ClipDirection, texts: tuple[str, str], **options: Any) -> None:
+        """``texts``: what the generator draws, and what it shall draw; ``options``: those of ``Adaptation``."""
+        self.direction, self.texts = direction, texts
+        size = generator.config.resolution
+        nothing = References(torch.empty(0, 3, size, size), (), ())
+        super().__init__(generator, nothing, terms=[ClipTerm(direction)], **options)
+
+    @torch.no_grad()
+    def _distance(self) -> float:
+        loss: Tensor = self.direction(self._samples(1.0, plain=True), self._samples(1.0))
+        return float(loss.mean())
+
+    def _run(self) -> dict[str, Any]:
+        return {**super()._run(), "texts": list(self.texts)}
+
+    def token_set(self, metadata: Mapping[str, Any] | None = None) -> TokenSet:
+        """The best so far, as a domain that knows its texts."""
+        made = {"method": "text adaptation", "source_text": self.texts[0], "target_text": self.texts[1]}
+        return super().token_set({**made, **(metadata or {})})
+
+
+def text_settings(tokens: int = 4) -> AdaptSettings:
+    """Without all that looks at pictures; batch and truncation as published."""
+    quiet = ("sliced_pictures", "sliced_features", "adversarial", "patches", "between", "within", "reconstruction")
+    return replace(AdaptSettings(tokens=tokens, batch=2, truncation=0.7), **dict.fromkeys(quiet, 0.0))  # type: ignore[arg-type]
+
+
+def load_clips(clips: Sequence[str | os.PathLike[str] | Clip], device: torch.device | str = "cpu") -> list[Clip]:
+    """CLIP models by folder or Hub id, see ``Clip.load``. Raises ConfigError if there is none."""
+    if not clips:
+        raise ConfigError("Name at least one CLIP model: a folder, or a Hub id such as openai/clip-vit-base-patch32.")
+    return [(clip if isinstance(clip, Clip) else Clip.load(clip)).to(device) for clip in clips]
+
+
+def text_adaptation(
+    generator: Generator,
+    source: str,
+    target: str,
+    clips: Sequence[Clip],
+    *,
+    steps: int = TEXT_STEPS,
+    tokens: int = 4,
+    codes: int | None = None,
+    seed: int = 0,
+    settings: AdaptSettings | None = None,
+    state: AdaptState | None = None,
+) -> TextAdaptation:
+    """A run from one text to another.
+
+    Args:
+        source: what the generator draws, such as "a photo".
+        target: what it shall draw, such as "a pencil sketch".
+        clips: one or two, on the generator's device.
+        codes: refine only the layers of this many of the w+ codes: those that the target moves most, see
+            ``losses.clip.choose_layers``. None: the layers of the settings.
+        settings: None: ``text_settings(tokens)``.
+        state: of the run to go on with.
+
+    Raises:
+        ConfigError: an empty text, texts that mean the same to a CLIP, or an impossible number of codes.
+    """
+    settings = settings or text_settings(tokens)
+    direction = ClipDirection.from_text(clips, source, target).to(generator.mapping.w_avg.device)
+    if codes is not None:
+        w_plus = _codes(generator, settings.truncation, seed)
+        settings = replace(settings, layers=choose_layers(generator, direction.to_target, w_plus, codes))
+    return TextAdaptation(
+        generator, direction, (source, target), steps=steps, settings=settings, seed=seed, state=state
+    )
+
+
+@torch.no_grad()
+def picture_term(
+    generator: Generator, references: References, clips: Sequence[Clip], weight: float = 1.0, seed: int = 0
+) -> ClipTerm:
+    """A term that leads from samples of the generator to the mean of the references, for ``Adaptation(terms=...)``."""
+    samples = generator(_codes(generator, 0.7, seed)).clamp(-1, 1)
+    return ClipTerm(ClipDirection.from_pictures(clips, samples, references.pictures.to(samples.device)), weight)
+
+
+@torch.no_grad()
+def _codes(generator: Generator, truncation: float, seed: int) -> Tensor:
+    z = torch.randn(SAMPLES, generator.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    return generator.map(z.to(generator.mapping.w_avg.device), truncation)

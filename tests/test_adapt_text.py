@@ -1,0 +1,185 @@
+"""From a text to a domain, and CLIP beside pictures: the whole path, on tiny models of the real classes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TINY, tiny_generator
+
+from refinestyle_hub.adapt import (
+    Adaptation,
+    References,
+    load_clips,
+    picture_term,
+    preset,
+    text_adaptation,
+    text_settings,
+)
+from refinestyle_hub.cli import main
+from refinestyle_hub.errors import ConfigError
+from refinestyle_hub.losses.clip import Clip
+from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens import TokenSet
+
+
+pytest.importorskip("transformers")
+from tiny_clip import save_tiny_clip  # noqa: E402
+
+
+TEXTS = ("a photo", "a pencil sketch")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")
+
+
+@pytest.fixture(scope="module")
+def clips(folder: Path) -> list[Clip]:
+    return load_clips([folder])
+
+
+def values(tokens: TokenSet) -> torch.Tensor:
+    return torch.cat([x.flatten().double() for _, x in sorted(tokens.state_dict().items())])
+
+
+def test_a_run_turns_samples_where_the_text_points(clips: list[Clip]) -> None:
+    run = text_adaptation(tiny_generator(), *TEXTS, clips, steps=40)
+    before = run.direction(run.preview(plain=True), run.preview()).mean()
+    assert float(before) == pytest.approx(1.0, abs=1e-4)  # nothing has changed yet
+    run.run()
+    assert run.finished
+    assert run.best_distance < 0.5
+    tokens = run.token_set({"name": "sketch"})
+    told = tokens.metadata
+    assert (told["method"], told["source_text"], told["target_text"]) == ("text adaptation", *TEXTS)
+    assert (told["name"], told["pictures"]) == ("sketch", 0)
+    assert told["objectives"] == {"clip tiny-clip": 1.0, "norm": text_settings().norm}  # no folder of this machine
+    assert all(bool(x.pre.all()) for x in tokens.layers.values())  # it can be merged
+
+
+def test_the_generator_stays_as_it_is(clips: list[Clip]) -> None:
+    generator = tiny_generator()
+    before = {name: x.clone() for name, x in generator.state_dict().items()}
+    text_adaptation(generator, *TEXTS, clips, steps=2).run()
+    assert all(torch.equal(x, before[name]) for name, x in generator.state_dict().items())
+
+
+def test_a_run_goes_on_as_if_it_had_not_stopped(clips: list[Clip]) -> None:
+    def begin(**options: Any) -> Any:
+        return text_adaptation(tiny_generator(), *TEXTS, clips, steps=6, **options)
+
+    whole, first = begin(), begin()
+    whole.run()
+    first.step(2)
+    second = begin(state=pickle.loads(pickle.dumps(first.state())))
+    second.step(1)
+    second.run()
+    assert torch.equal(values(second.token_set()), values(whole.token_set()))
+    with pytest.raises(ConfigError, match="texts differ"):
+        text_adaptation(tiny_generator(), "a photo", "an oil painting", clips, steps=6, state=first.state())
+
+
+def test_layers_are_those_that_the_text_moves(clips: list[Clip]) -> None:
+    run = text_adaptation(tiny_generator(), *TEXTS, clips, steps=1, codes=3)
+    layers = set(run.token_set().layers)
+    assert 0 < len(layers) < len(TINY.layers)
+    chosen = {spec.code for spec in TINY.layers if spec.name in layers}
+    assert len(chosen) == 3
+    assert layers == {spec.name for spec in TINY.layers if spec.code in chosen}
+
+
+def test_clip_beside_pictures(clips: list[Clip]) -> None:
+    generator = tiny_generator()
+    pictures = torch.tanh(torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    references = References(pictures, ("a", "b", "c"), (False, False, False))
+    term = picture_term(generator, references, clips, weight=0.5)
+    settings = text_settings()  # the other terms say nothing here
+    run = Adaptation(generator, references, steps=3, settings=settings, terms=[term])
+    figures = run.step()
+    assert figures["clip tiny-clip"] == pytest.approx(1.0, abs=1e-3)  # at first nothing has changed
+    assert run.step(2)["clip tiny-clip"] < 1
+    assert run.token_set().metadata["objectives"]["clip tiny-clip"] == 0.5
+    assert preset(3).sliced_pictures > 0
+
+
+def test_pipeline_and_file(tiny_pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    state = tmp_path / "run" / "state.safetensors"
+    made = tiny_pipe.adapt_text(
+        *TEXTS,
+        clip=[folder],
+        name="sketch",
+        steps=2,
+        state=state,
+        on_step=lambda step, steps, f: bool(seen.append(step)),
+    )
+    assert seen == [1, 2]
+    made.save_pretrained(tmp_path / "sketch")
+    known = TokenSet.from_pretrained(tmp_path / "sketch")
+    assert known.metadata["target_text"] == "a pencil sketch"
+    assert torch.equal(values(known), values(made))
+    again = tiny_pipe.adapt_text(*TEXTS, clip=[folder], steps=2, state=state)  # it is done already
+    assert torch.equal(values(again), values(made))
+    picture = tiny_pipe.generate([0], domains={made: 1.0}, output_type="pt")
+    assert picture.shape == (1, 3, 32, 32)
+
+
+def test_no_clip_or_no_text_is_an_error(tiny_pipe: RefineStylePipeline, folder: Path) -> None:
+    with pytest.raises(ConfigError, match="at least one CLIP"):
+        tiny_pipe.adapt_text(*TEXTS, clip=[])
+    with pytest.raises(ConfigError, match="text is needed"):
+        tiny_pipe.adapt_text("", "sketch", clip=[folder])
+    with pytest.raises(ConfigError, match="cannot be chosen"):
+        tiny_pipe.adapt_text(*TEXTS, clip=[folder], codes=99)
+
+
+# --- The command ----------------------------------------------------------------------------------------------------
+
+
+def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_command(capsys: pytest.CaptureFixture[str], tiny_pipeline_dir: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sketch"
+    args = ["adapt", tiny_pipeline_dir, "--text", "pencil sketch", "--source-text", "photo", "--clip", folder]
+    code, text, err = command(capsys, *args, "--name", "sketch", "--steps", 2, "--out", out, "--json")
+    assert code == 0, err
+    assert json.loads(text)["best_step"] == 2
+    assert TokenSet.from_pretrained(out).metadata["source_text"] == "photo"
+    assert (out / "preview.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ([], "Give pictures"),
+        (["--text", "sketch"], "needs --clip"),
+        (["picture.png", "--text", "sketch", "--clip", "CLIP"], "takes the place of pictures"),
+        (["picture.png", "--codes", "3"], "give --text"),
+        (["--text", "sketch", "--clip", "absent-clip"], "absent-clip"),
+    ],
+)
+def test_command_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_pipeline_dir: Path,
+    tmp_path: Path,
+    args: list[str],
+    reason: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, _, err = command(capsys, "adapt", tiny_pipeline_dir, *args, "--name", "x", "--out", tmp_path / "x")
+    assert code in (1, 2)
+    assert reason in err
+    assert "Traceback" not in err
