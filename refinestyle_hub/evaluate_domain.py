@@ -101,7 +101,6 @@ def evaluate_domain(
         "seconds": {
             "picture": _seconds(draw(tokens), w_plus[:8]),
             "plain_picture": _seconds(draw(None), w_plus[:8]),
-            "adaptation": tokens.metadata.get("seconds"),
         },
     }
 

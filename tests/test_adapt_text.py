@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny import TINY, tiny_generator
 
 from refinestyle_hub.adapt import (
@@ -20,10 +21,12 @@ from refinestyle_hub.adapt import (
     text_adaptation,
     text_settings,
 )
+from refinestyle_hub.cards import read_card
 from refinestyle_hub.cli import main
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.losses.clip import Clip
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.sources import Folder
 from refinestyle_hub.tokens import TokenSet
 
 
@@ -157,7 +160,30 @@ def test_command(capsys: pytest.CaptureFixture[str], tiny_pipeline_dir: Path, fo
     assert code == 0, err
     assert json.loads(text)["best_step"] == 2
     assert TokenSet.from_pretrained(out).metadata["source_text"] == "photo"
+    card = read_card(Folder(out))
+    assert 'to "pencil sketch"' in card.data
+    assert [picture.file for picture in card.pictures] == ["preview.png"]
     assert (out / "preview.png").is_file()
+    assert str(tmp_path) not in (out / "card.json").read_text() + (out / "config.json").read_text()
+
+
+def test_command_with_pictures_and_clip(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_pipeline_dir: Path,
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "teal.png")
+    out = tmp_path / "teal"
+    args = ["adapt", tiny_pipeline_dir, tmp_path / "teal.png", "--align", "none", "--clip", folder, "--steps", 1]
+    code, _, err = command(capsys, *args, "--name", "teal", "--rights", "I drew it", "--out", out)
+    assert code == 0, err
+    assert TokenSet.from_pretrained(out).metadata["objectives"]["clip tiny-clip"] == 1.0
+    card = read_card(Folder(out))
+    assert card.data.endswith("as stated by the maker: I drew it.")
+    assert card.base_model is None  # a folder, which nobody else could load
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from .pictures import Device, Model, load
 
 if TYPE_CHECKING:
     from ..adapt import Adaptation
+    from ..tokens import TokenSet
 
 
 __all__ = ["adapt"]
@@ -55,6 +57,9 @@ def adapt(
     ] = Align.auto,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
     preview_every: Annotated[int, typer.Option(min=1, help="Steps between previews of fixed samples.")] = 50,
+    rights: Annotated[
+        str, typer.Option(help="What you state about your right to use the pictures; it goes on the card.")
+    ] = "",
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
@@ -105,6 +110,7 @@ def adapt(
     domain = run.token_set({"name": name})
     domain.save_pretrained(out)
     show(out / "preview.png")
+    _write_facts(domain, out, model, rights, f"{run.seconds:.0f} s on {device}")
     report = _report(run, model, name, time.monotonic() - began)
     console.write_json(out / RUN / "report.json", report)
     console.emit(report, _told(report, out, finished), as_json)
@@ -129,6 +135,32 @@ def _report(run: Adaptation, model: str, name: str, seconds: float) -> dict[str,
         "seconds": round(run.seconds, 1),
         "seconds_of_this_call": round(seconds, 1),
     }
+
+
+def _write_facts(domain: TokenSet, out: Path, model: str, rights: str, cost: str) -> None:
+    """``card.json``: how the domain was made, and its preview. What else is in it, such as figures, stays."""
+    from ..cards import FACTS, Picture, dump_card, read_card
+    from ..files import write_folder
+    from ..sources import Folder, bundled_models, is_repo_id
+
+    told, known = domain.metadata, read_card(Folder(out))
+    public = model in bundled_models() or (is_repo_id(model) and not Path(model).exists())
+    if told["pictures"]:
+        what = f"{told['pictures']} pictures of the style, which are not part of this repo"
+        data = f"Made from {what}. Rights to them, as stated by the maker: {rights or 'nothing was stated'}."
+    else:
+        data = f'Made without pictures, from the text "{told["source_text"]}" to "{told["target_text"]}".'
+    made_with = "PICTURES..." if told["pictures"] else f'--text "{told["target_text"]}" --clip CLIP'
+    size = f"--tokens {told['settings']['tokens']} --steps {told['planned_steps']} --seed {told['seed']}"
+    card = replace(
+        known,
+        base_model=model if public else known.base_model,
+        data=data,
+        training=f"refinestyle adapt MODEL {made_with} --name {told['name']} {size}",
+        cost=cost,
+        pictures=(Picture("preview.png", "Random seeds of the generator; below, the same in this domain."),),
+    )
+    write_folder(out, {FACTS: dump_card(card)})
 
 
 def _told(report: dict[str, Any], out: Path, finished: bool) -> str:
