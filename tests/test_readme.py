@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from refinestyle_hub import TokenSet
+
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -15,9 +17,13 @@ README = Path(__file__).parent.parent / "README.md"
 @pytest.mark.slow
 def test_the_quickstart_runs(astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
+    assert "pipe.adapt" in blocks[1]
+    blocks[1] = blocks[1].replace('name="pencil"', 'name="pencil", steps=2')  # of 500
     monkeypatch.chdir(tmp_path)
     astronaut.save("me.jpg")
+    for i, name in enumerate(("a.png", "b.png", "c.png")):
+        astronaut.rotate(5 * i).save(name)
     space: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), space)
@@ -25,6 +31,8 @@ def test_the_quickstart_runs(astronaut: Image.Image, tmp_path: Path, monkeypatch
         assert again.size == smiling.size == (128, 128)
         assert again.tobytes() != smiling.tobytes()
     assert Path("me.safetensors").exists()
+    assert Path("drawn.png").exists()
+    assert TokenSet.from_pretrained("my-pencil").metadata["pictures"] == 3
 
 
 def test_every_link_into_the_project_leads_somewhere() -> None:
