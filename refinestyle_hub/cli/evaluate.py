@@ -75,6 +75,37 @@ def domain(
     console.emit({"model": model, "domain": domain, **report}, _table(report), as_json)
 
 
+@evaluate.command("inversion")
+def inversion(
+    model: Model,
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures of faces, or folders of them.", metavar="PICTURES")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of optimisation after the encoder's answer.")] = 50,
+    compare: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Also w+ optimisation and PTI, minutes a picture.")
+    ] = True,
+    aligned: Annotated[bool, typer.Option("--aligned", help="The pictures are aligned crops already.")] = False,
+    attributes: Annotated[
+        Path | None, typer.Option(help="Folder of the attribute network; by default that of this checkout.")
+    ] = None,
+    device: Device = "cpu",
+    as_json: console.AsJson = False,
+) -> None:
+    """Say how near a model's inversions of pictures come to them, beside published ways by optimisation."""
+    from ..evaluate_inversion import baselines, evaluate_inversion, judges, our_methods, read_crops, table
+    from ..losses import Perceptual
+
+    pipe = load(model, device)
+    crops, skipped = read_crops(pictures, pipe.generator.config.resolution, aligned=aligned)
+    methods = our_methods(pipe, [steps]) + (baselines(pipe) if compare else [])
+    unseen = Perceptual.load("st-lpips-vgg").to(device)
+    by = judges(crops.shape[-1], pipe.perceptual, unseen, _attributes(attributes, device))
+    with console.progress("pictures", len(crops) * len(methods)) as tick:
+        rows = evaluate_inversion(methods, crops.to(device), by, lambda done, total: tick(done, {}))
+    report = {"model": model, "pictures": len(crops), "skipped": skipped, "rows": rows}
+    lines = [f"skipped {name}: {why.splitlines()[0]}" for name, why in skipped.items()]
+    console.emit(report, "\n".join([*lines, table(rows)]), as_json)
+
+
 def _domain(pipe: RefineStylePipeline, name: str) -> TokenSet:
     from ..fingerprint import check_base
     from ..tokens import TokenSet

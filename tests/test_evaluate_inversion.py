@@ -1,0 +1,165 @@
+"""Figures of inversion: known where the answer is known, and a whole table of a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_evaluate_domain import attribute_net
+from tiny import TINY, tiny_generator
+from torch import Tensor
+
+from refinestyle_hub import evaluate_inversion as module
+from refinestyle_hub.baselines import pivotal_tuning, project_w_plus
+from refinestyle_hub.cli import main
+from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.errors import ConfigError, PictureError
+from refinestyle_hub.evaluate_inversion import (
+    Method,
+    attribute_error,
+    baselines,
+    evaluate_inversion,
+    judges,
+    our_methods,
+    read_crops,
+    table,
+    token_values,
+)
+from refinestyle_hub.images import save_png, to_image
+from refinestyle_hub.losses import Perceptual, mse
+from refinestyle_hub.pipeline import RefineStylePipeline
+
+
+@pytest.fixture(scope="module")
+def perceptual() -> Perceptual:
+    return Perceptual.load("st-lpips-alex")
+
+
+@pytest.fixture(scope="module")
+def pipe(perceptual: Perceptual) -> RefineStylePipeline:
+    torch.manual_seed(0)
+    generator = tiny_generator()
+    encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2).eval()
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(0.1 * torch.randn(p.shape))
+    pipe = RefineStylePipeline(generator, encoder=encoder)
+    pipe.perceptual = perceptual
+    return pipe
+
+
+def crops(n: int = 2) -> Tensor:
+    """Pictures that the tiny generator can draw."""
+    generator = tiny_generator()
+    with torch.no_grad():
+        z = torch.randn(n, TINY.z_dim, generator=torch.Generator().manual_seed(5))
+        return generator(generator.map(z)).clamp(-1, 1)
+
+
+def test_figures_of_known_answers() -> None:
+    x = torch.zeros(4, 3, 32, 32)
+    shift = Method("a shift", lambda crop: (crop + 0.5, 7))
+    by = {"mse": mse, "number": lambda a, b: torch.arange(len(a)).float()}
+    calls: list[tuple[int, int]] = []
+    rows = evaluate_inversion([Method("itself", lambda crop: (crop, 3)), shift], x, by, lambda *n: calls.append(n))
+    assert [row["method"] for row in rows] == ["itself", "a shift"]
+    assert [row["figures"]["mse"] for row in rows] == [{"mean": 0, "std": 0}, {"mean": 0.25, "std": 0}]
+    assert rows[1]["figures"]["number"] == {"mean": 1.5, "std": pytest.approx(1.25**0.5, abs=1e-6)}
+    assert rows[1]["values"] == 7
+    assert calls[-1] == (8, 8)
+    assert "| a shift | 0.25 ± 0 |" in table(rows)
+    with pytest.raises(ConfigError, match="same name"):
+        evaluate_inversion([shift, shift], x, by)
+
+
+def test_the_attribute_error_is_in_deviations() -> None:
+    net, x = attribute_net(), crops(3)
+    assert torch.equal(attribute_error(net, x, x), torch.zeros(3))
+    found = attribute_error(net, x, -x)
+    read, other = (net.read(pictures) for pictures in (x, -x))
+    parts = [
+        (read[name] - other[name]).abs() / net.config.std[i] for i, name in enumerate(("yaw", "smile", "glasses"))
+    ]
+    torch.testing.assert_close(found, torch.stack(parts).mean(dim=0))
+
+
+def test_ways_of_a_model(pipe: RefineStylePipeline) -> None:
+    """Each draws what the pipeline draws, and keeps as many numbers as its inversion has."""
+    assert pipe.encoder is not None
+    alone, answer, further = our_methods(pipe, [2])
+    picture = crops(1)
+    found = pipe.invert_crops(picture)[0]
+    assert found.tokens is not None
+    drawn, kept = answer.invert(picture)
+    torch.testing.assert_close(drawn.clamp(-1, 1), pipe.render([found], output_type="pt"), rtol=0, atol=1e-5)
+    assert kept == found.w_plus.numel() + found.tokens.num_values
+    plain, kept = alone.invert(picture)
+    torch.testing.assert_close(
+        plain.clamp(-1, 1), pipe.render([found], refine=0.0, output_type="pt"), rtol=0, atol=1e-5
+    )
+    assert kept == found.w_plus.numel()
+    assert further.name == "encoder + 2 steps"
+    assert alone.parameters < answer.parameters == sum(p.numel() for p in pipe.encoder.parameters())
+    multiply = Encoder.for_generator(pipe.generator, widths=(8,) * 4, width=16, heads=2, residual="multiply",
+                                     spatial="broadcast", rank=2)  # fmt: skip
+    # what is kept are the factors, not the kernels that they make
+    assert token_values(multiply) == sum(2 * (s.inputs + s.outputs) for s in TINY.layers if s.kind == "conv")
+
+
+def test_baselines_come_nearer(perceptual: Perceptual) -> None:
+    generator, picture = tiny_generator(), crops(1)
+    before = {name: t.clone() for name, t in generator.state_dict().items()}
+    with torch.no_grad():
+        start = float(mse(generator(generator.mapping.w_avg.expand(1, TINY.num_layers, -1)), picture))
+    w_plus = project_w_plus(generator, picture, perceptual=perceptual, steps=40)
+    with torch.no_grad():
+        assert float(mse(generator(w_plus), picture)) < 0.8 * start
+    pivot, own = pivotal_tuning(generator, picture, perceptual=perceptual, pivot_steps=10, tuning_steps=40)
+    assert torch.equal(pivot, pivot[:, :1].expand_as(pivot))
+    with torch.no_grad():
+        assert float(mse(own(pivot), picture)) < 0.9 * float(mse(generator(pivot), picture))
+    assert all(torch.equal(t, before[name]) for name, t in generator.state_dict().items())
+
+
+def test_read_crops(tmp_path: Path, astronaut: Image.Image) -> None:
+    save_png(astronaut, tmp_path / "a" / "face.png")
+    save_png(Image.new("RGB", (64, 64), "grey"), tmp_path / "a" / "wall.png")
+    found, skipped = read_crops([tmp_path / "a"], 32)
+    assert found.shape == (1, 3, 32, 32)
+    assert list(skipped) == [str(tmp_path / "a" / "wall.png")]
+    assert read_crops([tmp_path / "a" / "wall.png"], 32, aligned=True)[0].shape == (1, 3, 32, 32)
+    with pytest.raises(PictureError, match="No picture can be used"):
+        read_crops([tmp_path / "a" / "wall.png"], 32)
+
+
+def test_from_the_command_line(
+    pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    attribute_net().save_pretrained(tmp_path / "attributes")
+    for i, picture in enumerate(crops()):
+        save_png(to_image(picture), tmp_path / "pictures" / f"{i}.png")
+    monkeypatch.setattr(module, "baselines", lambda p: baselines(p, [2], [(1, 1)]))  # minutes, as published
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    where = [str(tmp_path / name) for name in ("model", "pictures")]
+    options = ["--aligned", "--steps", "2", "--attributes", str(tmp_path / "attributes"), "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "inversion", *where, *options])
+    assert ended.value.code == 0
+    report = json.loads(capsys.readouterr().out)
+    names = ["encoder, w+ alone", "encoder", "encoder + 2 steps", "w+, 2 steps", "PTI, 1 + 1 steps"]
+    assert [row["method"] for row in report["rows"]] == names
+    assert report["pictures"] == 2
+    for row in report["rows"]:  # 32 pixels are too few for MS-SSIM
+        assert list(row["figures"]) == ["mse", "st-lpips-alex", "st-lpips-vgg", "attributes", "seconds"]
+    assert report["rows"][4]["values"] > sum(p.numel() for p in pipe.generator.synthesis.parameters())
+
+
+def test_every_distance_of_a_larger_picture(perceptual: Perceptual) -> None:
+    x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    by = judges(128, perceptual, None, None)
+    assert list(by) == ["mse", "st-lpips-alex", "ms_ssim"]
+    assert float(by["ms_ssim"](x, x).min()) == pytest.approx(1)
