@@ -101,7 +101,8 @@ class Adaptation:
         self.best = copy.deepcopy(self.average)
         self.best_step, self.best_distance = 0, math.inf
         self.leaves: Mapping[str, Tensor] = dict(self.parameters.named_parameters())
-        self.adam = torch.optim.Adam(self.leaves.values(), lr=s.rate, betas=(0.5, 0.99))
+        self.rates = {name: s.colour_rate if self._is_colour(name) else s.rate for name in self.leaves}
+        self.adam = torch.optim.Adam([{"params": [leaf]} for leaf in self.leaves.values()], betas=(0.8, 0.99))
         self.seconds = 0.0
         if state is not None:
             self._restore(state)
@@ -152,6 +153,11 @@ class Adaptation:
                 )
             )
         return chosen
+
+    def _is_colour(self, leaf: str) -> bool:
+        """Whether ``layers.<place>.<tensor>`` is part of a toRGB or a bias: these have far to go."""
+        _, place, tensor = leaf.split(".")
+        return tensor == "bias" or self.parameters.names[int(place)].endswith("torgb")
 
     @property
     def left_out(self) -> list[str]:
@@ -218,7 +224,9 @@ class Adaptation:
         gradients = torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
         for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
             leaf.grad = gradient
-        self.adam.param_groups[0]["lr"] = self.settings.rate * _rate(self.done / self.steps)
+        share = _rate(self.done / self.steps)
+        for group, rate in zip(self.adam.param_groups, self.rates.values(), strict=True):
+            group["lr"] = rate * share
         self.adam.step()
         figures = {name: float(loss.detach()) for name, loss in losses.items()}
         for term in self.terms:

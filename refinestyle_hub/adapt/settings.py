@@ -20,7 +20,8 @@ class AdaptSettings:
     layers: tuple[str, ...] = ("*",)  # names or globs of those that are refined
     bias: bool = True  # whether tokens come with offsets to the biases
     batch: int = 4  # samples per step
-    rate: float = 0.02  # Adam's for the tokens, in the unit of `TokenParameters`
+    rate: float = 0.015  # Adam's for the tokens of convolutions, in the unit of `TokenParameters`
+    colour_rate: float = 0.04  # Adam's for the tokens of toRGB layers and for biases
     truncation: float = 1.0  # of the samples
     average: float = 0.96  # decay of the tokens' running average, which is the result
 
@@ -28,7 +29,7 @@ class AdaptSettings:
     sliced_features: float = 2.0  # the same of the discriminator's features
     adversarial: float = 0.2  # of the discriminator's verdict on whole pictures
     patches: float = 0.6  # of its verdict on patches
-    between: float = 0.5  # of the correspondence between samples
+    between: float = 0.2  # of the correspondence between samples
     within: float = 4.0  # of the correspondence of the places of a sample
     reconstruction: float = 0.0  # of the pictures, redrawn from their inversions
     norm: float = 0.02  # of the squared norm of the residuals, relative to the kernels
@@ -46,8 +47,8 @@ class AdaptSettings:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if self.batch < 2:
             raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
-        if self.rate <= 0 or self.critic_rate <= 0 or not 0 <= self.average < 1:
-            raise ConfigError("rate and critic_rate must be above 0, and average from 0 to less than 1.")
+        if min(self.rate, self.colour_rate, self.critic_rate) <= 0 or not 0 <= self.average < 1:
+            raise ConfigError("rates must be above 0, and average from 0 to less than 1.")
 
 
 def preset(pictures: int, tokens: int = 4) -> AdaptSettings:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-__all__ = ["bands", "sliced_features", "sliced_pictures", "sliced_wasserstein"]
+__all__ = ["bands", "opponent", "sliced_features", "sliced_pictures", "sliced_wasserstein"]
 
+OPPONENT = ((0.577, 0.577, 0.577), (2.12, 0.0, -2.12), (-1.225, 2.45, -1.225))  # orthogonal rows
 SMALLEST_BAND = 16  # pixels: what is left holds the colours
 PLACES = 1024  # of a map that are compared, at most: a grid of random offset
 
@@ -33,6 +34,12 @@ def sliced_wasserstein(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).square().mean()
 
 
+def opponent(x: Tensor) -> Tensor:
+    """Pictures [N, 3, H, W] in lightness and two opponent colours, these at three times their size: in most pictures
+    they vary that much less, and would hardly count."""
+    return torch.einsum("ij,njhw->nihw", x.new_tensor(OPPONENT), x)
+
+
 def bands(x: Tensor) -> list[Tensor]:
     """Laplacian pyramid of pictures [N, 3, H, W]: details of each octave, and last the colours at 16 px or less."""
     found = []
@@ -48,7 +55,7 @@ def sliced_pictures(x: Tensor, y: Tensor, rng: torch.Generator, lines: int = 32,
 
     Each band counts relative to its variance in ``y``. ``place``: weight of where a patch lies, in deviations.
     """
-    return _compare(bands(x), bands(y), rng, lines, place, kernel=3)
+    return _compare(bands(opponent(x)), bands(opponent(y)), rng, lines, place, kernel=3)
 
 
 def sliced_features(

@@ -1,0 +1,325 @@
+"""Adaptation as a run: what it reaches, what it leaves alone, and that it can stop and go on anywhere."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TINY, tiny_generator
+from torch import Tensor
+
+from refinestyle_hub.adapt import Adaptation, AdaptSettings, AdaptState, Context, References, preset
+from refinestyle_hub.config import DiscriminatorConfig
+from refinestyle_hub.discriminator import Discriminator
+from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.tokens import TokenSet
+
+
+QUICK = AdaptSettings(batch=2, check_every=2, critic_from=0.25)
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    generator = tiny_generator()
+    with torch.no_grad():
+        for name in TINY.layers:
+            if name.name.endswith("torgb"):  # a fresh toRGB draws far outside [-1, 1]
+                generator.layer(name.name).weight.mul_(0.1)
+                generator.layer(name.name).bias.mul_(0.1)
+    return generator
+
+
+@pytest.fixture(scope="module")
+def discriminator() -> Discriminator:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Discriminator(DiscriminatorConfig(32, channels={4: 8, 8: 8, 16: 8, 32: 8})).eval()
+
+
+def references(count: int = 5, seed: int = 0) -> References:
+    """Bright and orange, with some noise."""
+    noise = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    pictures = (torch.tensor([0.8, 0.2, -0.6])[:, None, None] + 0.1 * noise).clamp(-1, 1)
+    return References(pictures, tuple(f"{i}.png" for i in range(count)), (False,) * count)
+
+
+def begin(generator: Generator, discriminator: Discriminator | None, steps: int = 6, **how: Any) -> Adaptation:
+    how = {"settings": QUICK, **how}
+    return Adaptation(generator, references(), steps=steps, discriminator=discriminator, **how)
+
+
+def same(a: TokenSet, b: TokenSet) -> bool:
+    x, y = a.state_dict(), b.state_dict()
+    return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) and a.metadata == b.metadata
+
+
+def changed(state: AdaptState, **numbers: Any) -> AdaptState:
+    return AdaptState(state.tensors, {**state.numbers, **numbers})
+
+
+# --- What it reaches ------------------------------------------------------------------------------------------------
+
+
+def test_samples_take_on_the_style(generator: Generator) -> None:
+    """Only the colours count here: those of the samples go more than half of the way to the references'."""
+    settings = AdaptSettings(batch=2, sliced_features=0, between=0, within=0, rate=0.1, colour_rate=0.1, average=0.5)
+    run = Adaptation(generator, references(), steps=25, settings=settings)
+    before = run.preview()
+    first = run.step()
+    last = run.step(24)
+    wanted = references().pictures.mean(dim=(0, 2, 3))
+    gaps = [(x.mean(dim=(0, 2, 3)) - wanted).abs().mean() for x in (before, run.preview())]
+    assert gaps[1] < 0.5 * gaps[0]
+    assert last["sliced_pictures"] < 0.5 * first["sliced_pictures"]
+    assert last["distance"] == pytest.approx(run.best_distance)
+
+
+def test_all_terms_take_part(generator: Generator, discriminator: Discriminator) -> None:
+    run = begin(generator, discriminator, steps=4)
+    names = {"sliced_pictures", "sliced_features", "between", "within", "norm", "adversarial"}
+    assert set(run.step()) == names
+    assert set(run.step(2)) == names | {"critic"}  # from a quarter on
+    assert run.left_out == []
+    domain = run.token_set()
+    assert set(domain.layers) == set(generator.layers)
+    assert all(bool(x.pre.all()) and x.bias is not None for x in domain.layers.values())
+    assert {x.rank for name, x in domain.layers.items() if "conv" in name} == {4}
+    assert {x.rank for name, x in domain.layers.items() if "torgb" in name} == {3}
+
+
+def test_the_critic_moves_only_its_coarse_part(generator: Generator, discriminator: Discriminator) -> None:
+    run = begin(generator, discriminator, steps=4)
+    critic = run.terms[-1].critic  # type: ignore[attr-defined]
+    before = copy.deepcopy(critic.state_dict())
+    run.step(4)
+    moved = {name.split(".")[0] for name, t in critic.state_dict().items() if not torch.equal(t, before[name])}
+    assert moved == {"coarse", "epilogue", "patch"}
+
+
+def test_no_steps_draw_the_plain_picture(generator: Generator, discriminator: Discriminator) -> None:
+    run = begin(generator, discriminator)
+    assert torch.allclose(run.preview(), run.preview(plain=True), atol=1e-5)
+
+
+def test_nothing_is_written_into_the_networks(generator: Generator, discriminator: Discriminator) -> None:
+    networks = [generator, discriminator]
+    before = [copy.deepcopy(network.state_dict()) for network in networks]
+    flags = [[p.requires_grad for p in network.parameters()] for network in networks]
+    chance = torch.get_rng_state()
+    begin(generator, discriminator).step(6)
+    for network, old, flag in zip(networks, before, flags, strict=True):
+        assert all(torch.equal(t, old[name]) for name, t in network.state_dict().items())
+        assert [p.requires_grad for p in network.parameters()] == flag
+    assert torch.equal(chance, torch.get_rng_state())
+
+
+def test_a_term_of_ones_own(generator: Generator, discriminator: Discriminator) -> None:
+    """Anything with a name, a weight and a call is a term; here one that wants dark pictures."""
+
+    class Dark:
+        name, weight = "dark", 2.0
+        seen: list[tuple[int, ...]] = []
+
+        def __call__(self, context: Context) -> Tensor:
+            self.seen.append(tuple(context.source.shape))
+            return context.adapted.mean()
+
+    alone = replace(QUICK, sliced_pictures=0, sliced_features=0, between=0, within=0, adversarial=0, patches=0)
+    run = begin(generator, discriminator, steps=8, terms=[Dark()], settings=alone)
+    before = run.preview().mean()
+    assert set(run.step(8)) == {"dark", "norm", "distance"}
+    assert run.preview().mean() < before - 0.05
+    assert Dark.seen[0] == (2, 3, 32, 32)
+    assert run.token_set().metadata["objectives"]["dark"] == 2.0
+
+
+# --- With less ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_discriminator_it_says_what_is_left_out(generator: Generator) -> None:
+    run = begin(generator, None, steps=2)
+    assert set(run.step(2)) == {"sliced_pictures", "norm", "distance"}
+    assert run.left_out == ["sliced_features", "between", "within", "adversarial"]
+    assert run.token_set().metadata["left_out"] == run.left_out
+
+
+def test_the_perceptual_network_gives_features_in_its_place(generator: Generator) -> None:
+    run = begin(generator, None, steps=1, perceptual=Perceptual.load("st-lpips-alex"))
+    assert {"sliced_features", "between", "within"} <= set(run.step())
+    assert run.left_out == ["adversarial"]
+
+
+def test_one_picture_is_redrawn_from_its_inversion(generator: Generator, discriminator: Discriminator) -> None:
+    settings = replace(preset(1), batch=2, inversion_steps=2)
+    run = Adaptation(
+        generator,
+        references(1),
+        steps=3,
+        settings=settings,
+        discriminator=discriminator,
+        perceptual=Perceptual.load("st-lpips-alex"),
+    )
+    assert "reconstruction" in run.step()
+    assert run.inversions is not None
+    assert run.inversions.shape == (1, TINY.num_layers, TINY.w_dim)
+    again = Adaptation(
+        generator, references(1), steps=3, settings=settings, discriminator=discriminator, state=run.state()
+    )
+    assert again.inversions is not None
+    assert torch.equal(again.inversions, run.inversions)  # a resumed run does not look for them again
+
+
+# --- Stop and go on -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(generator: Generator, discriminator: Discriminator) -> TokenSet:
+    run = begin(generator, discriminator)
+    run.step(6)
+    return run.token_set()
+
+
+def test_the_size_of_chunks_does_not_matter(
+    whole: TokenSet, generator: Generator, discriminator: Discriminator
+) -> None:
+    run = begin(generator, discriminator)
+    for count in (1, 3, 5):  # more than are left
+        run.step(count)
+        run.preview(), run.token_set(), run.state()  # looking changes nothing
+    assert run.finished
+    assert same(run.token_set(), whole)
+
+
+@pytest.mark.parametrize("stop", [0, 3, 4])
+def test_pickled_or_saved_it_goes_on_as_if_it_had_not_stopped(
+    whole: TokenSet, generator: Generator, discriminator: Discriminator, tmp_path: Path, stop: int
+) -> None:
+    run = begin(generator, discriminator)
+    run.step(stop)
+    state = pickle.loads(pickle.dumps(run.state()))
+    state.save(tmp_path / "state.safetensors")
+    again = begin(generator, discriminator, state=AdaptState.load(tmp_path / "state.safetensors"))
+    again.step(6)
+    assert same(again.token_set(), whole)
+    assert again.seconds >= run.seconds * 0.99
+
+
+def test_a_state_is_a_snapshot(generator: Generator, discriminator: Discriminator) -> None:
+    run = begin(generator, discriminator)
+    run.step(3)
+    state = run.state()
+    before = {name: t.clone() for name, t in state.tensors.items()}
+    run.step(3)
+    assert all(torch.equal(t, before[name]) for name, t in state.tensors.items())
+
+
+def test_stopping_keeps_the_best_so_far(
+    generator: Generator, discriminator: Discriminator, tmp_path: Path, whole: TokenSet
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def on_step(step: int, steps: int, figures: Mapping[str, float]) -> bool:
+        seen.append((step, steps))
+        return step == 3
+
+    path = tmp_path / "state.safetensors"
+    run = begin(generator, discriminator)
+    assert not run.run(on_step, path)
+    assert seen == [(1, 6), (2, 6), (3, 6)]
+    domain = run.token_set()
+    assert 2 <= domain.metadata["steps"] <= 3
+    again = begin(generator, discriminator, state=AdaptState.load(path))
+    assert again.done == 3
+    assert same(again.token_set(), domain)
+    assert again.run(None, path)
+    assert same(again.token_set(), whole)
+    assert AdaptState.load(path).numbers["step"] == 6
+
+
+def test_the_nearest_average_is_the_result(generator: Generator, discriminator: Discriminator) -> None:
+    run = begin(generator, discriminator)
+    found = {}
+    while not run.finished:
+        figures = run.step()
+        if "distance" in figures:
+            found[run.done] = (figures["distance"], run.average.token_set().detach())
+    step = min(found, key=lambda at: found[at][0])
+    domain = run.token_set()
+    assert domain.metadata["steps"] == step
+    assert all(torch.equal(t, domain.state_dict()[name]) for name, t in found[step][1].state_dict().items())
+
+
+def test_the_seed_decides(generator: Generator, discriminator: Discriminator, whole: TokenSet) -> None:
+    other = begin(generator, discriminator, seed=1)
+    other.step(6)
+    assert not same(other.token_set(), whole)
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [({"steps": 7}, "steps"), ({"seed": 2}, "seed"), ({"settings": replace(QUICK, tokens=3)}, "settings")],
+)
+def test_a_state_of_another_run(
+    generator: Generator, discriminator: Discriminator, how: dict[str, Any], what: str
+) -> None:
+    state = begin(generator, discriminator).state()
+    with pytest.raises(ConfigError, match=f"another run: its {what} differ"):
+        begin(generator, discriminator, state=state, **how)
+    with pytest.raises(ConfigError, match="base"):
+        begin(tiny_generator(5), discriminator, state=state)
+
+
+def test_damaged_states(generator: Generator, discriminator: Discriminator, tmp_path: Path, whole: TokenSet) -> None:
+    run = begin(generator, discriminator)
+    run.step()
+    state = run.state()
+    short = AdaptState({k: t for k, t in state.tensors.items() if k != "average.layers.0.p"}, state.numbers)
+    with pytest.raises(ModelFileError, match=r"average\.layers\.0\.p"):
+        begin(generator, discriminator, state=short)
+    path = tmp_path / "state.safetensors"
+    state.save(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ModelFileError, match="damaged"):
+        AdaptState.load(path)
+    whole.save_pretrained(tmp_path)
+    with pytest.raises(ModelFileError, match="not the state of an adaptation"):
+        AdaptState.load(tmp_path / "tokens.safetensors")
+
+
+# --- Settings -------------------------------------------------------------------------------------------------------
+
+
+def test_presets() -> None:
+    one, three, many = preset(1), preset(3), preset(20, tokens=8)
+    assert one.adversarial == 0  # a verdict on whole pictures would end in copies of the one
+    assert one.reconstruction > three.reconstruction > many.reconstruction
+    assert one.adversarial < three.adversarial < many.adversarial
+    assert many.tokens == 8
+    for count in (0, 21):
+        with pytest.raises(ConfigError, match="1 to 20 pictures"):
+            preset(count)
+
+
+def test_what_cannot_be(generator: Generator, discriminator: Discriminator) -> None:
+    with pytest.raises(ConfigError, match="steps"):
+        begin(generator, discriminator, steps=0)
+    with pytest.raises(ConfigError, match="seed"):
+        begin(generator, discriminator, seed=-1)
+    with pytest.raises(ConfigError, match="batch"):
+        AdaptSettings(batch=1)
+    with pytest.raises(ConfigError, match="rates"):
+        AdaptSettings(colour_rate=0)
+    with pytest.raises(ShapeError, match="32, 32"):
+        Adaptation(generator, replace(references(), pictures=torch.zeros(5, 3, 16, 16)))
+    with pytest.raises(ShapeError, match="inversions"):
+        begin(generator, discriminator, inversions=torch.zeros(5, 2, 2))
+    with pytest.raises(ShapeError, match="discriminator is for 16"):
+        begin(generator, Discriminator(DiscriminatorConfig(16, channels={4: 8, 8: 8, 16: 8})))

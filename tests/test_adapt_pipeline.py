@@ -1,0 +1,226 @@
+"""From pictures to a domain: `pipe.adapt`, the pictures it takes, and the command `adapt`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_generator
+
+from refinestyle_hub.adapt import References, load_references
+from refinestyle_hub.cli import console, main
+from refinestyle_hub.cli.pictures import parse_domains
+from refinestyle_hub.config import DiscriminatorConfig
+from refinestyle_hub.discriminator import Discriminator
+from refinestyle_hub.errors import ConfigError, PictureError
+from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens import TokenSet
+
+
+@pytest.fixture(scope="module")
+def pipe() -> RefineStylePipeline:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        discriminator = Discriminator(DiscriminatorConfig(32, channels={4: 4, 8: 4, 16: 4, 32: 4})).eval()
+    return RefineStylePipeline(tiny_generator(), discriminator)
+
+
+@pytest.fixture(scope="module")
+def drawings() -> list[Image.Image]:
+    noise = np.random.default_rng(0).integers(0, 256, (5, 24, 40, 3), dtype=np.uint8)
+    return [Image.fromarray(one) for one in noise]
+
+
+# --- Pictures -------------------------------------------------------------------------------------------------------
+
+
+def test_faces_are_cut_out_and_other_pictures_used_as_they_are(
+    astronaut: Image.Image, drawings: list[Image.Image], tmp_path: Path
+) -> None:
+    path = tmp_path / "drawn.png"
+    drawings[0].save(path)
+    found = load_references([astronaut, path], 64)
+    assert found.pictures.shape == (2, 3, 64, 64)
+    assert found.aligned == (True, False)
+    assert found.report == {"aligned": ["picture 1"], "as_they_are": ["drawn.png"]}
+    plain = load_references([astronaut, path], 64, align="none")
+    assert plain.aligned == (False, False)
+    assert torch.equal(plain.pictures[1], found.pictures[1])
+    assert (plain.pictures[0] - found.pictures[0]).abs().mean() > 0.1
+    assert plain.digest != found.digest
+
+
+@pytest.mark.parametrize("count", [0, 21])
+def test_too_few_or_too_many(pipe: RefineStylePipeline, drawings: list[Image.Image], count: int) -> None:
+    with pytest.raises(ConfigError, match=f"1 to 20 pictures, not {count}"):
+        pipe.adapt(drawings[:1] * count, align="none")
+
+
+def test_a_bad_picture_is_named(pipe: RefineStylePipeline, drawings: list[Image.Image], tmp_path: Path) -> None:
+    bad = tmp_path / "notes.png"
+    bad.write_text("no picture")
+    with pytest.raises(PictureError, match=r"^notes\.png: .*text file"):
+        pipe.adapt([drawings[0], bad], align="none")
+    with pytest.raises(PictureError, match="picture 2: "):
+        pipe.adapt([drawings[0], b"\x89PNG rubbish"], align="none")
+    with pytest.raises(ConfigError, match="align"):
+        pipe.adapt(drawings, align="yes")  # type: ignore[arg-type]
+
+
+# --- The verb -------------------------------------------------------------------------------------------------------
+
+
+def test_adapt_returns_a_domain_that_says_how_it_was_made(
+    pipe: RefineStylePipeline, drawings: list[Image.Image], tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    domain = pipe.adapt(
+        drawings,
+        name="noise",
+        steps=2,
+        tokens=2,
+        align="none",
+        seed=3,
+        on_step=lambda step, steps, figures: seen.append(step),
+        state=tmp_path / "state.safetensors",
+    )
+    assert seen == [1, 2]
+    assert domain.base == pipe.fingerprint
+    known = {"name": "noise", "method": "few-shot adaptation", "pictures": 5, "seed": 3, "left_out": []}
+    assert known.items() <= domain.metadata.items()
+    domain.save_pretrained(tmp_path / "noise")
+    loaded = TokenSet.from_pretrained(tmp_path / "noise")
+    assert loaded.metadata == domain.metadata
+    assert {x.rank for x in loaded.layers.values()} == {2}
+    again = pipe.adapt(drawings, steps=2, tokens=2, align="none", seed=3, state=tmp_path / "state.safetensors")
+    assert all(torch.equal(t, domain.state_dict()[name]) for name, t in again.state_dict().items())  # no step was left
+    with pytest.raises(ConfigError, match="another run"):
+        pipe.adapt(drawings[:4] * 2, steps=2, align="none", state=tmp_path / "state.safetensors")
+    assert pipe.domains == {}
+
+
+def test_an_encoder_saves_the_inversions() -> None:
+    """What an encoder reads is taken for w+ of the references; nothing is optimised."""
+
+    class Reads(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor, generator: Any) -> tuple[torch.Tensor, None]:
+            return generator.mapping.w_avg.expand(len(pictures), generator.config.num_layers, -1), None
+
+    pipe = RefineStylePipeline(tiny_generator(), Discriminator(DiscriminatorConfig(32, channels=dict.fromkeys(
+        (4, 8, 16, 32), 4))))  # fmt: skip
+    pipe.encoder = Reads()  # type: ignore[assignment]
+    run = pipe.adaptation(References(torch.zeros(1, 3, 32, 32), ("a",), (False,)), steps=1)
+    assert run.inversions is not None
+    assert run.inversions.shape[0] == 1
+    assert run.perceptual is None
+    assert "reconstruction" in run.step()
+
+
+# --- The command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def call(*args: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(drawings: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("drawings")
+    for place, drawing in enumerate(drawings):
+        drawing.save(folder / f"{place}.png")
+    return sorted(folder.iterdir())
+
+
+def pressed_after(steps: int) -> Any:
+    """Ctrl-C as if pressed during that step."""
+
+    @contextmanager
+    def interruptible() -> Iterator[Callable[[], bool]]:
+        left = iter(range(steps))
+        yield lambda: next(left, None) == steps - 1
+
+    return interruptible
+
+
+def test_the_command_stops_goes_on_and_ends_the_same(
+    run: Any, model: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["adapt", model, *files, "--name", "noise", "--steps", 4, "--tokens", 2, "--align", "none"]
+    code, text, _ = run(*args, "--out", tmp_path / "one", "--preview-every", 2)
+    assert code == 0
+    assert "used as it is, no face was aligned: 0.png" in text
+    names = {str(p.relative_to(tmp_path / "one")) for p in (tmp_path / "one").rglob("*") if p.is_file()}
+    run_files = {"state.safetensors", "report.json", "step0002.png", "step0004.png"}
+    made = {"config.json", "tokens.safetensors", "preview.png", "card.json"}
+    assert names == made | {f".run/{name}" for name in run_files}
+    with Image.open(tmp_path / "one" / "preview.png") as sheet:
+        assert sheet.size == (8 * 34 - 2, 2 * 34 - 2)  # the samples before and after
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "interruptible", pressed_after(3))
+        code, out, _ = run(*args, "--out", tmp_path / "two", "--json")
+    report = json.loads(out)
+    assert code == 130
+    assert (report["steps"], report["planned_steps"], report["best_step"]) == (3, 4, 3)
+    assert TokenSet.from_pretrained(tmp_path / "two").metadata["steps"] == 3
+    code, out, _ = run(*args, "--out", tmp_path / "two", "--json")
+    assert code == 0
+    assert json.loads(out)["steps"] == 4
+    for name in ("config.json", "tokens.safetensors", "preview.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+    code, _, err = run(*args[:-2], "--seed", 9, "--out", tmp_path / "two")
+    assert code == 1
+    assert "another run" in err
+
+    out = tmp_path / "drawn"
+    assert run("generate", model, "--seeds", 1, "--domain", f"{tmp_path / 'one'}=0.5", "--out", out)[0] == 0
+    domain = TokenSet.from_pretrained(tmp_path / "one")
+    wanted = RefineStylePipeline.from_pretrained(model).generate([1], domains={domain: 0.5})[0]
+    with Image.open(out / "seed0001.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(wanted))
+    code, _, err = run("generate", model, "--seeds", 1, "--domain", "nowhere", "--out", out)
+    assert (code, "No domain 'nowhere'" in err) == (1, True)
+
+
+def test_a_model_without_a_discriminator_says_so(
+    run: Any, tiny_pipeline_dir: Path, files: list[Path], tmp_path: Path
+) -> None:
+    args = ["--name", "n", "--steps", 1, "--align", "none", "--out", tmp_path / "n"]
+    code, text, _ = run("adapt", tiny_pipeline_dir, *files, *args)
+    assert code == 0
+    assert "no discriminator; left out: adversarial" in text
+
+
+def test_domains_on_the_command_line() -> None:
+    import typer
+
+    assert parse_domains(["sketch", "a/b=0.5", "x=y=-1"]) == {"sketch": 1.0, "a/b": 0.5, "x=y": -1.0}
+    for bad in ("sketch=", "=1", "sketch=strong", "sketch=nan", ""):
+        with pytest.raises(typer.BadParameter, match="DOMAIN"):
+            parse_domains([bad])
