@@ -20,6 +20,7 @@ from refinestyle_hub.convert import (
     export_nvidia,
     export_rosinality,
     nvidia_state_dict,
+    read_nvidia_state,
     rosinality_checkpoint,
 )
 from refinestyle_hub.discriminator import Discriminator
@@ -119,6 +120,22 @@ def test_nvidia_round_trip(tmp_path: Path) -> None:
     assert not (tmp_path / "cut").exists()
 
 
+def test_a_discriminator_under_nvidias_names(tmp_path: Path, generator: Generator) -> None:
+    config = DiscriminatorConfig(32, TINY.channels, mbstd_group=8, conv_clamp=256.0, num_fp16_res=1)
+    discriminator = Discriminator(config)
+    export_nvidia(discriminator, tmp_path / "D.safetensors")
+    back = read_nvidia_state(tmp_path / "D.safetensors")
+    assert_same(back, discriminator)
+    assert back.config == config
+    with pytest.raises(UnsupportedModelError, match="a model needs a generator"):
+        convert(tmp_path / "D.safetensors", tmp_path / "out", license="mit")
+    assert not (tmp_path / "out").exists()
+    export_nvidia(generator, tmp_path / "G.safetensors")
+    assert_same(read_nvidia_state(tmp_path / "G.safetensors"), generator)
+    with pytest.raises(ModelNotFoundError, match="no file"):
+        read_nvidia_state(tmp_path / "none.safetensors")
+
+
 def test_from_nvidia_to_rosinality_and_back(tmp_path: Path) -> None:
     theirs = nvidia.Generator(resolution=16)
     source = nvidia.write_pickle(tmp_path / "net.pkl", {"G_ema": theirs})
@@ -172,9 +189,12 @@ def test_export_of_a_saved_model(tmp_path: Path, generator: Generator, discrimin
     replace(outside, base=replace(mark, digest="0" * 32)).save_pretrained(tmp_path / "other")
     with pytest.raises(BaseMismatchError, match="other weights"):
         export(model, tmp_path / "no.pt", domains={str(tmp_path / "other"): 1.0})
-    for options in ({"layout": "tensorflow"}, {"layout": "nvidia", "discriminator": True}):
-        with pytest.raises(ConfigError, match="layout must be"):
-            export(model, tmp_path / "no.pt", **options)  # type: ignore[arg-type]
+    for name, layout in (("no.pt", "nvidia"), ("no.safetensors", "rosinality"), ("no.pt", "tensorflow"), ("no", None)):
+        with pytest.raises(ConfigError, match=r"name a \.pt for rosinality's layout"):
+            export(model, tmp_path / name, layout=layout)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="one network, the generator"):
+        export(model, tmp_path / "no.safetensors", discriminator=True)
+    assert not list(tmp_path.glob("no*"))
     assert not (tmp_path / "no.pt").exists()
 
 

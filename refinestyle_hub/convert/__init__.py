@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .checkpoints import Conversion, convert
 from .export import export, export_nvidia, export_rosinality, nvidia_state_dict, rosinality_checkpoint
+from .nvidia import read_nvidia_state
 
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "export_nvidia",
     "export_rosinality",
     "nvidia_state_dict",
+    "read_nvidia_state",
     "rosinality_checkpoint",
 ]

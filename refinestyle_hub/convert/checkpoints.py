@@ -98,8 +98,9 @@ def convert(
 def _check_licence(card: Card) -> None:
     if card.license is None:
         raise CardError(
-            "Under which licence are these weights? It is not in the file, and none is assumed. Give an id such as\n"
-            "license='cc-by-nc-4.0', or license='other' with license_name and license_link (NVIDIA's own licence)."
+            "Under which licence are these weights? It is not in the file, and none is assumed. Give license=, or\n"
+            "--license on the command line: an id such as 'cc-by-nc-4.0', or 'other' with license_name and\n"
+            "license_link (NVIDIA's own licence is such a one)."
         )
     fields = {"license": card.license, "license_name": card.license_name, "license_link": card.license_link}
     lines = [f"{key}: {value!r}" for key, value in fields.items() if value]

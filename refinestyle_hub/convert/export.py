@@ -32,6 +32,8 @@ from .rosinality import discriminator_names, generator_names, layer_name
 
 __all__ = ["export", "export_nvidia", "export_rosinality", "nvidia_state_dict", "rosinality_checkpoint"]
 
+ENDINGS: dict[str, Literal["rosinality", "nvidia"]] = {".pt": "rosinality", ".safetensors": "nvidia"}
+
 
 def nvidia_state_dict(network: Generator | Discriminator) -> dict[str, Tensor]:
     """The tensors that ``load_state_dict`` of NVIDIA's network of the same sizes takes, with its filters."""
@@ -48,7 +50,8 @@ def nvidia_state_dict(network: Generator | Discriminator) -> dict[str, Tensor]:
 def export_nvidia(network: Generator | Discriminator, path: str | os.PathLike[str]) -> None:
     """Write ``nvidia_state_dict`` as a ``.safetensors`` file, which also carries our config.
 
-    To use it: ``G.load_state_dict(safetensors.torch.load_file(path))``, with G built for the same sizes.
+    To use it: ``G.load_state_dict(safetensors.torch.load_file(path))``, with G built for the same sizes. It comes back
+    by ``read_nvidia_state``, or as a model by ``convert``.
     """
     config = config_to_json(type(network).__name__, network.config)
     _write(Path(path), encode_tensors(nvidia_state_dict(network), config, torch.float32))
@@ -123,34 +126,43 @@ def export(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    layout: Literal["rosinality", "nvidia"] = "rosinality",
+    layout: Literal["rosinality", "nvidia"] | None = None,
     domains: Mapping[str, float] | None = None,
     discriminator: bool = False,
-) -> None:
+) -> Literal["rosinality", "nvidia"]:
     """Write the generator of a saved model, plain or with domains in its weights, as one file of another code base.
 
     Args:
         model: bundled name, folder or Hub id.
         out: ``.pt`` for rosinality, ``.safetensors`` for NVIDIA's names.
+        layout: whose names, if it is to be checked; by default the ending of ``out`` decides.
         domains: strength by the name of a domain of the model, or by the folder or Hub id of one of its own.
         discriminator: put the model's discriminator into the file too; rosinality's layout only.
+
+    Returns:
+        The layout.
 
     Raises:
         ModelNotFoundError: no such model or domain.
         BaseMismatchError: a domain was made for another generator.
         MergeError: a domain enters after the modulation, so that no generator holds it.
         UnsupportedModelError: the other code base does not have such a network.
-        ConfigError: an unknown layout, or one that does not hold a discriminator.
+        ConfigError: an ending of no layout or of the other one, or a layout that does not hold a discriminator.
     """
-    if layout not in ("rosinality", "nvidia") or (discriminator and layout != "rosinality"):
-        raise ConfigError("layout must be 'rosinality', or 'nvidia', whose files hold one network: the generator.")
+    chosen = ENDINGS.get(Path(out).suffix)
+    if chosen is None or layout not in (None, chosen):
+        raise ConfigError(f"{out}: name a .pt for rosinality's layout, or a .safetensors for NVIDIA's names.")
+    if discriminator and chosen != "rosinality":
+        raise ConfigError("A file with NVIDIA's names holds one network, the generator; rosinality's .pt holds both.")
     source = open_source(model)
     generator = Generator.from_source(source)
     if domains:
         generator = generator.merge([(_domain(source, name, generator), float(s)) for name, s in domains.items()])
-    if layout == "nvidia":
-        return export_nvidia(generator, out)
-    export_rosinality(generator, out, Discriminator.from_source(source) if discriminator else None)
+    if chosen == "nvidia":
+        export_nvidia(generator, out)
+    else:
+        export_rosinality(generator, out, Discriminator.from_source(source) if discriminator else None)
+    return chosen
 
 
 def _domain(source: Source, name: str, generator: Generator) -> TokenSet:

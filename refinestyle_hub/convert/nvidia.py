@@ -7,6 +7,7 @@ published StyleGAN2 is refused.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +18,14 @@ from torch import Tensor
 
 from ..config import DiscriminatorConfig, GeneratorConfig
 from ..discriminator import Discriminator
-from ..errors import ModelFileError, UnsupportedModelError
+from ..errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from ..files import config_from_json, read_header
 from ..generator import Generator
 from .networks import Networks, assemble, estimate_mean_latent, without_filters
 from .unpickle import Record
 
 
-__all__ = ["FILTER", "read_nvidia", "read_state_dict"]
+__all__ = ["FILTER", "read_nvidia", "read_nvidia_state", "read_state_dict"]
 
 FILTER = "resample_filter"
 LAYOUT = "NVIDIA's stylegan2-ada-pytorch"
@@ -241,20 +242,42 @@ def read_nvidia(
     return Networks(LAYOUT, generator, critic, tuple(notes))
 
 
-def read_state_dict(path: Path, *, crop: str) -> Networks:
-    """A generator's tensors under NVIDIA's names in a ``.safetensors`` file, as ``export_nvidia`` writes it.
+def read_nvidia_state(path: str | os.PathLike[str], *, crop: str = "ffhq") -> Generator | Discriminator:
+    """The network whose tensors a ``.safetensors`` file holds under NVIDIA's names: inverse of ``export_nvidia``.
 
-    Its config is the file's own; without one, sizes are read off the tensors, and activations are not clamped.
+    Its config is the file's own. Without one it is a generator: sizes are read off the tensors, activations are not
+    clamped, and ``crop`` says how the training pictures were framed.
+
+    Raises:
+        ModelNotFoundError: no such file.
+        ModelFileError: damaged, or other tensors than a network of NVIDIA's has.
+        UnsupportedModelError: another filter, or not RGB.
     """
+    return _read_state(Path(path), crop)[0]
+
+
+def read_state_dict(path: Path, *, crop: str) -> Networks:
+    """A generator's tensors under NVIDIA's names in a ``.safetensors`` file, see ``read_nvidia_state``."""
+    network, notes = _read_state(path, crop)
+    if isinstance(network, Discriminator):
+        raise UnsupportedModelError(
+            f"{path} holds a discriminator alone, and a model needs a generator.\n"
+            "refinestyle_hub.convert.read_nvidia_state reads it."
+        )
+    return Networks(LAYOUT, network, None, tuple(notes))
+
+
+def _read_state(path: Path, crop: str) -> tuple[Generator | Discriminator, list[str]]:
+    if not path.is_file():
+        raise ModelNotFoundError(f"There is no file {path}.")
     header = read_header(path)
     try:
         tensors = safetensors.torch.load(path.read_bytes())
     except (safetensors.SafetensorError, ValueError, AssertionError, KeyError) as error:
         raise ModelFileError(f"{path} is damaged: {error}.") from None
-    module = Module(tensors, {})
     if header.config is None:
-        config = _generator_config(module, crop, path)
-    else:
-        config = config_from_json("Generator", GeneratorConfig, header.config, path)
-    generator, notes = _generator(module, config, path)
-    return Networks(LAYOUT, generator, None, tuple(notes))
+        return _generator(Module(tensors, {}), _generator_config(Module(tensors, {}), crop, path), path)
+    if header.config.get("class") == "Discriminator":
+        config = config_from_json("Discriminator", DiscriminatorConfig, header.config, path)
+        return assemble(Discriminator, config, without_filters(tensors, FILTER, 1.0, path), path), []
+    return _generator(Module(tensors, {}), config_from_json("Generator", GeneratorConfig, header.config, path), path)

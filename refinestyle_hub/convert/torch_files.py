@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ..errors import ModelFileError, ModelNotFoundError
-from .unpickle import STORAGES, Name, Storage, unpickle
+from .unpickle import STORAGES, Name, Storage, remaining, unpickle
 
 
 __all__ = ["read_torch"]
@@ -101,7 +101,7 @@ def _read_stream(stream: BinaryIO, where: object) -> Any:
     _check(unpickle(stream, where) == MAGIC and unpickle(stream, where) == 1001)
     _check(unpickle(stream, where).get("little_endian") is True)
     storages: dict[str, Storage] = {}
-    room = _remaining(stream)
+    room = remaining(stream)
 
     def persistent(pid: Any) -> Storage:
         nonlocal room
@@ -121,13 +121,6 @@ def _read_stream(stream: BinaryIO, where: object) -> Any:
         _check(int.from_bytes(stream.read(8), "little") == flat.numel())
         flat.copy_(_filled(stream.read(flat.nbytes), flat.dtype, flat.numel()).flat)
     return content
-
-
-def _remaining(stream: BinaryIO) -> int:
-    position = stream.tell()
-    end = stream.seek(0, io.SEEK_END)
-    stream.seek(position)
-    return end - position
 
 
 def _read_pickle(stream: BinaryIO, where: object) -> Any:

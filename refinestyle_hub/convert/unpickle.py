@@ -11,6 +11,7 @@ is a view of bytes that the file holds, and no loop or recursion follows the dat
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from torch import Tensor
 from ..errors import ModelFileError, UnsafePickleError
 
 
-__all__ = ["Record", "Storage", "unpickle"]
+__all__ = ["Record", "Storage", "remaining", "unpickle"]
 
 MAX_INSTRUCTIONS = 1_000_000  # a training state with optimisers takes a tenth
-MAX_COPIED = 1_000_000  # entries and letters that builders may copy: a pickle can pass one argument to many calls
+MAX_COPIED = 1_000_000  # entries and letters, beyond the size of the file: one argument may go to many calls
 MAX_KEY = 1 << 60  # whole numbers as keys: larger ones can be chosen to have one hash
 
 STORAGES = {
@@ -199,14 +200,14 @@ def _build(target: Any, state: Any) -> None:
 
 
 class _Machine:
-    def __init__(self, where: object, builders: Mapping[str, Builder], persistent: Builder | None) -> None:
+    def __init__(self, where: object, builders: Mapping[str, Builder], persistent: Builder | None, room: int) -> None:
         self.where = where
         self.builders = builders
         self.persistent = persistent
         self.stack: list[Any] = []
         self.marks: list[int] = []  # heights of the stack
         self.memo: dict[int, Any] = {}
-        self.copied = 0
+        self.room = room  # entries and letters that may still be copied
 
     def pop(self, count: int) -> list[Any]:
         """The topmost ``count`` values, which must lie above the last mark."""
@@ -242,8 +243,8 @@ class _Machine:
 
     def call(self, callee: Any, arguments: Any) -> Any:
         _check(type(callee) is Name and callee.text in self.builders and type(arguments) is tuple)
-        self.copied += sum(len(argument) for argument in arguments if type(argument) in (str, list, tuple, dict))
-        _check(self.copied <= MAX_COPIED)
+        self.room -= sum(len(argument) for argument in arguments if type(argument) in (str, list, tuple, dict))
+        _check(self.room >= 0)
         return self.builders[callee.text](*arguments)
 
     def run(self, stream: BinaryIO) -> Any:
@@ -311,6 +312,14 @@ class _Machine:
                 raise ValueError(f"instruction {instruction}")
 
 
+def remaining(stream: BinaryIO) -> int:
+    """Bytes from the stream's position to its end."""
+    position = stream.tell()
+    end = stream.seek(0, io.SEEK_END)
+    stream.seek(position)
+    return end - position
+
+
 def unpickle(
     stream: BinaryIO,
     where: object,
@@ -332,7 +341,8 @@ def unpickle(
         UnsafePickleError: a name that no checkpoint needs.
         ModelFileError: damaged, or something other than a checkpoint.
     """
-    machine = _Machine(where, {**BUILDERS, **(builders or {})}, persistent)
+    # protocol 2 has bytes as texts, which are encoded: the storages of a whole checkpoint, once
+    machine = _Machine(where, {**BUILDERS, **(builders or {})}, persistent, MAX_COPIED + remaining(stream))
     try:
         return machine.run(stream)
     except ModelFileError:
