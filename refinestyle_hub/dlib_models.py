@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import threading
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MissingDependencyError, ModelFileError, ModelNotFoundError
+from .sources import Repo, is_repo_id
 
 
 __all__ = ["FaceModels", "default_models"]
@@ -116,16 +116,11 @@ def _locate(name: str, source: str | Path | None) -> Path:
         raise MissingDependencyError(_install_advice("dlib's models are not installed."))
     if (path := Path(source) / name).is_file():
         return path
-    if not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(str(source), name))
-        except (OSError, ValueError) as error:
-            raise ModelNotFoundError(
-                f"{name} cannot be fetched from {source} on the Hub ({type(error).__name__}). "
-                "Check the name and the connection, or name a folder that holds the file."
-            ) from error
+    if not Path(source).exists() and is_repo_id(str(source)):
+        repo = Repo(str(source))
+        if (found := repo.find(name)) is None:
+            raise repo.missing(name)
+        return found
     raise ModelNotFoundError(f"There is no {name} in {source} (a folder or a Hub repository with dlib's files).")
 
 

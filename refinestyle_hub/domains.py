@@ -6,13 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .cards import FACTS, README, base_tag, read_card
-from .cards.metadata import split
+from .cards import FACTS, README, base_tag, read_card, stated_licence
 from .config import Fingerprint, TokenSetConfig
 from .files import config_from_json, read_json, write_folder
 from .fingerprint import fingerprint, is_related
 from .generator import Generator
-from .hub import CONFIG
+from .hub import locate_config
 from .sources import find_repos, open_source
 from .tokens import TokenSet
 
@@ -87,21 +86,16 @@ def domain_info(
         ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: see ``TokenSet.from_pretrained``.
     """
     source = open_source(name_or_path, revision=revision, token=token)
-    name = str(PurePosixPath(subfolder, CONFIG))
-    path = source.find(name)
-    if path is None:
-        raise source.missing(name)
+    _, path = locate_config(source, TokenSet.part, subfolder or None)
     config = config_from_json("TokenSet", TokenSetConfig, read_json(path), path)
     card = read_card(source, subfolder)
-    readme = source.find(str(PurePosixPath(subfolder, README)))
-    stated = split(readme.read_text(encoding="utf-8"))[0].get("license") if readme else None
     return DomainInfo(
         source=str(source),
         base=config.base,
         fits=None if base is None or config.base is None else is_related(config.base, fingerprint(_generator(base))),
         tokens=max((layer.tokens for layer in config.layers.values()), default=0),
         layers=tuple(sorted(config.layers)),
-        license=card.license_name or card.license or (str(stated) if stated else None),
+        license=stated_licence(source, subfolder),
         title=card.title,
         summary=card.summary,
     )
@@ -123,7 +117,7 @@ def download_domain(
         ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: see ``TokenSet.from_pretrained``.
     """
     source = open_source(name_or_path, revision=revision, token=token)
-    tokens = TokenSet.from_source(source, subfolder=subfolder)
+    tokens = TokenSet.from_source(source, subfolder=subfolder or None)
     cards = {name: source.find(str(PurePosixPath(subfolder, name))) for name in (FACTS, README)}
     tokens.save_pretrained(folder)
     write_folder(Path(folder), {name: path.read_bytes() for name, path in cards.items() if path})

@@ -1,4 +1,4 @@
-"""``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` for every part of a model.
+"""``from_pretrained`` and ``save_pretrained`` for every part of a model; ``push_to_hub`` comes from ``push``.
 
 A class gets them by deriving from ``Pretrained`` and naming its ``part`` and ``config_class``.
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .errors import ConfigError, HubConnectionError, ModelFileError, ModelNotFoundError
+from .errors import ConfigError, ModelFileError, ModelNotFoundError
 from .files import (
     config_from_json,
     config_to_json,
@@ -29,17 +28,22 @@ from .files import (
     read_tensors,
     write_folder,
 )
-from .sources import INDEX, Folder, Repo, Source, bundled_models, commit_files, open_source, pickle_hint
+from .push import Pushable, push_folder
+from .sources import INDEX, Source, bundled_models, open_source, pickle_hint
 
 
-if TYPE_CHECKING:
-    from .cards import Card
-
-
-__all__ = ["PipelineIndex", "Pretrained", "bundled_models", "open_source", "push_folder", "read_index", "save_index"]
+__all__ = [
+    "PipelineIndex",
+    "Pretrained",
+    "bundled_models",
+    "locate_config",
+    "open_source",
+    "push_folder",
+    "read_index",
+    "save_index",
+]
 
 CONFIG = "config.json"
-PUSHED = (".json", ".safetensors", ".md", ".png", ".jpg", ".webp")  # what a model folder may consist of
 
 P = TypeVar("P", bound="Pretrained")
 
@@ -86,8 +90,8 @@ def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _locate_config(source: Source, part: str, subfolder: str | None) -> tuple[str, Path]:
-    """The folder of a part inside its source, and its config.json."""
+def locate_config(source: Source, part: str, subfolder: str | None) -> tuple[str, Path]:
+    """The folder of a part inside its source, and its config.json. Raises ModelNotFoundError if it is not there."""
     folders = [subfolder.strip("/")] if subfolder is not None else list(dict.fromkeys(["", part]))
     names = {_join(folder, CONFIG): folder for folder in folders}
     found = source.find_first(list(names))
@@ -135,7 +139,7 @@ class _Unfilled(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-class Pretrained:
+class Pretrained(Pushable):
     """Mixin: ``from_pretrained``, ``save_pretrained``, ``push_to_hub`` for a class with a config and named tensors.
 
     A subclass sets ``part`` and ``config_class`` and has ``config`` and ``state_dict()``. As it stands the mixin
@@ -180,36 +184,6 @@ class Pretrained:
         state: Mapping[str, Tensor] = self.state_dict()  # type: ignore[attr-defined]
         weights = encode_tensors(state, config, dtype)
         write_folder(Path(folder), {_weights_name(self.stem, variant): weights, CONFIG: dump_json(config)})
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        card: Card | None = None,
-        variant: str | None = None,
-        private: bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        token: str | bool | None = None,
-        message: str | None = None,
-    ) -> str:
-        """``save_pretrained`` and ``push_folder`` in one; returns the address of the commit.
-
-        Raises what they raise.
-        """
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "model"
-            self.save_pretrained(folder, variant)
-            return push_folder(
-                folder,
-                repo_id,
-                card=card,
-                private=private,
-                revision=revision,
-                create_pr=create_pr,
-                token=token,
-                message=message,
-            )
 
     @classmethod
     def from_pretrained(
@@ -258,7 +232,7 @@ class Pretrained:
         dtype: torch.dtype = torch.float32,
     ) -> P:
         """``from_pretrained`` from an opened source: several parts of one repo come from the same commit."""
-        folder, config_path = _locate_config(source, cls.part, subfolder)
+        folder, config_path = locate_config(source, cls.part, subfolder)
         return cls._read(_locate_weights(source, folder, cls.stem, variant), config_path, dtype)
 
     @classmethod
@@ -274,64 +248,3 @@ class Pretrained:
             )
         config: Any = config_from_json(cls.__name__, cls.config_class, data, config_path or weights)
         return cls.from_state(config, read_tensors(weights, cls.template(config), dtype, header))
-
-
-# --- To the Hub -----------------------------------------------------------------------------------------------------
-
-
-def push_folder(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    card: Card | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    token: str | bool | None = None,
-    message: str | None = None,
-) -> str:
-    """Upload a saved part or pipeline as one commit; returns the commit's address.
-
-    The model card is written first. What people wrote outside its marked sections is kept: in the folder's README.md,
-    or if there is none, in the repo's.
-
-    Args:
-        card: what the card says; by default the folder's ``card.json``, or if there is none, the repo's.
-
-    Raises:
-        CardError: no licence, or something that the Hub would refuse. Nothing was uploaded.
-        ModelNotFoundError: the folder holds no model.
-        HubAccessError, HubConnectionError: no right to write, no connection. Nothing was committed.
-    """
-    from . import cards
-
-    source, remote = Folder(Path(folder)), Repo(repo_id, revision, token)
-    files: dict[str, Path | bytes] = {}
-    for path in sorted(source.root.rglob("*")):
-        name = path.relative_to(source.root).as_posix()
-        if path.suffix in PUSHED and not re.search(r"(^|/)\.", name) and (found := source.find(name)):
-            files[name] = found
-    try:
-        online = remote.find(cards.README)
-    except ModelNotFoundError:  # the first push makes the repo
-        online = None
-    if remote.unreachable:
-        raise HubConnectionError(f"Nothing can be pushed now. {remote.missing(cards.README)}")
-    written = source.find(cards.README) or online
-    old = written.read_text(encoding="utf-8") if written else ""
-    if card is None:
-        card = cards.read_card(remote if online and not source.find(cards.FACTS) else source)
-    files[cards.FACTS] = cards.dump_card(card)
-    text = cards.render(source.root, card, repo_id, old)
-    cards.check(text)
-    files[cards.README] = text.encode()
-    return commit_files(
-        repo_id,
-        files,
-        message or f"Upload {cards.kind_of(source.root)[0].word} with refinestyle-hub",
-        revision=revision,
-        parent=remote.commit,
-        create_pr=create_pr,
-        private=private,
-        token=token,
-    )

@@ -1,14 +1,14 @@
 """Where models are: bundled with the package, in a local folder, or on the Hub.
 
-The only file that touches the network. Everything remote is huggingface_hub's: its cache, its resumed downloads, its
-login, its offline switch.
+Models come from the network here and nowhere else, and ``push`` sends them there. Everything remote is
+huggingface_hub's: its cache, its resumed downloads, its login, its offline switch.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,7 +28,17 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 
-__all__ = ["Folder", "Repo", "Source", "bundled_models", "commit_files", "find_repos", "is_repo_id", "open_source"]
+__all__ = [
+    "Folder",
+    "Repo",
+    "Source",
+    "bundled_models",
+    "find_repos",
+    "is_repo_id",
+    "open_source",
+    "pickle_hint",
+    "translated",
+]
 
 INDEX = "model_index.json"
 BUNDLED = Path(__file__).parent / "pretrained"
@@ -148,7 +158,7 @@ class Repo:
         options = self._options
         if self.unreachable is not None:
             options = {**options, "local_files_only": True}  # asked once is enough: every try waits for its time-out
-        with _translated(self.repo_id, self.revision, self._options["token"]):
+        with translated(self.repo_id, self.revision, self._options["token"]):
             try:
                 file = hf_hub_download(self.repo_id, name, revision=revision, library_name=LIBRARY, **options)
             except LocalEntryNotFoundError as error:
@@ -192,7 +202,7 @@ class Repo:
         if self.unreachable is not None:
             return self.snapshot.names(folder) if self.snapshot else []
         api = HfApi(token=self._options["token"], library_name=LIBRARY)
-        with _translated(self.repo_id, self.revision, self._options["token"]):
+        with translated(self.repo_id, self.revision, self._options["token"]):
             try:
                 entries = list(api.list_repo_tree(self.repo_id, folder or None, revision=self.commit or self.revision))
             except EntryNotFoundError:
@@ -226,7 +236,7 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def _translated(repo_id: str, revision: str, token: str | bool | None) -> Iterator[None]:
+def translated(repo_id: str, revision: str, token: str | bool | None) -> Iterator[None]:
     """Turn what huggingface_hub raises into this package's errors, which never show the token."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -249,7 +259,7 @@ def _translated(repo_id: str, revision: str, token: str | bool | None) -> Iterat
         ) from None
     except RepositoryNotFoundError:
         raise ModelNotFoundError(
-            f"There is no model {repo_id} on the Hub, or it is private.\n"
+            f"There is no model {repo_id} on the Hub (and no folder of that name here), or it is private.\n"
             "Check the name; for a private one log in (hf auth login) or pass token=."
         ) from None
     except RevisionNotFoundError:
@@ -270,47 +280,11 @@ def _translated(repo_id: str, revision: str, token: str | bool | None) -> Iterat
         ) from None
 
 
-def commit_files(
-    repo_id: str,
-    files: Mapping[str, Path | bytes],
-    message: str,
-    *,
-    revision: str | None = None,
-    parent: str | None = None,
-    create_pr: bool = False,
-    private: bool | None = None,
-    token: str | bool | None = None,
-) -> str:
-    """Upload files as one commit, creating the repo when there is none; returns the commit's address.
-
-    Args:
-        files: path in the repo -> local file or content.
-        parent: commit that must still be the newest; else nothing is changed.
-
-    Raises:
-        ModelNotFoundError, HubAccessError, HubConnectionError: nothing was committed.
-    """
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    api = HfApi(token=token, library_name=LIBRARY)
-    with _translated(repo_id, revision or "main", token):
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        info = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(name, content) for name, content in sorted(files.items())],
-            commit_message=message,
-            revision=revision,
-            create_pr=create_pr,
-            parent_commit=None if create_pr else parent,
-        )
-    return str(info.pr_url or info.commit_url)
-
-
 def find_repos(tags: Sequence[str], limit: int, token: str | bool | None = None) -> list[ModelInfo]:
     """Model repos on the Hub that have all ``tags``, most downloaded first."""
     from huggingface_hub import HfApi
 
-    with _translated("the list of models", "main", token):
+    with translated("the list of models", "main", token):
         return list(
             HfApi(token=token, library_name=LIBRARY).list_models(
                 filter=list(tags), limit=limit, sort="downloads", full=True
@@ -360,6 +334,8 @@ def open_source(
             raise ConfigError(f"revision= is for models on the Hub; {name_or_path} is the local folder {source}.")
         return source
     text = os.fspath(name_or_path)
+    if path.is_file():
+        raise ModelNotFoundError(f"{path} is a file; give the folder that it is in.{pickle_hint([path.name])}")
     if (
         isinstance(name_or_path, os.PathLike)
         or re.match(r"[.~/\\]|[A-Za-z]:[/\\]", text)

@@ -294,6 +294,17 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             hub.add(repo_id, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=private)
             self.send_json({"url": f"{hub.url}/{repo_id}"})
 
+        def create_branch(self, repo_id: str, branch: str, query: Any) -> None:
+            if not self.may_write():
+                return
+            found = self.revision(repo_id, json.loads(self.body or b"{}").get("startingPoint") or "main")
+            if found is not None:
+                repo, sha = found
+                if branch in repo.branches:
+                    return self.error(409, "BranchExists")
+                repo.branches[branch] = sha
+                self.send_json({})
+
         def validate(self, query: Any) -> None:
             self.send_json({"errors": [], "warnings": []})
 
@@ -358,6 +369,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         (rf"GET /api/models/{repo_id}(?:/revision/{revision})?", Handler.info),
         (r"GET /api/models", Handler.models),
         (r"POST /api/repos/create", Handler.create),
+        (rf"POST /api/models/{repo_id}/branch/([^/]+)", Handler.create_branch),
         (r"POST /api/validate-yaml", Handler.validate),
         (rf"POST /api/models/{repo_id}/preupload/{revision}", Handler.preupload),
         (rf"POST /{repo_id}\.git/info/lfs/objects/batch", Handler.lfs_batch),

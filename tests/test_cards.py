@@ -21,25 +21,30 @@ from refinestyle_hub.cards import (
     Figure,
     Picture,
     check,
-    derived,
     dump_card,
     read_card,
     render,
     shipped,
+    stated_licence,
+    with_base_terms,
     write_all,
     write_card,
 )
-from refinestyle_hub.config import DiscriminatorConfig
+from refinestyle_hub.config import DiscriminatorConfig, EncoderConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.edit import Direction, Directions
-from refinestyle_hub.errors import CardError, ConfigError, ModelFileError
+from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.errors import CardError, ConfigError, ModelFileError, ModelNotFoundError
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.hub import PipelineIndex, save_index
+from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.sources import Folder
 
 
 GENERATOR = tiny_generator()
 DOMAIN = replace(token_set(seed=1), base=fingerprint(GENERATOR), metadata={"steps": 300, "loss": {"not": "shown"}})
+LOOK: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
+ENCODER = Encoder(EncoderConfig(GENERATOR.config, fingerprint(GENERATOR), **LOOK))
 DIRECTIONS = Directions({"smile": Direction(torch.randn(1, 16))}, fingerprint(GENERATOR))
 CHECKOUT = Path(__file__).parents[1]
 
@@ -78,9 +83,10 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bundled" / "tiny"
     GENERATOR.save_pretrained(folder / "generator")
     Discriminator(DiscriminatorConfig(32, GENERATOR.config.channels)).save_pretrained(folder / "discriminator")
+    ENCODER.save_pretrained(folder / "encoder")
     DIRECTIONS.save_pretrained(folder / "directions")
     DOMAIN.save_pretrained(folder / "domains" / "sketch")
-    save_index(folder, PipelineIndex(("generator", "discriminator", "directions"), ("sketch",)))
+    save_index(folder, PipelineIndex(("generator", "discriminator", "encoder", "directions"), ("sketch",)))
     monkeypatch.setattr(sources, "BUNDLED", folder.parent)
     return folder
 
@@ -162,16 +168,39 @@ def test_a_base_that_is_no_repo_stays_out_of_the_metadata(domain: Path) -> None:
 
 
 def test_a_domain_names_its_generator(domain: Path) -> None:
-    with pytest.raises(CardError, match=r"Card\(base_model=\.\.\.\)"):
+    with pytest.raises(CardError, match=r"Card\(base_model=\.\.\.\)\.$"):
         render(domain, replace(CARD, base_model=None), "me/sketch")
+    with pytest.raises(CardError, match=r"(?s)Card\(base_model=\.\.\.\).*Card\(license=\.\.\.\)") as error:
+        render(domain, Card(), "me/sketch")
+    assert str(error.value).count("\n") == 2, "all that is missing, at once"
 
 
-def test_terms_of_the_base_are_inherited() -> None:
+def test_a_table_keeps_its_rows(domain: Path) -> None:
+    replace(DOMAIN, metadata={"prompt": "a pencil\n| sketch"}).save_pretrained(domain)
+    assert "| Prompt | a pencil \\| sketch |" in render(domain, CARD, "me/sketch")
+
+
+def test_terms_of_the_base_are_inherited(bundled: Path) -> None:
+    card = Card(license="mit", base_model="tiny")
+    assert with_base_terms(card) == card, "a licence is never assumed"
     base = Card(license="other", license_name="nvidia-nc", license_link="LICENSE")
-    child = derived(base, license="mit", base_model="me/faces")
-    assert child == Card(license="mit", base_model="me/faces", base_license="nvidia-nc")
-    assert derived(child).base_license == "mit"
-    assert derived(Card()).license is None, "a licence is never assumed"
+    (bundled / "generator" / "card.json").write_bytes(dump_card(base))
+    assert with_base_terms(card) == replace(card, base_license="nvidia-nc")
+    assert with_base_terms(replace(card, base_license="mine")).base_license == "mine"
+    assert with_base_terms(Card()) == Card()
+    with pytest.raises(CardError, match="neither a Hub id nor a bundled model"):
+        with_base_terms(replace(card, base_model=str(bundled)))
+
+
+def test_the_nearest_card_states_the_licence(bundled: Path) -> None:
+    source = Folder(bundled)
+    assert stated_licence(source, "domains/sketch") is None
+    (bundled / "card.json").write_bytes(dump_card(Card(license="mit")))
+    assert stated_licence(source, "domains/sketch") == "mit"
+    (bundled / "README.md").write_text("---\nlicense: other\nlicense_name: ours\nlicense_link: LICENSE\n---\n")
+    assert stated_licence(source, "domains/sketch") == "ours"
+    (bundled / "domains" / "sketch" / "card.json").write_bytes(dump_card(Card(license="cc0-1.0")))
+    assert stated_licence(source, "domains/sketch") == "cc0-1.0"
 
 
 def test_rendering_is_pure_and_needs_no_network_and_no_templates(
@@ -200,7 +229,9 @@ def test_facts_round_trip(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_has_no_card(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="holds no model"):
         render(tmp_path, CARD, "me/x")
-    Discriminator(DiscriminatorConfig(32, GENERATOR.config.channels)).save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="There is no folder"):
+        render(tmp_path / "nowhere", CARD, "me/x")
+    Inversion(GENERATOR.mapping.w_avg.expand(8, 16)).save_pretrained(tmp_path)
     with pytest.raises(ModelFileError, match="only these have cards"):
         render(tmp_path, CARD, "me/x")
 
@@ -306,9 +337,24 @@ def test_snippet_of_the_attribute_network(tmp_path: Path, monkeypatch: pytest.Mo
 def test_snippets_of_a_bundled_model(bundled: Path, tmp_path: Path) -> None:
     paths = write_all(tmp_path)
     names = {path.name for path in paths}
-    assert names == {"tiny-generator.md", "tiny-directions.md", "tiny-domains-sketch.md"}
+    assert names == {"tiny-generator.md", "tiny-encoder.md", "tiny-directions.md", "tiny-domains-sketch.md"}
     for path in paths:
         assert run_snippets(path.read_text())["pictures"].shape == (4, 3, 32, 32)
+
+
+def test_snippets_of_parts_that_have_no_card_of_their_own(bundled: Path) -> None:
+    card = Card(license="mit", base_model="tiny")
+    (judged,) = run_snippets(render(bundled / "discriminator", card, "tiny", subfolder="discriminator"))["logits"].T
+    assert judged.shape == (4,)
+    pictures = run_snippets(render(bundled, card, "tiny"))["pictures"]
+    assert [picture.size for picture in pictures] == [(32, 32)] * 4
+
+
+def test_card_of_an_encoder_says_what_it_reads_and_answers(bundled: Path) -> None:
+    text = render(bundled / "encoder", CARD, "me/encoder")
+    check(text)
+    for fact in ("| Looks at | 32 x 32, RGB, [-1, 1] |", "w+ of 8 x 16, and T = 2 tokens", "| Stages | two |"):
+        assert fact in text
 
 
 def test_write_all_takes_facts_and_pictures(bundled: Path, tmp_path: Path) -> None:

@@ -74,10 +74,11 @@ def test_a_domain_goes_to_the_hub_and_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.write_token)
+    hub.add("me/tiny", {"README.md": b"---\nlicense: cc-by-nc-4.0\n---\n"})
     push = ["push", domain_dir, "me/sketch", "--base-model", "me/tiny", "--json"]
     code, error = run(capsys, *push)
     assert code == 1
-    assert "licen" in str(error)
+    assert "No licence is stated" in str(error)
     code, error = run(capsys, *push, "--license", "apache-2.0")
     assert code == 0, error
     code, report = run(capsys, "domains", "info", "me/sketch", "--base", tiny_pipeline_dir, "--json")
@@ -88,3 +89,35 @@ def test_a_domain_goes_to_the_hub_and_comes_back(
     assert code == 0
     ours, copy = (folder / "tokens.safetensors" for folder in (domain_dir, tmp_path / "copy"))
     assert ours.read_bytes() == copy.read_bytes()
+    card = json.loads((tmp_path / "copy" / "card.json").read_text())
+    assert card == {"base_license": "cc-by-nc-4.0", "base_model": "me/tiny", "license": "apache-2.0"}
+    code, report = run(capsys, "push", domain_dir, "me/sketch", "--license", "mit", "--json")
+    assert code == 0, report
+    assert json.loads(hub.files("me/sketch")["card.json"]) == {**card, "license": "mit"}, "the rest is known"
+
+
+def test_export_takes_domains_as_other_commands_do(
+    domain_dir: Path, tiny_pipeline_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sketch.pt"
+    for domain, strength in ((domain_dir, 1.0), (f"{domain_dir}=0.5", 0.5)):
+        code, report = run(capsys, "export", tiny_pipeline_dir, out, "--domain", domain, "--json")
+        assert code == 0, report
+        assert report["domains"] == {str(domain_dir): strength}
+    code, error = run(capsys, "export", tiny_pipeline_dir, tmp_path / "sketch.zip")
+    assert code == 1
+    assert "name a .pt for rosinality's layout, or a .safetensors" in str(error)
+    assert not (tmp_path / "sketch.zip").exists()
+
+
+def test_a_strangers_card_cannot_write_on_the_terminal(domain_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = {"title": "\x1b[2Jsketch\r\nfake", "summary": "\x9b31m\x07", "license": "mit\x1b]0;x\x07"}
+    (domain_dir / "card.json").write_text(json.dumps(card))
+    for more in ([], ["--json"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["domains", "info", str(domain_dir), *more])
+        assert stopped.value.code == 0
+        out = capsys.readouterr().out
+        assert "sketch" in out
+        assert all(character.isprintable() or character == "\n" for character in out)
+        assert out.count("\n") < 40

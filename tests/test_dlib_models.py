@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import HubServer
 
 from refinestyle_hub.dlib_models import IDENTITY_FILE, LANDMARK_FILE, FaceModels, default_models
-from refinestyle_hub.errors import MissingDependencyError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.errors import HubConnectionError, MissingDependencyError, ModelFileError, ModelNotFoundError
 
 
 PIXELS = np.zeros((64, 64, 3), np.uint8)
@@ -48,23 +49,18 @@ def test_models_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert default_models() is default_models()
 
 
-def test_models_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def download(repo: str, name: str) -> str:
-        assert (repo, name) == ("someone/dlib", LANDMARK_FILE)
-        return str(packaged(name))
-
+def test_models_from_the_hub(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert FaceModels("someone/dlib").landmarks(PIXELS, BOX).shape == (68, 2)
-
-    def offline(repo: str, name: str) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(ModelNotFoundError, match="connection"):
+    hub.add("someone/dlib", {LANDMARK_FILE: b"nonsense"})  # the real one takes 95 MB
+    with pytest.raises(ModelFileError, match=f"snapshots.*{LANDMARK_FILE} is not a dlib model"):
         FaceModels("someone/dlib").landmarks(PIXELS, BOX)
+    with pytest.raises(ModelNotFoundError, match=f"someone/dlib .* has no {IDENTITY_FILE}"):
+        FaceModels("someone/dlib").descriptor(PIXELS, BOX, np.zeros((68, 2)))
+    with pytest.raises(ModelNotFoundError, match="no model someone/else"):
+        FaceModels("someone/else").landmarks(PIXELS, BOX)
+    hub.fail(".*", status=503)
+    with pytest.raises(HubConnectionError, match="cannot be reached"):
+        FaceModels("someone/third").landmarks(PIXELS, BOX)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

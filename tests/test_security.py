@@ -456,6 +456,7 @@ def test_the_token_shows_nowhere(
         ("503", lambda: TokenSet.from_pretrained("me/x", token=token)),
         ("403", lambda: DOMAIN.push_to_hub("me/new", card=Card(license="mit", base_model="me/f"), token=token)),
     ]
+    hub.add("me/f", {"README.md": b""})
     hub.add("me/x", {"config.json": b"{}"})
     for kind, attempt in attempts:
         if kind == "503":
@@ -473,7 +474,7 @@ def test_the_token_shows_nowhere(
 @pytest.mark.parametrize("given", ["my_secret", None])
 def test_the_token_is_not_in_the_error_even_if_the_server_sends_it_back(given: str | None) -> None:
     token = given or "hf_StoredOnThisMachine"
-    with pytest.raises(RefineStyleHubError) as error, sources._translated("me/x", "main", given):
+    with pytest.raises(RefineStyleHubError) as error, sources.translated("me/x", "main", given):
         raise RuntimeError(f"Authorization: Bearer {token}")
     assert token not in str(error.value)
     assert error.value.__cause__ is None

@@ -20,9 +20,10 @@ from ..errors import CardError
 from ..files import write_folder
 from ..hub import read_index
 from ..sources import Folder, bundled_models, open_source
-from .facts import FACTS, Card, Figure, Picture, derived, dump_card, read_card
+from .facts import FACTS, README, Card, Figure, Picture, dump_card, read_card
 from .kinds import base_rows, file_rows, kind_of
-from .metadata import base_tag, check, front_matter, metadata, split
+from .metadata import NO_LICENCE, base_tag, check, front_matter, metadata, split
+from .terms import relicensed, stated_licence, with_base_terms
 
 
 __all__ = [
@@ -33,16 +34,16 @@ __all__ = [
     "Picture",
     "base_tag",
     "check",
-    "derived",
     "dump_card",
     "kind_of",
     "read_card",
+    "relicensed",
     "render",
+    "stated_licence",
+    "with_base_terms",
     "write_all",
     "write_card",
 ]
-
-README = "README.md"
 
 CITATIONS = """@inproceedings{xia2024refinestyle,
   title     = {RefineStyle: Dynamic Convolution Refinement for StyleGAN},
@@ -77,19 +78,13 @@ def render(
     """
     kind, config = kind_of(folder)
     known, body = split(old)
-    if card.license is None and known.get("license"):
-        card = replace(
-            card,
-            license=known["license"],
-            license_name=known.get("license_name"),
-            license_link=known.get("license_link"),
-        )
+    if card.license is None:
+        card = relicensed(card, old)
     if card.base_model is None and subfolder:  # a part of a pipeline goes with its generator
         card = replace(card, base_model=name)
     if card.base_model is None and kind.needs_base:
-        raise CardError(
-            f"A card of {kind.word} names the generator: Card(base_model=...), a Hub id or a bundled name."
-        )
+        unnamed = f"A card of {kind.word} names its generator, a Hub id or a bundled one: Card(base_model=...)."
+        raise CardError(unnamed if card.license else f"{unnamed}\n{NO_LICENCE}")
     address = f'"{name}", subfolder="{subfolder}"' if subfolder else f'"{name}"'
     title = card.title or f"{(subfolder or name).rpartition('/')[2]}: {kind.word}"
     rows = kind.rows(folder, config) | base_rows(config) | file_rows(folder)
@@ -111,7 +106,8 @@ def render(
 
 def _table(head: list[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    plain = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in plain)
 
 
 def _figures(figures: Iterable[Figure]) -> list[str]:

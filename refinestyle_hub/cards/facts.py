@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from ..files import dump_json, from_json, read_json
 from ..sources import Source
 
 
-__all__ = ["FACTS", "Card", "Figure", "Picture", "derived", "dump_card", "read_card"]
+__all__ = ["FACTS", "README", "Card", "Figure", "Picture", "dump_card", "read_card"]
 
 FACTS = "card.json"
+README = "README.md"
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,6 @@ class Card:
     pictures: tuple[Picture, ...] = ()
     citation: str = ""  # BibTeX, beyond the method's own
     tags: tuple[str, ...] = ()
-
-
-def derived(base: Card, **facts: Any) -> Card:
-    """The card of something made for or from the model of ``base``, whose licence stays noted in it."""
-    return Card(**{"base_license": base.license_name or base.license or base.base_license, **facts})
 
 
 def read_card(source: Source, subfolder: str = "") -> Card:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import GeneratorConfig, TokenSetConfig
-from ..errors import ModelFileError
+from ..config import EncoderConfig, GeneratorConfig, TokenSetConfig
+from ..errors import ModelFileError, ModelNotFoundError
 from ..files import config_from_json, read_header, read_json
 from ..hub import CONFIG
 from ..sources import INDEX, Folder
@@ -34,7 +34,14 @@ class Kind(NamedTuple):
 
 
 def kind_of(folder: Path) -> tuple[Kind, Config]:
-    """What is saved in a folder, and its config. Raises ModelFileError if that is nothing, or has no cards."""
+    """What is saved in a folder, and its config.
+
+    Raises:
+        ModelNotFoundError: no such folder.
+        ModelFileError: there is no model in it, or one of a class that has no cards.
+    """
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"There is no folder {folder}.")
     for name in (CONFIG, INDEX):
         if (path := Folder(folder).find(name)) is not None:
             config = read_json(path)
@@ -76,6 +83,21 @@ def _generator_rows(folder: Path, config: Config) -> Rows:
         "Pictures": f"{made.resolution} x {made.resolution}, RGB, about [-1, 1]; crop: {made.crop}",
         "w+": f"{made.num_layers} x {made.w_dim}",
         "Fingerprint": f"`{identity.digest}`",
+    }
+
+
+def _discriminator_rows(folder: Path, config: Config) -> Rows:
+    return {"Looks at": f"{config['resolution']} x {config['resolution']}, RGB, [-1, 1]"}
+
+
+def _encoder_rows(folder: Path, config: Config) -> Rows:
+    made = config_from_json("Encoder", EncoderConfig, config, folder / CONFIG)
+    return {
+        "Looks at": f"{made.size} x {made.size}, RGB, [-1, 1]",
+        "Answers": f"w+ of {made.generator.num_layers} x {made.generator.w_dim}, and T = {made.rank} tokens per layer "
+        f"in {', '.join(f'`{name}`' for name in made.layers)}",
+        "Stages": made.stages,
+        "Backbone": made.backbone,
     }
 
 
@@ -125,6 +147,19 @@ def _generator_snippet(here: str, base: str, config: Config) -> str:
     return _draw("Generator", here, "generator(w)")
 
 
+def _pipeline_snippet(here: str, base: str, config: Config) -> str:
+    return f"""from refinestyle_hub import RefineStylePipeline
+
+pipe = RefineStylePipeline.from_pretrained({here})
+pictures = pipe.generate(seeds=[0, 1, 2, 3], truncation=0.7)  # PIL"""
+
+
+def _discriminator_snippet(here: str, base: str, config: Config) -> str:
+    before = f"discriminator = Discriminator.from_pretrained({here})\n"
+    after = "\n    logits = discriminator(pictures)  # [4, 1]: the higher, the more like the training pictures"
+    return _draw("Discriminator, Generator", f'"{base}"', "generator(w)", before, after)
+
+
 def _encoder_snippet(here: str, base: str, config: Config) -> str:
     encode = "\n    w_plus, tokens = encoder(pictures, generator)"
     return _draw(
@@ -169,15 +204,23 @@ KINDS: Mapping[str, Kind] = {
         f"A {PAPER} pipeline: a frozen StyleGAN2 generator and what goes with it.",
         "unconditional-image-generation",
         _index_rows,
-        _generator_snippet,
+        _pipeline_snippet,
         needs_base=False,
+    ),
+    "Discriminator": Kind(
+        "discriminator",
+        "The residual discriminator that a StyleGAN2 generator was trained against: the start of more training and of "
+        "few-shot adaptation.",
+        "image-classification",
+        _discriminator_rows,
+        _discriminator_snippet,
     ),
     "Encoder": Kind(
         "encoder",
         f"Reads a picture once and returns its w+ code and its {PAPER} tokens for one frozen generator, by grouped "
         "transformer blocks.",
         "image-to-image",
-        lambda folder, config: {},
+        _encoder_rows,
         _encoder_snippet,
     ),
     "Directions": Kind(

@@ -12,9 +12,14 @@ from .facts import Card
 from .kinds import Kind
 
 
-__all__ = ["LICENSES", "base_tag", "check", "front_matter", "metadata", "split"]
+__all__ = ["LICENSES", "NO_LICENCE", "base_tag", "check", "front_matter", "metadata", "split"]
 
 LIBRARY_TAG = "refinestyle"
+
+NO_LICENCE = (
+    "No licence is stated, and none is assumed. Add one to the card: Card(license=...), an id such as\n"
+    "apache-2.0 or cc-by-nc-4.0; or license='other' with license_name= and license_link=."
+)
 
 # https://huggingface.co/docs/hub/repositories-licenses, without "unknown"
 # fmt: off
@@ -112,10 +117,7 @@ def check(text: str) -> None:
     data, _ = split(text)
     licence = data.get("license")
     if licence in (None, "", "unknown"):
-        raise CardError(
-            "No licence is stated, and none is assumed. Add one to the card: Card(license=...), an id such as\n"
-            "apache-2.0 or cc-by-nc-4.0; or license='other' with license_name= and license_link=."
-        )
+        raise CardError(NO_LICENCE)
     problems = []
     if not isinstance(licence, str) or licence not in LICENSES:
         problems.append(f"{licence!r} is not an id of the Hub's list of licences (use 'other' with a name and a link)")

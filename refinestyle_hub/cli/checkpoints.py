@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import console
-from .pictures import Model, parse_edits
+from .pictures import Model, parse_domains
 
 
 __all__ = ["convert", "export"]
@@ -56,7 +56,8 @@ def export(
         Literal["rosinality", "nvidia"] | None, typer.Option(help="Whose names; by default OUT's ending decides.")
     ] = None,
     domain: Annotated[
-        list[str] | None, typer.Option(help="NAME=STRENGTH of a domain to merge; may be repeated.", metavar="DOMAIN")
+        list[str] | None,
+        typer.Option(help="NAME, folder or Hub id of one to merge, and =STRENGTH; may be repeated.", metavar="DOMAIN"),
     ] = None,
     discriminator: Annotated[
         bool, typer.Option("--discriminator", help="Into the file too; rosinality only.")
@@ -66,8 +67,7 @@ def export(
     """Write a generator, plain or with domains merged into its weights, for other tools."""
     from ..convert import export as run
 
-    chosen: Literal["rosinality", "nvidia"] = layout or ("nvidia" if out.suffix == ".safetensors" else "rosinality")
-    domains = parse_edits(domain or [])
-    run(model, out, layout=chosen, domains=domains, discriminator=discriminator)
+    domains = parse_domains(domain or [])
+    chosen = run(model, out, layout=layout, domains=domains, discriminator=discriminator)
     report = {"out": str(out), "layout": chosen, "domains": domains, "bytes": out.stat().st_size}
     console.emit(report, f"{out}: {out.stat().st_size / 1e6:.1f} MB, {chosen}'s names", as_json)

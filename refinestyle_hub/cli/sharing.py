@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,27 +24,19 @@ def push(
     license_link: Annotated[str | None, typer.Option(help="With --license other: where it can be read.")] = None,
     base_model: Annotated[str | None, typer.Option(help="The generator it is for: Hub id or bundled name.")] = None,
     private: Annotated[bool, typer.Option("--private", help="A new repo is seen by its owners only.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to; made if there is none.")] = None,
     create_pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead.")] = False,
     as_json: console.AsJson = False,
 ) -> None:
     """Upload a folder as one commit, with its model card, which is checked first.
 
-    What is given here goes before what the folder's card.json says.
+    What is given here goes before what card.json says, the folder's or, if it has none, the repo's.
     """
-    from ..cards import read_card
     from ..hub import push_folder
-    from ..sources import Folder
 
-    given: dict[str, Any] = {
-        "license": license_id,
-        "license_name": license_name,
-        "license_link": license_link,
-        "base_model": base_model,
-    }
-    known = {key: value for key, value in given.items() if value is not None}
-    card = replace(read_card(Folder(folder)), **known) if known else None
-    address = push_folder(folder, repo, card=card, private=private or None, revision=revision, create_pr=create_pr)
+    facts = {"license": license_id, "license_name": license_name, "license_link": license_link}
+    facts = {key: value for key, value in {**facts, "base_model": base_model}.items() if value is not None}
+    address = push_folder(folder, repo, facts=facts, private=private or None, revision=revision, create_pr=create_pr)
     console.emit({"commit": address}, address, as_json)
 
 
@@ -59,7 +51,7 @@ def find(
 
     found = find_domains(base, limit=limit)
     lines = [f"{d.repo_id}  {d.license or 'no licence stated'}  {d.downloads} downloads" for d in found]
-    console.emit({"domains": [asdict(d) for d in found]}, "\n".join(lines) or "none found", as_json)
+    console.emit({"domains": [asdict(d) for d in found]}, _plain(lines) or "none found", as_json)
 
 
 @domains.command("info")
@@ -81,7 +73,7 @@ def info(
         + ("" if found.fits is None else f", {'fits' if found.fits else 'does not fit'} {base}"),
         f"tokens   {found.tokens} in {len(found.layers)} layers",
     ]
-    console.emit(asdict(found), "\n".join([*lines, *filter(None, [found.summary])]), as_json)
+    console.emit(asdict(found), _plain([*lines, *filter(None, [found.summary])]), as_json)
 
 
 @domains.command("download")
@@ -98,3 +90,8 @@ def download(
     tokens = download_domain(domain, out, subfolder=subfolder, revision=revision)
     report = {"folder": str(out), "layers": list(tokens.layers), "values": tokens.num_values}
     console.emit(report, f"{tokens.num_values:,} numbers in {out}", as_json)
+
+
+def _plain(lines: list[str]) -> str:
+    """Lines for a terminal: a card is a stranger's text, which may hold escape sequences."""
+    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)

@@ -1,0 +1,70 @@
+"""Under which terms a model and its generator come: read from cards, never assumed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..errors import CardError, ModelNotFoundError
+from ..sources import Repo, Source, bundled_models, is_repo_id, open_source
+from .facts import README, Card, read_card
+from .metadata import split
+
+
+__all__ = ["relicensed", "stated_licence", "with_base_terms"]
+
+
+def relicensed(card: Card, old: str) -> Card:
+    """``card`` under the licence that the metadata of an old card's text state, if they do."""
+    known, _ = split(old)
+    if not known.get("license"):
+        return card
+    name, link = known.get("license_name"), known.get("license_link")
+    return replace(card, license=known["license"], license_name=name, license_link=link)
+
+
+def stated_licence(source: Source, subfolder: str = "") -> str | None:
+    """The licence that the card of a part states, or if it does not, the card of the repo that the part is in.
+
+    The name of it, where it is none of the Hub's list. What README.md says, which people edit, goes before card.json.
+    """
+    for folder in dict.fromkeys([subfolder, ""]):
+        readme = source.find(str(PurePosixPath(folder, README)))
+        known = split(readme.read_text(encoding="utf-8"))[0] if readme else {}
+        if licence := _named(known) or _named(asdict(read_card(source, folder))):
+            return licence
+    return None
+
+
+def _named(facts: Mapping[str, Any]) -> str | None:
+    licence = facts.get("license_name") or facts.get("license")
+    return str(licence) if licence else None
+
+
+def with_base_terms(card: Card, token: str | bool | None = None) -> Card:
+    """``card`` with the licence that its base model states, unless it notes one itself.
+
+    Warns where the base cannot be found.
+
+    Raises:
+        CardError: the base is neither a Hub id nor a bundled model, so that nobody else could load it.
+        HubAccessError, HubConnectionError: the base cannot be asked.
+    """
+    base = card.base_model
+    if base is None or card.base_license is not None:
+        return card
+    bundled = base in bundled_models()
+    if not bundled and not is_repo_id(base):
+        raise CardError(
+            f"base_model {base!r} is neither a Hub id nor a bundled model, so others could not load it.\n"
+            "Push the generator first, then name its id (owner/name)."
+        )
+    source = open_source(base) if bundled else Repo(base, token=token)
+    try:
+        return replace(card, base_license=stated_licence(source, "generator"))
+    except ModelNotFoundError as error:
+        warnings.warn(f"The card does not name the licence of its base model. {error}", stacklevel=3)
+        return card

@@ -1,0 +1,171 @@
+"""Models to the Hub: one commit of the files and a card that was checked before anything is sent."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import HubConnectionError, ModelNotFoundError
+from .sources import LIBRARY, Folder, Repo, is_repo_id, translated
+
+
+if TYPE_CHECKING:
+    from .cards import Card
+
+
+__all__ = ["Pushable", "push_folder"]
+
+PUSHED = (".json", ".safetensors", ".md", ".png", ".jpg", ".webp")  # what a model folder may consist of
+
+
+class Pushable:
+    """Mixin: ``push_to_hub`` for a class that has ``save_pretrained(folder, variant)``."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: Card | None = None,
+        variant: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
+        message: str | None = None,
+    ) -> str:
+        """``save_pretrained`` and ``push_folder`` in one; returns the address of the commit.
+
+        Raises what they raise.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            self.save_pretrained(folder, variant)  # type: ignore[attr-defined]
+            return push_folder(
+                folder,
+                repo_id,
+                card=card,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                token=token,
+                message=message,
+            )
+
+
+def push_folder(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    card: Card | None = None,
+    facts: Mapping[str, Any] | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    message: str | None = None,
+) -> str:
+    """Upload a saved part or pipeline as one commit; returns the commit's address.
+
+    The model card is written first. What people wrote outside its marked sections is kept: in the folder's README.md,
+    or if there is none, in the repo's. The licence of the base model is looked up and noted.
+
+    Args:
+        card: what the card says; by default the folder's ``card.json``, or if there is none, the repo's, under the
+            licence that its README.md states now.
+        facts: fields of the card that go before that, such as ``{"license": "mit"}``.
+        revision: branch to commit to; made from the main one if there is none.
+
+    Raises:
+        CardError: no licence, or something that the Hub would refuse. Nothing was uploaded.
+        ModelNotFoundError: no such folder, or no possible id.
+        ModelFileError: the folder holds no model.
+        HubAccessError, HubConnectionError: no right to write, no connection. Nothing was committed.
+    """
+    from . import cards
+
+    if not is_repo_id(repo_id):
+        raise ModelNotFoundError(f"{repo_id!r} is not a Hub id: that is owner/name.")
+    source = Folder(Path(folder))
+    kind, _ = cards.kind_of(source.root)
+    files: dict[str, Path | bytes] = {}
+    for path in sorted(source.root.rglob("*")):
+        name = path.relative_to(source.root).as_posix()
+        if path.suffix in PUSHED and not re.search(r"(^|/)\.", name) and (found := source.find(name)):
+            files[name] = found
+    remote, online = _present(repo_id, revision, token)
+    written = source.find(cards.README) or online
+    old = written.read_text(encoding="utf-8") if written else ""
+    if card is None:
+        card = cards.read_card(remote if online and not source.find(cards.FACTS) else source)
+        card = cards.relicensed(card, old)
+    card = cards.with_base_terms(replace(card, **facts or {}), token)
+    text = cards.render(source.root, card, repo_id, old)
+    cards.check(text)
+    files |= {cards.FACTS: cards.dump_card(card), cards.README: text.encode()}
+    return _commit(
+        repo_id,
+        files,
+        message or f"Upload {kind.word} with refinestyle-hub",
+        revision=revision,
+        new_branch=revision is not None and remote.revision != revision,
+        parent=remote.commit,
+        create_pr=create_pr,
+        private=private,
+        token=token,
+    )
+
+
+def _present(repo_id: str, revision: str | None, token: str | bool | None) -> tuple[Repo, Path | None]:
+    """The repo at the branch, else at the main one, where a new branch begins; and its README.md, if it has one."""
+    from .cards import README
+
+    repo = Repo(repo_id)
+    for name in dict.fromkeys([revision, None]):
+        repo = Repo(repo_id, name, token)
+        try:
+            online = repo.find(README)
+        except ModelNotFoundError:  # no such branch yet, or no such repo: the first push makes it
+            continue
+        if repo.unreachable:
+            raise HubConnectionError(f"Nothing can be pushed now. {repo.missing(README)}")
+        return repo, online
+    return repo, None
+
+
+def _commit(
+    repo_id: str,
+    files: Mapping[str, Path | bytes],
+    message: str,
+    *,
+    revision: str | None,
+    new_branch: bool,
+    parent: str | None,
+    create_pr: bool,
+    private: bool | None,
+    token: str | bool | None,
+) -> str:
+    """Upload files (path in the repo -> local file or content) as one commit; returns its address.
+
+    ``parent`` must still be the newest commit of the branch; else nothing is changed.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(token=token, library_name=LIBRARY)
+    with translated(repo_id, revision or "main", token):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None and new_branch:
+            api.create_branch(repo_id, branch=revision, revision=parent, exist_ok=True)
+        info = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in sorted(files.items())],
+            commit_message=message,
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=None if create_pr else parent,
+        )
+    return str(info.pr_url or info.commit_url)

@@ -1,0 +1,99 @@
+"""Domains on the Hub: found by their generator, looked at, kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+from remote_model import (
+    CARD,
+    DOMAIN,
+    GENERATOR,
+    assert_same,
+    host_pipeline,
+    saved,
+)
+from tiny import tiny_generator
+
+from refinestyle_hub.domains import domain_info, download_domain, find_domains
+from refinestyle_hub.errors import (
+    ModelFileError,
+    ModelNotFoundError,
+)
+from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.tokens import TokenSet
+
+
+# huggingface_hub's own upload does what its HTTP library deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def pipeline(hub: HubServer, tmp_path: Path) -> str:
+    """me/faces on the Hub, a pipeline; its commit."""
+    return host_pipeline(hub, tmp_path / "pipeline")
+
+
+def test_domains_of_a_base_are_found(pipeline: str, hub: HubServer) -> None:
+    other = tiny_generator(seed=5)
+    DOMAIN.push_to_hub("me/sketch", card=CARD, token=hub.write_token)
+    DOMAIN.push_to_hub("me/bronze", card=replace(CARD, license="mit"), token=hub.write_token)
+    replace(DOMAIN, base=fingerprint(other)).push_to_hub("me/elsewhere", card=CARD, token=hub.write_token)
+    hub.repos["me/bronze"].downloads = 7
+    found = find_domains("me/faces")
+    assert [(d.repo_id, d.license, d.downloads) for d in found] == [
+        ("me/bronze", "mit", 7),
+        ("me/sketch", "cc-by-4.0", 0),
+    ]
+    assert found[0].updated == "2026-11-20"
+    assert [d.repo_id for d in find_domains(other)] == ["me/elsewhere"]
+    tuned = Generator.from_state(replace(other.config, parents=(fingerprint(GENERATOR).digest,)), other.state_dict())
+    assert [d.repo_id for d in find_domains(tuned)] == ["me/elsewhere", "me/bronze", "me/sketch"]
+    assert [d.repo_id for d in find_domains(GENERATOR, limit=1)] == ["me/bronze"]
+
+
+def test_domain_info_downloads_no_tokens(pipeline: str, hub: HubServer) -> None:
+    DOMAIN.push_to_hub("me/sketch", card=replace(CARD, title="Sketch", summary="Pencil."), token=hub.write_token)
+    hub.requests.clear()
+    info = domain_info("me/sketch", base=GENERATOR)
+    assert (info.base, info.fits, info.tokens) == (fingerprint(GENERATOR), True, 3)
+    assert (info.license, info.title, info.summary) == ("cc-by-4.0", "Sketch", "Pencil.")
+    assert set(info.layers) == set(DOMAIN.layers)
+    assert not hub.seen("tokens.safetensors")
+    assert domain_info("me/sketch", base=tiny_generator(seed=5)).fits is False
+    assert domain_info("me/faces", subfolder="domains/sketch").fits is None
+
+
+def test_a_domain_inside_a_model(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
+    """It is under the model's licence, unless it states one of its own; without subfolder= those there are named."""
+    hub.add("me/faces", {"README.md": b"---\nlicense: mit\n---\n"})
+    assert domain_info("me/faces", subfolder="domains/sketch").license == "mit"
+    hub.add("me/faces", {"domains/sketch/card.json": b'{"license": "cc0-1.0"}'})
+    assert domain_info("me/faces", subfolder="domains/sketch").license == "cc0-1.0"
+    for ask in (domain_info, lambda name: download_domain(name, tmp_path / "copy")):
+        with pytest.raises(ModelNotFoundError, match=r"It is a pipeline.*subfolder: .*domains/sketch"):
+            ask("me/faces")
+    assert_same(download_domain("me/faces", tmp_path / "copy", subfolder="domains/sketch"), DOMAIN)
+    with pytest.raises(ModelNotFoundError, match="is a file; give the folder"):
+        domain_info(tmp_path / "copy" / "tokens.safetensors")
+
+
+def test_download_domain(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
+    DOMAIN.push_to_hub("me/sketch", card=CARD, token=hub.write_token)
+    assert_same(download_domain("me/sketch", tmp_path / "sketch"), DOMAIN)
+    names = {p.name for p in (tmp_path / "sketch").iterdir()}
+    assert names == {"README.md", "card.json", "config.json", "tokens.safetensors"}
+    hub.fail(".*")
+    assert_same(TokenSet.from_pretrained(tmp_path / "sketch"), DOMAIN)
+
+
+def test_broken_domain_is_not_kept(hub: HubServer, tmp_path: Path) -> None:
+    files = saved(DOMAIN.save_pretrained, tmp_path / "domain")
+    files["tokens.safetensors"] = files["tokens.safetensors"][:-8]
+    hub.add("me/broken", files)
+    with pytest.raises(ModelFileError):
+        download_domain("me/broken", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

@@ -1,0 +1,219 @@
+"""Models to the Hub: what is sent, what is kept of people's edits, what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import HubServer
+from remote_model import (
+    CARD,
+    DOMAIN,
+    ENCODER,
+    GENERATOR,
+    assert_helps,
+    assert_same,
+    host_pipeline,
+)
+from tiny import token_set
+
+from refinestyle_hub.cards import Card, read_card
+from refinestyle_hub.errors import (
+    CardError,
+    HubAccessError,
+    HubConnectionError,
+    ModelNotFoundError,
+)
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.hub import PipelineIndex, push_folder, save_index
+from refinestyle_hub.sources import open_source
+from refinestyle_hub.tokens import TokenSet
+
+
+# huggingface_hub's own upload does what its HTTP library deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def pipeline(hub: HubServer, tmp_path: Path) -> str:
+    """me/faces on the Hub, a pipeline; its commit."""
+    return host_pipeline(hub, tmp_path / "pipeline")
+
+
+def test_push_and_load(pipeline: str, hub: HubServer) -> None:
+    address = DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    assert re.fullmatch(re.escape(hub.url) + r"/me/my-sketch/commit/[0-9a-f]{40}", address)
+    assert len(hub.seen("POST .*/commit/")) == 1
+    files = hub.files("me/my-sketch")
+    assert set(files) == {".gitattributes", "README.md", "card.json", "config.json", "tokens.safetensors"}
+    assert_same(TokenSet.from_pretrained("me/my-sketch"), DOMAIN)
+    assert read_card(open_source("me/my-sketch")) == CARD
+    text = files["README.md"].decode()
+    for fact in ("license: cc-by-4.0", "base_model: me/faces", "| Steps | 300 |", "LPIPS", "seed: 0", "KB"):
+        assert fact in text
+
+
+def test_card_snippet_runs(pipeline: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    code = re.search(r"```python\n(.*?)```", hub.files("me/my-sketch")["README.md"].decode(), re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    assert names["pictures"].shape == (4, 3, 32, 32)
+
+
+def test_missing_licence_is_refused_before_anything_is_sent(pipeline: str, hub: HubServer) -> None:
+    with pytest.raises(CardError) as error:
+        DOMAIN.push_to_hub("me/my-sketch", card=replace(CARD, license=None), token=hub.write_token)
+    assert_helps(error, "No licence", "Card(license=", "license_name")
+    with pytest.raises(CardError) as error:
+        DOMAIN.push_to_hub("me/my-sketch", token=hub.write_token)
+    assert_helps(error, "Card(base_model=", "No licence", "Card(license=")
+    assert not hub.seen("POST|PUT")
+    assert list(hub.repos) == ["me/faces"]
+
+
+def test_the_licence_of_the_base_is_noted(pipeline: str, hub: HubServer) -> None:
+    """As the base's own card states it, which people edit on the Hub."""
+    DOMAIN.push_to_hub("me/before", card=CARD, token=hub.write_token)
+    assert b"It is of use only with its generator" not in hub.files("me/before")["README.md"]
+    hub.add("me/faces", {"README.md": b"---\nlicense: other\nlicense_name: nvidia-nc\nlicense_link: LICENSE\n---\n"})
+    ENCODER.push_to_hub("me/encoder", card=Card(license="mit", base_model="me/faces"), token=hub.write_token)
+    DOMAIN.push_to_hub("me/after", card=replace(CARD, base_model="mini-faces-128"), token=hub.write_token)
+    assert read_card(open_source("me/encoder")).base_license == "nvidia-nc"
+    assert b"whose terms (`nvidia-nc`) also hold" in hub.files("me/encoder")["README.md"]
+    assert read_card(open_source("me/after")).base_license == "apache-2.0"
+
+
+def test_a_base_that_others_cannot_load(hub: HubServer) -> None:
+    with pytest.raises(CardError, match=r"'\./faces' is neither a Hub id nor a bundled model"):
+        DOMAIN.push_to_hub("me/my-sketch", card=replace(CARD, base_model="./faces"), token=hub.write_token)
+    with pytest.warns(UserWarning, match="does not name the licence of its base model. There is no model me/faces"):
+        DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+
+
+@pytest.mark.parametrize("name", ["sketch", "not an id/x", "a/b/c", "../x"])
+def test_an_id_that_cannot_be(name: str, hub: HubServer) -> None:
+    with pytest.raises(ModelNotFoundError, match="is not a Hub id"):
+        DOMAIN.push_to_hub(name, card=CARD, token=hub.write_token)
+    assert hub.requests == []
+
+
+def test_a_licence_edited_on_the_hub_stays(pipeline: str, hub: HubServer) -> None:
+    """Unless the push itself names another; all other facts stay in either case."""
+    DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    text = hub.files("me/my-sketch")["README.md"].decode().replace("license: cc-by-4.0", "license: cc0-1.0")
+    hub.add("me/my-sketch", {"README.md": text.encode()})
+    replace(DOMAIN, metadata={}).push_to_hub("me/my-sketch", token=hub.write_token)
+    assert read_card(open_source("me/my-sketch")) == replace(CARD, license="cc0-1.0")
+    assert b"license: cc0-1.0" in hub.files("me/my-sketch")["README.md"]
+
+
+def test_push_to_a_new_branch(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
+    DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    hub.add("me/my-sketch", {"README.md": hub.files("me/my-sketch")["README.md"] + b"\nMy own words.\n"})
+    before = hub.repos["me/my-sketch"].branches["main"]
+    replace(DOMAIN, metadata={}).push_to_hub("me/my-sketch", revision="next", token=hub.write_token)
+    assert hub.repos["me/my-sketch"].branches["main"] == before
+    assert b"My own words." in hub.files("me/my-sketch", "next")["README.md"]
+    assert TokenSet.from_pretrained("me/my-sketch", revision="next").metadata == {}
+    DOMAIN.push_to_hub("me/my-sketch", revision="next", token=hub.write_token)
+    assert_same(TokenSet.from_pretrained("me/my-sketch", revision="next"), DOMAIN)
+    DOMAIN.push_to_hub("me/fresh", revision="dev", card=CARD, token=hub.write_token)
+    assert set(hub.files("me/fresh")) == {".gitattributes"}
+    assert_same(TokenSet.from_pretrained("me/fresh", revision="dev"), DOMAIN)
+
+
+def test_edits_on_the_hub_survive_the_next_push(pipeline: str, hub: HubServer) -> None:
+    DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    text = hub.files("me/my-sketch")["README.md"].decode()
+    text = text.replace("license: cc-by-4.0", "license: cc0-1.0\nlanguage: en") + "\nMy own words.\n"
+    hub.add("me/my-sketch", {"README.md": text.encode()})
+    newer = replace(DOMAIN, metadata={"steps": 600})
+    newer.push_to_hub("me/my-sketch", token=hub.write_token)  # facts and licence are those of the repo
+    text = hub.files("me/my-sketch")["README.md"].decode()
+    for fact in ("My own words.", "language: en", "Ten pictures.", "| Steps | 600 |"):
+        assert fact in text
+    assert "| Steps | 300 |" not in text
+
+
+def test_local_readme_is_pushed_with_its_edits(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("me/faces", {"README.md": b""})
+    DOMAIN.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nHand-written.\n")
+    push_folder(tmp_path, "me/my-sketch", card=replace(CARD, license=None), token=hub.write_token)
+    text = hub.files("me/my-sketch")["README.md"].decode()
+    assert "license: mit" in text
+    assert "Hand-written." in text
+    assert "## Use" in text
+    facts = {"license": "cc0-1.0", "base_model": "me/faces"}
+    push_folder(tmp_path, "me/my-sketch", facts=facts, token=hub.write_token)
+    assert read_card(open_source("me/my-sketch")) == replace(CARD, license="cc0-1.0"), "facts of the repo stay"
+    with pytest.raises(ModelNotFoundError, match="no folder"):
+        push_folder(tmp_path / "nowhere", "me/my-sketch", token=hub.write_token)
+
+
+def test_push_of_a_pipeline(hub: HubServer, tmp_path: Path) -> None:
+    GENERATOR.save_pretrained(tmp_path / "generator")
+    save_index(tmp_path, PipelineIndex(("generator",)))
+    (tmp_path / "notes.txt").write_text("not part of a model")
+    (tmp_path / ".secret.json").write_text("{}")
+    push_folder(tmp_path, "me/faces", card=Card(license="apache-2.0"), token=hub.write_token)
+    assert set(hub.files("me/faces")) == {
+        ".gitattributes", "README.md", "card.json", "model_index.json", "generator/config.json",
+        "generator/model.safetensors",
+    }  # fmt: skip
+    assert_same(Generator.from_pretrained("me/faces"), GENERATOR)
+
+
+def test_push_without_the_right_to_write(pipeline: str, hub: HubServer) -> None:
+    for token in (hub.read_token, False):
+        with pytest.raises((HubAccessError, ModelNotFoundError)) as error:
+            DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=token)
+        assert_helps(error, "token")
+    assert list(hub.repos) == ["me/faces"]
+
+
+def test_push_that_breaks_off_commits_nothing(pipeline: str, hub: HubServer) -> None:
+    unknown = replace(token_set(seed=3), base=DOMAIN.base)  # what the Hub has already is not sent again
+    hub.fail("PUT /lfs", status=400)
+    with pytest.raises(HubConnectionError):
+        unknown.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    assert set(hub.files("me/my-sketch")) == {".gitattributes"}
+    hub.failures.clear()
+    unknown.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    assert_same(TokenSet.from_pretrained("me/my-sketch"), unknown)
+
+
+def test_push_does_not_run_over_someone_else(pipeline: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repo moves after its card was read: nothing is overwritten."""
+    from refinestyle_hub import cards
+
+    DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    check = cards.check
+
+    def meanwhile(text: str) -> None:
+        hub.add("me/my-sketch", {"README.md": b"---\nlicense: mit\n---\nTheir edit."})
+        check(text)
+
+    monkeypatch.setattr(cards, "check", meanwhile)
+    with pytest.raises(HubConnectionError, match="412"):
+        replace(DOMAIN, metadata={}).push_to_hub("me/my-sketch", token=hub.write_token)
+    assert b"Their edit." in hub.files("me/my-sketch")["README.md"]
+
+
+def test_push_as_pull_request_and_to_private(pipeline: str, hub: HubServer) -> None:
+    DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token, private=True)
+    assert hub.repos["me/my-sketch"].private
+    address = replace(DOMAIN, metadata={}).push_to_hub("me/my-sketch", token=hub.write_token, create_pr=True)
+    assert address.endswith("/discussions/1")
+    assert b"| Steps | 300 |" in hub.files("me/my-sketch")["README.md"]
+
+
+def test_push_while_offline(hub: HubServer) -> None:
+    hub.fail(".*", status=503)
+    with pytest.raises(HubConnectionError, match="Nothing can be pushed now"):
+        DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
