@@ -1,0 +1,250 @@
+"""What encoders, steps after them and optimisation alone make of pictures: portraits, pictures out of domain, photos.
+
+    python benchmarks/inversion.py mini-faces-128 --data portraits-128.zip --domains domains --photos photos \\
+        --encoder one-stage=runs/one/encoder --encoder multiply=runs/multiply/encoder --out runs/inversion
+
+The generator is the same in all rows. ``inversion.json`` has all figures, ``inversion.md`` the tables; the first ones
+are of all pictures, those of "a few" also have the ways that take minutes. ``<set>.svg`` draws distance against
+seconds. Nothing here was trained on: the portraits are the test split, the pictures out of domain those of the
+few-shot sets and portraits changed in ways that the training does not know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refinestyle_hub.attributes import AttributeNet
+from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.errors import ConfigError
+from refinestyle_hub.evaluate_inversion import (
+    Method,
+    baselines,
+    evaluate_inversion,
+    judges,
+    our_methods,
+    read_crops,
+    table,
+)
+from refinestyle_hub.files import dump_json, write_folder
+from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.train.data import Pictures, open_pictures, to_float
+
+
+CURVE = (10, 25, 50, 100)  # steps after the encoder
+W_CURVE = (50, 100, 200, 500)
+PTI_CURVE = ((100, 50), (200, 150), (450, 350))  # steps of (pivot, generator)
+
+
+# --- Pictures out of domain: [N, 3, H, W] in [-1, 1] -> the same -----------------------------------------------------
+
+
+def negative(x: Tensor) -> Tensor:
+    """Colours of a negative."""
+    return -x
+
+
+def mosaic(x: Tensor) -> Tensor:
+    """Tiles of a 32nd of the side, with dark joints."""
+    tile = max(x.shape[-1] // 32, 2)
+    y = F.interpolate(F.avg_pool2d(x, tile), scale_factor=tile)
+    joints = torch.arange(x.shape[-1]) % tile == 0
+    return torch.where(joints[:, None] | joints, torch.tensor(-0.8), y)
+
+
+def swirl(x: Tensor) -> Tensor:
+    """Turned about the centre by up to 70 degrees, less and less outwards."""
+    grid = F.affine_grid(torch.eye(2, 3)[None], [1, 1, *x.shape[2:]], align_corners=False)
+    angle = math.radians(70) * (1 - grid.norm(dim=-1)).clamp(min=0)  # [1, H, W]
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).unflatten(-1, (2, 2))
+    turned = (turn @ grid[..., None])[..., 0].expand(len(x), -1, -1, -1)
+    return F.grid_sample(x, turned, padding_mode="reflection", align_corners=False)
+
+
+def halftone(x: Tensor) -> Tensor:
+    """Black dots on paper, larger where it is dark."""
+    phase = torch.arange(x.shape[-1]) * (2 * math.pi / max(x.shape[-1] / 32, 3))
+    screen = (phase.cos()[:, None] + phase.cos()) / 2  # [H, W] in [-1, 1]
+    dots = torch.sigmoid(8 * (x.mean(dim=1, keepdim=True) + screen)) * 1.8 - 0.9
+    return dots * torch.tensor([1.0, 0.97, 0.85])[:, None, None]
+
+
+def paint(x: Tensor) -> Tensor:
+    """Three stripes of paint in two colours across the face."""
+    height, width = x.shape[2:]
+    row = torch.arange(height)[:, None] + 0.15 * torch.arange(width)  # slanted
+    y = x.clone()
+    for share, colour in ((0.55, (0.9, -0.7, -0.6)), (0.63, (-0.6, 0.2, 0.9)), (0.71, (0.9, -0.7, -0.6))):
+        inside = ((row - share * height).abs() < 0.025 * height) & ((torch.arange(width) / width - 0.5).abs() < 0.3)
+        y = torch.where(inside, torch.tensor(colour)[:, None, None] * 0.8 + 0.2 * x, y)
+    return y
+
+
+CHANGES: tuple[Callable[[Tensor], Tensor], ...] = (negative, mosaic, swirl, halftone, paint)
+
+
+def out_of_domain(portraits: Pictures, domains: Path, each: int) -> Tensor:
+    """All pictures of the few-shot sets, and ``each`` portraits in every one of ``CHANGES``; all different ones."""
+    sets = [
+        open_pictures(folder, portraits.resolution, None) for folder in sorted(domains.iterdir()) if folder.is_dir()
+    ]
+    found = [to_float(pictures.take(range(len(pictures)))) for pictures in sets]
+    chosen = evenly(len(portraits), each * len(CHANGES))
+    for change, some in zip(CHANGES, chosen.split(each), strict=True):
+        found.append(change(to_float(portraits.take(some))).clamp(-1, 1))
+    return torch.cat(found)
+
+
+def evenly(total: int, count: int) -> Tensor:
+    """``count`` of ``total`` numbers, evenly spread; all, if there are fewer."""
+    count = min(count, total)
+    return (torch.arange(count) * (total / count)).long()
+
+
+# --- The plot -------------------------------------------------------------------------------------------------------
+
+COLOURS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#0f766e", "#b91c1c", "#4b5563", "#a16207")
+
+
+def plot(rows: Sequence[Mapping[str, Any]], distance: str, title: str, width: int = 640, height: int = 400) -> str:
+    """Distance against seconds, logarithmic, as SVG; rows that differ in their steps alone are joined by a line."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        family = re.split(r"(?: \+|,) \d", row["method"])[0]
+        at = (math.log10(max(row["figures"]["seconds"]["mean"], 1e-4)), row["figures"][distance]["mean"])
+        points.setdefault(family, []).append(at)
+    everything = [at for series in points.values() for at in series]
+    left, right = math.floor(min(x for x, _ in everything)), math.ceil(max(x for x, _ in everything) + 1e-9)
+    top = 1.1 * max(y for _, y in everything) or 1.0
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - left) / max(right - left, 1)
+        return round(60 + across * (width - 240), 1), round(height - 50 - y / top * (height - 90), 1)
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">']
+    parts += [f'<rect width="{width}" height="{height}" fill="#fff"/>', _text(60, 24, title, size=15)]
+    for power in range(left, right + 1):
+        x, y = place(power, 0)
+        parts += [_line([(x, 40), (x, y)], "#ddd"), _text(x, y + 18, f"{10.0**power:g} s", anchor="middle")]
+    for share in range(5):
+        x, y = place(left, top * share / 4)
+        parts += [
+            _line([(x, y), (width - 180, y)], "#ddd"),
+            _text(x - 6, y + 4, f"{top * share / 4:.2g}", anchor="end"),
+        ]
+    for i, (family, series) in enumerate(points.items()):
+        colour, places = COLOURS[i % len(COLOURS)], [place(*at) for at in sorted(series)]
+        parts.append(_line(places, colour, 2))
+        parts += [f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>' for x, y in places]
+        parts.append(_text(width - 170, 60 + 20 * i, family, colour))
+    parts.append(_text(60, height - 12, f"{distance} against seconds a picture; lower and further left is better"))
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _line(places: Sequence[tuple[float, float]], colour: str, width: int = 1) -> str:
+    joined = " ".join(f"{x},{y}" for x, y in places)
+    return f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+
+
+def _text(x: float, y: float, text: str, colour: str = "#222", anchor: str = "start", size: int = 12) -> str:
+    return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}" font-size="{size}">{escape(text)}</text>'
+
+
+# --- The script -----------------------------------------------------------------------------------------------------
+
+
+def pipelines(args: argparse.Namespace) -> dict[str, RefineStylePipeline]:
+    """By name: the model with its own encoder, and with each of those given."""
+    first = RefineStylePipeline.from_pretrained(args.model, device=args.device)
+    first.generator.requires_grad_(False)
+    found = {} if first.encoder is None else {args.name: first}
+    for given in args.encoder:
+        name, _, folder = given.partition("=")
+        pipe = RefineStylePipeline(first.generator, encoder=Encoder.from_pretrained(folder).to(args.device))
+        pipe.perceptual = first.perceptual
+        found[name] = pipe
+    if not found:
+        raise ConfigError("The model has no encoder: name one with --encoder NAME=FOLDER.")
+    return found
+
+
+def sets(args: argparse.Namespace, size: int) -> Iterator[tuple[str, Tensor]]:
+    """Pictures [N, 3, R, R] by the name of their set."""
+    portraits = open_pictures(args.data, size, "test")
+    yield "portraits", to_float(portraits.take(evenly(len(portraits), args.test)))
+    if args.domains:
+        yield "out-of-domain", out_of_domain(portraits, args.domains, args.each)
+    if args.photos:
+        yield "photos", read_crops([args.photos], size)[0]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything; what is finished is written after each table, since all of it takes hours."""
+    pipes = pipelines(args)
+    main = next(iter(pipes.values()))
+    first = next(iter(pipes))
+    size = main.generator.config.resolution
+    net = AttributeNet.from_pretrained(args.attributes).to(args.device) if args.attributes else None
+    by = judges(size, main.perceptual, Perceptual.load("st-lpips-vgg").to(args.device), net)
+    quick = [way for name, pipe in pipes.items() for way in our_methods(pipe, [], name)]
+
+    def further(steps: Sequence[int]) -> list[Method]:
+        return our_methods(main, steps, first)[2:]
+
+    slow = [*further(CURVE), *baselines(main, W_CURVE, PTI_CURVE)]
+    report: dict[str, Any] = {"model": Path(args.model).name, "tables": {}}
+    for name, crops in sets(args, size):
+        few = crops[evenly(len(crops), args.few)]
+        plans = {name: (crops, [*quick, *further([args.steps])]), f"{name}, a few": (few, [*quick, *slow])}
+        for title, (pictures, methods) in plans.items():
+            if not len(pictures):
+                continue
+            rows = evaluate_inversion(methods, pictures.to(args.device), by)
+            report["tables"][title] = {"pictures": len(pictures), "rows": rows}
+            write_folder(args.out, {"inversion.json": dump_json(report), "inversion.md": text(report).encode()})
+            if title != name:
+                drawing = plot(rows, main.perceptual.name, f"{name}, {len(pictures)} pictures")
+                write_folder(args.out, {f"{name}.svg": drawing.encode()})
+    return report
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """All tables, in Markdown."""
+    parts = [
+        f"## {name}: {found['pictures']} pictures\n\n{table(found['rows'])}"
+        for name, found in report["tables"].items()
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the arguments, measure, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="bundled name or folder")
+    parser.add_argument("--name", default="two-stage", help="of the model's own encoder, in the tables")
+    parser.add_argument("--encoder", action="append", default=[], metavar="NAME=FOLDER", help="one more; repeatable")
+    parser.add_argument("--data", required=True, help="zip or folder of the portraits, with their splits")
+    parser.add_argument("--domains", type=Path, help="folder of the few-shot sets, a folder each")
+    parser.add_argument("--photos", type=Path, help="folder of photos, in which faces are looked for")
+    parser.add_argument("--attributes", default=Path(__file__).parent / "attributes", help="the attribute network")
+    parser.add_argument("--test", type=int, default=1000, help="portraits of the test split")
+    parser.add_argument("--each", type=int, default=40, help="portraits for each change out of domain")
+    parser.add_argument("--few", type=int, default=32, help="pictures of a set for the slow ways; 0: none")
+    parser.add_argument("--steps", type=int, default=50, help="after the first encoder, on all pictures")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs/inversion"))
+    print(text(measure(parser.parse_args(argv))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The benchmarks of inversion and of edits on a tiny model: changes, slopes and curves that are right, whole runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from PIL import Image
+from test_evaluate_domain import attribute_net
+from tiny import TINY, tiny_generator
+
+from refinestyle_hub.edit import Direction, DirectionInfo, Directions
+from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.images import save_png, to_image
+from refinestyle_hub.pipeline import RefineStylePipeline
+
+
+def load(name: str) -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    if not path.is_file():
+        pytest.skip("benchmarks/ is not part of this installation")
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def inversion() -> ModuleType:
+    return load("inversion")
+
+
+@pytest.fixture(scope="module")
+def edits() -> ModuleType:
+    return load("edits")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with an encoder and directions, a second encoder, portraits and a few-shot set of 32 px."""
+    folder = tmp_path_factory.mktemp("inversion")
+    torch.manual_seed(0)
+    generator = tiny_generator()
+    encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2).eval()
+    info = DirectionInfo(limits=(-2.0, 2.0))
+    directions = Directions(
+        {name: Direction(torch.randn(1, TINY.w_dim), info) for name in ("smile", "sparkle")}, fingerprint(generator)
+    )
+    RefineStylePipeline(generator, encoder=encoder, directions=directions).save_pretrained(folder / "model")
+    encoder.save_pretrained(folder / "other")
+    attribute_net().save_pretrained(folder / "attributes")
+    with torch.no_grad():
+        drawn = generator(generator.map(torch.randn(7, TINY.z_dim))).clamp(-1, 1)
+    for i, picture in enumerate(drawn):
+        save_png(to_image(picture), folder / ("portraits" if i < 5 else "domains/sketch") / f"{i}.png")
+    rows = [{"id": i, "split": "test"} for i in range(5)]
+    (folder / "portraits" / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_changes_leave_size_and_range(inversion: ModuleType) -> None:
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for change in inversion.CHANGES:
+        kept, y = x.clone(), change(x)
+        assert y.shape == x.shape
+        assert y.abs().max() <= 1, change.__name__
+        assert (y - x).abs().mean() > 0.02, change.__name__
+        assert torch.equal(x, kept)
+    corner = (..., slice(0, 4), slice(0, 4))
+    torch.testing.assert_close(inversion.swirl(x)[corner], x[corner])  # which lies outside of the whirl
+    assert inversion.evenly(10, 4).tolist() == [0, 2, 5, 7]
+
+
+def test_a_curve_joins_what_differs_in_steps(inversion: ModuleType) -> None:
+    def row(name: str, seconds: float, distance: float) -> dict[str, object]:
+        return {"method": name, "figures": {"seconds": {"mean": seconds}, "d": {"mean": distance}}}
+
+    rows = [row("two & more", 0.05, 0.3), row("two & more + 10 steps", 1, 0.2), row("two & more, w+ alone", 0.04, 0.5)]
+    drawing = inversion.plot([*rows, row("PTI, 10 + 20 steps", 60, 0.1)], "d", "A title")
+    root = ElementTree.fromstring(drawing)
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[0] == "A title"
+    assert [text for text in texts if text in ("two & more", "two & more, w+ alone", "PTI")] == [
+        "two & more",
+        "two & more, w+ alone",
+        "PTI",
+    ]
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == 4
+
+
+def test_all_tables_of_a_tiny_model(
+    inversion: ModuleType, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, steps in (("CURVE", (1,)), ("W_CURVE", (2,)), ("PTI_CURVE", ((1, 1),))):
+        monkeypatch.setattr(inversion, name, steps)
+    monkeypatch.setattr(inversion, "CHANGES", (inversion.negative,))
+    where = ["--data", folder / "portraits", "--domains", folder / "domains", "--attributes", folder / "attributes"]
+    sizes = ["--test", 3, "--each", 1, "--few", 1, "--steps", 1, "--out", tmp_path]
+    inversion.main(
+        [str(folder / "model"), *map(str, where), "--encoder", f"other={folder / 'other'}", *map(str, sizes)]
+    )
+    report = json.loads((tmp_path / "inversion.json").read_text())["tables"]
+    assert {name: found["pictures"] for name, found in report.items()} == {
+        "portraits": 3,
+        "portraits, a few": 1,
+        "out-of-domain": 3,
+        "out-of-domain, a few": 1,
+    }
+    quick = ["two-stage, w+ alone", "two-stage", "other, w+ alone", "other"]
+    assert [row["method"] for row in report["portraits"]["rows"]] == [*quick, "two-stage + 1 steps"]
+    few = [row["method"] for row in report["portraits, a few"]["rows"]]
+    assert few == [*quick, "two-stage + 1 steps", "w+, 2 steps", "PTI, 1 + 1 steps"]
+    assert "## out-of-domain: 3 pictures" in capsys.readouterr().out
+    assert (tmp_path / "portraits.svg").read_text().startswith("<svg")
+
+
+def test_slopes_and_drift_of_known_readings(edits: ModuleType) -> None:
+    strengths = [-2.0, 0.0, 1.0]
+    values = torch.tensor(strengths)[:, None, None] * torch.tensor([3.0, -0.5]) + 7  # [S, N, K]
+    angles = torch.tensor(strengths)[:, None].deg2rad() * 10
+    features = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    found = edits.Readings(values, features)
+    torch.testing.assert_close(edits.slopes(found, strengths), torch.tensor([[3.0, -0.5]]))
+    torch.testing.assert_close(edits.drift(found, strengths), torch.tensor([10.0]), rtol=1e-3, atol=0)
+    half = edits.Readings(values / 2, features)
+    row = edits.compare(half, found, own=0, count=2, strengths=strengths)
+    assert row["response"] == pytest.approx(0.5)
+    assert row["tokens_leak"] == pytest.approx(0.25)
+    assert row["w_plus_leak"] == pytest.approx(0.5)
+
+
+def test_edits_of_a_tiny_model(edits: ModuleType, folder: Path, tmp_path: Path) -> None:
+    """The encoder has learnt nothing: its tokens are nought, and change no edit."""
+    where = ["--data", folder / "portraits", "--attributes", folder / "attributes", "--out", tmp_path]
+    edits.main([str(folder / "model"), *map(str, where), "--pictures", "3"])
+    report = json.loads((tmp_path / "edits.json").read_text())
+    assert list(report["directions"]) == ["smile"]  # nobody reads sparkle
+    assert report["pictures"] == 3
+    row = report["directions"]["smile"]
+    assert row["response"] == pytest.approx(1, abs=1e-3)
+    assert row["tokens_drift"] == pytest.approx(row["w_plus_drift"], abs=1e-3)
+    with Image.open(tmp_path / "smile.png") as sheet:
+        assert sheet.size == (6 * 34 - 2, 6 * 34 - 2)  # three portraits, two lines each; five strengths
