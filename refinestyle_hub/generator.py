@@ -8,13 +8,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import GeneratorConfig, LayerSpec
-from .errors import BaseMismatchError, LayerError, MergeError, ShapeError
+from .errors import BaseMismatchError, ConfigError, LayerError, MergeError, ShapeError
+from .fingerprint import fingerprint
 from .hub import Pretrained
 from .refine import Residual, bias_offset, cross_terms, modulated_conv, residual_kernel
 from .resample import upsample
@@ -211,7 +213,15 @@ class Generator(Pretrained, nn.Module):
         """z [N, z_dim] -> w+ [N, L, w_dim].
 
         ``truncation`` pulls the first ``cutoff`` codes (None: all) towards the mean latent: 1 as drawn, 0 the mean.
+
+        Raises:
+            ShapeError: z is not [N, z_dim].
+            ConfigError: ``truncation`` is not a finite number.
         """
+        if z.ndim != 2 or z.shape[1] != self.config.z_dim:
+            raise ShapeError(f"z must be [N, {self.config.z_dim}], not {list(z.shape)}.")
+        if not math.isfinite(truncation):
+            raise ConfigError(f"The truncation must be a finite number, not {truncation}.")
         w: Tensor = self.mapping(z)[:, None].expand(-1, self.config.num_layers, -1)
         if truncation == 1.0:
             return w
@@ -225,11 +235,14 @@ class Generator(Pretrained, nn.Module):
                 yield self.layer(name)  # type: ignore[misc]
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> list[Tensor | None]:
-        """Fresh noise maps for ``n`` pictures, one [N, 1, H, W] per convolution."""
-        return [
-            torch.randn(n, 1, c.resolution, c.resolution, device=c.weight.device, generator=generator)
-            for c in self.convs()
-        ]
+        """Fresh noise maps for ``n`` pictures, one [N, 1, H, W] per convolution.
+
+        ``generator`` may live on another device than the weights, such as the CPU for the same maps everywhere.
+        """
+        shapes = [(n, 1, conv.resolution, conv.resolution) for conv in self.convs()]
+        device = self.mapping.w_avg.device
+        source = device if generator is None else generator.device
+        return [torch.randn(shape, device=source, generator=generator).to(device) for shape in shapes]
 
     def forward(
         self,
@@ -262,6 +275,10 @@ class Generator(Pretrained, nn.Module):
         maps = [conv.noise_const for conv in self.convs()] if noise is None else noise
         if len(maps) != self.config.num_layers - 1:
             raise ShapeError(f"{len(maps)} noise maps for {self.config.num_layers - 1} convolutions.")
+        for conv, x in zip(self.convs(), maps, strict=True):
+            size = (conv.resolution, conv.resolution)
+            if x is not None and x.shape not in (size, (1, 1, *size), (w.shape[0], 1, *size)):
+                raise ShapeError(f"Noise of a layer of {size[0]} px is [N, 1, H, W] or [H, W], not {list(x.shape)}.")
         picture: Tensor = self.synthesis(w, maps, residuals)
         return picture
 
@@ -307,6 +324,8 @@ class Generator(Pretrained, nn.Module):
     ) -> Generator:
         """A new generator with the tokens in its weights, exactly; this one stays as it is.
 
+        It counts as a descendant of this one: what was made for this one is taken with a warning.
+
         Raises:
             MergeError: A token enters after the modulation: its share of the kernel differs from image to image.
         """
@@ -318,6 +337,7 @@ class Generator(Pretrained, nn.Module):
                 "Draw with generator(w, tokens), or train the domain with pre-modulation tokens."
             )
         merged = copy.deepcopy(self)
+        merged.config = replace(self.config, parents=(fingerprint(self).digest, *self.config.parents))
         with torch.no_grad():
             for name, x in whole.layers.items():
                 self._check(name, [x.shared()])

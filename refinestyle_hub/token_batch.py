@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -113,7 +114,7 @@ def strengths(strength: Strength, n: int) -> Tensor:
 def _is_active(strength: Strength) -> bool:
     if isinstance(strength, Tensor):
         return strength.requires_grad or bool(strength.any())
-    return any(strength) if isinstance(strength, Sequence) else strength != 0
+    return bool(np.any(strength))
 
 
 def _pad(x: LayerTokens, rank: int, name: str = "") -> LayerTokens:

@@ -3,17 +3,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import stylegan2_reference as reference
 import torch
 from tiny import TINY, layer_tokens, randomise, tiny_generator, token_set
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from refinestyle_hub.config import GeneratorConfig, config_f_channels
-from refinestyle_hub.errors import BaseMismatchError, LayerError, MergeError, ShapeError
+from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, MergeError, ShapeError
+from refinestyle_hub.fingerprint import check_base, fingerprint
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.token_batch import TokenBatch
 from refinestyle_hub.tokens import TokenSet
@@ -150,9 +154,24 @@ def test_wrong_latents(shape: tuple[int, ...]) -> None:
         tiny_generator()(torch.zeros(shape))
 
 
-def test_wrong_number_of_noise_maps() -> None:
+def test_wrong_noise() -> None:
+    generator = tiny_generator()
     with pytest.raises(ShapeError, match="6 noise maps for 7"):
-        tiny_generator()(latent(1), noise=[None] * 6)
+        generator(latent(1), noise=[None] * 6)
+    for shape in [(4, 4), (2, 1, 8, 8), (1, 3, 8, 8), (8, 4)]:  # for the second convolution, of 8 px
+        with pytest.raises(ShapeError, match="layer of 8 px"):
+            generator(latent(1), noise=[None, torch.zeros(shape), *[None] * 5])
+    same = [None if x is None else x[:1] for x in generator.noise(3, torch.Generator().manual_seed(0))]
+    w = latent(3)
+    assert torch.equal(generator(w, noise=same), generator(w, noise=[None if x is None else x[0, 0] for x in same]))
+
+
+def test_what_map_refuses() -> None:
+    for shape in [(16,), (2, 7), (1, 2, 16)]:
+        with pytest.raises(ShapeError, match=r"\[N, 16\]"):
+            tiny_generator().map(torch.zeros(shape))
+    with pytest.raises(ConfigError, match="finite"):
+        tiny_generator().map(torch.zeros(1, 16), float("nan"))
 
 
 # --- State, devices, types, graphs ---
@@ -208,6 +227,43 @@ def test_half_precision_weights(dtype: torch.dtype, bound: float) -> None:
         exact, rounded = generator(generator.map(z, 0.7), tokens), half(half.map(z, 0.7), tokens)
         assert rounded.dtype == torch.float32
         assert float((rounded - exact).norm() / exact.norm()) < bound
+
+
+@pytest.mark.parametrize("tokens", [None, token_set(0, bias=True)], ids=["plain", "tokens"])
+def test_channels_last_is_the_same_picture(tokens: TokenSet | None) -> None:
+    generator, w = tiny_generator(), latent(2)
+    exact = generator(w, tokens)
+    torch.testing.assert_close(generator.to(memory_format=torch.channels_last)(w, tokens), exact, atol=2e-5, rtol=1e-5)
+
+
+class Inputs(TorchDispatchMode):
+    """Notes what every convolution with a weight [O, I, 3, 3] reads: resolution and type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, torch.dtype]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.ops.aten.convolution.default and args[1].shape[-1] == 3:
+            self.seen.append((args[0].shape[-1], args[0].dtype))
+        return func(*args, **(kwargs or {}))
+
+
+def test_fp16_blocks_are_those_of_the_published_networks() -> None:
+    """On a GPU the highest resolutions run in fp16. Tensors without values stand for one where there is none."""
+    config = replace(TINY, num_fp16_res=2, conv_clamp=256.0)
+    with FakeTensorMode(), torch.device("cuda"):
+        generator = Generator(config).requires_grad_(False)
+        w = torch.randn(2, config.num_layers, config.w_dim)
+        tokens = TokenBatch.collate([token_set(0).to("cuda"), token_set(1, 2, "full", "pre", bias=True).to("cuda")])
+        for refined in (None, tokens):
+            with Inputs() as inputs:
+                picture = generator(w, refined)
+            assert picture.dtype == torch.float32
+            half = {size for size, dtype in inputs.seen if dtype == torch.float16}
+            whole = {size for size, dtype in inputs.seen if dtype == torch.float32}
+            assert half == {8, 16, 32}  # conv0 of 16 px reads 8 px
+            assert whole == {4, 8}
 
 
 SMALL = GeneratorConfig(8, 8, 8, 1, {4: 6, 8: 5})  # tracing costs a second a layer
@@ -315,7 +371,7 @@ def test_strength_scales_residual_and_bias() -> None:
     generator, w = tiny_generator(), latent(3)
     tokens = token_set(0, bias=True)
     each = torch.cat([generator(w[i : i + 1], tokens.scale(s)) for i, s in enumerate((-1.0, 0.5, 2.0))])
-    for strength in ([-1.0, 0.5, 2.0], torch.tensor([-1.0, 0.5, 2.0])):
+    for strength in ([-1.0, 0.5, 2.0], torch.tensor([-1.0, 0.5, 2.0]), np.array([-1.0, 0.5, 2.0])):
         torch.testing.assert_close(generator(w, tokens, strength), each, atol=2e-5, rtol=1e-5)
     batch = TokenBatch.collate([tokens] * 3, shared=[(tokens, 0.5)])
     doubled = torch.cat([generator(w[i : i + 1], tokens.scale(1.5 * s)) for i, s in enumerate((-1.0, 0.5, 2.0))])
@@ -387,6 +443,8 @@ def test_merge_is_exact_and_new() -> None:
     torch.testing.assert_close(generator.merge(a)(w, b), generator(w, a + b), atol=2e-5, rtol=1e-5)
     assert all(torch.equal(before[name], x) for name, x in generator.state_dict().items())
     assert torch.equal(generator.merge(a, 0.0)(w), generator(w))
+    with pytest.warns(UserWarning, match="relative"):  # what was made for the one may be used with the other
+        check_base(fingerprint(generator), fingerprint(merged))
 
 
 @pytest.mark.parametrize("residual", ["post", "mixed"])
