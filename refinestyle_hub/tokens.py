@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .compress import compress_layer
 from .config import Fingerprint, TokenLayerConfig, TokenSetConfig
-from .errors import BaseMismatchError, LayerError, ModelFileError, ShapeError
+from .errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError
 from .hub import Pretrained
 from .refine import Residual, join, residual_kernel
 
@@ -231,7 +231,12 @@ class TokenSet(Pretrained):
         """At most ``rank`` tokens in each layer, and the relative error |dW' - dW| / |dW| that this costs, by layer.
 
         Exact where the residual's own rank suffices; ``scaled`` sets are fitted by least squares.
+
+        Raises:
+            ConfigError: ``rank`` is below 1.
         """
+        if rank < 1:
+            raise ConfigError(f"A set is compressed to at least 1 token a layer, not {rank}.")
         layers, errors = {}, {}
         for name, x in self.layers.items():
             p, q, a, pre, errors[name] = compress_layer(x.p, x.q, x.a, x.pre, rank)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tiny import token_set
 
 from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.tokens import TokenSet
 
 
@@ -89,6 +90,12 @@ def test_short_sets_stay_as_they_are() -> None:
     short, report = tokens.compress(3)
     assert set(report.values()) == {0.0}
     assert all(torch.equal(x.p, tokens.layers[name].p) for name, x in short.layers.items())
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_at_least_one_token(rank: int) -> None:
+    with pytest.raises(ConfigError, match="at least 1 token"):
+        make(4, 3, "scaled").compress(rank)
 
 
 def test_silent_tokens() -> None:
