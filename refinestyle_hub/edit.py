@@ -67,11 +67,13 @@ class Direction:
         """The offset of every code, [L, D], zero outside the layer range.
 
         Raises:
-            DirectionError: the direction has another number of codes.
+            DirectionError: the direction has another number of codes, or moves some that there are not.
         """
         if self.info.codes not in (1, num_layers):
             raise DirectionError(f"The direction has {self.info.codes} codes, the generator {num_layers}.")
         first, end = self.info.layers or (0, num_layers)
+        if end > num_layers:
+            raise DirectionError(f"The direction moves codes {first} to {end - 1}, the generator has {num_layers}.")
         moves = torch.zeros(num_layers, 1, dtype=self.vector.dtype, device=self.vector.device)
         moves[first:end] = 1
         return self.vector * moves
@@ -198,8 +200,10 @@ def find_from_labels(
 
     Raises:
         ShapeError: sizes do not fit together, or fewer than two samples.
-        DirectionError: a label that never changes, or that others determine.
+        DirectionError: a label that never changes, or that others determine; a name in ``against`` without labels.
     """
+    if unknown := sorted(set(against or ()) - set(labels)):
+        raise DirectionError(f"There are no labels of {', '.join(unknown)} to leave alone.")
     if w.dim() not in (2, 3) or len(w) < 2 or any(y.shape != w.shape[:1] for y in labels.values()):
         raise ShapeError("find_from_labels needs w [N, D] or [N, L, D] and labels [N], with N of 2 or more.")
     if constant := [name for name, y in labels.items() if float(y.double().std()) < 1e-9]:
@@ -207,7 +211,7 @@ def find_from_labels(
     rows = w[:, slice(*layers)] if layers and w.dim() == 3 else w
     x = rows.reshape(len(w), -1).double()  # [N, F]
     x = x - x.mean(dim=0)
-    y = torch.stack([labels[name].double() for name in labels], dim=1)  # [N, K]
+    y = torch.stack([values.to(x) for values in labels.values()], dim=1)  # [N, K]
     deviations = y.std(dim=0)
     y = (y - y.mean(dim=0)) / deviations
     covariance = x.T @ x / len(x)  # [F, F]

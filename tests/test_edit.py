@@ -72,6 +72,8 @@ def test_wrong_sizes_and_strengths_are_refused(directions: Directions) -> None:
         apply(w, {"smile": float("nan")}, directions)
     with pytest.raises(DirectionError, match="16 numbers a code, w\\+ has 8"):
         apply(w[..., :8], {"smile": 1.0}, directions)
+    with pytest.raises(DirectionError, match="codes 0 to 2, the generator has 2"):
+        apply(w[:, :2], {"yaw": 1.0}, directions)
     with pytest.raises(ShapeError, match="same width"):
         Directions({"a": Direction(torch.ones(1, 4)), "b": Direction(torch.ones(1, 5))})
     with pytest.raises(ShapeError):
@@ -144,6 +146,8 @@ def test_labels_that_cannot_be_told_apart_are_refused() -> None:
     assert set(find_from_labels(w, doubled, against=("glasses",))) == set(doubled)
     with pytest.raises(ShapeError):
         find_from_labels(w, {"age": labels["age"][:3]})
+    with pytest.raises(DirectionError, match="no labels of glases"):
+        find_from_labels(w, labels, against=("glases",))
 
 
 def test_sefa_maximises_the_change_of_style(generator: Generator) -> None:

@@ -105,6 +105,19 @@ def test_an_attribute_that_pictures_do_not_vary_gets_no_direction(generator: Gen
     assert list(found) == ["redder"]
 
 
+def test_what_never_changes_need_not_be_held(generator: Generator) -> None:
+    """A generator of portraits before white, say."""
+
+    def read_white(pictures: Tensor) -> dict[str, Tensor]:
+        return {**read(pictures), "white": torch.ones(len(pictures))}
+
+    wanted = {"redder": "redness"}
+    found = fit_directions(generator, read_white, 100, attributes=wanted, held=("white",), measured=16)
+    leak = found["redder"].info.leak
+    assert "brightness" in leak
+    assert "white" not in leak
+
+
 def test_the_background_is_held(generator: Generator) -> None:
     found = fit_directions(generator, read, 600, attributes={"redder": "redness"}, measured=64)
     info = found["redder"].info

@@ -54,7 +54,7 @@ LEAST = 0.1  # standard deviations that a unit must move its attribute by
 class Samples:
     """Codes drawn at random and what their pictures show."""
 
-    w_plus: Tensor  # [N, L, D]
+    w_plus: Tensor  # [N, L, D], on the CPU whatever draws them, as are the labels
     labels: Mapping[str, Tensor]  # attribute -> [N]
 
 
@@ -66,15 +66,15 @@ def sample(generator: Generator, read: ReadAttributes, n: int, *, seed: int = 0,
     attribute lives in.
     """
     rng = torch.Generator().manual_seed(seed)
-    device = generator.mapping.w_avg.device
+    device = _device(generator)
     layers = generator.config.num_layers
     group = torch.arange(layers) * GROUPS // layers  # [L]
     z = torch.randn(n * GROUPS, generator.config.z_dim, generator=rng).to(device)
     codes = generator.map(z, truncation)[:, 0].reshape(n, GROUPS, -1)
-    w_plus = codes[:, group]  # [N, L, D]
+    w_plus = codes.cpu()[:, group]  # [N, L, D]
     labels: dict[str, list[Tensor]] = {}
     for batch in w_plus.split(BATCH):
-        for name, values in read(generator(batch).clamp(-1, 1)).items():
+        for name, values in read(generator(batch.to(device)).clamp(-1, 1)).items():
             labels.setdefault(name, []).append(values.float().cpu())
     return Samples(w_plus, {name: torch.cat(parts) for name, parts in labels.items()})
 
@@ -82,9 +82,9 @@ def sample(generator: Generator, read: ReadAttributes, n: int, *, seed: int = 0,
 @torch.no_grad()
 def measure(generator: Generator, read: ReadAttributes, direction: Direction, w_plus: Tensor) -> dict[str, float]:
     """Mean change of every attribute for one unit: half the difference between strength 1 and -1, over ``w_plus``."""
-    offset = direction.offset(w_plus.shape[1]).to(w_plus)
+    offset = direction.offset(w_plus.shape[1]).to(_device(generator))
     change: dict[str, float] = {}
-    for batch in w_plus.split(BATCH):
+    for batch in w_plus.to(_device(generator)).split(BATCH):
         more, less = (read(generator(batch + sign * offset).clamp(-1, 1)) for sign in (1, -1))
         for name in more:
             change[name] = change.get(name, 0.0) + float((more[name] - less[name]).sum()) / 2 / len(w_plus)
@@ -134,6 +134,8 @@ def fit_directions(
     if missing := sorted(set(moved.values()) - set(samples.labels)):
         raise DirectionError(f"These attributes are not read off pictures: {', '.join(missing)}.")
     deviations = {name: float(values.std()) for name, values in samples.labels.items()}
+    constant = {name for name, deviation in deviations.items() if deviation < 1e-9}  # nothing to hold, nor to leak to
+    moved = {name: a for name, a in moved.items() if name in attributes or a not in constant}
     found = find_from_labels(samples.w_plus, {name: samples.labels[a] for name, a in moved.items()})
     standardise = _standard_coordinates(samples.w_plus)
     directions = [_shortened(d, standardise) for d in found.values()]
@@ -158,12 +160,16 @@ def fit_directions(
             direction.info,
             unit=f"{part:.2g} standard deviations of {attribute} over samples ({effect[attribute]:.3g})",
             effect={a: _rounded(e) for a, e in effect.items()},
-            leak=_leak(attribute, effect, samples.labels),
+            leak=_leak(attribute, {a: e for a, e in effect.items() if a not in constant}, samples.labels),
             source=f"linear fit to {n} samples, corrected and measured on {measured} others",
             licence=licence,
         )
         result[name] = replace(direction, info=info)
     return Directions(result, base=fingerprint(generator))
+
+
+def _device(generator: Generator) -> torch.device:
+    return generator.mapping.w_avg.device
 
 
 def _with_background(read: ReadAttributes) -> ReadAttributes:
@@ -187,7 +193,7 @@ def _standard_coordinates(w_plus: Tensor) -> Tensor:
 
 def _shortened(direction: Direction, standardise: Tensor) -> Direction:
     """Cut to ``LONGEST`` standard deviations of w, in which each group of layers is a dimension set of its own."""
-    length = float((direction.vector @ standardise.cpu()).square().sum(dim=1).mean().mul(GROUPS).sqrt())
+    length = float((direction.vector @ standardise).square().sum(dim=1).mean().mul(GROUPS).sqrt())
     return replace(direction, vector=direction.vector * min(1.0, LONGEST / max(length, 1e-6)))
 
 
