@@ -18,7 +18,9 @@ from PIL import Image
 
 from refinestyle_hub.cli import main, options
 from refinestyle_hub.cli.pictures import parse_edits, parse_seeds
+from refinestyle_hub.dlib_models import FaceModels
 from refinestyle_hub.errors import ConfigError
+from refinestyle_hub.generator import Generator
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.train.attributes import AttributeTraining
@@ -118,6 +120,18 @@ def test_aligned_and_w_plus_alone(run: Any, tiny_pipeline_dir: Path, tmp_path: P
     assert Inversion.from_pretrained(tmp_path / "face" / "inversion.safetensors").tokens is None
 
 
+def test_aligned_pictures_need_no_dlib(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    monkeypatch.setattr("refinestyle_hub.faces.default_models", FaceModels)
+    Image.new("RGB", (32, 32), "gray").save(tmp_path / "crop.png")
+    args = ["--aligned", "--w-only", "--steps", 0, "--out", tmp_path / "face", "--json"]
+    code, out, _ = run("invert", tiny_pipeline_dir, tmp_path / "crop.png", *args)
+    assert code == 0
+    assert json.loads(out)["identity_distance"] is None
+
+
 def test_info(run: Any, tiny_pipeline_dir: Path) -> None:
     code, out, _ = run("info", tiny_pipeline_dir, "--json")
     assert code == 0
@@ -137,6 +151,10 @@ def test_info(run: Any, tiny_pipeline_dir: Path) -> None:
         (["edit", "MODEL", "x.safetensors", "--set", "smile=nan", "--out", "a.png"], "NAME=STRENGTH"),
         (["edit", "MODEL", "x.safetensors", "--out", "a.jpg"], "ends in .png"),
         (["invert", "MODEL", "x.png", "--steps", "-1", "--out", "OUT"], "--steps"),
+        (["invert", "MODEL", "x.png", "--seed", str(2**32), "--out", "OUT"], "--seed"),
+        (["invert", "MODEL", "x.png", "--out", __file__], "Invalid value for '--out'"),
+        (["generate", "MODEL", "--out", __file__], "Invalid value for '--out'"),
+        (["edit", "MODEL", str(Path(__file__).parent), "--out", "a.png"], "Invalid value for 'INVERSION'"),
         (["nonsense"], "No such command"),
         (["train", "nonsense"], "No such command"),
     ],
@@ -152,6 +170,7 @@ def test_wrong_usage_ends_with_2(run: Any, args: list[str], reason: str) -> None
     ("args", "reason"),
     [
         (["info", "no-such-model"], "no-such-model"),
+        (["generate", "MODEL", "--trunc", "nan", "--out", "TMP/out"], "finite"),
         (["invert", "MODEL", "TMP/none.png", "--out", "TMP/out"], "There is no picture file"),
         (["edit", "MODEL", "TMP/none.safetensors", "--out", "TMP/a.png"], "none.safetensors"),
         (["train", "generator", "TMP/none", "--out", "TMP/out"], "none"),
@@ -168,6 +187,32 @@ def test_errors_are_one_line_without_a_traceback(
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert reason in lines[0]
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cpu:7:7"])
+def test_devices_that_are_none(run: Any, tiny_pipeline_dir: Path, tmp_path: Path, device: str) -> None:
+    code, _, err = run("generate", tiny_pipeline_dir, "--device", device, "--out", tmp_path / "out")
+    assert code == 1
+    assert err.startswith(f"error: The device '{device}' cannot be used here")
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_while_inverting(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (32, 32), "gray").save(tmp_path / "crop.png")
+    steps = []
+
+    def interrupted(self: Generator, *args: Any, **options: Any) -> None:
+        steps.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Generator, "forward", interrupted)
+    code, out, err = run("invert", tiny_pipeline_dir, tmp_path / "crop.png", "--aligned", "--out", tmp_path / "out")
+    assert steps
+    assert code == 130
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_refused_leaves_nothing_behind(run: Any, tiny_pipeline_dir: Path, tmp_path: Path) -> None:

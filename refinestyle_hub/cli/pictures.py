@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from ..errors import ConfigError, MissingDependencyError
 from . import console
 
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ..pipeline import RefineStylePipeline
     from ..tokens import TokenSet
 
@@ -89,9 +92,16 @@ def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[st
 
 
 def load(model: str, device: str) -> RefineStylePipeline:
-    """The pipeline, ready to draw."""
+    """The pipeline, ready to draw. Raises ConfigError where there is no such device."""
+    import torch
+
     from ..pipeline import RefineStylePipeline
 
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # no such name; no driver; torch without that device
+        reason = re.split(r"\.?(?:\s*\n|\. )", str(error).strip())[0]  # PyTorch goes on for pages
+        raise ConfigError(f"The device {device!r} cannot be used here: {reason}.") from error
     pipe = RefineStylePipeline.from_pretrained(model, device=device)
     pipe.generator.requires_grad_(False)
     return pipe
@@ -99,7 +109,7 @@ def load(model: str, device: str) -> RefineStylePipeline:
 
 def generate(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", help="Folder for seed0000.png and so on.")],
+    out: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for seed0000.png and so on.")],
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 1,4,9.")] = "0-15",
     trunc: Annotated[float, typer.Option(help="Truncation: 1 as drawn, 0 the mean face.")] = 0.7,
     domain: InDomains = None,
@@ -131,13 +141,15 @@ def generate(
 def invert(
     model: Model,
     photo: Annotated[Path, typer.Argument(help="Picture of a face, or a folder of them.", metavar="PHOTO")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for crop, reconstruction, inversion and report.")],
+    out: Annotated[
+        Path, typer.Option("--out", file_okay=False, help="Folder for crop, reconstruction, inversion and report.")
+    ],
     steps: Annotated[
         int | None, typer.Option(min=0, help="Steps of optimisation; by default 0 after an encoder, 270 without.")
     ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="The picture is an aligned crop already.")] = False,
     face: Annotated[int, typer.Option(min=0, help="Which face of the photo; 0 is the largest.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same result.")] = 0,
     w_only: Annotated[bool, typer.Option("--w-only", help="Find w+ alone: a likeness, no tokens.")] = False,
     device: Device = "cpu",
     as_json: console.AsJson = False,
@@ -149,7 +161,6 @@ def invert(
         return
     from PIL import Image
 
-    from ..faces import identity_distance
     from ..images import save_png
     from ..pipeline import STEPS
 
@@ -175,7 +186,7 @@ def invert(
         "lpips_backbone": figures.pop("perceptual_backbone"),
         "w_plus_mse": figures.pop("w_plus_mse"),
         "w_plus_lpips": figures.pop("w_plus_perceptual"),
-        "identity_distance": identity_distance(crop, reconstruction),
+        "identity_distance": _identity_distance(crop, reconstruction),
         **figures,
     }
     save_png(crop, out / "crop.png")
@@ -185,6 +196,16 @@ def invert(
     distance = f"{report['lpips_backbone']} {report['lpips']:.3f} (w+ alone {report['w_plus_lpips']:.3f})"
     text = f"mse {report['mse']:.4f}, {distance}, {report['seconds']:.1f} s; everything is in {out}"
     console.emit(report, text, as_json)
+
+
+def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float | None:
+    """None also where dlib or its models are missing: with --aligned the rest works without."""
+    from ..faces import identity_distance
+
+    try:
+        return identity_distance(crop, reconstruction)
+    except MissingDependencyError:
+        return None
 
 
 def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: bool, **how: Any) -> None:
@@ -203,8 +224,10 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
 
 def edit(
     model: Model,
-    inversion: Annotated[Path, typer.Argument(help="The inversion.safetensors of a face.", metavar="INVERSION")],
-    out: Annotated[Path, typer.Option("--out", help="Picture to write.")],
+    inversion: Annotated[
+        Path, typer.Argument(dir_okay=False, help="The inversion.safetensors of a face.", metavar="INVERSION")
+    ],
+    out: Annotated[Path, typer.Option("--out", dir_okay=False, help="Picture to write.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=STRENGTH; may be repeated.")] = None,
     domain: InDomains = None,
     paste: Annotated[Path | None, typer.Option(help="The photo: the edited face is laid back into it.")] = None,
