@@ -164,8 +164,8 @@ def paste_back(original: Image.Image, edited_crop: Image.Image, quad: Floats, fe
         ShapeError: quad is not four points around an area.
     """
     quad = np.asarray(quad, dtype=np.float64)
-    if quad.shape != (4, 2):
-        raise ShapeError(f"A quad is [4, 2], four corners; this one is {list(quad.shape)}.")
+    if quad.shape != (4, 2) or not np.isfinite(quad).all():
+        raise ShapeError(f"A quad is [4, 2], four corners; this one is {list(quad.shape)}, or not finite.")
     corners = quad + 0.5
     result = _plain(original)
     size = np.array(result.size)

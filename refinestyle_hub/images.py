@@ -147,9 +147,12 @@ def _read(source: str | Path | bytes | BinaryIO, max_bytes: int) -> bytes:
         except OSError as error:
             raise PictureError(f"{path} cannot be read: {error.strerror}.") from error
     else:
-        if source.seekable():
-            source.seek(0)
-        data = source.read(max_bytes + 1)
+        try:
+            if source.seekable():
+                source.seek(0)
+            data = source.read(max_bytes + 1)
+        except Exception as error:  # a disk, a socket, the checksum of an archive
+            raise PictureError(f"The file cannot be read: {_first_line(error)}.") from error
         if not isinstance(data, bytes):
             raise PictureError("The file is open in text mode. Open it with open(path, 'rb').")
     if not data:

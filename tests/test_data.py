@@ -146,6 +146,23 @@ def test_useless_sources_are_named(tmp_path: Path) -> None:
         open_labels(tmp_path, broken)
 
 
+def test_damaged_and_encrypted_zip_members_are_named(folder: Path, tmp_path: Path) -> None:
+    picture = (folder / "000000.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("damaged.png", picture)
+        archive.writestr("locked.png", picture)
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.find(picture) + len(picture) // 2] ^= 0xFF  # the first of the two: its checksum is wrong now
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.rfind(signature) + flags] |= 1  # the second says that it is encrypted
+    (tmp_path / "a.zip").write_bytes(content)
+    pictures = open_pictures(tmp_path / "a.zip", 16)
+    with pytest.raises(PictureError, match=r"^damaged\.png: .*CRC"):
+        pictures[0]
+    with pytest.raises(PictureError, match=r"^locked\.png: .*encrypted"):
+        pictures[1]
+
+
 def taken(folder: Path, count: int, size: int, **options: int | bool) -> list[data.Batch]:
     return list(itertools.islice(batches(open_pictures(folder, 16), size, **options), count))  # type: ignore[arg-type]
 

@@ -341,7 +341,7 @@ def test_feather_fades_evenly() -> None:
 
 
 def test_quads_that_are_none(astronaut: Image.Image) -> None:
-    for quad in (np.zeros((4, 3)), np.zeros((4, 2)), np.full((4, 2), 9.0)):
+    for quad in (np.zeros((4, 3)), np.zeros((4, 2)), np.full((4, 2), 9.0), np.full((4, 2), np.nan)):
         with pytest.raises(ShapeError):
             paste_back(astronaut, astronaut, quad)
 

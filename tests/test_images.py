@@ -250,6 +250,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_picture(tmp_path / "empty.png")
     with pytest.raises(PictureError, match="text mode"):
         load_picture(io.StringIO("text"))  # type: ignore[arg-type]
+    closed = io.BytesIO(b"data")
+    closed.close()
+    with pytest.raises(PictureError, match="closed file"):
+        load_picture(closed)
 
 
 def test_too_many_bytes(tmp_path: Path) -> None:

@@ -194,8 +194,14 @@ class _Order:
 def _zip_members(path: Path) -> tuple[list[str], Callable[[str], PictureSource]]:
     archive = zipfile.ZipFile(path)
     names = [n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES and not n.startswith("__MACOSX")]
-    # opened members lock the archive while they read: threads may share it
-    return sorted(names), lambda name: cast(BinaryIO, archive.open(name))
+
+    def read(name: str) -> PictureSource:
+        try:
+            return cast(BinaryIO, archive.open(name))  # locks the archive while it reads: threads may share it
+        except (RuntimeError, zipfile.BadZipFile) as error:  # encrypted, of an unknown compression, damaged
+            raise PictureError(f"It cannot be read from {path.name}: {error}.") from error
+
+    return sorted(names), read
 
 
 def _is_saved_dataset(path: Path) -> bool:
