@@ -142,6 +142,8 @@ def test_config_is_checked() -> None:
         tiny(resolution=48)
     with pytest.raises(ConfigError, match="positive"):
         AttributeTraining("data", "out", batch=0)
+    with pytest.raises(ConfigError, match="seed"):
+        AttributeTraining("data", "out", seed=-1)
 
 
 def test_constant_columns_keep_their_scale() -> None:

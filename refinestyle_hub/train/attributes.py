@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import processes
 from ..attributes import BINARY, AttributeConfig, AttributeNet, AttributeOutput, standardisation
 from ..errors import ConfigError
+from ..files import write_folder
 from .data import Labels, Pictures, batches, mirror, open_labels, open_pictures, to_float
 
 
@@ -48,8 +49,8 @@ class AttributeTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.pictures, self.batch, self.checks) < 1 or self.lr <= 0:
-            raise ConfigError("pictures, batch, checks and lr must be positive.")
+        if min(self.pictures, self.batch, self.checks) < 1 or self.lr <= 0 or self.seed < 0:
+            raise ConfigError("pictures, batch, checks and lr must be positive, and seed not negative.")
 
 
 def train_attributes(config: AttributeTraining, progress: Progress | None = None) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def train_attributes(config: AttributeTraining, progress: Progress | None = None
         "parameters": sum(p.numel() for p in shipped.parameters()),
     }
     report |= {split: errors(shipped, *known) for split, known in held_out.items()}
-    (Path(config.out) / "errors.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_folder(Path(config.out), {"errors.json": (json.dumps(report, indent=1) + "\n").encode()})
     return report
 
 
