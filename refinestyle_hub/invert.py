@@ -114,6 +114,7 @@ def invert(
     w_done, watch.base = watch.done, w_steps
     tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
     if token_steps and watch.stopped != "cancelled":
+        watch.stopped = "finished"  # what the report gives is the reason of the last phase
         refinement = _Tokens(frozen, w_plus, start_tokens, s, rng)
         found = _descend(refinement, s.token_rate, token_steps, pixels, [fine, coarse], watch, s)
         tokens = found
