@@ -45,7 +45,7 @@ def _named(facts: Mapping[str, Any]) -> str | None:
 
 
 def with_base_terms(card: Card, token: str | bool | None = None) -> Card:
-    """``card`` with the licence that its base model states, unless it notes one itself.
+    """``card`` with the licence that its base model states now; what it noted before stays where the base states none.
 
     Warns where the base cannot be found.
 
@@ -54,7 +54,7 @@ def with_base_terms(card: Card, token: str | bool | None = None) -> Card:
         HubAccessError, HubConnectionError: the base cannot be asked.
     """
     base = card.base_model
-    if base is None or card.base_license is not None:
+    if base is None:
         return card
     bundled = base in bundled_models()
     if not bundled and not is_repo_id(base):
@@ -64,7 +64,7 @@ def with_base_terms(card: Card, token: str | bool | None = None) -> Card:
         )
     source = open_source(base) if bundled else Repo(base, token=token)
     try:
-        return replace(card, base_license=stated_licence(source, "generator"))
+        return replace(card, base_license=stated_licence(source, "generator") or card.base_license)
     except ModelNotFoundError as error:
         warnings.warn(f"The card does not name the licence of its base model. {error}", stacklevel=3)
         return card
