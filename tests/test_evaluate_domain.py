@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY, tiny_generator, token_set
+from tiny import TINY, attribute_net, tiny_generator, token_set
 from torch import Tensor
 
 from refinestyle_hub import dlib_models
-from refinestyle_hub.attributes import AttributeConfig, AttributeNet
 from refinestyle_hub.cards import read_card
 from refinestyle_hub.cli import main
 from refinestyle_hub.config import DiscriminatorConfig
@@ -28,22 +27,6 @@ from refinestyle_hub.images import save_png, to_image, to_tensor
 from refinestyle_hub.losses import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.sources import Folder
-
-
-def attribute_net() -> AttributeNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = AttributeConfig(
-            names=("yaw", "smile", "glasses", "jawOpen"),
-            num_attributes=3,
-            mean=(3.0, 0.5, 0.1, 0.5),
-            std=(10.0, 0.3, 0.3, 0.2),
-            hair_styles=("afro", "bob"),
-            resolution=32,
-            widths=(16, 16, 16, 16),
-            features=16,
-        )
-        return AttributeNet(config).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "refinestyle_hub"
 HEAVY = ["gradio", "dlib", "lpips", "transformers", "datasets", "accelerate", "torchvision", "matplotlib"]
 INFERENCE = ["pipeline", "invert", "inversion", "edit", "faces", "generator", "tokens", "refine", "hub"]
-TRAINING = ["train", "metrics"]
+TRAINING = ["train", "metrics", "evaluate_domain"]
 
 
 def imported(modules: list[str], probe: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from refinestyle_hub.attributes import AttributeConfig, AttributeNet
 from refinestyle_hub.config import GeneratorConfig
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.refine import Residual
@@ -71,3 +72,19 @@ def stacked(parts: list[LayerTokens], strength: Tensor | None = None) -> Residua
         return None if values[0] is None else torch.stack(values)
 
     return Residual(*(stack(name) for name in ("p", "q", "a", "pre", "bias")), strength)  # type: ignore[arg-type]
+
+
+def attribute_net() -> AttributeNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AttributeConfig(
+            names=("yaw", "smile", "glasses", "jawOpen"),
+            num_attributes=3,
+            mean=(3.0, 0.5, 0.1, 0.5),
+            std=(10.0, 0.3, 0.3, 0.2),
+            hair_styles=("afro", "bob"),
+            resolution=32,
+            widths=(16, 16, 16, 16),
+            features=16,
+        )
+        return AttributeNet(config).eval().requires_grad_(False)
