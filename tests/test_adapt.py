@@ -79,7 +79,7 @@ def test_samples_take_on_the_style(generator: Generator) -> None:
     gaps = [(x.mean(dim=(0, 2, 3)) - wanted).abs().mean() for x in (before, run.preview())]
     assert gaps[1] < 0.5 * gaps[0]
     assert last["sliced_pictures"] < 0.5 * first["sliced_pictures"]
-    assert last["distance"] == pytest.approx(run.best_distance)
+    assert run.best_distance <= last["distance"]
 
 
 def test_all_terms_take_part(generator: Generator, discriminator: Discriminator) -> None:
@@ -102,6 +102,9 @@ def test_the_critic_moves_only_its_coarse_part(generator: Generator, discriminat
     run.step(4)
     moved = {name.split(".")[0] for name, t in critic.state_dict().items() if not torch.equal(t, before[name])}
     assert moved == {"coarse", "epilogue", "patch"}
+    patches = begin(generator, discriminator, settings=replace(QUICK, adversarial=0))
+    kept = {name.split(".")[2] for name in patches.state().tensors if name.startswith("term.adversarial.")}
+    assert kept == {"patch"}  # what is not used is neither learnt nor remembered
 
 
 def test_no_steps_draw_the_plain_picture(generator: Generator, discriminator: Discriminator) -> None:
@@ -244,14 +247,17 @@ def test_stopping_keeps_the_best_so_far(
     assert AdaptState.load(path).numbers["step"] == 6
 
 
-def test_the_nearest_average_is_the_result(generator: Generator, discriminator: Discriminator) -> None:
+def test_the_last_average_about_as_near_as_any_is_the_result(
+    generator: Generator, discriminator: Discriminator
+) -> None:
     run = begin(generator, discriminator)
     found = {}
     while not run.finished:
         figures = run.step()
         if "distance" in figures:
             found[run.done] = (figures["distance"], run.average.token_set().detach())
-    step = min(found, key=lambda at: found[at][0])
+    distances = [found[at][0] for at in found]
+    step = max(at for n, at in enumerate(found) if found[at][0] <= 1.2 * min(distances[: n + 1]))
     domain = run.token_set()
     assert domain.metadata["steps"] == step
     assert all(torch.equal(t, domain.state_dict()[name]) for name, t in found[step][1].state_dict().items())

@@ -19,7 +19,7 @@ def test_what_a_style_may_change_costs_nothing(term) -> None:  # type: ignore[no
     x = maps()
     style = torch.randn(1, 6, 1, 1, generator=torch.Generator().manual_seed(1))
     assert term(x, 3 * x + style) == pytest.approx(0, abs=1e-5)
-    assert term(x, maps(7)) > 0.1
+    assert term(x, maps(7)) > 0.05
 
 
 def test_samples_that_become_one_cost() -> None:
@@ -37,7 +37,7 @@ def test_between_against_the_definition() -> None:
         for z in (x, y):
             z = z.flatten(1) - z.flatten(1).mean(dim=0)
             others = [F.cosine_similarity(z[i], z[j], dim=0) for j in range(4) if j != i]
-            rows.append(torch.stack(others).div(0.1).softmax(0))
+            rows.append(torch.stack(others).div(0.2).softmax(0))
         total += float((rows[0] * (rows[0] / rows[1]).log()).sum())
     assert float(between_samples(x, y)) == pytest.approx(total / 4, rel=1e-4)
 

@@ -42,6 +42,7 @@ __all__ = ["STEPS", "Adaptation"]
 STEPS = 500
 PREVIEWS = 8  # fixed samples, for previews and to see how near they are
 PREVIEW_TRUNCATION = 0.7
+SLACK = 1.2  # the distance does not see all that the critic improves: so much more of it is no step back
 
 
 class Adaptation:
@@ -88,7 +89,7 @@ class Adaptation:
         self.generator = _frozen(generator)
         device = self.generator.mapping.w_avg.device
         self.references = replace(references, pictures=references.pictures.to(device))
-        self.discriminator = None if discriminator is None else _frozen(discriminator)
+        self.discriminator: Discriminator | None = None if discriminator is None else _frozen(discriminator)
         self.perceptual, self.inversions = perceptual, inversions
         self._check()
         self.features = self._features()
@@ -127,9 +128,9 @@ class Adaptation:
             raise ShapeError(f"inversions must be w+ {list(codes)}, not {list(self.inversions.shape)}.")
 
     def _features(self) -> Features | None:
-        if self.discriminator is not None:
-            return self.discriminator.features
-        perceptual = self.perceptual
+        discriminator, perceptual = self.discriminator, self.perceptual
+        if discriminator is not None:
+            return discriminator.features
         return None if perceptual is None else lambda x: perceptual.embed(shrink(x, 128))
 
     def _own_terms(self, discriminator: Discriminator | None) -> list[Term]:
@@ -269,12 +270,16 @@ class Adaptation:
             mean.lerp_(self.leaves[name].detach(), 1 - decay)
 
     def _look(self) -> float:
-        """How near fixed samples are with the average; the nearest so far is the result."""
+        """How near fixed samples are with the average; the last that was about the nearest is the result."""
         distance = self._distance()
-        if distance <= self.best_distance:
-            self.best_distance, self.best_step = distance, self.done
+        self.best_distance = min(self.best_distance, distance)
+        if self._is_good(distance):
+            self.best_step = self.done
             self.best.load_state_dict(self.average.state_dict())
         return distance
+
+    def _is_good(self, distance: float) -> bool:
+        return distance <= SLACK * self.best_distance
 
     @torch.no_grad()
     def _distance(self) -> float:
@@ -299,7 +304,7 @@ class Adaptation:
     def token_set(self, metadata: Mapping[str, Any] | None = None) -> TokenSet:
         """The best so far, as a domain; ``metadata`` is added to what says how it was made."""
         best, step = self.best, self.best_step
-        if self.done % self.settings.check_every and not self.finished and self._distance() <= self.best_distance:
+        if self.done % self.settings.check_every and not self.finished and self._is_good(self._distance()):
             best, step = self.average, self.done
         made = {
             "method": "few-shot adaptation",
@@ -316,7 +321,7 @@ class Adaptation:
 
     def state(self) -> AdaptState:
         """All it takes to go on later, elsewhere: plain tensors and numbers."""
-        tensors = {f"average.{name}": t for name, t in self.average.named_parameters()}
+        tensors: dict[str, Tensor] = {f"average.{name}": t for name, t in self.average.named_parameters()}
         tensors |= {f"best.{name}": t for name, t in self.best.named_parameters()}
         tensors |= {f"tokens.{name}": t for name, t in {**self.leaves, **adam_state(self.adam, self.leaves)}.items()}
         if self.inversions is not None:

@@ -77,7 +77,8 @@ class Adversarial:
         self.weight, self.shares = 1.0, {"whole": whole, "patches": patches}
         self.starts, self.penalty = starts, penalty
         self.critic = Critic(discriminator, frozen_above, seed).to(discriminator.b4.out.weight.device)
-        self.learnt = {name: p for name, p in self.critic.named_parameters() if p.requires_grad}
+        used = {"coarse": whole, "epilogue": whole, "patch": patches}
+        self.learnt = {n: p for n, p in self.critic.named_parameters() if used.get(n.split(".")[0])}
         self.adam = torch.optim.Adam(self.learnt.values(), lr=rate, betas=(0.0, 0.99))
 
     def __call__(self, context: Context) -> Tensor:

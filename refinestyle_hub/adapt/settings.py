@@ -29,7 +29,7 @@ class AdaptSettings:
     sliced_features: float = 2.0  # the same of the discriminator's features
     adversarial: float = 0.2  # of the discriminator's verdict on whole pictures
     patches: float = 0.6  # of its verdict on patches
-    between: float = 0.2  # of the correspondence between samples
+    between: float = 0.3  # of the correspondence between samples
     within: float = 4.0  # of the correspondence of the places of a sample
     reconstruction: float = 0.0  # of the pictures, redrawn from their inversions
     norm: float = 0.02  # of the squared norm of the residuals, relative to the kernels

@@ -10,7 +10,7 @@ from torch import Tensor
 __all__ = ["between_samples", "within_samples"]
 
 
-def between_samples(source: Tensor, adapted: Tensor, temperature: float = 0.1) -> Tensor:
+def between_samples(source: Tensor, adapted: Tensor, temperature: float = 0.2) -> Tensor:
     """How alike the samples of a batch are should not change with the style: a scalar, 0 where it does not.
 
     Cross-domain correspondence: Ojha et al. 2021 (CDC, arXiv 2104.06820, eq. 2 and 3). For each sample the cosine

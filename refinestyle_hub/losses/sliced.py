@@ -17,6 +17,7 @@ __all__ = ["bands", "opponent", "sliced_features", "sliced_pictures", "sliced_wa
 
 OPPONENT = ((0.577, 0.577, 0.577), (2.12, 0.0, -2.12), (-1.225, 2.45, -1.225))  # orthogonal rows
 SMALLEST_BAND = 16  # pixels: what is left holds the colours
+FLAT = 0.05  # share of the variance of both sets that ``y`` is taken to have at least
 PLACES = 1024  # of a map that are compared, at most: a grid of random offset
 
 
@@ -78,7 +79,8 @@ def _compare(
         rows, columns = (torch.linspace(-1, 1, side)[part] for side, part in zip(a.shape[-2:], grid, strict=True))
         tags = place * torch.cartesian_prod(rows, columns) @ torch.randn(2, lines, generator=rng)  # [h' w', D]
         p, q = (_project(maps, filters, stride, top, left) for maps in (a, b))  # [N, h' w', D]
-        scale = (q.var(dim=(0, 1)).mean() + 1e-8).rsqrt()
+        least = FLAT * torch.cat([p, q]).detach().var(dim=(0, 1)).mean()  # a flat style has next to no variance
+        scale = (torch.maximum(q.var(dim=(0, 1)).mean(), least) + 1e-8).rsqrt()
         p, q = (points * scale + tags.to(points) for points in (p, q))
         distances.append(sliced_wasserstein(p.flatten(0, 1), q.flatten(0, 1)))
     return torch.stack(distances).mean()
