@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -32,7 +33,8 @@ from .inversion import Inversion
 from .invert import InversionSettings, OnStep, invert
 from .losses import Perceptual
 from .losses.clip import Clip
-from .token_batch import TokenBatch
+from .push import Pushable
+from .token_batch import TokenBatch, strengths
 from .tokens import TokenSet
 
 
@@ -45,7 +47,7 @@ W_SHARE = 0.4  # of them, for w+
 BATCH = 8  # pictures drawn at once
 
 
-class RefineStylePipeline:
+class RefineStylePipeline(Pushable):
     """A generator with what belongs to it. Drawing changes nothing, so threads may share a pipeline.
 
     Raises:
@@ -263,13 +265,15 @@ class RefineStylePipeline:
         """
         single = isinstance(face, Inversion)
         faces = [face] if isinstance(face, Inversion) else list(face)
+        if not faces:
+            raise ShapeError("There is no face to draw: give one inversion or several.")
         for one in faces:
             self._check_base(one.base, "The inversion")
         w_plus = torch.stack([one.w_plus for one in faces])
-        strengths = torch.as_tensor(refine, dtype=torch.float32).expand(len(faces)).tolist()
+        shares = strengths(refine, len(faces)).expand(len(faces)).tolist()
         rows = [
             None if one.tokens is None else [(one.tokens.to(self.device), s)]
-            for one, s in zip(faces, strengths, strict=True)
+            for one, s in zip(faces, shares, strict=True)
         ]
         pictures = _output(self._draw(w_plus, rows, edits or {}, domains or {}), output_type)
         return pictures[0] if single else pictures
@@ -290,7 +294,10 @@ class RefineStylePipeline:
             truncation: 1 as drawn, 0 the mean face.
             edits, domains, output_type: as for ``render``.
         """
-        z = torch.from_numpy(np.stack([self._latent(seed) for seed in seeds])).float()
+        drawn = [self._latent(seed) for seed in seeds]
+        if not drawn:
+            raise ConfigError("There is nothing to draw: give at least one seed.")
+        z = torch.from_numpy(np.stack(drawn)).float()
         with torch.no_grad():
             w_plus = self.generator.map(z.to(self.device), truncation)
         return _output(self._draw(w_plus, [None] * len(z), edits or {}, domains or {}), output_type)
@@ -333,16 +340,8 @@ class RefineStylePipeline:
                 pictures or without a discriminator, the perceptual distance.
         """
         saved = None if state is None or not Path(state).exists() else AdaptState.load(state)
-        run = self.adaptation(
-            pictures,
-            steps=steps,
-            tokens=tokens,
-            align=align,
-            seed=seed,
-            state=saved,
-            settings=settings,
-            terms=terms,
-        )
+        run = self.adaptation(pictures, steps=steps, tokens=tokens, align=align, seed=seed, state=saved,
+                              settings=settings, terms=terms)  # fmt: skip
         run.run(on_step, state)
         return run.token_set({"name": name} if name else {})
 
@@ -451,7 +450,7 @@ class RefineStylePipeline:
             check_base(base, self.fingerprint, what=what, allow_base_mismatch=self.allow_base_mismatch)
 
     def _latent(self, seed: int) -> Any:
-        if not 0 <= seed < 2**32:
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
             raise ConfigError(f"A seed is a whole number from 0 to {2**32 - 1}, not {seed}.")
         return np.random.RandomState(seed).randn(self.generator.config.z_dim)  # noqa: NPY002  as the published tools
 
@@ -477,7 +476,7 @@ class RefineStylePipeline:
         """w+ [N, L, D] and each picture's own tokens -> pictures [N, 3, H, W], clamped."""
         n = len(w_plus)
         w_plus = apply(w_plus.to(self.device), edits, self.directions)
-        shared = [(self._domain(d).to(self.device), torch.as_tensor(s).float().expand(n)) for d, s in domains.items()]
+        shared = [(self._domain(d).to(self.device), strengths(s, n).float().expand(n)) for d, s in domains.items()]
         pictures = []
         for first in range(0, n, BATCH):
             part = slice(first, first + BATCH)

@@ -17,7 +17,7 @@ from .refine import Residual, promote
 from .tokens import LayerTokens, TokenSet
 
 
-__all__ = ["Strength", "TokenBatch", "TokensLike"]
+__all__ = ["Strength", "TokenBatch", "TokensLike", "strengths"]
 
 
 class Shared(NamedTuple):

@@ -130,6 +130,20 @@ def test_without_tokens_and_edits_it_is_the_plain_picture(pipe: RefineStylePipel
     assert not torch.equal(pipe.render(faces[0], output_type="pt"), plain)
 
 
+def test_what_cannot_be_drawn_is_named(pipe: RefineStylePipeline, faces: list[Inversion]) -> None:
+    with pytest.raises(ConfigError, match="at least one seed"):
+        pipe.generate([])
+    for seed in (-1, 2**32, 0.5):
+        with pytest.raises(ConfigError, match="whole number"):
+            pipe.generate([seed])  # type: ignore[list-item]
+    with pytest.raises(ShapeError, match="no face"):
+        pipe.render([])
+    with pytest.raises(ShapeError, match="3 strengths for a batch of 2"):
+        pipe.render(faces[:2], refine=[1.0, 0.5, 0.0])
+    with pytest.raises(ShapeError, match="3 strengths for a batch of 2"):
+        pipe.generate([0, 1], domains={next(iter(pipe.domains)): [1.0, 0.5, 0.0]})
+
+
 def test_unknown_names(pipe: RefineStylePipeline, faces: list[Inversion]) -> None:
     with pytest.raises(DirectionError, match="Did you mean 'smile'"):
         pipe.render(faces[0], edits={"smlie": 1.0})

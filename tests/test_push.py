@@ -29,6 +29,7 @@ from refinestyle_hub.errors import (
 )
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.hub import PipelineIndex, push_folder, save_index
+from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.sources import open_source
 from refinestyle_hub.tokens import TokenSet
 
@@ -54,6 +55,19 @@ def test_push_and_load(pipeline: str, hub: HubServer) -> None:
     text = files["README.md"].decode()
     for fact in ("license: cc-by-4.0", "base_model: me/faces", "| Steps | 300 |", "LPIPS", "seed: 0", "KB"):
         assert fact in text
+
+
+def test_a_whole_pipeline_is_pushed(pipeline: str, hub: HubServer) -> None:
+    pipe = RefineStylePipeline.from_pretrained("me/faces", token=hub.write_token)
+    pipe.push_to_hub("me/more-faces", card=Card(license="cc-by-4.0"), token=hub.write_token, variant="fp16")
+    assert len(hub.seen("POST .*/commit/")) == 1
+    files = hub.files("me/more-faces")
+    assert {"README.md", "model_index.json", "generator/model.fp16.safetensors"} <= set(files)
+    again = RefineStylePipeline.from_pretrained("me/more-faces", token=hub.write_token)
+    assert again.fingerprint == pipe.fingerprint
+    assert set(again.domains) == set(pipe.domains)
+    near = (again.generate([3], output_type="pt") - pipe.generate([3], output_type="pt")).abs().max()
+    assert near < 0.05  # half precision
 
 
 def test_card_snippet_runs(pipeline: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

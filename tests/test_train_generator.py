@@ -188,6 +188,8 @@ def test_a_small_set_is_shifted(tiny: GeneratorTraining) -> None:
 def test_bad_input_is_named(tiny: GeneratorTraining, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         replace(tiny, batch=0)
+    with pytest.raises(ConfigError, match="seed"):
+        replace(tiny, seed=-1)
     with pytest.raises(PictureError, match="no folder"):
         train_generator(replace(tiny, data=str(tmp_path / "nowhere")))
     damaged = tmp_path / "damaged"

@@ -57,5 +57,7 @@ class GeneratorTraining:
     def __post_init__(self) -> None:
         if min(self.pictures, self.batch, self.grid_every, self.save_every, self.r1_every, self.path_every) < 1:
             raise ConfigError("pictures, batch and the intervals must be at least 1.")
+        if self.seed < 0:
+            raise ConfigError(f"A seed is a whole number from 0, not {self.seed}.")
         if self.learning_rate <= 0 or not 0 <= self.anchored <= 1:
             raise ConfigError("learning_rate must be positive and anchored a share between 0 and 1.")
