@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 
+os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "refinestyle-demo"))
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
 os.environ.setdefault("GRADIO_SSR_MODE", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from space import jobs  # imports spaces, which must come before torch on ZeroGPU
+from space import images, jobs  # imports spaces, which must come before torch on ZeroGPU
 from space.model import load
 from space.ui import LAUNCH, build
 
 
 pipe, name, notice = load(os.environ.get("REFINESTYLE_MODEL"))
+images.sweep_cache()
 demo = build(pipe, name, notice, jobs.gpu)
 
 if __name__ == "__main__":

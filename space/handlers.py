@@ -1,4 +1,4 @@
-"""What happens when something is pressed: plain methods from values to values, no component among them.
+"""What happens in Invert and Edit: plain methods from values to values, no component among them.
 
 The docstrings of ``align``, ``invert`` and ``edit`` are what API clients read.
 """
@@ -15,12 +15,12 @@ import numpy as np
 
 from . import images, limits, messages
 from .attributes import KNOWN
-from .images import Pixels, png_file
-from .jobs import Jobs, Result, Stops
+from .images import Pixels, film_file, png_file
+from .jobs import Jobs, Look, Result, Stops
 from .session import Found, Subject
 
 
-__all__ = ["Handlers"]
+__all__ = ["Handlers", "gone", "label", "shown"]
 
 Pair: TypeAlias = tuple[str, str]  # PNG files
 Captioned: TypeAlias = list[tuple[str, str]]  # PNG file, caption
@@ -55,11 +55,11 @@ class Handlers:
         """
         with messages.explained():
             if not photo:
-                return _gone(), _gone(), _gone(), 0, None
+                return gone(), gone(), gone(), 0, None
             image = images.read_photo(photo)
             if aligned:
                 crop = png_file(images.square(image, self.jobs.size))
-                return _shown(crop), _gone([(crop, "crop")]), _shown("The central square is used."), 0, None
+                return shown(crop), gone([(crop, "crop")]), shown("The central square is used."), 0, None
             faces = images.faces_in(image)
             crops = images.crops_of(image, faces, min(self.jobs.size, 256))
             captioned = [(png_file(crop), f"{face.width} px wide") for crop, face in zip(crops, faces, strict=True)]
@@ -69,7 +69,7 @@ class Handlers:
             elif faces[0].width < limits.SMALL_FACE:
                 note = messages.small_face(faces[0].width)
             gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
-            return _shown(png_file(images.framed(image, faces, 0))), gallery, _shown(note), 0, Found(photo, faces)
+            return shown(png_file(images.framed(image, faces, 0))), gallery, shown(note), 0, Found(photo, faces)
 
     def choose(self, photo: str | None, found: Found | None, event: gr.SelectData) -> tuple[int, Any]:
         """Another face of the gallery was clicked."""
@@ -89,7 +89,7 @@ class Handlers:
         seed: float,
         found: Found | None,
         request: gr.Request,
-    ) -> Iterator[tuple[Any, Any, str, Any]]:
+    ) -> Iterator[tuple[Any, Any, str, Any, Any]]:
         """Find the w+ codes and tokens with which the generator draws a face; later /edit calls work on that face.
 
         Args:
@@ -106,20 +106,20 @@ class Handlers:
         with messages.explained():
             crop = self._crop(photo, aligned, int(face), found)
             steps = int(min(max(steps, 0), limits.MAX_STEPS))
-            yield gr.skip(), gr.skip(), f"Starting, {steps} steps", gr.skip()
-            flag = str(self.stops.flag(request.session_hash))
+            yield gr.skip(), gr.skip(), f"Starting, {steps} steps", gr.skip(), gr.skip()
+            flag = str(self.stops.flag(request.session_hash, "invert"))
             for update in self.jobs.invert(crop, steps, tokens, int(seed) % 2**31, flag):
                 if isinstance(update, Result):
-                    subject = Subject(update.inversion, crop, update.reconstruction)
+                    subject = Subject.of(update.inversion, crop, update.reconstruction)
                     pair = png_file(crop), png_file(update.reconstruction)
-                    yield pair, _stages(crop, update), _figures(update, steps), subject
+                    yield pair, _stages(crop, update), _figures(update, steps), subject, {}
                 else:
                     note = f"step {update.step}/{update.steps}, distance {update.figures['perceptual']:.3f}"
-                    yield gr.skip(), gr.skip(), note, gr.skip()
+                    yield gr.skip(), gr.skip(), note, gr.skip(), gr.skip()
 
     def stop(self, request: gr.Request) -> str:
         """The Stop button: what was reached so far is kept."""
-        self.stops.stop(request)
+        self.stops.stop("invert", request)
         return "Stopping after this step; what was reached is kept."
 
     def _crop(self, photo: str | None, aligned: bool, face: int, found: Found | None) -> Pixels:
@@ -133,16 +133,21 @@ class Handlers:
 
     # --- Edit ---
 
-    def enter(self, subject: Subject | None) -> tuple[Any, ...]:
-        """A face has been found: show it in the editor, with all sliders at 0."""
-        sliders = [gr.update(value=0, interactive=subject is not None) for _ in self.directions]
+    def enter(self, subject: Subject | None, edits: Mapping[str, float]) -> tuple[Any, ...]:
+        """There may be another face: show it in the editor; without edits of its own, all sliders are at 0."""
+        there = subject is not None
+        sliders = [gr.update(value=edits.get(name, 0), interactive=there) for name in self.directions]
         if subject is None:
-            return gr.skip(), gr.skip(), _shown(messages.NOT_INVERTED), *sliders
+            return gr.skip(), gr.skip(), shown(messages.NOT_INVERTED), *sliders
+        if edits:
+            return gr.skip(), gr.skip(), gone(), *sliders
         picture = png_file(subject.reconstruction)
         file = gr.update(value=png_file(subject.reconstruction, DOWNLOAD), interactive=True)
-        return (picture, picture), file, _gone(), *sliders
+        return (picture, picture), file, gone(), *sliders
 
-    def edit(self, edits: dict[str, Any] | None, before: str, subject: Subject | None) -> tuple[Pair, str]:
+    def edit(
+        self, edits: dict[str, Any] | None, before: str, subject: Subject | None
+    ) -> tuple[Pair, str, dict[str, float]]:
         """Draw the face of the last /invert of this session with attributes changed.
 
         Args:
@@ -150,37 +155,47 @@ class Handlers:
             before: what to show beside the result, "reconstruction" or "photo".
 
         Returns:
-            Both pictures, and the result as a PNG file.
+            Both pictures, and the result as a PNG file. Later /stylise calls keep these edits.
         """
         with messages.explained():
-            drawn = self._edited(subject, self._checked(edits or {}))
+            checked = self._checked(edits or {})
+            drawn = self._edited(subject, checked)
             assert subject is not None
             first = subject.crop if before == ORIGINAL else subject.reconstruction
-            return (png_file(first), png_file(drawn)), png_file(drawn, DOWNLOAD)
+            return (png_file(first), png_file(drawn)), png_file(drawn, DOWNLOAD), checked
 
-    def edit_live(self, before: str, subject: Subject | None, *strengths: float) -> tuple[Pair, str]:
+    def edit_live(self, before: str, subject: Subject | None, *strengths: float) -> tuple[Pair, str, dict[str, float]]:
         """``edit`` with one value for each slider."""
         return self.edit(dict(zip(self.directions, strengths, strict=True)), before, subject)
 
     def reset(self, before: str, subject: Subject | None) -> tuple[Any, ...]:
         """All sliders to 0, and the picture with them."""
         zeros = [0.0] * len(self.directions)
-        return (*(self.edit({}, before, subject) if subject else (gr.skip(), gr.skip())), *zeros)
+        return (*(self.edit({}, before, subject) if subject else (gr.skip(), gr.skip(), {})), *zeros)
 
     def strip(self, attribute: str, subject: Subject | None) -> Captioned:
         """One attribute from its lowest to its highest strength."""
         with messages.explained():
-            if attribute not in self.directions:
-                raise messages.refuse(messages.unknown_edit(attribute, self.directions))
-            low, high = self.jobs.pipe.directions[attribute].info.limits
-            strengths = [float(s) for s in np.linspace(low, high, limits.STRIP)]
+            strengths = self._range(attribute, limits.STRIP)
             drawn = self._draw(subject, [{attribute: s} for s in strengths])
             return [(png_file(picture), f"{s:+.1f}") for picture, s in zip(drawn, strengths, strict=True)]
+
+    def film(self, attribute: str, subject: Subject | None) -> tuple[Any, Any]:
+        """The same as a film: to look at, and to download."""
+        with messages.explained():
+            file = film_file(self._draw(subject, [{attribute: s} for s in self._range(attribute, limits.FILM)]))
+            return shown(file), shown(file)
+
+    def _range(self, attribute: str, count: int) -> list[float]:
+        if attribute not in self.directions:
+            raise messages.refuse(messages.unknown_edit(attribute, self.directions))
+        low, high = self.jobs.pipe.directions[attribute].info.limits
+        return [float(s) for s in np.linspace(low, high, count)]
 
     def _draw(self, subject: Subject | None, edits: list[Mapping[str, float]]) -> list[Pixels]:
         if subject is None:
             raise messages.refuse(messages.NOT_INVERTED)
-        return self.jobs.draw(subject.inversion, edits)
+        return [pictures[0] for pictures in self.jobs.draw(subject.inversion, [Look(edit) for edit in edits], {})]
 
     def _edited(self, subject: Subject | None, edits: Mapping[str, float]) -> Pixels:
         """Drawn anew only where something changes: all sliders at 0 give the reconstruction to the bit."""
@@ -198,11 +213,13 @@ class Handlers:
         return {name: float(strength) for name, strength in edits.items() if strength}
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
+    """An update that shows a component with this value."""
     return gr.update(value=value, visible=True)
 
 
-def _gone(value: Any = None) -> Any:
+def gone(value: Any = None) -> Any:
+    """An update that hides a component."""
     return gr.update(value=value, visible=False)
 
 

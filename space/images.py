@@ -1,32 +1,52 @@
-"""Pictures of strangers: the loader with its limits, their faces, and pictures to look at and to download."""
+"""Pictures of strangers: the loader with its limits, their faces, and what is looked at and downloaded."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import secrets
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
+from refinestyle_hub.adapt import MAX_PICTURES, References, load_references
 from refinestyle_hub.errors import FaceNotFoundError, PictureError
 from refinestyle_hub.faces import Face, align, face_quad, find_faces
-from refinestyle_hub.images import FORMATS, load_picture
+from refinestyle_hub.images import FORMATS, contact_sheet, load_picture
 
 from . import limits, messages
 
 
-__all__ = ["Pixels", "crops_of", "faces_in", "framed", "png_file", "read_photo", "square"]
+__all__ = [
+    "Pixels",
+    "cache_file",
+    "crops_of",
+    "faces_in",
+    "film_file",
+    "framed",
+    "png",
+    "png_file",
+    "read_photo",
+    "read_references",
+    "side_by_side",
+    "square",
+    "sweep_cache",
+]
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 ACCENT = (15, 118, 110)
 FRAMED = 512  # pixels, the long side of a photo with its frames
+FRAME_MS = 70  # of a film
 
 
 def read_photo(path: str | None) -> Image.Image:
@@ -93,16 +113,84 @@ def framed(image: Image.Image, faces: Sequence[Face], chosen: int) -> Pixels:
     return np.asarray(small)
 
 
-def png_file(pixels: Pixels, name: str = "picture.png") -> str:
-    """Write a picture into Gradio's cache, from where it is served and where it is swept; its path.
+def read_references(paths: Sequence[str] | None, size: int) -> tuple[References, dict[str, str]]:
+    """Pictures of a style as squares of ``size``, and those that cannot be used: file name -> why.
 
-    Gradio would write an array as well, but over and over into the same file, also while a browser is reading it.
+    Faces are aligned where they are found. Raises the message for a visitor if none can be used.
     """
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, format="PNG")
-    folder = Path(get_upload_folder()) / hashlib.sha256(data.getvalue()).hexdigest()[:32]
+    if not paths:
+        raise messages.refuse(messages.NO_PICTURES)
+    if len(paths) > MAX_PICTURES:
+        raise messages.refuse(messages.too_many_pictures(len(paths)))
+    pictures, names, refused = [], [], {}
+    for path in paths:
+        name = os.path.basename(path)
+        try:
+            pictures.append(read_photo(path))
+            names.append(name)
+        except gr.Error as error:
+            refused[name] = str(error.message)
+    if not pictures:
+        raise messages.refuse(messages.left_out(refused).replace("**", ""))
+    return replace(load_references(pictures, size), names=tuple(names)), refused
+
+
+def side_by_side(pictures: Sequence[Pixels], columns: int, side: int = 0) -> Pixels:
+    """Pictures row by row on white; ``side``: reduced to that many pixels where they are larger."""
+    images = [Image.fromarray(picture) for picture in pictures]
+    if side and images[0].width > side:
+        images = [image.resize((side, side), Image.Resampling.LANCZOS) for image in images]
+    return np.asarray(images[0] if len(images) == 1 else contact_sheet(images, columns))
+
+
+# --- Files in Gradio's cache: from where they are served, and where they are swept ----------------------------------
+
+
+def cache_file(data: bytes, name: str) -> str:
+    """Write a file that is to be seen or downloaded; its path.
+
+    The folder is named after the contents: Gradio would write pictures over and over into the same file, also while a
+    browser is reading it.
+    """
+    folder = Path(get_upload_folder()) / hashlib.sha256(data).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{secrets.token_hex(8)}.part"
-    part.write_bytes(data.getvalue())
+    part.write_bytes(data)
     os.replace(part, folder / name)
     return str(folder / name)
+
+
+def sweep_cache() -> None:
+    """Delete files that are older than any session: Gradio knows only those that it served since it was started."""
+    for path in Path(get_upload_folder()).glob("*/*"):
+        with contextlib.suppress(OSError):  # another process sweeps as well
+            if path.stat().st_mtime < time.time() - limits.CACHE_SECONDS[1]:
+                path.unlink()
+                path.parent.rmdir()
+
+
+def png(pixels: Pixels) -> bytes:
+    """A picture as a PNG file."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, format="PNG")
+    return data.getvalue()
+
+
+def png_file(pixels: Pixels, name: str = "picture.png") -> str:
+    """A picture as a PNG file in the cache."""
+    return cache_file(png(pixels), name)
+
+
+def film_file(frames: Sequence[Pixels], name: str = "film.webp") -> str:
+    """Frames there and back, without end, as an animated WebP in the cache."""
+    images = [Image.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
+    side = max(images[0].size)
+    if side > limits.FILM_SIDE:
+        scale = limits.FILM_SIDE / side
+        size = round(images[0].width * scale), round(images[0].height * scale)
+        images = [image.resize(size, Image.Resampling.LANCZOS) for image in images]
+    data = io.BytesIO()
+    images[0].save(
+        data, "WEBP", save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0, quality=88, method=3
+    )
+    return cache_file(data.getvalue(), name)

@@ -2,11 +2,12 @@
 
 On ZeroGPU each call runs in a forked process: arguments and results are pickled, so they are values (CPU tensors,
 arrays, numbers), and of exceptions only ``gr.Error`` comes through with its text. Everywhere else the calls are plain
-ones, and a lock keeps two of them from overlapping.
+ones, and take turns: what lasts longer gives way about once a second, so that nobody waits for a whole job of another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import queue
@@ -16,20 +17,25 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import gradio as gr
+import numpy as np
 import torch
 from PIL import Image
 
+from refinestyle_hub.adapt import Adaptation, AdaptState, References
+from refinestyle_hub.images import to_images
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.invert import OnStep
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens import TokenSet
 
 from . import limits, messages
 from .images import Pixels
+from .turns import Turns
 
 
 try:
@@ -43,6 +49,9 @@ except ImportError:
     def gpu(task: Any = None, **_: Any) -> Any:
         """Off Spaces: the function itself."""
         return task if callable(task) else lambda function: function
+
+
+# --- What goes over the border --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,42 @@ class Result:
 
 
 Update: TypeAlias = "Step | Result"
+Who: TypeAlias = "Inversion | tuple[int, ...]"  # a face, or the seeds of several
+
+
+@dataclass(frozen=True)
+class Look:
+    """How somebody is drawn: strengths by direction and by domain."""
+
+    edits: Mapping[str, float] = field(default_factory=dict)
+    domains: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """An adaptation between two chunks."""
+
+    references: References
+    steps: int
+    tokens: int
+    seed: int
+    pace: float  # seconds for a step, as far as is known
+    state: AdaptState | None = None  # None: nothing is done yet
+
+    @property
+    def done(self) -> int:
+        """Steps so far."""
+        return int(self.state.numbers["step"]) if self.state else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Some steps of an adaptation, and how it looks now."""
+
+    run: Run
+    plain: list[Pixels]  # fixed samples without the domain
+    adapted: list[Pixels]  # the same with it, as it stands
+    face: Pixels | None  # the visitor's face with it
 
 
 def _inversion_seconds(crop: Pixels, steps: int, tokens: bool, seed: int, flag: str) -> int:
@@ -72,26 +117,52 @@ def _inversion_seconds(crop: Pixels, steps: int, tokens: bool, seed: int, flag: 
     return min(round(10 + steps * (0.04 + 0.16 * megapixels)), 110)
 
 
+def _adaptation_seconds(run: Run, count: int, face: Inversion | None, flag: str) -> int:
+    return min(round(15 + 0.5 * len(run.references) + 1.3 * count * run.pace), 110)
+
+
 class Jobs:
     """The accelerator's work for one pipeline; ``gpu`` is ``spaces.GPU`` or a decorator like it."""
 
     def __init__(self, pipe: RefineStylePipeline, gpu: Callable[..., Any] = gpu) -> None:
         self.pipe = pipe
-        self.lock = threading.Lock()
+        self.turns = Turns()
         self.invert: Callable[..., Iterator[Update]] = gpu(duration=_inversion_seconds)(self._invert)
-        self.draw: Callable[..., list[Pixels]] = gpu(duration=10)(self._draw)
+        self.draw: Callable[..., list[list[Pixels]]] = gpu(duration=10)(self._draw)
+        self.adapt: Callable[..., Chunk] = gpu(duration=_adaptation_seconds)(self._adapt)
+        self.keep: Callable[..., TokenSet] = gpu(duration=15)(self._keep)
+        megapixels = self.size**2 / 2**20
+        fast = self.pipe.device.type != "cpu"
+        self.pace = 0.05 + 0.15 * megapixels if fast else 0.3 + 25 * megapixels  # seconds of a step; measured later
 
     @property
     def size(self) -> int:
         """Height and width of what is drawn, pixels."""
         return self.pipe.generator.config.resolution
 
-    def _draw(self, inversion: Inversion, edits: Sequence[Mapping[str, float]]) -> list[Pixels]:
-        """The face with each of the ``edits``, drawn together."""
-        names = {name for edit in edits for name in edit}
-        strengths = {name: torch.tensor([edit.get(name, 0.0) for edit in edits]) for name in names}
-        with self.lock:
-            return list(self.pipe.render([inversion] * len(edits), edits=strengths, output_type="np"))
+    def _draw(self, who: Who, looks: Sequence[Look], sets: Mapping[str, TokenSet]) -> list[list[Pixels]]:
+        """Everybody in every look, drawn together: for each look a list of pictures.
+
+        A domain is looked for among ``sets``, then among the pipeline's own.
+        """
+        count = 1 if isinstance(who, Inversion) else len(who)
+        edits, domains = (
+            {
+                name: torch.tensor([part.get(name, 0.0) for part in parts]).repeat_interleave(count)
+                for name in dict.fromkeys(name for part in parts for name in part)
+            }
+            for parts in ([look.edits for look in looks], [look.domains for look in looks])
+        )
+        styles: dict[str | TokenSet, Any] = {sets.get(name, name): strength for name, strength in domains.items()}
+        with self.turns:
+            if isinstance(who, Inversion):
+                bodies = [who] * len(looks)
+                drawn = self.pipe.render(bodies, edits=edits, domains=styles, output_type="np")
+            else:
+                drawn = self.pipe.generate(who * len(looks), edits=edits, domains=styles, output_type="np")
+        return [list(drawn[first : first + count]) for first in range(0, len(drawn), count)]
+
+    # --- Inversion ---
 
     def _invert(self, crop: Pixels, steps: int, tokens: bool, seed: int, flag: str) -> Iterator[Update]:
         """Invert an aligned crop [S, S, 3]; yields every ``CHUNK_SECONDS``, at last the result.
@@ -101,15 +172,21 @@ class Jobs:
         """
         updates: queue.SimpleQueue[Update | BaseException] = queue.SimpleQueue()
         closed = threading.Event()
-        deadline = time.monotonic() + limits.JOB_SECONDS
+        began = turn = time.monotonic()
 
         def on_step(step: int, steps: int, figures: Mapping[str, float]) -> bool:
+            nonlocal turn
             updates.put(Step(step, steps, figures))
-            return closed.is_set() or time.monotonic() > deadline or os.path.exists(flag)
+            if time.monotonic() > turn + limits.CHUNK_SECONDS:
+                self.turns.give_way()
+                turn = time.monotonic()
+            return closed.is_set() or time.monotonic() > began + limits.JOB_SECONDS or os.path.exists(flag)
 
         def work() -> None:
+            nonlocal began, turn
             try:
-                with self.lock:
+                with self.turns:
+                    began = turn = time.monotonic()
                     updates.put(self._inverted(crop, steps, tokens, seed, on_step))
             except BaseException as error:  # it is raised again where the result is awaited
                 updates.put(error)
@@ -137,39 +214,85 @@ class Jobs:
         found = inversion.tokens and inversion.tokens.to("cpu")
         return Result(replace(inversion, w_plus=inversion.w_plus.cpu(), tokens=found), refined, likeness)
 
+    # --- Adaptation: one call is one turn, and all that it needs to go on travels in its value ---
+
+    def _adapt(self, run: Run, count: int, face: Inversion | None, flag: str) -> Chunk:
+        """Up to ``count`` more steps; none is begun once the file ``flag`` exists."""
+        with self.turns:
+            going = self._resumed(run)
+            while count > 0 and not going.finished and not os.path.exists(flag):
+                going.step()
+                count -= 1
+            pictures = [
+                [np.asarray(image) for image in to_images(going.preview(limits.PREVIEWS, plain=plain))]
+                for plain in (True, False)
+            ]
+            shown = None
+            if face is not None:
+                now = going.average.token_set(going.base)
+                shown = self.pipe.render(face, domains={now: 1.0}, output_type="np")
+        pace = going.seconds / going.done if going.done else run.pace
+        return Chunk(replace(run, state=going.state(), pace=pace), *pictures, shown)
+
+    def _keep(self, run: Run, name: str) -> TokenSet:
+        """The domain that came of a run, the best of its steps."""
+        with self.turns:
+            return self._resumed(run).token_set({"name": name}).to("cpu")
+
+    def _resumed(self, run: Run) -> Adaptation:
+        return self.pipe.adaptation(run.references, steps=run.steps, tokens=run.tokens, seed=run.seed, state=run.state)
+
+
+# --- Who may ask ----------------------------------------------------------------------------------------------------
+
+
+KINDS = ("invert", "adapt")  # jobs that last
+
 
 class Stops:
-    """Who pressed Stop: for each session a file that its jobs look for."""
+    """Who pressed Stop: a file for each session and kind of job, which that job looks for."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="refinestyle-stops-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
-    def flag(self, session: str | None) -> Path:
-        """The session's file, whether it exists or not. The name is the client's own choice, so it is hashed."""
-        return self.folder / hashlib.sha256(str(session).encode()).hexdigest()[:32]
+    def flag(self, session: str | None, kind: str) -> Path:
+        """The file, whether it exists or not. The session's name is the client's own choice, so it is hashed."""
+        return self.folder / f"{kind}-{hashlib.sha256(str(session).encode()).hexdigest()[:32]}"
 
-    def stop(self, request: gr.Request) -> None:
-        """Ask the session's jobs to end. Requests that nobody can be waiting for any more are swept."""
+    def stop(self, kind: str, request: gr.Request) -> None:
+        """Ask the session's job to end. Requests that nobody can be waiting for any more are swept."""
         for file in self.folder.iterdir():
-            if file.stat().st_mtime < time.time() - 10 * limits.JOB_SECONDS:
-                file.unlink(missing_ok=True)
-        self.flag(request.session_hash).touch()
+            with contextlib.suppress(FileNotFoundError):  # swept by another at the same moment
+                if file.stat().st_mtime < time.time() - 10 * limits.ADAPT_SECONDS:
+                    file.unlink()
+        self.flag(request.session_hash, kind).touch()
 
-    def clear(self, request: gr.Request) -> None:
+    def clear(self, kind: str, request: gr.Request) -> None:
         """Forget what was asked before."""
-        self.flag(request.session_hash).unlink(missing_ok=True)
+        self.flag(request.session_hash, kind).unlink(missing_ok=True)
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: all its jobs end."""
+        for kind in KINDS:
+            self.stop(kind, request)
 
 
-def waiting(demo: gr.Blocks, session: str | None) -> int:
-    """How many jobs of a session wait or run. Reads the queue itself: a count of our own would leak on a cancel."""
-    line = demo._queue
-    waits = sum(e.session_hash == session for q in line.event_queue_per_concurrency_id.values() for e in q.queue)
-    runs = sum(event.session_hash == session for job in line.active_jobs if job for event in job)
-    return waits + runs
+def waiting(demo: gr.Blocks, session: str | None, line: str | None = None) -> int:
+    """How many jobs of a session wait or run, in one line (a concurrency id) or in all.
+
+    Reads the queue itself: a count of our own would leak on a cancel.
+    """
+    lines = demo._queue
+    waits = [event for q in lines.event_queue_per_concurrency_id.values() for event in q.queue]
+    runs = [event for job in lines.active_jobs if job for event in job]
+    return sum(e.session_hash == session and (line is None or e.concurrency_id == line) for e in waits + runs)
 
 
-def admit(demo: gr.Blocks, request: gr.Request, inputs: int) -> list[dict[str, Any]]:
+def admit(demo: gr.Blocks, request: gr.Request, inputs: int, line: str) -> list[dict[str, Any]]:
     """A validator's answer for an event with so many inputs: refused when the session has enough jobs already."""
-    free = waiting(demo, request.session_hash) < limits.JOBS_PER_SESSION
+    session = request.session_hash
+    free = waiting(demo, session) < limits.JOBS_PER_SESSION
+    if line == "adapt":  # the longest: one of a session
+        free = free and not waiting(demo, session, line)
     return [gr.validate(free, messages.BUSY)] + [gr.validate(True, "") for _ in range(inputs - 1)]

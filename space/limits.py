@@ -19,12 +19,32 @@ JOB_SECONDS = 180.0  # wall clock of one inversion, whatever was asked for
 MAX_STRENGTH = 10.0  # of an edit that comes over the API
 STRIP = 7  # pictures in a strip of strengths
 
-GPU_JOBS = int(
-    os.environ.get("REFINESTYLE_GPU_JOBS", "1")
-)  # at a time, of all sessions; more only where there are more GPUs
+ADAPT_STEPS = (50, 1000)  # fewest and most of an adaptation
+DEFAULT_ADAPT_STEPS = 300
+ADAPT_TOKENS = (1, 8)  # fewest and most for each layer
+ADAPT_SECONDS = 900.0  # wall clock of one adaptation, whatever was asked for
+TURN_SECONDS = 20.0 if os.environ.get("SPACES_ZERO_GPU") == "true" else 2.0  # of it before others come in between
+PREVIEWS = 4  # fixed samples that are shown while it runs
+
+DOMAIN_STRENGTHS = (-0.5, 1.5)
+MIXED = 4  # domains at a time
+SEEDS = 4  # random faces at a time
+FILM = 20  # different frames of a film, which runs there and back
+FILM_SIDE = 512  # pixels, at most
+
+MAX_TOKEN_BYTES = 8_000_000  # of a .safetensors file that somebody brings, or names on the Hub
+MAX_HEADER = 256_000  # bytes of its header
+MAX_VALUE = 1e4  # of its numbers; trained ones are below 10
+MAX_RANK = 64  # tokens for a layer
+MAX_NAME = 40  # characters of a domain's name
+
+GPU_JOBS = int(os.environ.get("REFINESTYLE_GPU_JOBS", "1"))  # at a time of a kind; more only where there are more GPUs
+ADAPT_JOBS = 2 * GPU_JOBS  # adaptations that take turns, chunk by chunk; others wait
 JOBS_PER_SESSION = 2  # running or waiting
 QUEUE = 24  # all sessions together
 SESSIONS = 500  # states kept in memory
-STATE_BYTES = 5_000_000  # of one session
+SUBJECT_BYTES = 3_700_000  # of the face of a session
+SHELF_BYTES = 1_200_000  # of its domains: 5 MB in all
+SHELF = 8  # domains
 STATE_SECONDS = 1800  # a session's state is dropped that long after its last use
 CACHE_SECONDS = (600, 7200)  # how often old files are looked for, and how old they are

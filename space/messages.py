@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import gradio as gr
@@ -29,6 +29,27 @@ BAD_EDITS = 'Give the edits as strengths by attribute, such as {"smile": 1.5}.'
 BUSY = "You already have a job waiting. Let it finish or press Stop."
 OUT_OF_MEMORY = "The GPU ran out of memory. Try again in a moment, or with fewer steps."
 UNEXPECTED = "Something went wrong here, not on your side. Please try again; your photo is kept."
+NO_PICTURES = "Add 1 to 20 pictures of one style first, or take the example."
+NO_RIGHTS = "Say first that you may use these pictures: tick the box above the button."
+NO_DOMAINS = (
+    "This model comes without domains, and this session has none yet. Make one in **Adapt** from a few pictures of a "
+    "style, or load one in **Share**: a file, or a Hub id."
+)
+NO_MIX = "Choose a domain first."
+BAD_DOMAINS = 'Give the domains as strengths by name, such as {"sketch": 0.8}.'
+NOTHING_TO_EXPORT = "There is nothing to save yet: invert a photo, or make or load a domain first."
+NO_FILE = "Add a .safetensors file first."
+NOT_SAFETENSORS = (
+    "Only .safetensors files are read: they hold numbers and nothing that runs. Save a domain or an inversion as one."
+)
+OUT_OF_RANGE = "The numbers in this file are out of all range: it would draw nothing but noise."
+BAD_HUB_ID = "A Hub id is owner/name, such as someone/my-sketch."
+SHELF_FULL = f"A session holds {limits.SHELF} domains, and not too large ones. Remove one in Share first."
+SIGN_IN = "Sign in first: the domain goes to your own account."
+TAKEN = "You already have a repository of that name. Choose another name."
+MAY_NOT = "The Hub does not let this app write there. Sign out, sign in again and allow it to create repositories."
+TOO_OFTEN = "The Hub asks to slow down. Try again in a few minutes; nothing was uploaded."
+NOT_PUSHED = "The Hub could not take it just now. Nothing was uploaded; try again, or download the file."
 TOO_LARGE_FOR_SESSION = "The result is larger than a session may hold. Use a model of a lower resolution."
 
 log = logging.getLogger("refinestyle.space")
@@ -62,6 +83,47 @@ def several_faces(count: int) -> str:
 def stopped(step: int, steps: int) -> str:
     """For a job that was ended early, by its user or by the clock."""
     return f"stopped at {step}/{steps}"
+
+
+def too_many_pictures(count: int) -> str:
+    """For ``count`` pictures of a style."""
+    return f"A domain is made from 1 to 20 pictures, and these are {count}. Take the most typical ones."
+
+
+def left_out(refused: Mapping[str, str]) -> str:
+    """For pictures that cannot be used: file name -> why."""
+    lines = [f"**{html.escape(name[:60])}** is left out. {reason}" for name, reason in refused.items()]
+    return "\n\n".join(lines)
+
+
+def unknown_domain(name: object, known: list[str]) -> str:
+    """For a domain that neither the model nor the session has."""
+    listed = ", ".join(known) or "none"
+    return f"There is no domain '{html.escape(str(name)[:40])}'. There are: {html.escape(listed)}."
+
+
+def bad_domain_strength(name: str) -> str:
+    """For a strength that is no number of a sensible size."""
+    low, high = limits.DOMAIN_STRENGTHS
+    return f"The strength of '{html.escape(name[:40])}' must be a number from {low:g} to {high:g}."
+
+
+def too_many_domains() -> str:
+    """For a mix of too many."""
+    return f"At most {limits.MIXED} domains are mixed at a time."
+
+
+def file_too_large(size: int) -> str:
+    """For a file of tokens."""
+    return f"The file has {size / 1e6:.1f} MB. A domain or inversion has at most {limits.MAX_TOKEN_BYTES / 1e6:g} MB."
+
+
+def other_generator(what: str, made_for: object, this: object) -> str:
+    """For tokens that do not fit; both generators are named."""
+    return (
+        f"{what} was made for another generator: {html.escape(str(made_for))}. This demo draws with "
+        f"{html.escape(str(this))}."
+    )
 
 
 def unknown_edit(name: object, known: list[str]) -> str:

@@ -3,6 +3,7 @@
   const texts = {
     compare: ["The aligned photo", "Its reconstruction"],
     edited: ["Before the edit", "After the edit"],
+    styled: ["Without the domains", "With the domains"],
     examples: ["Example photo: an astronaut"],
   };
   const describe = () => {

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,15 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from space_parts import style, whole
 
+from refinestyle_hub.adapt import load_references
 from refinestyle_hub.pipeline import RefineStylePipeline
-from space import limits, messages
+from refinestyle_hub.tokens import TokenSet
+from space import images, limits, messages
+from space.handlers import Handlers
+from space.session import Shelf
+from space.styling import RANDOM, Styling
 from space.ui import LAUNCH, build
 
 
@@ -45,7 +53,11 @@ def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactor
     # Apps that share a cache delete each other's pictures as they close, where they are equal.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield build(tiny_pipe, "tiny-32")
+        patch.setattr(limits, "ADAPT_STEPS", (2, 400))
+        patch.setattr(limits, "TURN_SECONDS", 0.5)
+        # Looking for faces where none are takes long; test_space_adapting does it.
+        patch.setattr(images, "load_references", functools.partial(load_references, align="none"))
+        yield build(whole(tiny_pipe), "tiny-32")
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +104,11 @@ def visit(chromium: Any, url: str) -> Iterator[Callable[..., Any]]:
         )
         contexts.append(context)
         context.set_default_timeout(PATIENCE)
-        if address == url:
+        if address.startswith(url):
             context.route("**/*", watch)
         page = context.new_page()
         page.goto(address, wait_until="domcontentloaded")
-        page.wait_for_selector("#run")
+        page.wait_for_selector("#run", state="attached")
         return page
 
     yield open_page
@@ -111,15 +123,67 @@ def photo(tmp_path: Path, astronaut: Image.Image) -> str:
     return str(tmp_path / "photo.png")
 
 
-def set_steps(page: Any, steps: int) -> None:
-    page.locator("#steps input[type=number]").fill(str(steps))
+def set_steps(page: Any, steps: int, slider: str = "steps") -> None:
+    type_number(page, slider, steps)
+
+
+def type_number(page: Any, slider: str, value: float) -> None:
+    page.locator(f"#{slider} input[type=number]").fill(str(value))
     page.keyboard.press("Tab")
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def go_to(page: Any, name: str) -> None:
+    """``open_tab`` also where not all tabs fit beside each other."""
+    if page.get_by_role("tab", name=name, exact=True).is_visible():
+        open_tab(page, name)
+    else:
+        page.locator("#tabs .overflow-menu > button").click()
+        page.locator("#tabs .overflow-dropdown button", has_text=name).click()
+
+
+def reads(page: Any, name: str, pattern: str) -> str:
+    """Waits until an element's text matches; the text."""
+    script = """([id, pattern]) => { const element = document.getElementById(id);
+        return element && RegExp(pattern).test(element.innerText) && element.innerText }"""
+    return str(page.wait_for_function(script, arg=[name, pattern], timeout=PATIENCE).json_value())
+
+
+def picture(page: Any, name: str) -> str:
+    """Address of a picture, once it is there."""
+    script = """id => { const image = document.querySelector(`#${id} img`);
+        return image && image.complete && image.naturalWidth > 0 && image.src }"""
+    return str(page.wait_for_function(script, arg=name, timeout=PATIENCE).json_value())
+
+
+def saved(page: Any, button: str) -> Any:
+    """What a download button gives, once there is something."""
+    script = """id => { const button = document.getElementById(id);
+        return button && !button.disabled && !button.querySelector('button[disabled]') }"""
+    page.wait_for_function(script, arg=button, timeout=PATIENCE)
+    with page.expect_download() as download:
+        page.locator(f"#{button}").click()
+    return download.value
+
+
+def nameless(page: Any) -> int:
+    """Pictures without an alternative text."""
+    images = "document.querySelectorAll('.gradio-container img')"
+    return int(page.evaluate(f"() => [...{images}].filter(x => !x.alt).length"))
 
 
 def pair(page: Any, name: str, unlike: str = "") -> str:
     """Addresses of the two pictures of a slider, once both are there and others than before."""
     script = f"([id, unlike]) => {{ const now = ({PAIR})(id); return now && now !== unlike && now }}"
     return str(page.wait_for_function(script, arg=[name, unlike], timeout=PATIENCE).json_value())
+
+
+def opened(file: str) -> Any:
+    with Image.open(file) as picture:
+        return np.array(picture)
 
 
 def pixels(address: str) -> Any:
@@ -187,10 +251,110 @@ def test_a_first_visit_from_the_example_to_a_download(visit: Callable[..., Any])
     page.wait_for_function(
         f"() => document.querySelectorAll('#strip img').length === {limits.STRIP}", timeout=PATIENCE
     )
-    nameless = page.evaluate(
-        "() => [...document.querySelectorAll('main img, .gradio-container img')].filter(x => !x.alt).length"
+    page.locator("#shoot").click()
+    with Image.open(saved(page, "edit-film-file").path()) as film:
+        assert (film.format, film.n_frames) == ("WEBP", 2 * limits.FILM - 2)
+    assert nameless(page) == 0
+
+    open_tab(page, "Stylise")  # the face and its edits come along
+    page.wait_for_function("() => document.querySelector('#who input:checked')?.value === 'my face'")
+    assert pixels(pair(page, "styled").split(",")[0]).shape == (32, 32, 3)
+
+
+def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: gr.Blocks, tmp_path: Path) -> None:
+    page = visit()
+    open_tab(page, "Adapt")
+    page.locator("#adapt-run").click()
+    assert is_told(page, messages.NO_PICTURES)
+    (tmp_path / "notes.png").write_text("no picture")
+    page.locator("#pictures input[type=file]").set_input_files([*style(tmp_path), str(tmp_path / "notes.png")])
+    told = reads(page, "checked", "can be used")
+    assert "5 of 6 pictures can be used." in told
+    assert "notes.png is left out." in told
+    page.locator("#adapt-run").click()
+    assert is_told(page, messages.NO_RIGHTS)
+    page.locator("#rights input").check()
+    page.locator("#style-name input, #style-name textarea").first.fill("my ink")
+    set_steps(page, 10, "adapt-steps")
+    page.locator("#adapt-run").click()
+    assert "my-ink is ready · 10 steps" in reads(page, "adapt-note", "is ready")
+    assert pixels(picture(page, "preview")).shape == (66, limits.PREVIEWS * 34 - 2, 3)
+    file = saved(page, "domain-file")
+    assert file.suggested_filename == "my-ink.safetensors"
+    domain = TokenSet.from_pretrained(shutil.copy(file.path(), tmp_path / "my-ink.safetensors"))
+    assert nameless(page) == 0
+
+    page.locator("#to-stylise").click()
+    first = pair(page, "styled")  # something is chosen already
+    on = Styling(next(e.fn.__self__ for e in demo.fns.values() if e.api_name == "invert").jobs)
+    (plain, styled), *_ = on.stylise({"ink": 1.0}, RANDOM, 0, None, {}, Shelf())
+    assert np.array_equal(pixels(first.split(",")[0]), opened(plain))
+    assert np.array_equal(pixels(first.split(",")[1]), opened(styled))
+    page.locator("#domains button:has(img)").nth(2).click()  # the session's own
+    page.wait_for_function("() => /my-ink/.test(document.querySelector('#strength-1')?.innerText)")
+    mixed = pair(page, "styled", first)
+    type_number(page, "strength-0", 0)
+    alone = pair(page, "styled", mixed)
+    shelf = Shelf()
+    shelf.add("my-ink", domain)
+    (plain, styled), *_ = on.stylise({"ink": 0.0, "my-ink": 1.0}, RANDOM, 0, None, {}, shelf)
+    assert np.abs(pixels(alone.split(",")[1]).astype(int) - opened(styled)).max() <= 1
+    page.locator("#others").click()
+    assert not np.array_equal(pixels(pair(page, "styled", alone).split(",")[0]), opened(plain))
+    page.locator("#sheet-panel button").first.click()
+    page.locator("#draw-sheet").click()
+    assert pixels(picture(page, "sheet")).shape == (4 * 34 - 2, 4 * 34 - 2, 3)
+    page.locator("#film-panel button").first.click()
+    page.locator("#make-film").click()
+    with Image.open(saved(page, "film-file").path()) as film:
+        assert limits.FILM < film.n_frames <= 2 * limits.FILM - 2
+    assert nameless(page) == 0
+
+    open_tab(page, "Share")
+    assert saved(page, "export-file").suggested_filename == "my-ink.safetensors"
+    page.locator("#bring input[type=file]").set_input_files(str(tmp_path / "my-ink.safetensors"))
+    assert "my-ink-2 is there" in reads(page, "share-note", "is there")
+    (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
+    page.get_by_role("button", name=re.compile("clear|remove", re.I)).locator("visible=true").first.click()
+    page.locator("#bring input[type=file]").set_input_files(str(tmp_path / "bad.safetensors"))
+    assert is_told(page, "bad.safetensors is not a safetensors file")
+    page.locator("#remove").click()
+    assert "my-ink-2 is removed." in reads(page, "share-note", "is removed")
+    open_tab(page, "About")
+    page.get_by_text("never changed").wait_for()
+
+
+def test_an_adaptation_is_stopped_and_one_is_left(visit: Callable[..., Any], demo: gr.Blocks, tmp_path: Path) -> None:
+    def started() -> Any:
+        page = visit()
+        open_tab(page, "Adapt")
+        page.locator("#pictures input[type=file]").set_input_files(style(tmp_path))
+        reads(page, "checked", "5 of 5")
+        page.locator("#rights input").check()
+        set_steps(page, 400, "adapt-steps")
+        page.locator("#adapt-run").click()
+        reads(page, "adapt-note", r"step \d+/400")
+        return page
+
+    page = started()
+    page.locator("#adapt-stop").click()
+    assert re.search(r"stopped at \d+/400", reads(page, "adapt-note", "is ready"))
+    assert saved(page, "domain-file").suggested_filename == "my-style.safetensors"
+    started().close()
+    handlers: Handlers = next(e.fn.__self__ for e in demo.fns.values() if e.api_name == "invert")
+    deadline = time.monotonic() + PATIENCE / 1000
+    while handlers.jobs.turns.locked():
+        assert time.monotonic() < deadline, "the page is closed, and its run goes on"
+        time.sleep(0.1)
+
+
+def test_a_link_fills_in_a_domain_and_runs_nothing(visit: Callable[..., Any], url: str) -> None:
+    page = visit(f"{url}?domain=someone/my-ink")
+    page.wait_for_function(
+        "() => document.querySelector('#hub-id input, #hub-id textarea')?.value === 'someone/my-ink'"
     )
-    assert nameless == 0
+    page.locator("#load-id").wait_for()
+    assert page.locator("#share-note").inner_text().strip() == ""
 
 
 def test_mistakes_are_told_in_the_page(visit: Callable[..., Any], tmp_path: Path) -> None:
@@ -250,9 +414,9 @@ def test_by_keyboard_alone(visit: Callable[..., Any], photo: str) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_cut_off_on_a_phone(visit: Callable[..., Any], dark: bool) -> None:
     page = visit(width=390, height=844, dark=dark)
-    for tab in ("Invert", "Edit"):
-        page.get_by_role("tab", name=tab).click()
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    for tab in ("Invert", "Edit", "Adapt", "Stylise", "Share", "About"):
+        go_to(page, tab)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390, tab
     colours = page.evaluate("() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor] }")
     text, ground = (np.mean([float(v) for v in re.findall(r"[\d.]+", colour)[:3]]) for colour in colours)
     assert (text > ground) == dark
@@ -289,6 +453,16 @@ def test_screenshots(visit: Callable[..., Any]) -> None:
             page.locator("#draw").click()
             page.wait_for_function(f"() => document.querySelectorAll('#strip img').length === {limits.STRIP}")
             shoot(page, f"edit-{kind}")
+            go_to(page, "Adapt")
+            page.locator("#style-example").click()
+            reads(page, "checked", "5 of 5")
+            shoot(page, f"adapt-{kind}")
+            go_to(page, "Stylise")
+            pair(page, "styled")
+            shoot(page, f"stylise-{kind}")
+            for tab in ("Share", "About"):
+                go_to(page, tab)
+                shoot(page, f"{tab.lower()}-{kind}")
     finally:
         demo.close(verbose=False)
 

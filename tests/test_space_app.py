@@ -20,11 +20,13 @@ import tomllib
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from space_parts import pixels, style, whole
 from starlette.testclient import TestClient
 from zero_gpu import FakeZeroGPU
 
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens import TokenSet
 from space import jobs, limits, messages, model
 from space.handlers import Handlers
 from space.ui import LAUNCH, build
@@ -35,7 +37,23 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # of the server's libraries, which warn each other in its threads
     pytest.mark.usefixtures("closed_loops"),
 ]
-PUBLIC = {"/align", "/invert", "/edit"}
+PUBLIC = {
+    "/align": ["photo", "aligned"],
+    "/invert": ["photo", "aligned", "face", "steps", "tokens", "seed"],
+    "/edit": ["edits", "before"],
+    "/adapt": ["pictures", "name", "rights", "steps", "tokens", "seed"],
+    "/stylise": ["domains", "on", "seed"],
+    "/export": ["what"],
+}  # endpoint -> its parameters
+LINES = {
+    "invert": {"invert"},
+    "adapt": {"adapt"},
+    "draw": {
+        "edit", "edit_live", "reset", "strip", "film", "stylise", "stylise_live", "sheet", "load_file", "Styling.enter"
+    },
+    "cpu": {"align", "check", "export"},
+    "hub": {"load_id", "push"},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +61,8 @@ def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactor
     # Apps that share a cache delete each other's pictures as they close, where they are equal.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield build(tiny_pipe, "tiny")
+        patch.setattr(limits, "ADAPT_STEPS", (2, 400))
+        yield build(whole(tiny_pipe), "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -78,48 +97,45 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def pixels(file: Any) -> Any:
-    with Image.open(file["path"] if isinstance(file, dict) else file) as picture:
-        return np.array(picture)
-
-
 # --- Settings and wiring ---
 
 
-def test_model_events_share_the_accelerators_queue_and_others_do_not(demo: gr.Blocks) -> None:
-    heavy = {"invert", "edit", "edit_live", "reset", "strip"}
+def test_every_event_is_in_its_line_and_what_needs_the_accelerator_is_admitted(demo: gr.Blocks) -> None:
+    of = {name: line for line, names in LINES.items() for name in names}
     for event in demo.fns.values():
         name = getattr(event.fn, "__name__", "")
-        assert (event.concurrency_id == "gpu") == (name in heavy), name
-        if name in heavy:
-            assert event.queue
-            assert event.concurrency_limit == limits.GPU_JOBS
-            assert event.validator is not None
+        line = of.get(name, of.get(getattr(event.fn, "__qualname__", "")))
+        if line is None:
+            assert event.concurrency_id not in LINES, name
+            assert not event.queue or name == "leave", name
+        else:
+            assert (event.concurrency_id, event.queue) == (line, True), name
+            assert (event.validator is not None) == (line in ("invert", "adapt", "draw")), name
+            assert event.concurrency_limit in (limits.GPU_JOBS, limits.ADAPT_JOBS, 2), name
 
 
 def test_the_public_endpoints_are_these_and_explained(demo: gr.Blocks) -> None:
     info = demo.get_api_info()
-    assert set(info["named_endpoints"]) == PUBLIC
     assert not info["unnamed_endpoints"]
-    names = {
+    assert {
         name: [parameter["parameter_name"] for parameter in endpoint["parameters"]]
         for name, endpoint in info["named_endpoints"].items()
-    }
-    assert names == {
-        "/align": ["photo", "aligned"],
-        "/invert": ["photo", "aligned", "face", "steps", "tokens", "seed"],
-        "/edit": ["edits", "before"],
-    }
+    } == PUBLIC
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for event in demo.fns.values():
-        if f"/{event.api_name}" in PUBLIC and event.api_visibility == "public":
+        name = f"/{event.api_name}"
+        if name in PUBLIC and event.api_visibility == "public":
             assert "Args:" in (event.fn.__doc__ or "")
+            assert all(f"{parameter}:" in (event.fn.__doc__ or "") for parameter in PUBLIC[name])
+            assert f"`{name}`" in page
+            assert all(f"`{parameter}`" in page for parameter in PUBLIC[name])
 
 
 def test_queue_and_state_are_bounded(demo: gr.Blocks) -> None:
     assert demo._queue.max_size == limits.QUEUE >= 8
     assert demo.api_open is False
     states = [block for block in demo.blocks.values() if isinstance(block, gr.State)]
-    assert len(states) == 2
+    assert len(states) == 5  # face, faces found, edits, domains, mix
     assert all(state.time_to_live == limits.STATE_SECONDS for state in states)
     assert demo.delete_cache == limits.CACHE_SECONDS
     assert limits.CACHE_SECONDS[1] > limits.STATE_SECONDS
@@ -133,7 +149,7 @@ def test_the_queue_is_bounded_on_zerogpu_too(tiny_pipe: RefineStylePipeline, mon
 
 
 def test_nothing_is_unpickled_in_the_app() -> None:
-    for file in [ROOT / "app.py", *(ROOT / "space").glob("*.py")]:
+    for file in [ROOT / "app.py", *(ROOT / "space").rglob("*.py")]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not called & {"torch.load", "pickle.load", "pickle.loads", "np.load", "eval", "exec"}, file
@@ -150,11 +166,12 @@ def test_what_the_space_installs_is_what_the_package_needs() -> None:
 
 def test_every_example_is_small_and_its_source_is_named() -> None:
     folder = ROOT / "space" / "examples"
-    examples = list(folder.glob("*.jpg"))
+    examples = list(folder.rglob("*.jpg"))
     assert examples
     for example in examples:
         assert example.stat().st_size < 200_000
-        assert example.name in (folder / "README.md").read_text(encoding="utf-8")
+        named = example.relative_to(folder).parts[0]
+        assert f"`{named}`" in (folder / "README.md").read_text(encoding="utf-8")
         with Image.open(example) as picture:
             assert not picture.getexif()
 
@@ -211,7 +228,8 @@ def test_two_sessions_never_meet(connect: Any, photo: str, tmp_path: Path, tiny_
             client, file = clients[who], (photo, flipped)[who]
             pair, *_ = client.predict(photo=handle_file(file), steps=2, aligned=True, api_name="/invert")
             edited, download = client.predict(edits={"smile": strength}, before="photo", api_name="/edit")
-            seen.append([pixels(x).tobytes() for x in (*pair, *edited, download)])
+            styled, _ = client.predict(domains={"ink": strength}, on="my face", seed=0, api_name="/stylise")
+            seen.append([pixels(x).tobytes() for x in (*pair, *edited, download, *styled)])
         return seen
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -242,7 +260,7 @@ def test_a_third_job_of_a_session_is_refused_and_another_session_is_not(
     url: str, demo: gr.Blocks, connect: Any, photo: str
 ) -> None:
     patient, other = connect(), connect()
-    with handlers_of(demo).jobs.lock:  # the first waits for it, the second in the queue
+    with handlers_of(demo).jobs.turns:  # the first waits for it, the second in the queue
         running = [
             patient.submit(photo=handle_file(photo), steps=2, aligned=True, api_name="/invert") for _ in range(2)
         ]
@@ -261,7 +279,7 @@ def test_stop_over_the_api_keeps_the_face(url: str, demo: gr.Blocks, connect: An
     client = connect()
     job = client.submit(photo=handle_file(photo), steps=400, aligned=True, api_name="/invert")
     wait_for(lambda: len(job.outputs()) > 0)
-    stop = next(e._id for e in demo.fns.values() if getattr(e.fn, "__name__", "") == "stop" and e.outputs)
+    stop = event_of(demo, "Handlers.stop")
     httpx.post(
         f"{url}gradio_api/run/predict",
         json={"data": [], "fn_index": stop, "session_hash": client.session_hash},
@@ -269,6 +287,68 @@ def test_stop_over_the_api_keeps_the_face(url: str, demo: gr.Blocks, connect: An
     note = job.result(timeout=60)[2]
     assert re.search(r"stopped at \d+/400", note)
     assert len(client.predict(edits={}, before="photo", api_name="/edit")) == 2
+
+
+def event_of(demo: gr.Blocks, name: str) -> int:
+    return next(event._id for event in demo.fns.values() if getattr(event.fn, "__qualname__", "") == name)
+
+
+def adapted(client: Client, tmp_path: Path, **other: Any) -> Any:
+    pictures = [handle_file(file) for file in style(tmp_path)]
+    values = {"name": "ink", "rights": True, "steps": 2, "tokens": 1, "seed": 0} | other
+    return client.submit(pictures=pictures, **values, api_name="/adapt")
+
+
+def test_a_style_from_pictures_to_a_file_over_the_api(connect: Any, tmp_path: Path) -> None:
+    client, other = connect(), connect()
+    preview, note, file = adapted(client, tmp_path).result(timeout=300)
+    assert "**ink-2** is ready" in note  # the model has an "ink" of its own
+    assert TokenSet.from_pretrained(file).metadata["pictures"] == 5
+    (plain, styled), _ = client.predict(domains={"ink-2": 1.0}, on="random faces", seed=1, api_name="/stylise")
+    assert not np.array_equal(pixels(plain), pixels(styled))
+    assert Path(client.predict(what="ink-2", api_name="/export")).read_bytes() == Path(file).read_bytes()
+    for call in ({"domains": {"ink-2": 1.0}, "on": "random faces", "api_name": "/stylise"},
+                 {"what": "ink-2", "api_name": "/export"}):  # fmt: skip
+        with pytest.raises(AppError, match="There is no domain 'ink-2'"):
+            other.predict(**call)
+    with pytest.raises(AppError, match="tick the box"):
+        adapted(client, tmp_path, rights=False).result(timeout=300)
+
+
+def test_stop_ends_an_adaptation_and_others_draw_meanwhile(
+    url: str, demo: gr.Blocks, connect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
+    client, other = connect(), connect()
+    running = adapted(client, tmp_path, steps=400)
+    wait_for(lambda: any("step" in output[1] for output in running.outputs()), 300)
+    assert other.predict(domains={"wax": 1.0}, on="random faces", api_name="/stylise")
+    assert not running.done()
+    body = {"data": [None, "ink", True, 9, 1, 0, None, None], "session_hash": client.session_hash}
+    adapt = next(e._id for e in demo.fns.values() if e.api_name == "adapt")
+    assert httpx.post(f"{url}gradio_api/queue/join", json={**body, "fn_index": adapt}).status_code == 422
+    asked = {"data": [], "fn_index": event_of(demo, "Adapting.stop"), "session_hash": client.session_hash}
+    httpx.post(f"{url}gradio_api/run/predict", json=asked)
+    assert re.search(r"stopped at \d+/400", running.result(timeout=300)[1])
+    wait_for(lambda: not handlers_of(demo).jobs.turns.locked())
+
+
+def test_sign_in_is_offered_only_where_it_works(
+    tiny_pipe: RefineStylePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names(demo: gr.Blocks) -> set[str]:
+        return {type(block).__name__ for block in demo.blocks.values()}
+
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    assert "LoginButton" not in names(build(tiny_pipe, "tiny"))
+    monkeypatch.setenv("SPACE_ID", "me/demo")
+    monkeypatch.setenv("OAUTH_CLIENT_ID", "x")
+    monkeypatch.setattr("gradio.routes.attach_oauth", lambda app: None)  # needs what only a Space installs
+    demo = build(tiny_pipe, "tiny")
+    assert "LoginButton" in names(demo)
+    push = next(event for event in demo.fns.values() if getattr(event.fn, "__name__", "") == "push")
+    assert push.api_visibility == "private"
+    assert len(push.inputs) == 5  # account and token are none of them: the server adds these
 
 
 # --- What strangers may try ---

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import layer_tokens
 
+from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens import TokenSet
 from space import limits, messages
 from space.attributes import grouped
 from space.handlers import Handlers
@@ -97,7 +100,8 @@ def test_align_of_a_crop_and_of_nothing(on: Handlers, photo: str) -> None:
 def test_inversion_tells_where_it_is_and_what_came_out(on: Handlers, photo: str) -> None:
     updates = invert(on, photo)
     assert updates[0][2] == "Starting, 4 steps"
-    pair, stages, note, subject = updates[-1]
+    pair, stages, note, subject, edits = updates[-1]
+    assert edits == {}  # of the face before
     assert np.array_equal(pixels(pair[0]), subject.crop)
     assert np.array_equal(pixels(pair[1]), subject.reconstruction)
     assert pixels(pair[0]).shape == pixels(pair[1]).shape == (32, 32, 3)
@@ -115,7 +119,7 @@ def test_the_same_seed_gives_the_same_picture_twice(on: Handlers, photo: str) ->
 
 
 def test_w_plus_alone(on: Handlers, photo: str) -> None:
-    _, stages, _, subject = invert(on, photo, tokens=False)[-1]
+    _, stages, _, subject, _ = invert(on, photo, tokens=False)[-1]
     assert subject.inversion.tokens is None
     assert len(stages) == 2
 
@@ -171,10 +175,11 @@ def test_unexpected_errors_are_logged_and_told(
 
 def test_edits(on: Handlers, photo: str) -> None:
     subject: Subject = invert(on, photo)[-1][3]
-    (before, after), file = on.edit({}, "reconstruction", subject)
+    (before, after), file, kept = on.edit({}, "reconstruction", subject)
     assert np.array_equal(pixels(before), subject.reconstruction)
     assert np.array_equal(pixels(after), subject.reconstruction)  # strength 0 is the reconstruction
-    (before, after), file = on.edit({"smile": 1.5, "age": 0}, "photo", subject)
+    (before, after), file, kept = on.edit({"smile": 1.5, "age": 0}, "photo", subject)
+    assert kept == {"smile": 1.5}
     assert np.array_equal(pixels(before), subject.crop)
     assert not np.array_equal(pixels(after), subject.reconstruction)
     assert os.path.basename(file) == "refinestyle-edit.png"
@@ -185,10 +190,11 @@ def test_edits(on: Handlers, photo: str) -> None:
 
 def test_reset_and_strip(on: Handlers, photo: str) -> None:
     subject: Subject = invert(on, photo)[-1][3]
-    (before, after), file, *zeros = on.reset("reconstruction", subject)
+    (before, after), file, kept, *zeros = on.reset("reconstruction", subject)
+    assert kept == {}
     assert zeros == [0] * len(on.directions)
     assert np.array_equal(pixels(after), subject.reconstruction)
-    assert on.reset("reconstruction", None)[2:] == tuple(zeros)
+    assert on.reset("reconstruction", None)[3:] == tuple(zeros)
     strip = on.strip("smile", subject)
     assert [caption for _, caption in strip] == ["-3.0", "-2.0", "-1.0", "+0.0", "+1.0", "+2.0", "+3.0"]
     assert np.array_equal(pixels(strip[3][0]), subject.reconstruction)
@@ -214,17 +220,45 @@ def test_edits_of_api_clients_are_checked(on: Handlers, photo: str, edits: Any, 
 
 def test_entering_the_editor(on: Handlers, photo: str) -> None:
     subject = invert(on, photo)[-1][3]
-    (before, after), file, hint, *sliders = on.enter(subject)
+    (before, after), file, hint, *sliders = on.enter(subject, {})
     assert before == after
     assert file["interactive"]
     assert not hint["visible"]
     assert all(slider["value"] == 0 and slider["interactive"] for slider in sliders)
-    assert on.enter(None)[2]["value"] == messages.NOT_INVERTED
+    assert on.enter(None, {})[2]["value"] == messages.NOT_INVERTED
+    assert on.enter(subject, {on.directions[0]: 1.5})[3]["value"] == 1.5  # the face is the one that was edited
+
+
+def test_films_run_there_and_back(on: Handlers, photo: str) -> None:
+    subject = invert(on, photo, steps=0)[-1][3]
+    shown, offered = on.film("smile", subject)
+    assert shown["value"] == offered["value"]
+    with Image.open(shown["value"]) as film:
+        assert (film.format, film.n_frames, film.size) == ("WEBP", 2 * limits.FILM - 2, (32, 32))
+        film.seek(limits.FILM)
+        there = np.asarray(film.convert("RGB")).astype(int)
+        film.seek(limits.FILM - 2)
+        assert np.abs(there - np.asarray(film.convert("RGB"))).mean() < 8  # of 255: WebP is lossy
+        film.seek(0)
+        assert np.abs(there - np.asarray(film.convert("RGB"))).mean() > 16
+    with told("This model has no attribute 'smle'."):
+        on.film("smle", subject)
+
+
+def test_a_face_of_1024_pixels_fits_into_a_session() -> None:
+    rng = np.random.default_rng(0)
+    noisy = rng.normal(128, 12, (64, 64, 3)).repeat(16, 0).repeat(16, 1) + rng.normal(0, 1, (1024, 1024, 3))
+    crop = noisy.clip(0, 255).astype(np.uint8)
+    tokens = TokenSet({f"b{n}.conv1": layer_tokens(torch.Generator(), 8, 512, 512, 3) for n in range(17)})
+    subject = Subject.of(Inversion(torch.zeros(18, 512), tokens, torch.from_numpy(crop)), crop, crop)
+    assert subject.inversion.crop is None
+    assert np.array_equal(subject.crop, crop)
+    assert np.array_equal(subject.reconstruction, crop)
 
 
 def test_a_session_has_a_size(on: Handlers, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     invert(on, photo)
-    monkeypatch.setattr(limits, "STATE_BYTES", 100)
+    monkeypatch.setattr(limits, "SUBJECT_BYTES", 100)
     with told(messages.TOO_LARGE_FOR_SESSION):
         invert(on, photo)
 

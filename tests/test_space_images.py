@@ -141,3 +141,12 @@ def test_metadata_of_no_kind_survives(tmp_path: Path, astronaut: Image.Image) ->
     (tmp_path / "photo.jpg").write_bytes(data.getvalue())
     picture = images.read_photo(str(tmp_path / "photo.jpg"))
     assert not picture.info
+
+
+def test_what_a_crash_left_behind_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    old, new = (Path(images.png_file(np.full((8, 8, 3), grey, np.uint8))) for grey in (0, 1))
+    os.utime(old, (0, 0))
+    images.sweep_cache()
+    assert not old.parent.exists()
+    assert new.exists()

@@ -6,6 +6,8 @@ import os
 import pickle
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +15,16 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from space_parts import request, whole
 from zero_gpu import FakeZeroGPU
 
+from refinestyle_hub.adapt import References
 from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.generator import Generator
 from refinestyle_hub.pipeline import RefineStylePipeline
 from space import jobs, limits
 from space.images import Pixels
-from space.jobs import Jobs, Result, Step, Stops
+from space.jobs import Jobs, Look, Result, Run, Step, Stops
 
 
 @pytest.fixture
@@ -32,8 +37,21 @@ def stops() -> Stops:
     return Stops()
 
 
-def request(session: str) -> Any:
-    return SimpleNamespace(session_hash=session)
+def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many drew at the same time, at most."""
+    inside, most = [0], [0]
+    forward = Generator.forward
+
+    def call(self: Generator, *args: Any, **kwargs: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(Generator, "forward", call)
+    return lambda: most[0]
 
 
 def test_off_zerogpu_the_functions_are_undecorated(tiny_pipe: RefineStylePipeline) -> None:
@@ -41,6 +59,8 @@ def test_off_zerogpu_the_functions_are_undecorated(tiny_pipe: RefineStylePipelin
     assert jobs.gpu(len) is len
     assert work.draw == work._draw
     assert work.invert == work._invert
+    assert work.adapt == work._adapt
+    assert work.keep == work._keep
 
 
 def test_inversion_ends_with_a_result_of_plain_values(tiny_pipe: RefineStylePipeline, crop: Pixels) -> None:
@@ -51,9 +71,10 @@ def test_inversion_ends_with_a_result_of_plain_values(tiny_pipe: RefineStylePipe
     assert result.inversion.report["stopped"] == "finished"
     again = pickle.loads(pickle.dumps(result))
     assert torch.equal(again.inversion.w_plus, result.inversion.w_plus)
-    drawn = Jobs(tiny_pipe).draw(result.inversion, [{}, {"smile": 1.0}, {"smile": 1.0, "age": -2.0}])
-    assert np.array_equal(drawn[0], result.reconstruction)
-    assert len({picture.tobytes() for picture in drawn}) == 3
+    looks = [Look(), Look({"smile": 1.0}), Look({"smile": 1.0, "age": -2.0})]
+    drawn = Jobs(tiny_pipe).draw(result.inversion, looks, {})
+    assert np.array_equal(drawn[0][0], result.reconstruction)
+    assert len({picture.tobytes() for (picture,) in drawn}) == 3
     assert fingerprint(tiny_pipe.generator) == before
 
 
@@ -71,24 +92,25 @@ def test_stop_keeps_what_was_reached(
     tiny_pipe: RefineStylePipeline, crop: Pixels, stops: Stops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
-    running = Jobs(tiny_pipe).invert(crop, 400, True, 0, str(stops.flag("me")))
+    running = Jobs(tiny_pipe).invert(crop, 400, True, 0, str(stops.flag("me", "invert")))
     next(running)
-    stops.stop(request("someone else"))
+    stops.stop("invert", request("someone else"))
+    stops.stop("adapt", request("me"))
     next(running)
-    stops.stop(request("me"))
+    stops.stop("invert", request("me"))
     result = list(running)[-1]
     assert isinstance(result, Result)
     assert result.inversion.report["stopped"] == "cancelled"
     assert result.inversion.report["w_steps"] < 100  # it was asked to stop at the second of 180
-    stops.clear(request("me"))
-    assert not stops.flag("me").exists()
+    stops.clear("invert", request("me"))
+    assert not stops.flag("me", "invert").exists()
 
 
 def test_requests_to_stop_are_swept(stops: Stops) -> None:
-    stops.stop(request("old"))
-    os.utime(stops.flag("old"), (0, 0))
-    stops.stop(request("../../new"))
-    assert list(stops.folder.iterdir()) == [stops.flag("../../new")]
+    stops.stop("adapt", request("old"))
+    os.utime(stops.flag("old", "adapt"), (0, 0))
+    stops.leave(request("../../new"))
+    assert set(stops.folder.iterdir()) == {stops.flag("../../new", kind) for kind in jobs.KINDS}
     made = Stops()
     folder = made.folder
     del made
@@ -105,40 +127,26 @@ def test_the_clock_ends_a_job(tiny_pipe: RefineStylePipeline, crop: Pixels, monk
 def test_a_closed_job_ends_and_the_next_waits_for_it(
     tiny_pipe: RefineStylePipeline, crop: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
-    inside, most = [0], [0]
-    invert, render = RefineStylePipeline.invert, RefineStylePipeline.render
-
-    def counted(function: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            inside[0] += 1
-            most[0] = max(most[0], inside[0])
-            try:
-                return function(*args, **kwargs)
-            finally:
-                inside[0] -= 1
-
-        return call
-
-    monkeypatch.setattr(tiny_pipe, "invert", counted(invert.__get__(tiny_pipe)), raising=False)
-    monkeypatch.setattr(tiny_pipe, "render", counted(render.__get__(tiny_pipe)), raising=False)
+    monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)  # it gives way after every step
+    most = counted(monkeypatch)
     work = Jobs(tiny_pipe)
     threads = threading.active_count()
     first = work.invert(crop, 400, True, 0, "/nowhere")
     next(first)
     first.close()  # type: ignore[attr-defined]  # as Gradio does when the tab is gone
     assert isinstance(list(work.invert(crop, 2, True, 0, "/nowhere"))[-1], Result)
-    assert most[0] == 1
-    deadline = time.monotonic() + 20
+    assert most() == 1
+    deadline = time.monotonic() + 60
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= threads  # nothing is left behind
 
 
 def test_errors_of_the_worker_arrive(tiny_pipe: RefineStylePipeline, crop: Pixels) -> None:
+    work = Jobs(tiny_pipe)
     with pytest.raises(ValueError, match="Steps must be 0 or more"):
-        list(Jobs(tiny_pipe).invert(crop, -5, True, 0, "/nowhere"))
-    assert not Jobs(tiny_pipe).lock.locked()
+        list(work.invert(crop, -5, True, 0, "/nowhere"))
+    assert not work.turns.locked()
 
 
 @pytest.mark.parametrize("size", [128, 1024])
@@ -154,32 +162,118 @@ def test_across_zerogpu(tiny_pipe: RefineStylePipeline, crop: Pixels, stops: Sto
     try:
         border = FakeZeroGPU()
         work = Jobs(tiny_pipe, border)
-        result = list(work.invert(crop, 3, True, 0, str(stops.flag("me"))))[-1]
+        result = list(work.invert(crop, 3, True, 0, str(stops.flag("me", "invert"))))[-1]
         assert isinstance(result, Result)
-        assert np.array_equal(work.draw(result.inversion, [{}])[0], result.reconstruction)
-        stops.stop(request("me"))
-        stopped = list(work.invert(crop, 400, True, 0, str(stops.flag("me"))))[-1]
+        assert np.array_equal(work.draw(result.inversion, [Look()], {})[0][0], result.reconstruction)
+        stops.stop("invert", request("me"))
+        stopped = list(work.invert(crop, 400, True, 0, str(stops.flag("me", "invert"))))[-1]
         assert isinstance(stopped, Result)
         assert stopped.inversion.report["stopped"] == "cancelled"
         assert len(border.seconds) == 3
         with pytest.raises(gr.Error, match="DirectionError"):
-            work.draw(result.inversion, [{"nonsense": 1.0}])
+            work.draw(result.inversion, [Look({"nonsense": 1.0})], {})
     finally:
         torch.set_num_threads(threads)
 
 
 def test_waiting_counts_a_session_where_it_waits_and_where_it_runs() -> None:
-    def event(session: str) -> Any:
-        return SimpleNamespace(session_hash=session)
+    def event(session: str, line: str = "draw") -> Any:
+        return SimpleNamespace(session_hash=session, concurrency_id=line)
 
     line = SimpleNamespace(
         event_queue_per_concurrency_id={
-            "gpu": SimpleNamespace(queue=[event("a"), event("b")]),
-            "cpu": SimpleNamespace(queue=[event("a")]),
+            "draw": SimpleNamespace(queue=[event("a"), event("b")]),
+            "cpu": SimpleNamespace(queue=[event("a", "cpu")]),
         },
-        active_jobs=[None, [event("a")], [event("c")]],
+        active_jobs=[None, [event("a")], [event("c", "adapt")]],
     )
     demo: Any = SimpleNamespace(_queue=line)
     assert [jobs.waiting(demo, session) for session in "abcd"] == [3, 1, 1, 0]
-    assert len(jobs.admit(demo, request("b"), inputs=3)) == 3
-    assert [jobs.admit(demo, request(s), 1)[0]["is_valid"] for s in "abcd"] == [False, True, True, True]
+    assert [jobs.waiting(demo, session, "draw") for session in "abcd"] == [2, 1, 0, 0]
+    assert len(jobs.admit(demo, request("b"), 3, "draw")) == 3
+    assert [jobs.admit(demo, request(s), 1, "draw")[0]["is_valid"] for s in "abcd"] == [False, True, True, True]
+    assert [jobs.admit(demo, request(s), 1, "adapt")[0]["is_valid"] for s in "bc"] == [True, False]  # one at a time
+
+
+# --- Adaptation ---
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_pipe: RefineStylePipeline) -> RefineStylePipeline:
+    return whole(tiny_pipe)
+
+
+@pytest.fixture
+def run() -> Run:
+    pictures = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return Run(References(pictures, tuple("abcde"), (False,) * 5), steps=5, tokens=2, seed=3, pace=0.1)
+
+
+def test_the_domain_does_not_depend_on_the_chunks(pipe: RefineStylePipeline, run: Run) -> None:
+    before = fingerprint(pipe.generator)
+    work, whole_run, parts = Jobs(pipe), run, run
+    whole_run = work.adapt(whole_run, 99, None, "/nowhere").run
+    for count in (2, 1, 99):
+        parts = pickle.loads(pickle.dumps(work.adapt(parts, count, None, "/nowhere").run))
+    assert whole_run.done == parts.done == 5
+    made, again = work.keep(whole_run, "ink"), work.keep(parts, "ink")
+    assert made.metadata["name"] == "ink"
+    for name, tensor in made.state_dict().items():
+        assert torch.allclose(tensor.float(), again.state_dict()[name].float(), atol=1e-5), name
+    assert fingerprint(pipe.generator) == before
+    assert not work.turns.locked()
+
+
+def test_a_chunk_shows_the_same_faces_and_the_visitors(pipe: RefineStylePipeline, run: Run, crop: Pixels) -> None:
+    work = Jobs(pipe)
+    (face,) = pipe.invert_crops(torch.zeros(1, 3, 32, 32), steps=1, tokens=False)
+    first = work.adapt(run, 1, face, "/nowhere")
+    second = work.adapt(first.run, 1, face, "/nowhere")
+    assert len(first.plain) == len(first.adapted) == limits.PREVIEWS
+    assert all(np.array_equal(*pair) for pair in zip(first.plain, second.plain, strict=True))
+    assert not np.array_equal(first.adapted[0], second.adapted[0])
+    assert first.face is not None
+    assert first.face.shape == (32, 32, 3)
+    assert second.run.pace > 0
+
+
+def test_no_step_is_begun_after_stop(pipe: RefineStylePipeline, run: Run, stops: Stops) -> None:
+    stops.stop("adapt", request("me"))
+    assert Jobs(pipe).adapt(run, 3, None, str(stops.flag("me", "adapt"))).run.done == 0
+
+
+def test_seconds_of_an_adaptation_grow_with_steps_and_pictures(run: Run) -> None:
+    def wanted(run: Run, count: int) -> int:
+        return jobs._adaptation_seconds(run, count, None, "")
+
+    more = replace(
+        run, references=replace(run.references, names=tuple("abcdefghij"), pictures=torch.zeros(10, 3, 8, 8))
+    )
+    assert 0 < wanted(run, 1) < wanted(run, 100) < wanted(run, 10_000) <= 110
+    assert wanted(run, 50) < wanted(more, 50)
+
+
+def test_adaptation_across_zerogpu(pipe: RefineStylePipeline, run: Run) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a fork does not take the pool of threads along
+    try:
+        work = Jobs(pipe, FakeZeroGPU())
+        chunk = work.adapt(run, 2, None, "/nowhere")
+        domain = work.keep(work.adapt(chunk.run, 1, None, "/nowhere").run, "ink")
+        drawn = work.draw((1, 2), [Look(), Look(domains={"ink": 1.0, "it": 1.0})], {"it": domain})
+        assert [len(row) for row in drawn] == [2, 2]
+        assert not np.array_equal(drawn[0][1], drawn[1][1])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_picture_waits_for_a_turn_and_not_for_the_job(
+    pipe: RefineStylePipeline, crop: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
+    work = Jobs(pipe)
+    running = work.invert(crop, 400, False, 0, "/nowhere")
+    next(running)
+    assert work.draw((1,), [Look()], {})
+    assert isinstance(next(running), Step)  # it goes on
+    running.close()  # type: ignore[attr-defined]

@@ -1,0 +1,56 @@
+"""What all tabs share: the session's values, and how their events are queued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from . import limits
+from .jobs import KINDS, Stops, admit
+from .session import Shelf
+
+
+__all__ = ["HIDDEN", "Page"]
+
+HIDDEN: dict[str, Any] = {"api_visibility": "private", "queue": False}  # an event of the layout alone
+
+
+def _state(value: Any = None) -> Any:
+    return field(default_factory=lambda: gr.State(value, time_to_live=limits.STATE_SECONDS))
+
+
+@dataclass(frozen=True)
+class Page:
+    """The app while it is built. Every value of a visitor is in one of the states, and nowhere else."""
+
+    demo: gr.Blocks
+    stops: Stops
+    tabs: gr.Tabs
+    subject: gr.State = _state()  # Subject or None
+    edits: gr.State = _state({})  # direction -> strength
+    shelf: gr.State = _state(Shelf())
+    mix: gr.State = _state({})  # domain -> strength
+
+    def line(self, name: str) -> dict[str, Any]:
+        """The settings of an event that needs the accelerator: "draw", "invert" or "adapt".
+
+        Each kind has a line of its own, so that a picture does not wait behind inversions; on the device they take
+        turns.
+        """
+        first: Callable[[str, gr.Request], None] | None = self.stops.clear if name in KINDS else None
+
+        def validator(request: gr.Request, *values: Any) -> list[dict[str, Any]]:
+            answer = admit(self.demo, request, len(values), name)
+            if first is not None and answer[0]["is_valid"]:
+                first(name, request)
+            return answer
+
+        limit = limits.ADAPT_JOBS if name == "adapt" else limits.GPU_JOBS
+        return {"concurrency_id": name, "concurrency_limit": limit, "validator": validator}
+
+    def open(self, tab: str) -> Callable[[], Any]:
+        """A handler that goes to a tab."""
+        return lambda: gr.update(selected=tab)

@@ -1,0 +1,90 @@
+"""Adapt: pictures of a style on the left, what becomes of faces on the right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from .. import limits
+from ..adapting import Adapting
+from ..page import HIDDEN, Page
+
+
+__all__ = ["build"]
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "style"
+
+
+def build(page: Page, on: Adapting) -> None:
+    """The layout."""
+    with gr.Row():
+        with gr.Column(scale=5, min_width=300):
+            gr.Markdown(
+                "From 1 to 20 pictures of a style comes a *domain*: a small file that moves every face to it. The "
+                "pictures need not show the same people, and five to ten give the best likeness.",
+                elem_id="adapt-intro",
+            )
+            pictures = gr.File(
+                file_count="multiple", file_types=["image"], type="filepath", height=150, label="Pictures of a style",
+                elem_id="pictures",
+            )  # fmt: skip
+            # Gradio would refuse files by their names, in words of its own: the loader is ours.
+            pictures.preprocess = lambda payload: payload and [f.path for f in getattr(payload, "root", [payload])]  # type: ignore
+            example = gr.Button("Take the example: five sketches", size="sm", elem_id="style-example")
+            squares = gr.Gallery(
+                label="As they will be used", columns=5, height="auto", visible=False, interactive=False,
+                allow_preview=False, object_fit="cover", buttons=[], elem_id="squares",
+            )  # fmt: skip
+            checked = gr.Markdown(visible=False, elem_id="checked")
+            name = gr.Textbox(
+                "", label="Name", placeholder="my-style", max_length=limits.MAX_NAME, elem_id="style-name",
+                info="Letters, digits, dash and underscore.",
+            )  # fmt: skip
+            steps = gr.Slider(
+                *limits.ADAPT_STEPS, limits.DEFAULT_ADAPT_STEPS, step=10, precision=0, label="Steps",
+                info="More steps come closer to the style and take longer.", elem_id="adapt-steps",
+            )  # fmt: skip
+            estimate = gr.Markdown(on.estimate(limits.DEFAULT_ADAPT_STEPS), elem_id="estimate")
+            with gr.Accordion("More options", open=False, elem_id="adapt-options"):
+                tokens = gr.Slider(
+                    *limits.ADAPT_TOKENS, 4, step=1, precision=0, label="Tokens for each layer",
+                    info="The size of the file. Few keep to what all pictures share: colours and lines.",
+                    elem_id="adapt-tokens",
+                )  # fmt: skip
+                seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="adapt-seed")
+            rights = gr.Checkbox(
+                False, label="I may use these pictures", elem_id="rights",
+                info="They are mine or free to use, and people in them agree. They are deleted within two hours.",
+            )  # fmt: skip
+            with gr.Row():
+                run = gr.Button("Make the domain", variant="primary", min_width=120, elem_id="adapt-run")
+                stop = gr.Button("Stop", min_width=120, elem_id="adapt-stop")
+        with gr.Column(scale=6, min_width=300):
+            preview = gr.Image(
+                label="Without the domain | with it", interactive=False, buttons=["fullscreen"], format="png",
+                alt_text="Above some faces, below the same with the domain as it stands", elem_id="preview",
+            )  # fmt: skip
+            note = gr.Markdown(
+                "Here the same faces are shown again and again while the domain is learnt: above without it, below "
+                "with it, and yours if you inverted one.",
+                elem_id="adapt-note",
+            )
+            with gr.Row():
+                download = gr.DownloadButton("Download domain", interactive=False, elem_id="domain-file")
+                go = gr.Button("Use it in Stylise", visible=False, elem_id="to-stylise")
+
+    pictures.change(
+        on.check, [pictures], [squares, checked], api_visibility="private", trigger_mode="always_last",
+        show_progress="minimal", show_progress_on=[checked], concurrency_id="cpu", concurrency_limit=2,
+    )  # fmt: skip
+    example.click(lambda: [str(path) for path in sorted(EXAMPLE.glob("*.jpg"))], None, [pictures], **HIDDEN)
+    steps.change(on.estimate, [steps], [estimate], **HIDDEN)
+    done = run.click(
+        on.adapt, [pictures, name, rights, steps, tokens, seed, page.subject, page.shelf],
+        [preview, note, download, page.shelf], api_name="adapt", show_progress="minimal", show_progress_on=[note],
+        **page.line("adapt"),
+    )  # fmt: skip
+    stop.click(on.stop, None, [note], **HIDDEN)
+    done.success(on.offer, [page.shelf], [download, go], **HIDDEN)
+    go.click(page.open("stylise"), None, [page.tabs], **HIDDEN)

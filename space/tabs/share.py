@@ -1,0 +1,96 @@
+"""Share: files out and in, domains from the Hub, and to one's own account there."""
+
+from __future__ import annotations
+
+import gradio as gr
+from gradio.events import Dependency
+
+from ..page import HIDDEN, Page
+from ..sharing import LICENCES, Sharing, may_push
+
+
+__all__ = ["build"]
+
+NO_PUSH = (
+    "Where this demo runs as a Space, visitors sign in and put a domain into their own account. Here, download the "
+    "file; `refinestyle push` uploads it from your machine."
+)
+
+
+def build(page: Page, on: Sharing, tab: gr.Tab) -> list[Dependency]:
+    """The layout; returns the events after which there may be another face."""
+    with gr.Row():
+        with gr.Column(min_width=300):
+            gr.Markdown("### Take it with you\nA session ends half an hour after its last use. Files stay.")
+            what = gr.Dropdown(
+                [], label="What", info="The face, or a domain of this session.", interactive=True, elem_id="what"
+            )
+            save = gr.DownloadButton("Download .safetensors", interactive=False, elem_id="export-file")
+            with gr.Row():
+                doomed = gr.Dropdown([], label="A domain of this session", interactive=True, elem_id="doomed")
+                remove = gr.Button("Remove it", min_width=120, elem_id="remove")
+        with gr.Column(min_width=300):
+            gr.Markdown("### Bring it back\nAn inversion or a domain for this generator, yours or another's.")
+            file = gr.File(
+                file_count="single", file_types=[".safetensors"], type="filepath", height=120,
+                label="A .safetensors file", elem_id="bring",
+            )  # fmt: skip
+            # Gradio would refuse files by their names, in words of its own: the loader is ours.
+            file.preprocess = lambda payload: payload and getattr(payload, "root", [payload])[0].path  # type: ignore
+            with gr.Row():
+                hub_id = gr.Textbox(
+                    label="Or a domain on the Hub", placeholder="owner/name", max_length=200, scale=3,
+                    info="Read as anybody could read it.", elem_id="hub-id",
+                )  # fmt: skip
+                load = gr.Button("Load", min_width=100, scale=1, elem_id="load-id")
+    note = gr.Markdown("", elem_id="share-note")
+    gr.Markdown("### To your own account on the Hub")
+    own = gr.Dropdown(
+        [], label="Domain", interactive=True, visible=may_push(), elem_id="own",
+        info="Make or load it after signing in: signing in opens the page anew.",
+    )  # fmt: skip
+    if may_push():
+        _push(page, on, own)
+    else:
+        gr.Markdown(NO_PUSH, elem_id="no-push")
+
+    held = [page.subject, page.shelf]
+    lists = [what, own, doomed, save]
+    tab.select(on.enter, held, lists, **HIDDEN)
+    what.change(on.offer, [what, *held], [save], **HIDDEN)
+    removed = remove.click(on.remove, [doomed, page.shelf], [note, page.shelf], **HIDDEN)
+    brought = file.upload(
+        on.load_file, [file, page.shelf], [note, page.subject, page.edits, page.shelf], api_visibility="private",
+        show_progress_on=[note], **page.line("draw"),
+    )  # fmt: skip
+    loaded = load.click(
+        on.load_id, [hub_id, page.shelf], [note, page.shelf], api_visibility="private", show_progress_on=[note],
+        concurrency_id="hub", concurrency_limit=2,
+    )  # fmt: skip
+    for changed in (removed, brought, loaded):
+        changed.success(on.enter, held, lists, **HIDDEN)
+    page.demo.load(on.link, None, [hub_id, page.tabs], **HIDDEN)
+
+    # For clients of the API.
+    exported = gr.File(visible=False, label="file")
+    name = gr.Textbox(visible=False, label="what")
+    gr.Button(visible=False).click(
+        on.export, [name, *held], [exported], api_name="export", concurrency_id="cpu", concurrency_limit=2
+    )
+    return [brought]
+
+
+def _push(page: Page, on: Sharing, own: gr.Dropdown) -> None:
+    gr.LoginButton(elem_id="login")
+    with gr.Row():
+        licence = gr.Dropdown(LICENCES, value="cc-by-4.0", label="Licence", elem_id="licence")
+        public = gr.Checkbox(False, label="Public", info="Otherwise only you see it.", elem_id="public")
+        preview = gr.Checkbox(
+            False, label="With a preview", info="Of random faces, never yours.", elem_id="with-preview"
+        )
+    push = gr.Button("Push", elem_id="push")
+    result = gr.Markdown(elem_id="push-note")
+    push.click(
+        on.push, [own, licence, public, preview, page.shelf], [result], api_visibility="private",
+        concurrency_id="hub", concurrency_limit=2,
+    )  # fmt: skip

@@ -1,0 +1,55 @@
+"""What the tests of the demo share: a tiny pipeline with all parts, and ways to call its handlers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tiny import TINY, token_set
+
+from refinestyle_hub.config import DiscriminatorConfig
+from refinestyle_hub.discriminator import Discriminator
+from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens import TokenSet
+
+
+def whole(pipe: RefineStylePipeline) -> RefineStylePipeline:
+    """The pipeline with a discriminator, which makes steps of an adaptation fast, and with two domains."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        discriminator = Discriminator(DiscriminatorConfig(resolution=32, channels=TINY.channels)).eval()
+    made = RefineStylePipeline(pipe.generator, discriminator, pipe.directions, {"ink": domain(1), "wax": domain(2)})
+    made.perceptual = pipe.perceptual
+    return made
+
+
+def domain(seed: int, scale: float = 0.2) -> TokenSet:
+    """Random tokens for the tiny generator."""
+    return token_set(seed, rank=2, residual="pre", bias=True).scale(scale)
+
+
+def request(session: str = "me", **query: str) -> Any:
+    """As far as the handlers look at one."""
+    return SimpleNamespace(session_hash=session, query_params=query)
+
+
+def pixels(file: Any) -> Any:
+    """Of a picture file, or of what an API client gets for one."""
+    with Image.open(file["path"] if isinstance(file, dict) else file) as picture:
+        return np.array(picture)
+
+
+def style(folder: Path, count: int = 5, size: int = 48) -> list[str]:
+    """Pictures of a style, without faces."""
+    rng = np.random.default_rng(0)
+    files = []
+    for place in range(count):
+        picture = rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
+        picture[..., 2] = 0
+        files.append(str(folder / f"style{place}.png"))
+        Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST).save(files[-1])
+    return files

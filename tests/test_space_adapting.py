@@ -1,0 +1,191 @@
+"""Adapt, called as the plain methods it consists of."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from space_parts import domain, pixels, request, style, whole
+
+from refinestyle_hub.adapt import load_references
+from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens import TokenSet
+from space import images, jobs, limits, messages
+from space.adapting import Adapting
+from space.jobs import Jobs, Stops
+from space.session import Shelf, Subject
+
+
+@pytest.fixture
+def on(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Adapting:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(limits, "ADAPT_STEPS", (1, 1000))
+    # Looking for faces where none are takes long; one test does it.
+    monkeypatch.setattr(images, "load_references", functools.partial(load_references, align="none"))
+    return Adapting(Jobs(whole(tiny_pipe)), Stops())
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    return style(tmp_path)
+
+
+def adapt(on: Adapting, pictures: list[str] | None, session: str = "me", **other: Any) -> list[Any]:
+    values: dict[str, Any] = {
+        "name": "Blue ink!", "rights": True, "steps": 2, "tokens": 2, "seed": 0, "subject": None, "shelf": Shelf(),
+    }  # fmt: skip
+    return list(on.adapt(pictures, **(values | other), request=request(session)))
+
+
+def told(message: str) -> Any:
+    return pytest.raises(gr.Error, match=re.escape(message))
+
+
+def test_pictures_become_a_domain(on: Adapting, pictures: list[str], tmp_path: Path) -> None:
+    before, shelf = fingerprint(on.jobs.pipe.generator), Shelf()
+    *earlier, (preview, note, file, kept) = adapt(on, pictures, shelf=shelf)
+    assert earlier[0][1] == "Starting with 5 pictures"
+    assert kept is shelf
+    assert list(shelf.domains) == ["Blue-ink"]
+    assert note.startswith("**Blue-ink** is ready · 2 steps")
+    assert pixels(preview).shape == (2 * 32 + 2, limits.PREVIEWS * 34 - 2, 3)  # two rows, 2 pixels apart
+    assert Path(file).name == "Blue-ink.safetensors"
+    assert on.offer(shelf)[0]["interactive"]
+    assert not on.offer(Shelf())[0]["interactive"]
+    saved = TokenSet.from_pretrained(file)
+    assert saved.metadata["pictures"] == 5
+    assert saved.base is not None
+    assert torch.equal(saved.state_dict()["b8.conv0.p"], shelf.domains["Blue-ink"].state_dict()["b8.conv0.p"])
+    assert fingerprint(on.jobs.pipe.generator) == before
+
+
+def test_progress_and_the_visitors_face_are_shown(
+    on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)  # a step is a chunk
+    config = on.jobs.pipe.generator.config
+    face = Inversion(torch.zeros(config.num_layers, config.w_dim))
+    subject = Subject.of(face, *[np.zeros((32, 32, 3), np.uint8)] * 2)
+    updates = adapt(on, pictures, steps=3, subject=subject)
+    assert [re.match(r"step \d+/3 · [\d.]+ s a step", note)[0][:8] for _, note, *_ in updates[1:-1]] == [  # type: ignore
+        "step 1/3",
+        "step 2/3",
+    ]
+    assert pixels(updates[1][0]).shape[1] == (limits.PREVIEWS + 1) * 34 - 2
+
+
+def test_stop_keeps_the_best_so_far(on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
+    shelf = Shelf()
+    running = on.adapt(pictures, "ink", True, 500, 2, 0, None, shelf, request())
+    next(running)
+    on.stop(request("another"))
+    next(running)
+    assert "best so far is kept" in on.stop(request())
+    *_, (_, note, file, _) = running
+    assert re.search(r"stopped at [1-3]/500", note)
+    assert Path(file).exists()
+    assert list(shelf.domains) == ["ink-2"]  # the model has an "ink" of its own
+    assert not on.jobs.turns.locked()
+
+
+def test_stopped_before_the_first_step_nothing_is_kept(on: Adapting, pictures: list[str]) -> None:
+    on.stop(request())
+    shelf = Shelf()
+    assert adapt(on, pictures, shelf=shelf)[-1][1] == "stopped at 0/2: nothing is kept."
+    assert not shelf.domains
+
+
+def test_the_clock_and_the_server_set_the_limits(
+    on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ADAPT_STEPS", (1, 2))
+    assert "2 steps" in adapt(on, pictures, steps=10**9, tokens=10**9)[-1][1]
+    monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "ADAPT_SECONDS", 0.0)
+    assert "stopped at 1/2" in adapt(on, pictures)[-1][1]
+
+
+def test_a_closed_page_leaves_nothing_running(on: Adapting, pictures: list[str]) -> None:
+    running = on.adapt(pictures, "ink", True, 500, 2, 0, None, Shelf(), request())
+    next(running)
+    running.close()  # type: ignore[attr-defined]  # as Gradio does
+    assert not on.jobs.turns.locked()
+    assert adapt(on, pictures)[-1][1].startswith("**Blue-ink** is ready")
+
+
+def test_two_runs_take_turns(on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
+    shelf = Shelf()
+    both = [on.adapt(pictures, name, True, 3, 2, 0, None, shelf, request(name)) for name in ("a", "b")]
+    for running in both * 2:
+        next(running)  # the start, then a chunk, of one and of the other
+    for running in both:
+        list(running)
+    assert list(shelf.domains) == ["a", "b"]
+    assert torch.equal(*[tokens.state_dict()["b8.conv0.p"] for tokens in shelf.domains.values()])  # undisturbed
+
+
+def test_bad_pictures_are_named_and_the_others_used(on: Adapting, pictures: list[str], tmp_path: Path) -> None:
+    (tmp_path / "notes <b>.png").write_text("no picture")
+    mixed = [*pictures, str(tmp_path / "notes <b>.png")]
+    squares, note = on.check(mixed)
+    assert len(squares["value"]) == 5
+    assert note["value"].startswith("5 of 6 pictures can be used. No face was found in 5")
+    assert f"**notes &lt;b&gt;.png** is left out. {messages.NOT_A_PICTURE}" in note["value"]
+    assert "is left out" in adapt(on, mixed)[-1][1]
+    assert not any(part["visible"] for part in on.check(None))
+    with told("notes &lt;b&gt;.png is left out."):
+        on.check(mixed[-1:])
+
+
+def test_mistakes_are_told(on: Adapting, pictures: list[str]) -> None:
+    with told(messages.NO_PICTURES):
+        adapt(on, None)
+    with told(messages.NO_RIGHTS):
+        adapt(on, pictures, rights=False)
+    with told("A domain is made from 1 to 20 pictures, and these are 25."):
+        on.check(pictures * 5)
+    shelf = Shelf()
+    for place in range(limits.SHELF):
+        shelf.add("ink", domain(place))
+    with told(messages.SHELF_FULL):
+        adapt(on, pictures, shelf=shelf)
+
+
+def test_a_turned_photo_and_a_face_are_used_upright(
+    on: Adapting, tmp_path: Path, astronaut: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "load_references", load_references)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    astronaut.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    astronaut.save(tmp_path / "upright.png")
+    turned, upright = (images.read_references([str(tmp_path / f"{n}.png")], 32)[0] for n in ("turned", "upright"))
+    assert turned.aligned == upright.aligned == (True,)
+    assert turned.names == ("turned.png",)
+    assert torch.equal(turned.pictures, upright.pictures)
+
+
+def test_the_estimate_grows_and_learns(on: Adapting, pictures: list[str]) -> None:
+    on.jobs.pace = 0.5
+    assert on.estimate(100).startswith("About 50 s on this machine")
+    assert on.estimate(1000).startswith("About 8 minutes")
+    began = time.monotonic()
+    adapt(on, pictures)
+    assert 0 < on.jobs.pace <= time.monotonic() - began
+
+
+def test_only_one_adaptation_of_a_session(on: Adapting) -> None:
+    assert set(jobs.KINDS) == {"invert", "adapt"}
+    assert messages.BUSY.endswith("press Stop.")

@@ -1,0 +1,293 @@
+"""Share, called as the plain methods it consists of; the Hub is one on the loopback, or a client that takes notes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+import torch
+import yaml
+from hub_server import HubServer
+from huggingface_hub.errors import HfHubHTTPError
+from space_parts import domain, pixels, request, whole
+
+from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens import TokenSet
+from space import limits, messages
+from space.jobs import Jobs
+from space.session import Shelf, Subject, clean_name
+from space.sharing import FACE, Sharing
+
+
+TOKEN = "hf_verysecrettoken"
+
+
+class Notes:
+    """A client of the Hub that writes down what it is asked, and fails where it is told to."""
+
+    def __init__(self, fails: dict[str, int] | None = None) -> None:
+        self.fails = fails or {}
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.token: object = None
+
+    def __call__(self, token: object) -> Notes:
+        self.token = token
+        return self
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def call(*args: Any, **kwargs: Any) -> None:
+            self.calls.append((name, args, kwargs))
+            if status := self.fails.get(name):
+                response = httpx.Response(status, request=httpx.Request("POST", "https://hub"))
+                raise HfHubHTTPError(f"the token {self.token} is bad", response=response)
+
+        return call
+
+
+@pytest.fixture
+def pipe(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RefineStylePipeline:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    return whole(tiny_pipe)
+
+
+@pytest.fixture
+def on(pipe: RefineStylePipeline) -> Sharing:
+    return Sharing(Jobs(pipe), "someone/tiny-32")
+
+
+@pytest.fixture
+def face(pipe: RefineStylePipeline) -> Inversion:
+    config = pipe.generator.config
+    return Inversion(torch.ones(config.num_layers, config.w_dim), domain(4), base=pipe.fingerprint)
+
+
+@pytest.fixture
+def shelf(pipe: RefineStylePipeline) -> Shelf:
+    shelf = Shelf()
+    made = {"name": "mine", "pictures": 5}
+    shelf.add("mine", replace(domain(3), base=pipe.fingerprint, metadata=made))
+    return shelf
+
+
+def told(message: str) -> Any:
+    return pytest.raises(gr.Error, match=re.escape(message))
+
+
+# --- Files ---
+
+
+def test_what_leaves_comes_back(on: Sharing, face: Inversion, shelf: Shelf) -> None:
+    drawn = on.jobs.pipe.render(face, output_type="np")
+    subject = Subject.of(face, drawn, drawn)
+    file = on.export("mine", subject, shelf)
+    assert Path(file).name == "mine.safetensors"
+    note, kept, edits, again = on.load_file(file, shelf)
+    assert note == "**mine-2** is there: choose it in Stylise."
+    assert list(again.domains) == ["mine", "mine-2"]
+    assert torch.equal(*[t.state_dict()["b8.conv0.q"] for t in again.domains.values()])
+
+    note, brought, edits, _ = on.load_file(on.export(FACE, subject, shelf), shelf)
+    assert note.startswith("The face is there")
+    assert edits == {}
+    assert (brought.reconstruction == drawn).all()
+
+
+def test_there_may_be_nothing_to_save(on: Sharing, shelf: Shelf) -> None:
+    for what in (None, "", FACE):
+        with told(messages.NOTHING_TO_EXPORT):
+            on.export(what, None, shelf)
+    with told("There is no domain 'ink'. There are: mine."):  # the model's own are not handed out
+        on.export("ink", None, shelf)
+    with told(messages.NO_FILE):
+        on.load_file(None, shelf)
+    assert not on.offer(None, None, shelf)["interactive"]
+    assert on.offer("mine", None, shelf)["value"].endswith("mine.safetensors")
+
+
+def test_the_lists_follow_the_session(on: Sharing, face: Inversion, shelf: Shelf) -> None:
+    subject = Subject.of(face, *[on.jobs.pipe.render(face, output_type="np")] * 2)
+    what, own, doomed, save = on.enter(subject, shelf)
+    assert what["choices"] == [FACE, "mine"]
+    assert own["choices"] == doomed["choices"] == ["mine"]
+    assert on.enter(None, Shelf())[0]["choices"] == []
+    note, left = on.remove("mine", shelf)
+    assert note == "mine is removed."
+    assert not left.domains
+    on.remove("<b>", shelf)
+
+
+def test_a_shelf_is_bounded_and_its_names_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf()
+    names = [shelf.add("ink", domain(n), taken=["ink"]) for n in range(limits.SHELF)]
+    assert names == [f"ink-{n + 2}" for n in range(limits.SHELF)]
+    with told(messages.SHELF_FULL):
+        shelf.add("ink", domain(0))
+    monkeypatch.setattr(limits, "SHELF_BYTES", 10)
+    with told(messages.SHELF_FULL):
+        Shelf().add("ink", domain(0))
+    assert limits.SUBJECT_BYTES + limits.SHELF_BYTES < 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [("Blue ink!", "Blue-ink"), ("../../etc", "etc"), ("", "my-style"), (None, "my-style"), ("a" * 99, "a" * 40)],
+)
+def test_names_are_fit_for_files_and_repos(name: object, clean: str) -> None:
+    assert clean_name(name) == clean
+
+
+# --- From the Hub ---
+
+
+def hosted(hub: HubServer, tokens: TokenSet, folder: Path, repo_id: str = "someone/my-ink", **options: Any) -> None:
+    tokens.save_pretrained(folder)
+    hub.add(repo_id, {path.name: path.read_bytes() for path in folder.iterdir()}, **options)
+
+
+def test_a_domain_of_the_hub_is_read_as_anybody_could(
+    on: Sharing, hub: HubServer, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)  # the owner's
+    hosted(hub, shelf.domains["mine"], tmp_path / "domain")
+    note, kept = on.load_id(" someone/my-ink ", shelf)
+    assert note == "**my-ink** is there: choose it in Stylise."
+    assert list(kept.domains) == ["mine", "my-ink"]
+    assert hub.requests
+    assert not any(seen.token for seen in hub.requests)
+    assert not (tmp_path / "hub-cache").exists()  # nothing stays
+
+
+@pytest.mark.parametrize(
+    "name", ["", None, "ink", "a/b/c", "../etc/passwd", "a/b?x=1", "https://x/y", "-/..", "a/" + "b" * 99]
+)
+def test_what_is_no_hub_id_is_not_asked_for(on: Sharing, hub: HubServer, name: str | None) -> None:
+    with told(messages.BAD_HUB_ID):
+        on.load_id(name, Shelf())
+    assert not hub.requests
+
+
+def test_repos_that_cannot_be_used(
+    on: Sharing, hub: HubServer, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with told("There is no public model someone/none on the Hub."):
+        on.load_id("someone/none", shelf)
+    hosted(hub, shelf.domains["mine"], tmp_path / "domain", "someone/private", private=True)
+    with told("There is no public model someone/private on the Hub."):
+        on.load_id("someone/private", shelf)
+    hub.add("someone/pickle", {"model.pt": b"x", "config.json": b"{}"})
+    with told("someone/pickle holds no domain: it has no tokens.safetensors."):
+        on.load_id("someone/pickle", shelf)
+    hosted(hub, domain(1, 1e9), tmp_path / "wild", "someone/wild")
+    with told(messages.OUT_OF_RANGE):
+        on.load_id("someone/wild", shelf)
+    monkeypatch.setattr(limits, "MAX_TOKEN_BYTES", 100)
+    hub.requests.clear()
+    with told("A domain or inversion has at most"):
+        on.load_id("someone/wild", shelf)
+    assert not hub.seen("resolve|cdn")  # nothing was downloaded
+    assert list(shelf.domains) == ["mine"]
+
+
+def test_the_hub_may_be_away(on: Sharing, hub: HubServer, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.__exit__()
+    hub._thread.join()
+    with told("The Hub cannot be reached just now."):
+        on.load_id("someone/my-ink", shelf)
+
+
+def test_a_link_fills_in_and_runs_nothing(on: Sharing, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Info", said.append)
+    hub_id, tabs = on.link(request(domain="someone/my-ink"))
+    assert (hub_id, tabs["selected"]) == ("someone/my-ink", "share")
+    nothing = on.link(request())
+    assert on.link(request(domain="<script>/..")) == nothing
+    assert said == [messages.BAD_HUB_ID]
+
+
+# --- To one's own account ---
+
+
+def push(on: Sharing, shelf: Shelf, **other: Any) -> str:
+    values: dict[str, Any] = {
+        "name": "mine", "licence": "cc-by-4.0", "public": False, "preview": False, "shelf": shelf,
+        "profile": SimpleNamespace(username="visitor"), "oauth": SimpleNamespace(token=TOKEN),
+    }  # fmt: skip
+    return on.push(**(values | other))
+
+
+def test_a_push_is_private_one_commit_and_the_visitors_own(pipe: RefineStylePipeline, shelf: Shelf) -> None:
+    notes = Notes()
+    on = Sharing(Jobs(pipe), "someone/tiny-32", notes)
+    said = push(on, shelf)
+    assert "[visitor/mine](https://huggingface.co/visitor/mine)" in said
+    assert notes.token == TOKEN
+    (made, (repo_id,), options), (committed, (same, operations), _) = notes.calls
+    assert (made, committed) == ("create_repo", "create_commit")
+    assert repo_id == same == "visitor/mine"
+    assert options == {"private": True, "exist_ok": False}
+    files = {operation.path_in_repo: operation.path_or_fileobj for operation in operations}
+    assert set(files) == {"README.md", "card.json", "config.json", "tokens.safetensors"}
+    card = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert card["base_model"] == "someone/tiny-32"
+    assert card["license"] == "cc-by-4.0"
+    assert "refinestyle-domain" in card["tags"]
+
+
+def test_a_preview_and_the_public_only_on_request(pipe: RefineStylePipeline, shelf: Shelf, tmp_path: Path) -> None:
+    notes = Notes()
+    said = push(Sharing(Jobs(pipe), "someone/tiny-32", notes), shelf, public=True, preview=True)
+    assert "?domain=visitor/mine" in said
+    (_, _, options), (_, (_, operations), _) = notes.calls
+    assert options["private"] is False
+    files = {operation.path_in_repo: operation.path_or_fileobj for operation in operations}
+    (tmp_path / "preview.png").write_bytes(files["preview.png"])
+    assert pixels(tmp_path / "preview.png").shape == (66, 4 * 34 - 2, 3)
+    assert "preview.png" in files["README.md"].decode()
+
+
+@pytest.mark.parametrize("step", ["create_repo", "create_commit"])
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, messages.MAY_NOT),
+        (403, messages.MAY_NOT),
+        (409, messages.TAKEN),
+        (429, messages.TOO_OFTEN),
+        (500, messages.NOT_PUSHED),
+    ],
+)
+def test_what_the_hub_answers_is_told_without_the_token(
+    pipe: RefineStylePipeline, shelf: Shelf, caplog: pytest.LogCaptureFixture, step: str, status: int, message: str
+) -> None:
+    notes = Notes({step: status})
+    with caplog.at_level(logging.DEBUG), told(message) as caught:
+        push(Sharing(Jobs(pipe), "someone/tiny-32", notes), shelf)
+    assert caught.value.__cause__ is None
+    assert TOKEN not in caplog.text + str(caught.value)
+    left = [name for name, *_ in notes.calls]
+    assert left[-1] == ("delete_repo" if step == "create_commit" else "create_repo")  # no empty repo in the way
+
+
+def test_who_is_not_signed_in_pushes_nothing(pipe: RefineStylePipeline, shelf: Shelf) -> None:
+    notes = Notes()
+    on = Sharing(Jobs(pipe), "someone/tiny-32", notes)
+    with told(messages.SIGN_IN):
+        push(on, shelf, profile=None)
+    with told(messages.SIGN_IN):
+        push(on, shelf, oauth=None)
+    with told("Choose a licence"):
+        push(on, shelf, licence="mine")
+    with told("There is no domain 'theirs'."):
+        push(on, shelf, name="theirs")
+    assert not notes.calls
+    assert TOKEN not in repr(vars(shelf))
