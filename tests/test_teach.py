@@ -52,6 +52,17 @@ def test_a_reader_that_is_right_has_no_loss() -> None:
     assert wrong["flags"] > 10
 
 
+def test_knowing_only_how_often_is_a_loss_of_one() -> None:
+    _, scenes = scene(4000)
+    reader = SceneReader(1, Scenes(scenes, NAMES))
+    share = scenes[:, 1:].mean(0)
+    with torch.no_grad():
+        reader.out.weight.zero_()
+        reader.out.bias.copy_(torch.cat([torch.zeros(1), (share[:1] / (1 - share[:1])).log(), share[1:].log()]))
+        losses = reader.losses(torch.zeros(4000, 1), scenes)
+    assert all(value.item() == pytest.approx(1.0, abs=1e-3) for value in losses.values())
+
+
 def test_a_taught_mapping_tells_the_scene(generator: Generator) -> None:
     codes, scenes = scene(4000)
     losses = teach_mapping(generator.mapping, codes, Scenes(scenes, NAMES), steps=1000, batch=256)

@@ -30,12 +30,17 @@ class SceneReader(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    doubt: Tensor  # [K] nats, entropy of a column that is 0 or 1
 
     def __init__(self, inputs: int, scenes: Scenes) -> None:
         super().__init__()
         self.numbers, self.flags, self.words = scenes.columns()
         self.register_buffer("mean", scenes.vectors.mean(0), persistent=False)
         self.register_buffer("deviation", scenes.vectors.std(0).clamp_min(1e-6), persistent=False)
+        share = (scenes.vectors > scenes.vectors.mean(0)).float().mean(0)
+        doubt = torch.special.entr(share) + torch.special.entr(1.0 - share)
+        self.register_buffer("doubt", doubt.clamp_min(1e-6), persistent=False)
+        self.word_doubts = [torch.special.entr(share[group]).sum().item() for group in self.words]
         self.out = Dense(inputs, scenes.vectors.shape[1])
 
     def forward(self, features: Tensor) -> Tensor:
@@ -45,7 +50,9 @@ class SceneReader(nn.Module):
     def losses(self, features: Tensor, scenes: Tensor) -> dict[str, Tensor]:
         """How wrong the reading of features [N, inputs] is about ``scenes`` [N, K], by kind of column.
 
-        Numbers: squared error as a share of their variance. Flags and words: cross-entropy, nats.
+        Each relative to what the best guess that looks at nothing would lose: 1 for having learnt nothing, 0 for
+        certainty. So rare flags, such as glasses, count like others. Numbers: squared error over variance; flags and
+        words: cross-entropy over entropy.
         """
         told, losses = self(features), {}
         if self.numbers:
@@ -53,10 +60,11 @@ class SceneReader(nn.Module):
             losses["numbers"] = (told[:, self.numbers] - wanted).square().mean()
         if self.flags:
             wanted = (scenes > self.mean)[:, self.flags].float()
-            losses["flags"] = F.binary_cross_entropy_with_logits(told[:, self.flags], wanted)
+            surprise = F.binary_cross_entropy_with_logits(told[:, self.flags], wanted, reduction="none")
+            losses["flags"] = (surprise / self.doubt[self.flags]).mean()
         if self.words:
             asked = [F.cross_entropy(told[:, group], scenes[:, group].argmax(1)) for group in self.words]
-            losses["words"] = torch.stack(asked).mean()
+            losses["words"] = torch.stack([a / d for a, d in zip(asked, self.word_doubts, strict=True)]).mean()
         return losses
 
 
@@ -101,7 +109,7 @@ def teach_mapping(
             w = mapping(torch.cat([codes[rows], free], dim=1))
             losses = reader.losses(w, scenes.vectors[rows])
             # borders need not be sharp to the last code: numbers come first
-            loss = sum((1.0 if key == "numbers" else 0.05) * value for key, value in losses.items())
+            loss = sum((1.0 if key == "numbers" else 0.1) * value for key, value in losses.items())
             optimizer.zero_grad()
             (loss + 1e-3 * w.square().mean()).backward()
             optimizer.step()
