@@ -17,9 +17,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .. import processes
 from ..config import DiscriminatorConfig, GeneratorConfig
 from ..discriminator import Discriminator
-from ..errors import ConfigError, MissingDependencyError
+from ..errors import ConfigError
 from ..generator import Generator
 from ..images import contact_sheet, save_png, to_images
 from ..losses import gan
@@ -55,7 +56,7 @@ class Trainer:
     ) -> None:
         """``anchors``: codes [2 N, K] of the N pictures, then of their mirror images, and the scenes."""
         if accelerator is None:
-            accelerator = _accelerator(config)
+            accelerator = processes.accelerator(mixed_precision=config.precision)
         if config.batch % accelerator.num_processes:
             raise ConfigError(f"batch {config.batch} must be divisible by the {accelerator.num_processes} processes.")
         self.accelerator, self.config, self.pictures = accelerator, config, pictures
@@ -345,14 +346,6 @@ class Trainer:
             self.discriminator.save_pretrained(out / "discriminator")
 
 
-def _accelerator(config: GeneratorTraining) -> Any:
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise MissingDependencyError("Training needs accelerate: pip install 'refinestyle-hub[train]'.") from error
-    return Accelerator(mixed_precision=config.precision)
-
-
 def train_generator(config: GeneratorTraining, progress: Progress | None = None) -> Trainer:
     """Train on ``config.data``; a run found in ``config.out`` is continued.
 
@@ -364,7 +357,7 @@ def train_generator(config: GeneratorTraining, progress: Progress | None = None)
         MissingDependencyError: accelerate is not installed.
         ModelFileError: the state in ``config.out`` or ``config.start_from`` is damaged or of another network.
     """
-    accelerator = _accelerator(config)
+    accelerator = processes.accelerator(mixed_precision=config.precision)
     pictures = open_pictures(config.data, config.resolution)
     out = Path(config.out)
     anchors = _anchors(config, pictures, accelerator) if config.anchors else None
