@@ -9,6 +9,7 @@ import html
 import os
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,7 +19,7 @@ from refinestyle_hub.images import to_images
 
 from . import limits, messages
 from .handlers import gone, shown
-from .images import png_file, read_references, side_by_side
+from .images import cache_file, png_file, read_references, side_by_side
 from .jobs import Chunk, Jobs, Run, Stops
 from .session import Shelf, Subject, clean_name
 from .tokenfiles import domain_file
@@ -27,12 +28,19 @@ from .tokenfiles import domain_file
 __all__ = ["Adapting"]
 
 
+EXAMPLE = Path(__file__).with_name("examples") / "style"
+
+
 class Adapting:
     """The handlers of Adapt for one pipeline."""
 
     def __init__(self, jobs: Jobs, stops: Stops) -> None:
         self.jobs = jobs
         self.stops = stops
+
+    def example(self) -> list[str]:
+        """Pictures for a first try, copied to where they may be served from."""
+        return [cache_file(path.read_bytes(), path.name) for path in sorted(EXAMPLE.glob("*.jpg"))]
 
     def check(self, pictures: list[str] | None) -> tuple[Any, Any]:
         """Pictures were added: show how they will be used, and name those that cannot be."""

@@ -62,12 +62,11 @@ class Sharing:
     # --- Out ---
 
     def enter(self, subject: Subject | None, shelf: Shelf) -> tuple[Any, ...]:
-        """The tab was opened: what can be saved, removed and pushed."""
+        """The tab was opened: what can be saved, pushed and removed, and the button that saves the last."""
         domains = list(shelf.domains)
         names = [FACE, *domains] if subject else domains
-        own = gr.update(choices=domains, value=domains[-1] if domains else None)
-        what = gr.update(choices=names, value=names[-1] if names else None)
-        return what, own, own, gr.update(interactive=False, value=None)
+        lists = [gr.update(choices=c, value=c[-1] if c else None) for c in (names, domains, domains)]
+        return *lists, self.offer(names[-1] if names else None, subject, shelf)
 
     def export(self, what: str | None, subject: Subject | None, shelf: Shelf) -> str:
         """Save the face or a domain of this session as a .safetensors file, without a pixel of any photo.

@@ -145,6 +145,7 @@ def test_bad_pictures_are_named_and_the_others_used(on: Adapting, pictures: list
     assert f"**notes &lt;b&gt;.png** is left out. {messages.NOT_A_PICTURE}" in note["value"]
     assert "is left out" in adapt(on, mixed)[-1][1]
     assert not any(part["visible"] for part in on.check(None))
+    assert on.check(on.example())[1]["value"].startswith("5 of 5 pictures can be used.")
     with told("notes &lt;b&gt;.png is left out."):
         on.check(mixed[-1:])
 

@@ -118,6 +118,8 @@ def test_the_lists_follow_the_session(on: Sharing, face: Inversion, shelf: Shelf
     what, own, doomed, save = on.enter(subject, shelf)
     assert what["choices"] == [FACE, "mine"]
     assert own["choices"] == doomed["choices"] == ["mine"]
+    assert own is not doomed  # Gradio takes updates apart
+    assert save["value"].endswith("mine.safetensors")
     assert on.enter(None, Shelf())[0]["choices"] == []
     note, left = on.remove("mine", shelf)
     assert note == "mine is removed."

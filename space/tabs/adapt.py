@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import gradio as gr
 
 from .. import limits
@@ -12,8 +10,6 @@ from ..page import HIDDEN, Page
 
 
 __all__ = ["build"]
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "style"
 
 
 def build(page: Page, on: Adapting) -> None:
@@ -33,7 +29,7 @@ def build(page: Page, on: Adapting) -> None:
             pictures.preprocess = lambda payload: payload and [f.path for f in getattr(payload, "root", [payload])]  # type: ignore
             example = gr.Button("Take the example: five sketches", size="sm", elem_id="style-example")
             squares = gr.Gallery(
-                label="As they will be used", columns=5, height="auto", visible=False, interactive=False,
+                label="Squares", show_label=False, columns=5, height="auto", visible=False, interactive=False,
                 allow_preview=False, object_fit="cover", buttons=[], elem_id="squares",
             )  # fmt: skip
             checked = gr.Markdown(visible=False, elem_id="checked")
@@ -58,7 +54,7 @@ def build(page: Page, on: Adapting) -> None:
                 info="They are mine or free to use, and people in them agree. They are deleted within two hours.",
             )  # fmt: skip
             with gr.Row():
-                run = gr.Button("Make the domain", variant="primary", min_width=120, elem_id="adapt-run")
+                run = gr.Button("Make it", variant="primary", min_width=120, elem_id="adapt-run")
                 stop = gr.Button("Stop", min_width=120, elem_id="adapt-stop")
         with gr.Column(scale=6, min_width=300):
             preview = gr.Image(
@@ -78,7 +74,7 @@ def build(page: Page, on: Adapting) -> None:
         on.check, [pictures], [squares, checked], api_visibility="private", trigger_mode="always_last",
         show_progress="minimal", show_progress_on=[checked], concurrency_id="cpu", concurrency_limit=2,
     )  # fmt: skip
-    example.click(lambda: [str(path) for path in sorted(EXAMPLE.glob("*.jpg"))], None, [pictures], **HIDDEN)
+    example.click(on.example, None, [pictures], **HIDDEN)
     steps.change(on.estimate, [steps], [estimate], **HIDDEN)
     done = run.click(
         on.adapt, [pictures, name, rights, steps, tokens, seed, page.subject, page.shelf],

@@ -63,6 +63,7 @@ def build(page: Page, on: Sharing, tab: gr.Tab) -> list[Dependency]:
         on.load_file, [file, page.shelf], [note, page.subject, page.edits, page.shelf], api_visibility="private",
         show_progress_on=[note], **page.line("draw"),
     )  # fmt: skip
+    brought.then(lambda: None, None, [file], **HIDDEN)  # ready for another
     loaded = load.click(
         on.load_id, [hub_id, page.shelf], [note, page.shelf], api_visibility="private", show_progress_on=[note],
         concurrency_id="hub", concurrency_limit=2,

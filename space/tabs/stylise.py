@@ -23,12 +23,12 @@ def build(page: Page, on: Styling, tab: gr.Tab) -> Callable[[Dependency], None]:
         with gr.Column(scale=5, min_width=300):
             empty = gr.Markdown(messages.NO_DOMAINS, visible=False, elem_id="no-domains")
             gallery = gr.Gallery(
-                label="Domains: click one", columns=4, height="auto", visible=False, interactive=False,
+                label="Domains", show_label=False, columns=4, height="auto", visible=False, interactive=False,
                 allow_preview=False, object_fit="contain", buttons=[], elem_id="domains",
             )  # fmt: skip
             chosen = gr.Dropdown(
                 [], value=[], multiselect=True, max_choices=limits.MIXED, label="Chosen", elem_id="chosen",
-                info=f"Up to {limits.MIXED} at a time; their strengths add.", visible=False,
+                info=f"Click pictures, or choose here: up to {limits.MIXED}, which add up.", visible=False,
             )  # fmt: skip
             sliders = [
                 gr.Slider(

@@ -1,0 +1,348 @@
+"""Load and abuse of the demo, on the loopback alone: many users, bad files, slow clients, kill -9.
+
+    python benchmarks/space_load.py [--model mini-faces-128] [--users 20] [--seconds 120] [--bad 1000]
+
+It starts the demo in a process of its own and prints a table: who waited how long, how memory grew, and what failed.
+Every user has a picture of their own; a crop that comes back with another user's mark is the worst failure there is.
+The exit status is 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import io
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVE = """
+import sys
+sys.path.insert(0, {root!r})
+import app
+app.demo.launch(**{{**app.LAUNCH, "_frontend": False}}, server_name="127.0.0.1", server_port={port}, quiet=True)
+"""
+
+
+class Server:
+    """The demo in a process of its own, with a temporary folder of its own."""
+
+    def __init__(self, model: str, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "REFINESTYLE_MODEL": model,
+            "GRADIO_TEMP_DIR": str(folder / "cache"),
+            "TMPDIR": str(folder),
+            "HF_HUB_OFFLINE": "1",
+        }
+        self.start()
+
+    def start(self) -> None:
+        """Returns once the page is served."""
+        began = time.monotonic()
+        log = (self.folder / "log").open("a")
+        command = [sys.executable, "-c", SERVE.format(root=str(ROOT), port=self.port)]
+        self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+        while not self.alive():
+            if self.process.poll() is not None or time.monotonic() > began + 300:
+                raise RuntimeError(f"the demo did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.2)
+        self.started_in = time.monotonic() - began
+
+    def alive(self) -> bool:
+        """Whether it answers."""
+        try:
+            return httpx.get(f"{self.url}config", timeout=30).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    @property
+    def megabytes(self) -> float:
+        """Of memory in use."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+    def kill(self) -> None:
+        """As the kernel would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Ask it to end, then make it."""
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+# --- Users ----------------------------------------------------------------------------------------------------------
+
+
+def portrait(user: int, size: int) -> Any:
+    """A user's picture: noise of their own, with their number as a colour in one corner. [size, size, 3]"""
+    picture = np.random.default_rng(user).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)).copy()
+    picture[:8, :8] = (user * 11 % 256, user * 37 % 256, 255 - user * 11 % 256)
+    return picture
+
+
+def opened(file: Any) -> Any:
+    """Pixels of a picture that a client got."""
+    with Image.open(file["path"] if isinstance(file, dict) else file) as picture:
+        return np.array(picture)
+
+
+class Visit:
+    """What happened to all users, written by their threads."""
+
+    def __init__(self) -> None:
+        self.waits: dict[str, list[float]] = defaultdict(list)
+        self.refused = 0
+        self.failures: list[str] = []
+        self.lock = threading.Lock()
+
+    def ask(self, name: str, call: Callable[[], Any]) -> Any:
+        """Time a call; None where the line was full."""
+        began = time.monotonic()
+        try:
+            answer = call()
+        except Exception as error:
+            with self.lock:
+                if "full" in str(error).lower() or "422" in str(error) or "503" in str(error):
+                    self.refused += 1
+                else:
+                    self.failures.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
+            return None
+        with self.lock:
+            self.waits[name].append(time.monotonic() - began)
+        return answer
+
+
+def user(server: Server, number: int, size: int, until: float, visit: Visit, folder: Path) -> None:
+    """Inverts, edits and stylises until the time is up."""
+    from gradio_client import Client, handle_file
+
+    mine = portrait(number, size)
+    file = folder / f"user{number}.png"
+    Image.fromarray(mine).save(file)
+    chance = random.Random(number)
+    client = Client(server.url, verbose=False, analytics_enabled=False, download_files=str(folder / f"got{number}"))
+    have_face = False
+    while time.monotonic() < until:
+        if not have_face or chance.random() < 0.2:
+            answer = visit.ask(
+                "/invert", lambda: client.predict(photo=handle_file(file), aligned=True, steps=10, api_name="/invert")
+            )
+            have_face = have_face or answer is not None
+            if answer is not None and not np.array_equal(opened(answer[0][0]), mine):
+                visit.failures.append(f"user {number} got another crop than their own")
+        elif chance.random() < 0.7:
+            edits = {} if chance.random() < 0.3 else {"smile": round(chance.uniform(-3, 3), 1)}
+            answer = visit.ask("/edit", lambda e=edits: client.predict(edits=e, before="photo", api_name="/edit"))
+            if answer is not None and not np.array_equal(opened(answer[0][0]), mine):
+                visit.failures.append(f"user {number} was shown another photo than their own")
+        else:
+            visit.ask("/stylise", lambda: client.predict(domains={}, on="my face", seed=0, api_name="/stylise"))
+        time.sleep(chance.uniform(0.5, 2.0))  # people look at what they got
+
+
+def load(server: Server, users: int, seconds: float, size: int) -> list[str]:
+    """Many users at once; prints who waited how long, and how memory grew."""
+    visit, until = Visit(), time.monotonic() + seconds
+    memory = []
+    with tempfile.TemporaryDirectory() as scratch, concurrent.futures.ThreadPoolExecutor(users) as pool:
+        going = [pool.submit(user, server, n, size, until, visit, Path(scratch)) for n in range(users)]
+        while time.monotonic() < until:
+            memory.append(server.megabytes)
+            time.sleep(2)
+        for each in going:
+            each.result()
+    print(f"\n{users} users for {seconds:.0f} s")
+    print("| endpoint | answers | median wait | 95 % | longest |\n| --- | --- | --- | --- | --- |")
+    for name, waits in sorted(visit.waits.items()):
+        ordered = sorted(waits)
+        late = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+        print(f"| {name} | {len(waits)} | {statistics.median(waits):.1f} s | {late:.1f} s | {ordered[-1]:.1f} s |")
+    middle = memory[len(memory) // 2]
+    print(f"refused because the line was full: {visit.refused}")
+    print(f"memory: {memory[0]:.0f} MB at first, {middle:.0f} MB half way, {memory[-1]:.0f} MB at the end")
+    if memory[-1] > 1.15 * middle + 50:
+        visit.failures.append("memory grew by more than 15 % in the second half")
+    return visit.failures
+
+
+# --- Bad files ------------------------------------------------------------------------------------------------------
+
+
+def seeds(size: int) -> dict[str, bytes]:
+    """Good files of every kind, to be spoilt."""
+    files = {}
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+        data = io.BytesIO()
+        Image.fromarray(portrait(1, size)).save(data, kind)
+        files[f"x.{kind.lower()}"] = data.getvalue()
+    return files
+
+
+def spoilt(content: bytes, chance: random.Random) -> bytes:
+    """One to eight mutations: bytes changed, cut out, doubled, or the end missing."""
+    data = bytearray(content)
+    for _ in range(chance.randint(1, 8)):
+        place = chance.randrange(len(data)) if chance.random() < 0.5 else chance.randrange(min(len(data), 200))
+        match chance.randrange(5):
+            case 0:
+                data[place] = chance.randrange(256)
+            case 1:
+                del data[place : place + chance.randint(1, 64)]
+            case 2:
+                data[place:place] = data[place : place + chance.randint(1, 64)]
+            case 3:
+                data[place : place + 4] = chance.randbytes(4)
+            case _:
+                del data[max(place, 1) :]
+        if not data:
+            data = bytearray(b"\0")
+    return bytes(data)
+
+
+def told(server: Server, endpoint: str, data: list[Any]) -> tuple[str, str]:
+    """The kind of an answer and its text."""
+    joined = httpx.post(f"{server.url}gradio_api/call/{endpoint}", json={"data": data}, timeout=120)
+    if joined.status_code != 200:
+        return "refused", joined.text
+    with httpx.stream(
+        "GET", f"{server.url}gradio_api/call/{endpoint}/{joined.json()['event_id']}", timeout=300
+    ) as answer:
+        text = answer.read().decode()
+    return ("error" if "event: error" in text else "complete"), text
+
+
+def upload(server: Server, name: str, content: bytes) -> Any:
+    """A file as a request names it."""
+    answer = httpx.post(f"{server.url}gradio_api/upload", files={"files": (name, content)}, timeout=120)
+    answer.raise_for_status()
+    return {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
+
+
+def abuse(server: Server, count: int, size: int, tokens: bytes) -> list[str]:
+    """Spoilt pictures and token files; after every 50 a good one, which must be served."""
+    chance, failures, kinds = random.Random(0), [], defaultdict(int)
+    good = seeds(size)
+    unexpected = "Something went wrong here"
+    for number in range(count):
+        if number % 4 == 3:
+            file, endpoint = upload(server, "x.safetensors", spoilt(tokens, chance)), "load_file"
+            data: list[Any] = [file]
+        else:
+            name = chance.choice(sorted(good))
+            file, endpoint = upload(server, name, spoilt(good[name], chance)), "align"
+            data = [file, True]
+        kind, text = told(server, endpoint, data)
+        kinds[f"{endpoint}: {kind}"] += 1
+        if kind == "error" and ('"error": null' in text or "data: null" in text or unexpected in text):
+            failures.append(f"bad file {number} ({endpoint}) was answered by {text[:200]!r}")
+        if number % 50 == 49:
+            kind, text = told(server, "align", [upload(server, "x.png", good["x.png"]), True])
+            if kind != "complete":
+                failures.append(f"after bad file {number} a good one was answered by {text[:200]!r}")
+    print(f"\n{count} spoilt files: " + ", ".join(f"{name} {n}" for name, n in sorted(kinds.items())))
+    return failures
+
+
+def slow(server: Server, clients: int = 20, seconds: float = 15) -> list[str]:
+    """Clients that send a byte at a time do not keep others waiting."""
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n"
+    sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(clients)]
+    for each in sockets:
+        each.sendall(head)
+    until, waits = time.monotonic() + seconds, []
+    while time.monotonic() < until:
+        for each in sockets:
+            each.send(b"x")
+        began = time.monotonic()
+        ok = server.alive()
+        waits.append(time.monotonic() - began)
+        if not ok:
+            return ["the page was not served while slow clients were connected"]
+        time.sleep(0.5)
+    for each in sockets:
+        each.close()
+    print(
+        f"\n{clients} slow clients: others waited {statistics.median(waits) * 1000:.0f} ms, {max(waits):.2f} s at most"
+    )
+    return []
+
+
+def crash(server: Server) -> list[str]:
+    """kill -9 in the middle of a job, then start again at the same place."""
+    photo = io.BytesIO()
+    Image.fromarray(portrait(1, 128)).save(photo, "PNG")
+    data = [upload(server, "x.png", photo.getvalue()), True, 0, 400, True, 0]
+    httpx.post(f"{server.url}gradio_api/call/invert", json={"data": data}, timeout=60)
+    time.sleep(1)
+    server.kill()
+    server.start()
+    kind, text = told(server, "align", [upload(server, "x.png", photo.getvalue()), True])
+    print(f"\nkilled and started again in {server.started_in:.1f} s")
+    return [] if kind == "complete" else [f"after a crash: {text[:200]!r}"]
+
+
+def main() -> int:
+    """Returns 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mini-faces-128", help="bundled name, folder or Hub id")
+    parser.add_argument("--users", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--bad", type=int, default=1000, help="spoilt files")
+    options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    from refinestyle_hub import RefineStylePipeline
+    from refinestyle_hub.token_parameters import TokenParameters
+    from space.tokenfiles import domain_file
+
+    pipe = RefineStylePipeline.from_pretrained(options.model)
+    size = pipe.generator.config.resolution
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        drawn = TokenParameters(pipe.generator.kernel_stats(), 2, ("*",), "pre").token_set(pipe.fingerprint)
+        tokens = Path(domain_file(drawn.detach(), "x")).read_bytes()
+        server = Server(options.model, Path(folder))
+        print(f"{options.model}, {size} px, on {os.cpu_count()} cores; started in {server.started_in:.1f} s")
+        try:
+            failures = load(server, options.users, options.seconds, size)
+            failures += abuse(server, options.bad, size, tokens)
+            failures += slow(server)
+            failures += crash(server)
+        finally:
+            server.stop()
+    for failure in failures:
+        print("FAILED", failure)
+    print("nothing failed" if not failures else f"{len(failures)} failures")
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
