@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--quality", type=Path, default=None)
     parser.add_argument("--cards-only", action="store_true", help="the model is there; bring its cards up to date")
+    parser.add_argument("--earlier", type=int, default=0, help="pictures at this size that earlier phases saw")
     parser.add_argument("--samples", type=int, default=4000, help="for the directions")
     parser.add_argument("--measured", type=int, default=64, help="samples on which directions are measured")
     arguments = parser.parse_args()
@@ -130,7 +131,7 @@ def main() -> None:
     if not arguments.cards_only:
         save(state, folder, arguments.samples, arguments.measured)
     pipe = RefineStylePipeline.from_pretrained(folder)
-    seen = checkpoint.read(state)[1]["seen"]
+    seen = checkpoint.read(state)[1]["seen"] + arguments.earlier
 
     pictures = []
     for truncation in (0.8, 1.0):
@@ -138,6 +139,10 @@ def main() -> None:
         images = to_images(torch.stack(sheet(pipe.generator, truncation)))
         save_png(contact_sheet(images, columns=8), ROOT / "model_cards" / file)
         pictures.append(cards.Picture(file, f"Sixty-four samples, not chosen, at truncation {truncation}"))
+    if arguments.quality is not None:
+        file = f"{NAME}-neighbours.png"
+        shutil.copyfile(arguments.quality.parent / "neighbours.png", ROOT / "model_cards" / file)
+        pictures.append(cards.Picture(file, "Sixteen samples, two a row, each before the five training pictures nearest to it"))
     command = "refinestyle train generator portraits-128.zip --anchors, in the phases of docs/training.md"
     common = {"license": "apache-2.0", "data": DATA, "limits": LIMITS}
     parts = {
