@@ -20,8 +20,8 @@ class AdaptSettings:
     layers: tuple[str, ...] = ("*",)  # names or globs of those that are refined
     bias: bool = True  # whether tokens come with offsets to the biases
     batch: int = 4  # samples per step
-    rate: float = 0.015  # Adam's for the tokens of convolutions, in the unit of `TokenParameters`
-    colour_rate: float = 0.04  # Adam's for the tokens of toRGB layers and for biases
+    rate: float = 0.01  # Adam's for the tokens of convolutions, in the unit of `TokenParameters`
+    colour_rate: float = 0.02  # Adam's for the tokens of toRGB layers and for biases
     truncation: float = 1.0  # of the samples
     average: float = 0.96  # decay of the tokens' running average, which is the result
 
