@@ -38,6 +38,11 @@ class Adapting:
         self.jobs = jobs
         self.stops = stops
 
+    @property
+    def default_steps(self) -> int:
+        """What a first try should not be longer than."""
+        return limits.DEFAULT_ADAPT_STEPS["cpu" if self.jobs.pipe.device.type == "cpu" else "cuda"]
+
     def example(self) -> list[str]:
         """Pictures for a first try, copied to where they may be served from."""
         return [cache_file(path.read_bytes(), path.name) for path in sorted(EXAMPLE.glob("*.jpg"))]

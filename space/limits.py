@@ -20,7 +20,7 @@ MAX_STRENGTH = 10.0  # of an edit that comes over the API
 STRIP = 7  # pictures in a strip of strengths
 
 ADAPT_STEPS = (50, 1000)  # fewest and most of an adaptation
-DEFAULT_ADAPT_STEPS = 300
+DEFAULT_ADAPT_STEPS = {"cpu": 120, "cuda": 500}  # about a minute of an idle machine with two cores
 ADAPT_TOKENS = (1, 8)  # fewest and most for each layer
 ADAPT_SECONDS = 900.0  # wall clock of one adaptation, whatever was asked for
 TURN_SECONDS = 20.0 if os.environ.get("SPACES_ZERO_GPU") == "true" else 2.0  # of it before others come in between

@@ -180,6 +180,7 @@ def test_a_turned_photo_and_a_face_are_used_upright(
 
 def test_the_estimate_grows_and_learns(on: Adapting, pictures: list[str]) -> None:
     on.jobs.pace = 0.5
+    assert on.default_steps == limits.DEFAULT_ADAPT_STEPS["cpu"]
     assert on.estimate(100).startswith("About 50 s on this machine")
     assert on.estimate(1000).startswith("About 8 minutes")
     began = time.monotonic()

@@ -38,10 +38,10 @@ def build(page: Page, on: Adapting) -> None:
                 info="Letters, digits, dash and underscore.",
             )  # fmt: skip
             steps = gr.Slider(
-                *limits.ADAPT_STEPS, limits.DEFAULT_ADAPT_STEPS, step=10, precision=0, label="Steps",
+                *limits.ADAPT_STEPS, on.default_steps, step=10, precision=0, label="Steps",
                 info="More steps come closer to the style and take longer.", elem_id="adapt-steps",
             )  # fmt: skip
-            estimate = gr.Markdown(on.estimate(limits.DEFAULT_ADAPT_STEPS), elem_id="estimate")
+            estimate = gr.Markdown(on.estimate(on.default_steps), elem_id="estimate")
             with gr.Accordion("More options", open=False, elem_id="adapt-options"):
                 tokens = gr.Slider(
                     *limits.ADAPT_TOKENS, 4, step=1, precision=0, label="Tokens for each layer",
