@@ -142,7 +142,7 @@ def main() -> None:
     if arguments.quality is not None:
         file = f"{NAME}-neighbours.png"
         shutil.copyfile(arguments.quality.parent / "neighbours.png", ROOT / "model_cards" / file)
-        pictures.append(cards.Picture(file, "Sixteen samples, two a row, each before the five training pictures nearest to it"))
+        pictures.append(cards.Picture(file, "Sixteen samples, each before the five training pictures nearest to it"))
     command = "refinestyle train generator portraits-128.zip --anchors, in the phases of docs/training.md"
     common = {"license": "apache-2.0", "data": DATA, "limits": LIMITS}
     parts = {
