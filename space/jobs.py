@@ -223,16 +223,16 @@ class Jobs:
             while count > 0 and not going.finished and not os.path.exists(flag):
                 going.step()
                 count -= 1
-            pictures = [
-                [np.asarray(image) for image in to_images(going.preview(limits.PREVIEWS, plain=plain))]
-                for plain in (True, False)
-            ]
+            plain, adapted = (
+                [np.asarray(image) for image in to_images(going.preview(limits.PREVIEWS, plain=without))]
+                for without in (True, False)
+            )
             shown = None
             if face is not None:
                 now = going.average.token_set(going.base)
                 shown = self.pipe.render(face, domains={now: 1.0}, output_type="np")
         pace = going.seconds / going.done if going.done else run.pace
-        return Chunk(replace(run, state=going.state(), pace=pace), *pictures, shown)
+        return Chunk(replace(run, state=going.state(), pace=pace), plain, adapted, shown)
 
     def _keep(self, run: Run, name: str) -> TokenSet:
         """The domain that came of a run, the best of its steps."""

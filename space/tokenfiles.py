@@ -62,11 +62,12 @@ def _read(file: Path) -> Tokens:
     header = read_header(file)
     if len(header.start) > limits.MAX_HEADER:
         raise ModelFileError(f"{file.name}: its header has {len(header.start) / 1e6:.1f} MB; that is no domain.")
-    kinds = {"TokenSet": TokenSet, "Inversion": Inversion}
     kind = (header.config or {}).get("class")
-    if kind not in kinds:
-        raise ModelFileError(f"{file.name} holds neither a domain nor an inversion of RefineStyle.")
-    return kinds[kind].from_pretrained(file)
+    if kind == "TokenSet":
+        return TokenSet.from_pretrained(file)
+    if kind == "Inversion":
+        return Inversion.from_pretrained(file)
+    raise ModelFileError(f"{file.name} holds neither a domain nor an inversion of RefineStyle.")
 
 
 def check(tokens: Tokens, pipe: RefineStylePipeline) -> Tokens:
