@@ -172,6 +172,17 @@ def test_the_stages_learn(tiny: EncoderTraining, monkeypatch: pytest.MonkeyPatch
     assert seen[49]["l2"] < 0.8 * seen[20]["l2"]  # where the second stage drew what the first draws
 
 
+def test_a_blind_start_learns_from_samples_alone(tiny: EncoderTraining) -> None:
+    trainer = trainer_of(replace(tiny, blind=16))
+    assert trainer.blind
+    task = trainer.task(faces(4), range(4))
+    assert task.known is not None
+    torch.testing.assert_close(task.seen, trainer.generator(task.known).clamp(-1, 1))
+    seen: list[dict[str, float]] = []
+    trainer.run(lambda count, total, figures: seen.append(figures))
+    assert [set(figures) for figures in seen[:3]] == [{"latent", "delta"}] * 2 + [{"latent", "delta", "l2"}]
+
+
 def test_one_stage_learns_everything_at_once(tiny: EncoderTraining) -> None:
     trainer = trainer_of(replace(tiny, stages="one", learning_rate=1e-2))
     before = {name: p.clone() for name, p in trainer.encoder.named_parameters()}

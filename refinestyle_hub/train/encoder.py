@@ -99,6 +99,11 @@ class EncoderTrainer:
         config = self.config
         return (0, config.w_pictures) if self.stage == "codes" else (config.total - config.pictures, config.total)
 
+    @property
+    def blind(self) -> bool:
+        """Whether w+ is learnt from samples by the latent loss alone, before anything is drawn."""
+        return self.stage == "codes" and self.seen < self.config.blind
+
     def every(self, steps: int) -> bool:
         return steps > 0 and (self.seen // self.config.batch) % steps == 0
 
@@ -141,6 +146,8 @@ class EncoderTrainer:
         """What the pairs of a part are to teach."""
         portraits = portraits.to(self.device, memory_format=torch.channels_last)
         randoms = sources(self.config.seed, pairs)
+        if self.blind:
+            return self.tasks.samples(randoms)
         if self.stage == "codes":
             return self.tasks.domain(portraits, randoms)
         task = self.tasks.foreign(portraits, randoms)
@@ -152,6 +159,10 @@ class EncoderTrainer:
     def terms(self, task: Task, judge: nn.Module | None) -> tuple[dict[str, Tensor], Tensor]:
         """Terms of the loss by the names of their weights, and the pictures drawn [N, 3, R, R]."""
         tokens = None
+        if self.blind:
+            with self.autocast():
+                w_plus = self.encoder.codes(task.seen)
+            return {name: values.mean() for name, values in self.objective.codes(w_plus, task).items()}, task.wanted
         with self.autocast():
             if self.stage == "codes":
                 w_plus = self.encoder.codes(task.seen)

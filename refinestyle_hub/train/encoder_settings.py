@@ -21,6 +21,7 @@ class EncoderTraining:
     model: str  # that has the generator: bundled name, folder or Hub id
     stages: Literal["one", "two"] = "two"  # w+ and tokens together, or w+ first and then, with w+ frozen, tokens
     w_pictures: int = 200_000  # of the first of two stages
+    blind: int = 0  # of those, the first learn w+ from samples by the latent loss alone: nothing is drawn
     pictures: int = 200_000  # of the stage that learns tokens; 0: w+ alone
     start_from: str = ""  # encoder whose first stage is taken over; with w_pictures 0 it stays as it is
     validate: str = ""  # pictures to validate on; empty: the split "val" of data, where there is one
@@ -70,7 +71,7 @@ class EncoderTraining:
 
     def __post_init__(self) -> None:
         intervals = (self.grid_every, self.save_every, self.validate_every, self.r1_every, self.accumulate)
-        if min(intervals) < 1 or min(self.w_pictures, self.pictures, self.validation, self.cycle_every) < 0:
+        if min(intervals) < 1 or min(self.w_pictures, self.blind, self.pictures, self.validation, self.cycle_every) < 0:
             raise ConfigError("The intervals must be at least 1, and no number of pictures negative.")
         if self.batch < 2 or self.batch % (2 * self.accumulate):
             raise ConfigError(f"batch {self.batch} must be divisible by 2 x accumulate: half of it are portraits.")

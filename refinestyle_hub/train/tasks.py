@@ -59,6 +59,13 @@ class Tasks:
         return torch.where(late[:, :, None].to(self.device), w[:, 1:], w[:, :1])
 
     @torch.no_grad()
+    def samples(self, sources: Sequence[torch.Generator]) -> Task:
+        """Two samples of each source, and no portrait."""
+        w_plus = torch.cat([self.latents(sources), self.latents(sources)])
+        seen = self.generator(w_plus).clamp(-1, 1)
+        return Task(seen, seen, w_plus)
+
+    @torch.no_grad()
     def domain(self, portraits: Tensor, sources: Sequence[torch.Generator]) -> Task:
         """Portraits and samples as they are."""
         w_plus = self.latents(sources)
