@@ -24,6 +24,7 @@ from refinestyle_hub.sources import open_source
 ROOT = Path(__file__).parent.parent
 NAME = "mini-faces-128"
 SEEDS = range(8)
+RIGHTS = "Drawn by a program for this project; free of rights of others."
 LIMITS = (
     "Made for samples and inversions of mini-faces-128; other generators refuse it, but for those fine-tuned from it.",
     "The example pictures were rendered like the portraits that the generator was trained on.",
@@ -44,7 +45,7 @@ def make(pipe: RefineStylePipeline, pictures: list[Path], name: str, steps: int)
             bar.update(step - bar.n)
             return False
 
-        tokens = pipe.adapt(pictures, name=name, steps=steps, align="none", on_step=on_step)
+        tokens = pipe.adapt(pictures, name=name, rights=RIGHTS, steps=steps, align="none", on_step=on_step)
     return tokens, time.monotonic() - began
 
 

@@ -307,6 +307,7 @@ class RefineStylePipeline(Pushable):
         pictures: Sequence[PictureSource] | References,
         *,
         name: str = "",
+        rights: str = "",
         steps: int = ADAPT_STEPS,
         tokens: int = 4,
         align: Align = "auto",
@@ -321,6 +322,7 @@ class RefineStylePipeline(Pushable):
         Args:
             pictures: paths, file contents, open files or PIL images.
             name: kept in the domain's metadata.
+            rights: what you state about your right to use the pictures; kept too, and asked for by ``push_to_hub``.
             steps: of optimisation.
             tokens: T, tokens per layer.
             align: "auto" cuts faces out where they are found and uses other pictures as they are; "none" uses all so.
@@ -343,7 +345,7 @@ class RefineStylePipeline(Pushable):
         run = self.adaptation(pictures, steps=steps, tokens=tokens, align=align, seed=seed, state=saved,
                               settings=settings, terms=terms)  # fmt: skip
         run.run(on_step, state)
-        return run.token_set({"name": name} if name else {})
+        return run.token_set({key: text for key, text in (("name", name), ("rights", rights)) if text})
 
     def adaptation(
         self,

@@ -81,7 +81,8 @@ def push_folder(
         revision: branch to commit to; made from the main one if there is none.
 
     Raises:
-        CardError: no licence, or something that the Hub would refuse. Nothing was uploaded.
+        CardError: no licence, no statement of the right to the pictures of a domain, or something that the Hub would
+            refuse. Nothing was uploaded.
         ModelNotFoundError: no such folder, or no possible id.
         ModelFileError: the folder holds no model.
         HubAccessError, HubConnectionError: no right to write, no connection. Nothing was committed.
@@ -92,6 +93,7 @@ def push_folder(
         raise ModelNotFoundError(f"{repo_id!r} is not a Hub id: that is owner/name.")
     source = Folder(Path(folder))
     kind, _ = cards.kind_of(source.root)
+    cards.check_rights(source.root)
     files: dict[str, Path | bytes] = {}
     for path in sorted(source.root.rglob("*")):
         name = path.relative_to(source.root).as_posix()

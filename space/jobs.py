@@ -237,7 +237,7 @@ class Jobs:
     def _keep(self, run: Run, name: str) -> TokenSet:
         """The domain that came of a run, the best of its steps."""
         with self.turns:
-            return self._resumed(run).token_set({"name": name}).to("cpu")
+            return self._resumed(run).token_set({"name": name, "rights": RIGHTS}).to("cpu")
 
     def _resumed(self, run: Run) -> Adaptation:
         return self.pipe.adaptation(run.references, steps=run.steps, tokens=run.tokens, seed=run.seed, state=run.state)
@@ -246,6 +246,7 @@ class Jobs:
 # --- Who may ask ----------------------------------------------------------------------------------------------------
 
 
+RIGHTS = "The maker says that they may use these pictures."  # no run starts without
 KINDS = ("invert", "adapt")  # jobs that last
 
 

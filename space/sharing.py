@@ -197,6 +197,7 @@ class Sharing:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "domain"
             domain.save_pretrained(folder)
+            cards.check_rights(folder)
             if preview:
                 (folder / "preview.png").write_bytes(self._preview(domain))
             (folder / cards.FACTS).write_bytes(cards.dump_card(card))

@@ -182,7 +182,8 @@ def test_command_with_pictures_and_clip(
     assert code == 0, err
     assert TokenSet.from_pretrained(out).metadata["objectives"]["clip tiny-clip"] == 1.0
     card = read_card(Folder(out))
-    assert card.data.endswith("as stated by the maker: I drew it.")
+    assert card.data.endswith("as the maker states: I drew it.")
+    assert TokenSet.from_pretrained(out).metadata["rights"] == "I drew it"
     assert card.base_model is None  # a folder, which nobody else could load
 
 

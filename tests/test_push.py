@@ -90,6 +90,22 @@ def test_missing_licence_is_refused_before_anything_is_sent(pipeline: str, hub: 
     assert list(hub.repos) == ["me/faces"]
 
 
+def test_a_domain_of_pictures_needs_a_statement_of_rights(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
+    """By itself, and as a part of a pipeline."""
+    silent = replace(DOMAIN, metadata={"name": "sketch", "pictures": 5})
+    with pytest.raises(CardError) as error:
+        silent.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    assert_helps(error, "5 pictures that 'sketch' was made from", "--rights", "metadata=")
+    folder = tmp_path / "whole"
+    RefineStylePipeline(GENERATOR, domains={"sketch": silent}).save_pretrained(folder)
+    with pytest.raises(CardError, match="5 pictures"):
+        push_folder(folder, "me/whole", card=replace(CARD, base_model=None), token=hub.write_token)
+    assert not hub.seen("POST|PUT")
+    stated = replace(silent, metadata={**silent.metadata, "rights": "I drew them"})
+    stated.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    assert "| Rights | I drew them |" in hub.files("me/my-sketch")["README.md"].decode()
+
+
 def test_the_licence_of_the_base_is_noted(pipeline: str, hub: HubServer) -> None:
     """As the base's own card states it, which people edit on the Hub."""
     DOMAIN.push_to_hub("me/before", card=CARD, token=hub.write_token)

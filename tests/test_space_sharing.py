@@ -73,7 +73,7 @@ def face(pipe: RefineStylePipeline) -> Inversion:
 @pytest.fixture
 def shelf(pipe: RefineStylePipeline) -> Shelf:
     shelf = Shelf()
-    made = {"name": "mine", "pictures": 5}
+    made = {"name": "mine", "pictures": 5, "rights": "drawn by myself"}
     shelf.add("mine", replace(domain(3), base=pipe.fingerprint, metadata=made))
     return shelf
 
@@ -291,5 +291,14 @@ def test_who_is_not_signed_in_pushes_nothing(pipe: RefineStylePipeline, shelf: S
         push(on, shelf, licence="mine")
     with told("There is no domain 'theirs'."):
         push(on, shelf, name="theirs")
+
+
+def test_a_domain_without_a_statement_of_rights_stays_here(pipe: RefineStylePipeline) -> None:
+    notes = Notes()
+    shelf = Shelf()
+    shelf.add("found", replace(domain(3), base=pipe.fingerprint, metadata={"name": "found", "pictures": 5}))
+    with pytest.raises(gr.Error, match="right to use the 5 pictures that .*found"):
+        push(Sharing(Jobs(pipe), "someone/tiny-32", notes), shelf, name="found")
+    assert not notes.calls
     assert not notes.calls
     assert TOKEN not in repr(vars(shelf))

@@ -23,7 +23,7 @@ from ..sources import Folder, bundled_models, open_source
 from .facts import FACTS, README, Card, Figure, Picture, dump_card, read_card
 from .kinds import base_rows, file_rows, kind_of
 from .metadata import NO_LICENCE, base_tag, check, front_matter, metadata, split
-from .terms import relicensed, stated_licence, with_base_terms
+from .terms import check_rights, relicensed, stated_licence, with_base_terms
 
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Picture",
     "base_tag",
     "check",
+    "check_rights",
     "dump_card",
     "kind_of",
     "read_card",

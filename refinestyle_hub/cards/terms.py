@@ -5,16 +5,36 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import CardError, ModelNotFoundError
+from ..files import read_json
+from ..hub import CONFIG
 from ..sources import Repo, Source, bundled_models, is_repo_id, open_source
 from .facts import README, Card, read_card
 from .metadata import split
 
 
-__all__ = ["relicensed", "stated_licence", "with_base_terms"]
+__all__ = ["check_rights", "relicensed", "stated_licence", "with_base_terms"]
+
+
+def check_rights(folder: Path) -> None:
+    """Every domain in a saved folder that was made from pictures says by what right they were used.
+
+    Raises:
+        CardError: one does not.
+    """
+    for path in sorted(folder.rglob(CONFIG)):
+        found = read_json(path)
+        told = found.get("metadata", {}) if found.get("class") == "TokenSet" else {}
+        if told.get("pictures") and not told.get("rights"):
+            name = told.get("name") or path.parent.name
+            raise CardError(
+                f"No word is said on the right to use the {told['pictures']} pictures that {name!r} was made from.\n"
+                "State it: refinestyle adapt ... --rights TEXT, once more into the same folder; or from Python\n"
+                'dataclasses.replace(domain, metadata={**domain.metadata, "rights": TEXT}).'
+            )
 
 
 def relicensed(card: Card, old: str) -> Card:

@@ -58,7 +58,7 @@ def adapt(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
     preview_every: Annotated[int, typer.Option(min=1, help="Steps between previews of fixed samples.")] = 50,
     rights: Annotated[
-        str, typer.Option(help="What you state about your right to use the pictures; it goes on the card.")
+        str, typer.Option(help="What you state about your right to use the pictures; without it no push is possible.")
     ] = "",
     device: Device = "cpu",
     as_json: console.AsJson = False,
@@ -107,10 +107,10 @@ def adapt(
             return pressed()
 
         finished = run.run(on_step, state)
-    domain = run.token_set({"name": name})
+    domain = run.token_set({"name": name, **({"rights": rights} if rights else {})})
     domain.save_pretrained(out)
     show(out / "preview.png")
-    _write_facts(domain, out, model, rights, f"{run.seconds:.0f} s on {device}")
+    _write_facts(domain, out, model, f"{run.seconds:.0f} s on {device}")
     report = _report(run, model, name, time.monotonic() - began)
     console.write_json(out / RUN / "report.json", report)
     console.emit(report, _told(report, out, finished), as_json)
@@ -137,7 +137,7 @@ def _report(run: Adaptation, model: str, name: str, seconds: float) -> dict[str,
     }
 
 
-def _write_facts(domain: TokenSet, out: Path, model: str, rights: str, cost: str) -> None:
+def _write_facts(domain: TokenSet, out: Path, model: str, cost: str) -> None:
     """``card.json``: how the domain was made, and its preview. What else is in it, such as figures, stays."""
     from ..cards import FACTS, Picture, dump_card, read_card
     from ..files import write_folder
@@ -147,7 +147,7 @@ def _write_facts(domain: TokenSet, out: Path, model: str, rights: str, cost: str
     public = model in bundled_models() or (is_repo_id(model) and not Path(model).exists())
     if told["pictures"]:
         what = f"{told['pictures']} pictures of the style, which are not part of this repo"
-        data = f"Made from {what}. Rights to them, as stated by the maker: {rights or 'nothing was stated'}."
+        data = f"Made from {what}. Rights to them, as the maker states: {told.get('rights', 'nothing is stated')}."
     else:
         data = f'Made without pictures, from the text "{told["source_text"]}" to "{told["target_text"]}".'
     made_with = "PICTURES..." if told["pictures"] else f'--text "{told["target_text"]}" --clip CLIP'

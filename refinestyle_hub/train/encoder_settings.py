@@ -71,7 +71,8 @@ class EncoderTraining:
 
     def __post_init__(self) -> None:
         intervals = (self.grid_every, self.save_every, self.validate_every, self.r1_every, self.accumulate)
-        if min(intervals) < 1 or min(self.w_pictures, self.blind, self.pictures, self.validation, self.cycle_every) < 0:
+        counts = (self.w_pictures, self.blind, self.pictures, self.validation, self.cycle_every)
+        if min(intervals) < 1 or min(counts) < 0:
             raise ConfigError("The intervals must be at least 1, and no number of pictures negative.")
         if self.batch < 2 or self.batch % (2 * self.accumulate):
             raise ConfigError(f"batch {self.batch} must be divisible by 2 x accumulate: half of it are portraits.")
