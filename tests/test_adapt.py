@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tiny import TINY, tiny_generator
 from torch import Tensor
 
 from refinestyle_hub.adapt import Adaptation, AdaptSettings, AdaptState, Context, References, preset
+from refinestyle_hub.adapt.terms import Reconstruction
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
@@ -23,7 +25,7 @@ from refinestyle_hub.losses import Perceptual
 from refinestyle_hub.tokens import TokenSet
 
 
-QUICK = AdaptSettings(batch=2, check_every=2, critic_from=0.25)
+QUICK = AdaptSettings(batch=2, check_every=2, critic_from=0.25, critic_least=0)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,46 @@ def test_a_term_of_ones_own(generator: Generator, discriminator: Discriminator) 
     assert run.token_set().metadata["objectives"]["dark"] == 2.0
 
 
+def test_every_step_sees_all_pictures(generator: Generator, discriminator: Discriminator) -> None:
+    """Their features are made once, however small the batch is."""
+
+    class Spy:
+        name, weight = "spy", 1.0
+        seen: list[Any] = []
+
+        def __call__(self, context: Context) -> Tensor:
+            self.seen.append(context.reference_features)
+            return context.adapted.new_zeros([])
+
+    run = begin(generator, discriminator, terms=[Spy()])
+    run.step(2)
+    first, second = Spy.seen
+    assert first is second
+    assert {len(maps) for maps in first} == {5}
+    with torch.no_grad():
+        assert all(
+            torch.equal(a, b) for a, b in zip(first, discriminator.features(references().pictures), strict=True)
+        )
+
+
+def test_only_coarse_codes_of_an_inversion_are_redrawn() -> None:
+    """The fine ones are a sample's (JoJoGAN): 7 of 18 are kept, for codes of another number the nearest share."""
+    drawn: list[Tensor] = []
+
+    def draw(w_plus: Tensor) -> Tensor:
+        drawn.append(w_plus)
+        return torch.zeros(len(w_plus), 3, 32, 32)
+
+    context: Any = SimpleNamespace(
+        inversions=torch.ones(3, 18, 4), w_plus=torch.zeros(4, 18, 4), references=references(3), step=1, draw=draw,
+        features=None,
+    )  # fmt: skip
+    assert Reconstruction(1.0)(context) > 0
+    assert drawn[0].shape == (2, 18, 4)
+    assert bool((drawn[0][:, :7] == 1).all())
+    assert bool((drawn[0][:, 7:] == 0).all())
+
+
 # --- With less ------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +241,28 @@ def test_the_size_of_chunks_does_not_matter(
         run.preview(), run.token_set(), run.state()  # looking changes nothing
     assert run.finished
     assert same(run.token_set(), whole)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_presets_for_few_pictures_stop_and_go_on_too(
+    generator: Generator, discriminator: Discriminator, count: int
+) -> None:
+    """With inversions and all other terms, as they are but for the time they take."""
+
+    def make(state: AdaptState | None = None) -> Adaptation:
+        settings = replace(preset(count), batch=2, inversion_steps=2, critic_from=0.25, critic_least=0, check_every=2)
+        return Adaptation(
+            generator, references(count), steps=4, settings=settings, discriminator=discriminator,
+            perceptual=perceptual, state=state,
+        )  # fmt: skip
+
+    perceptual = Perceptual.load("st-lpips-alex")
+    whole, first = make(), make()
+    assert {"reconstruction", "adversarial"} <= set(whole.step(4))
+    first.step(3)
+    again = make(pickle.loads(pickle.dumps(first.state())))
+    again.step(1)
+    assert same(again.token_set(), whole.token_set())
 
 
 @pytest.mark.parametrize("stop", [0, 3, 4])
@@ -312,6 +376,15 @@ def test_presets() -> None:
     for count in (0, 21):
         with pytest.raises(ConfigError, match="1 to 20 pictures"):
             preset(count)
+
+
+def test_short_runs_do_without_a_critic(generator: Generator, discriminator: Discriminator) -> None:
+    """It starts no earlier than after 100 steps, and needs as many; nothing is said to be left out for want of one."""
+    assert [AdaptSettings().critic_starts(n) for n in (1, 199, 200, 400, 1000)] == [1, 1, 0.5, 0.25, 0.25]
+    run = begin(generator, discriminator, steps=2, settings=replace(QUICK, critic_least=100))
+    assert "adversarial" not in run.step(2)
+    assert run.left_out == []
+    assert "adversarial" not in run.token_set().metadata["objectives"]
 
 
 def test_what_cannot_be(generator: Generator, discriminator: Discriminator) -> None:

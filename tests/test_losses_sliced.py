@@ -29,6 +29,27 @@ def test_sets_of_different_size_are_compared_by_quantiles() -> None:
     assert sliced_wasserstein(few, many + 2) == pytest.approx(4, rel=1e-4)
 
 
+def test_all_pictures_of_a_style_count_at_no_further_cost() -> None:
+    """Ten times the same pictures are the same style, seen on a coarser grid."""
+    x = pictures(4)
+    many, other = x.repeat(10, 1, 1, 1), pictures(40, 3) * 0.3
+    assert sliced_pictures(x, many, rng()) < 0.1 * sliced_pictures(x, other, rng())
+    assert sliced_pictures(x, x[:1], rng()) >= 0  # fewer, too
+
+
+def test_a_whole_style_narrows_the_samples_less() -> None:
+    """Pictures of one normal number: the scale at which four come nearest, on average, to as many or to twenty."""
+    draws, scales = 4000, {}
+    for count in (4, 20):
+        x = torch.randn(4, draws, generator=rng()).repeat_interleave(5, 0)
+        y = torch.randn(count, draws, generator=rng(1)).repeat_interleave(20 // count, 0)
+        scale = torch.ones([], requires_grad=True)
+        slope = torch.autograd.grad(sliced_wasserstein(scale * x, y), scale)[0]
+        scales[count] = 1 - float(slope / (2 * x.square().mean()))  # the minimum of the parabola
+    assert scales[4] == pytest.approx(0.58, abs=0.02)
+    assert scales[20] == pytest.approx(0.67, abs=0.02)
+
+
 def test_bands_add_up_to_the_picture() -> None:
     x = pictures(2, size=64)
     *details, low = bands(x)

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -140,14 +141,15 @@ class Adaptation:
             chosen += [SlicedFeatures(s.sliced_features), Between(s.between), Within(s.within)]
         chosen += [Reconstruction(s.reconstruction), Norm(s.norm)]
         chosen = [term for term in chosen if term.weight]
-        if discriminator is not None and (s.adversarial or s.patches):
+        starts = s.critic_starts(self.steps)
+        if discriminator is not None and (s.adversarial or s.patches) and starts < 1:
             chosen.append(
                 Adversarial(
                     discriminator,
                     s.adversarial,
                     s.patches,
                     rate=s.critic_rate,
-                    starts=s.critic_from,
+                    starts=starts,
                     frozen_above=s.frozen_above,
                     penalty=s.penalty,
                     seed=self.seed,
@@ -164,6 +166,8 @@ class Adaptation:
     def left_out(self) -> list[str]:
         """Terms that the settings ask for and this model cannot have: it lacks a discriminator."""
         s, there = self.settings, {term.name for term in self.terms}
+        if self.discriminator is not None:
+            there.add("adversarial")  # a run too short for it is not for want of a model
         wanted = {
             "sliced_features": s.sliced_features,
             "between": s.between,
@@ -254,6 +258,7 @@ class Adaptation:
             adapted=self.generator(w_plus, tokens),
             references=self.references,
             chosen=self.references.pictures[order.to(device)],
+            reference_features=self._reference_features,
             inversions=self.inversions,
             parameters=self.parameters,
             rng=rng,
@@ -261,6 +266,12 @@ class Adaptation:
             plain=self.generator,
             features=self.features,
         )
+
+    @cached_property
+    def _reference_features(self) -> Sequence[Tensor]:
+        """They never change."""
+        with torch.no_grad():
+            return () if self.features is None else self.features(self.references.pictures)
 
     @torch.no_grad()
     def _blend(self) -> None:
@@ -286,7 +297,7 @@ class Adaptation:
         drawn, rng = self._samples(1.0), _source(self.seed, 3)
         if self.features is None:
             return float(sliced_pictures(drawn, self.references.pictures, rng))
-        return float(sliced_features(self.features(drawn), self.features(self.references.pictures), rng))
+        return float(sliced_features(self.features(drawn), self._reference_features, rng))
 
     # --- What comes of it ---
 

@@ -31,6 +31,7 @@ class Context:
     adapted: Tensor  # [N, 3, R, R]: the samples with the present tokens; gradients flow to these
     references: References
     chosen: Tensor  # [N, 3, R, R]: references of this step, repeated where there are fewer than N
+    reference_features: Sequence[Tensor]  # of all references; empty where there are no ``features``
     inversions: Tensor | None  # [M, L, D]: w+ of the references, where they were looked for
     parameters: TokenParameters
     rng: torch.Generator  # of this step: the only source of chance
@@ -54,12 +55,6 @@ class Context:
     def adapted_features(self) -> Sequence[Tensor]:
         """Of ``adapted``."""
         return self._features(self.adapted)
-
-    @cached_property
-    def chosen_features(self) -> Sequence[Tensor]:
-        """Of ``chosen``."""
-        with torch.no_grad():
-            return self._features(self.chosen)
 
     def _features(self, pictures: Tensor) -> Sequence[Tensor]:
         assert self.features is not None, "a term that looks at features is used without any"

@@ -35,6 +35,7 @@ class AdaptSettings:
     norm: float = 0.02  # of the squared norm of the residuals, relative to the kernels
 
     critic_from: float = 0.25  # share of the steps before the discriminator starts
+    critic_least: int = 100  # steps before it and steps with it, at least: a run too short for both does without
     critic_rate: float = 0.001  # Adam's for the discriminator
     frozen_above: int = 16  # pixels: blocks of the discriminator that see larger maps stay as they are
     penalty: float = 1.0  # on the squared gradient of the discriminator's logits
@@ -49,6 +50,14 @@ class AdaptSettings:
             raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
         if min(self.rate, self.colour_rate, self.critic_rate) <= 0 or not 0 <= self.average < 1:
             raise ConfigError("rates must be above 0, and average from 0 to less than 1.")
+
+    def critic_starts(self, steps: int) -> float:
+        """Share of a run of ``steps`` before the discriminator starts; 1: it never does.
+
+        Its new head knows nothing at first: for some tens of steps it costs half of the time and says little.
+        """
+        share = max(self.critic_from, self.critic_least / steps)
+        return share if steps * (1 - share) >= self.critic_least else 1.0
 
 
 def preset(pictures: int, tokens: int = 4) -> AdaptSettings:

@@ -21,6 +21,7 @@ __all__ = ["Between", "Norm", "Reconstruction", "SlicedFeatures", "SlicedPicture
 
 COARSE = (8, 16)  # pixels, sides of the feature maps that are compared with the source's
 REDRAWN = 2  # references per step
+KEPT = 7 / 18  # share of an inversion's codes, the coarse ones, as published
 
 
 @dataclass
@@ -32,7 +33,7 @@ class SlicedPictures:
 
     def __call__(self, context: Context) -> Tensor:
         """See ``losses.sliced.sliced_pictures``."""
-        return sliced_pictures(context.adapted, context.chosen, context.rng)
+        return sliced_pictures(context.adapted, context.references.pictures, context.rng)
 
 
 @dataclass
@@ -44,7 +45,7 @@ class SlicedFeatures:
 
     def __call__(self, context: Context) -> Tensor:
         """See ``losses.sliced.sliced_features``."""
-        return sliced_features(context.adapted_features, context.chosen_features, context.rng)
+        return sliced_features(context.adapted_features, context.reference_features, context.rng)
 
 
 @dataclass
@@ -77,7 +78,9 @@ class Within:
 class Reconstruction:
     """References are redrawn from their own w+: what became of what (Chong and Forsyth 2022, JoJoGAN, section 3).
 
-    The distance is that of discriminator features, as there, and of Laplacian pyramids.
+    As there, only the coarse codes are theirs and the fine ones are the samples': an inversion takes as much of the
+    colours as w+ can draw, and what it draws no token would learn. The distance is that of discriminator features, as
+    there, and of Laplacian pyramids.
     """
 
     weight: float
@@ -89,7 +92,9 @@ class Reconstruction:
         count = len(context.references)
         some = [(context.step * REDRAWN + i) % count for i in range(min(REDRAWN, count))]
         wanted = context.references.pictures[some]
-        redrawn = context.draw(context.inversions[some])
+        codes, others = context.inversions[some], context.w_plus[: len(some)]
+        kept = round(KEPT * codes.shape[1])
+        redrawn = context.draw(torch.cat([codes[:, :kept], others[:, kept:]], dim=1))
         loss = pyramid(redrawn, wanted)
         if context.features is not None:
             with torch.no_grad():

@@ -18,7 +18,7 @@ __all__ = ["bands", "opponent", "sliced_features", "sliced_pictures", "sliced_wa
 OPPONENT = ((0.577, 0.577, 0.577), (2.12, 0.0, -2.12), (-1.225, 2.45, -1.225))  # orthogonal rows
 SMALLEST_BAND = 16  # pixels: what is left holds the colours
 FLAT = 0.05  # share of the variance of both sets that ``y`` is taken to have at least
-PLACES = 1024  # of a map that are compared, at most: a grid of random offset
+PLACES = 1024  # of a map of ``x`` that are compared, at most: a grid of random offset; of all of ``y`` as many in all
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor) -> Tensor:
@@ -26,13 +26,10 @@ def sliced_wasserstein(x: Tensor, y: Tensor) -> Tensor:
 
     Args:
         x: projections [P, D].
-        y: projections [P', D].
+        y: projections [P', D]; where their number is another, their quantiles at the places of ``x`` count.
     """
     x, y = x.sort(dim=0).values, y.sort(dim=0).values
-    if len(x) != len(y):  # quantiles of the larger set at the places of the smaller
-        fewer = min(len(x), len(y))
-        x, y = _quantiles(x, fewer), _quantiles(y, fewer)
-    return (x - y).square().mean()
+    return (x - _quantiles(y, len(x))).square().mean()
 
 
 def opponent(x: Tensor) -> Tensor:
@@ -55,6 +52,8 @@ def sliced_pictures(x: Tensor, y: Tensor, rng: torch.Generator, lines: int = 32,
     """Distance of 3x3 patches of pictures [N, 3, H, W] and [M, 3, H, W], mean over the bands of their pyramids.
 
     Each band counts relative to its variance in ``y``. ``place``: weight of where a patch lies, in deviations.
+    ``y`` is best the whole of a style. The set that is nearest on average to small draws of it is narrower than it is:
+    four pictures that differ in one normal number are drawn to 0.58 of its deviation by four at a time, to 0.67 by 20.
     """
     return _compare(bands(opponent(x)), bands(opponent(y)), rng, lines, place, kernel=3)
 
@@ -73,24 +72,36 @@ def _compare(
     for a, b in zip(x, y, strict=True):
         filters = torch.randn(lines, a.shape[1], kernel, kernel, generator=rng).to(a)
         filters = filters / filters.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
-        stride = _stride(a)
-        top, left = torch.randint(stride, (2,), generator=rng).tolist()
-        grid = (slice(top, None, stride), slice(left, None, stride))
-        rows, columns = (torch.linspace(-1, 1, side)[part] for side, part in zip(a.shape[-2:], grid, strict=True))
-        tags = place * torch.cartesian_prod(rows, columns) @ torch.randn(2, lines, generator=rng)  # [h' w', D]
-        p, q = (_project(maps, filters, stride, top, left) for maps in (a, b))  # [N, h' w', D]
-        least = FLAT * torch.cat([p, q]).detach().var(dim=(0, 1)).mean()  # a flat style has next to no variance
+        slopes = place * torch.randn(2, lines, generator=rng)
+        strides = _strides(a, b)
+        corner = torch.randint(max(strides), (2,), generator=rng)
+        points, tags = [], []
+        for maps, stride in zip((a, b), strides, strict=True):
+            top, left = (corner % stride).tolist()  # the same grid where the strides are the same
+            rows, columns = (
+                torch.linspace(-1, 1, side)[start::stride]
+                for side, start in zip(maps.shape[-2:], (top, left), strict=True)
+            )
+            tags.append((torch.cartesian_prod(rows, columns) @ slopes).to(maps))  # [h' w', D]
+            points.append(_project(maps, filters, stride, top, left))  # [N, h' w', D]
+        p, q = points
+        # a flat style has next to no variance
+        least = FLAT * torch.cat([p.flatten(0, 1), q.flatten(0, 1)]).detach().var(dim=0).mean()
         scale = (torch.maximum(q.var(dim=(0, 1)).mean(), least) + 1e-8).rsqrt()
-        p, q = (points * scale + tags.to(points) for points in (p, q))
+        p, q = p * scale + tags[0], q * scale + tags[1]
         distances.append(sliced_wasserstein(p.flatten(0, 1), q.flatten(0, 1)))
     return torch.stack(distances).mean()
 
 
-def _stride(x: Tensor) -> int:
+def _strides(x: Tensor, y: Tensor) -> tuple[int, int]:
+    """Powers of 2, of the grids of either: all maps of ``y`` together have about as many places as those of ``x``."""
     stride = 1
     while x.shape[-2] * x.shape[-1] > PLACES * stride**2:
         stride *= 2
-    return stride
+    coarser = stride
+    while len(y) * y.shape[-2] * y.shape[-1] > PLACES * len(x) * coarser**2:
+        coarser *= 2
+    return stride, coarser
 
 
 def _project(x: Tensor, filters: Tensor, stride: int, top: int, left: int) -> Tensor:
