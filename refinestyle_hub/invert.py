@@ -2,7 +2,8 @@
 
 Phase 1 finds w+ from the mean latent: the projection of Karras et al. 2020 (appendix D), in W and W+ at once, and in
 coordinates in which w has unit variance (Wulff and Torralba 2020). Phase 2 keeps w+ and finds tokens that close the
-remaining gap (RefineStyle, arXiv 2410.06104, on one picture). An encoder's answer can take the place of phase 1.
+remaining gap (RefineStyle, arXiv 2410.06104, on one picture). An encoder's answer can take the place of phase 1, or
+be where it starts: w+ then moves beneath the encoder's tokens.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def invert(
     Args:
         generator: left as it is.
         crops: [N, 3, R, R] in [-1, 1], R being the generator's resolution.
-        w_steps: of phase 1; None: 100, or 0 where ``start`` is given.
+        w_steps: of phase 1, under ``start_tokens`` where these are given; None: 100, or 0 where ``start`` is given.
         token_steps: of phase 2; 0: w+ alone.
         start: w+ [N, L, D] to start from, such as an encoder's answer; None: the mean latent.
         start_tokens: to start from, one set for each picture; None: no residual.
@@ -109,7 +110,7 @@ def invert(
     mean = frozen.mapping.w_avg.expand(len(crops), generator.config.num_layers, -1)
     w_plus = mean if start is None else start.detach().float()
     if w_steps:
-        codes = _Codes(frozen, w_plus, s, rng)
+        codes = _Codes(frozen, w_plus, start_tokens, s, rng)
         w_plus = torch.stack(_descend(codes, s.w_rate, w_steps, pixels, [coarse], watch, s))
     w_done, watch.base = watch.done, w_steps
     tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
@@ -163,7 +164,7 @@ def _check(
     if start_tokens is not None and len(start_tokens) != len(crops):
         raise ShapeError(f"start_tokens has {len(start_tokens)} sets for {len(crops)} pictures.")
     if w_steps < 0 or token_steps < 0:
-        raise ConfigError(f"Steps must be 0 or more, not {w_steps} and {token_steps}.")
+        raise ConfigError(f"Steps must be 0 or more, not {w_steps} for w+ and {token_steps} for the tokens.")
 
 
 def _perceptual_distances(crops: Tensor, perceptual: Perceptual) -> list[Distance]:
@@ -205,8 +206,15 @@ class _Phase(Protocol[T]):
 class _Codes:
     """w+ = start + (common + each) basis: moves of all codes together and of each, in standard deviations of w."""
 
-    def __init__(self, generator: Generator, start: Tensor, settings: InversionSettings, rng: torch.Generator) -> None:
-        self.generator, self.start, self.settings, self.rng = generator, start, settings, rng
+    def __init__(
+        self,
+        generator: Generator,
+        start: Tensor,
+        tokens: Sequence[TokenSet] | None,
+        settings: InversionSettings,
+        rng: torch.Generator,
+    ) -> None:
+        self.generator, self.start, self.tokens, self.settings, self.rng = generator, start, tokens, settings, rng
         config, mean = generator.config, generator.mapping.w_avg
         with torch.no_grad():
             z = torch.randn(4096, config.z_dim, generator=rng).to(mean)
@@ -227,7 +235,7 @@ class _Codes:
         if not self.settled(progress):
             amount = self.settings.w_noise * (1 - 2 * progress) ** 2
             move = move + amount * torch.randn(move.shape, generator=self.rng).to(move)
-        pictures: Tensor = self.generator(self.start + move @ self.basis)
+        pictures: Tensor = self.generator(self.start + move @ self.basis, self.tokens)
         return pictures
 
     def penalty(self) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import processes
-from .errors import FaceNotFoundError, PictureError
+from .errors import ConfigError, FaceNotFoundError, PictureError
 from .faces import Crop, crop_face
 from .images import SUFFIXES, load_picture, to_tensor
 from .invert import InversionSettings
@@ -39,6 +39,7 @@ def invert_folder(
     out: str | Path,
     *,
     steps: int | None = None,
+    w_steps: int | None = None,
     tokens: bool = True,
     aligned: bool = False,
     batch: int = 8,
@@ -52,14 +53,17 @@ def invert_folder(
     launch`` or ``torchrun`` the processes share the pictures; each uses the device that accelerate gives it.
 
     Args:
-        steps, tokens, aligned, seed, settings: as for ``RefineStylePipeline.invert``.
+        steps, w_steps, tokens, aligned, seed, settings: as for ``RefineStylePipeline.invert``.
         batch: pictures inverted at once.
         on_picture: called after each batch with (pictures done, pictures in all) of this process.
 
     Raises:
         PictureError: there are no pictures in ``folder``.
+        ConfigError: ``batch`` is below 1; more steps for w+ than there are.
         MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
     """
+    if batch < 1:
+        raise ConfigError(f"batch must be at least 1, not {batch}.")
     folder, out, state = Path(folder), Path(out), processes.accelerator()
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = sorted(path.relative_to(folder).as_posix() for path in paths)
@@ -81,7 +85,7 @@ def invert_folder(
                 skipped[name] = str(error)
         if found:
             crops = torch.cat([crop for crop, _ in found.values()])
-            made = pipe.invert_crops(crops, steps=steps, tokens=tokens, seed=seed, settings=settings)
+            made = pipe.invert_crops(crops, steps=steps, w_steps=w_steps, tokens=tokens, seed=seed, settings=settings)
             for (name, (_, crop)), inversion in zip(found.items(), made, strict=True):
                 if crop is not None:
                     quad = torch.from_numpy(crop.quad).float()

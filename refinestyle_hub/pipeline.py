@@ -164,6 +164,7 @@ class RefineStylePipeline(Pushable):
         picture: PictureSource,
         *,
         steps: int | None = None,
+        w_steps: int | None = None,
         tokens: bool = True,
         aligned: bool = False,
         face: int = 0,
@@ -175,8 +176,9 @@ class RefineStylePipeline(Pushable):
 
         Args:
             picture: path, file contents, open file or PIL image.
-            steps: of optimisation. From an encoder's answer they all go to the tokens (None: 0 steps); without an
-                encoder the first 40 % find w+ and the others tokens (None: 270 steps).
+            steps: of optimisation; None: 0 from an encoder's answer, 270 without an encoder.
+            w_steps: how many of them, the first ones, go to w+; the others go to the tokens. None: 0 from an encoder's
+                answer, 40 % without an encoder.
             tokens: False finds w+ alone, and spends all steps on it.
             aligned: the picture is a crop already; its central square is taken. Otherwise a face is looked for.
             face: which one, the largest being 0.
@@ -192,9 +194,8 @@ class RefineStylePipeline(Pushable):
         size = self.generator.config.resolution
         found = None if aligned else crop_face(picture, size, face)
         image = load_picture(picture) if found is None else found.image
-        inversion = self.invert_crops(
-            to_tensor(image, size), steps=steps, tokens=tokens, seed=seed, on_step=on_step, settings=settings
-        )[0]
+        inversion = self.invert_crops(to_tensor(image, size), steps=steps, w_steps=w_steps, tokens=tokens, seed=seed,
+                                      on_step=on_step, settings=settings)[0]  # fmt: skip
         if found is None:
             return inversion
         return replace(inversion, quad=torch.from_numpy(found.quad).float(), source_size=found.source_size)
@@ -204,6 +205,7 @@ class RefineStylePipeline(Pushable):
         crops: Tensor,
         *,
         steps: int | None = None,
+        w_steps: int | None = None,
         tokens: bool = True,
         seed: int = 0,
         on_step: OnStep | None = None,
@@ -216,15 +218,13 @@ class RefineStylePipeline(Pushable):
         """
         crops = crops.to(self.device)
         start, sets = None, None
-        if self.encoder is None:
-            steps = STEPS if steps is None else steps
-            w_steps = round(steps * W_SHARE) if tokens else steps
-        else:
-            steps = steps or 0
-            w_steps = 0 if tokens else steps
+        if self.encoder is not None:
             with torch.no_grad():
                 start, read = self.encoder(crops, self.generator)
             sets = read.unbind(self.fingerprint) if tokens else None
+        steps = (STEPS if start is None else 0) if steps is None else steps
+        if not tokens or w_steps is None:
+            w_steps = steps if not tokens else round(steps * W_SHARE) if start is None else 0
         return invert(
             self.generator,
             crops,

@@ -301,6 +301,10 @@ def test_a_pipeline_with_an_encoder_starts_from_its_answer(generator: Generator,
     better = pipe.invert(image, aligned=True, steps=6)
     assert (better.report["w_steps"], better.report["token_steps"]) == (0, 6)
     assert torch.allclose(better.w_plus, expected.w_plus[0], atol=0.05)  # levels of 8 bits
+    both = pipe.invert(image, aligned=True, steps=6, w_steps=2)
+    assert (both.report["w_steps"], both.report["token_steps"]) == (2, 4)
+    with pytest.raises(ConfigError, match="0 or more"):
+        pipe.invert(image, aligned=True, steps=2, w_steps=3)
     likeness = pipe.invert(image, aligned=True, steps=2, tokens=False)
     assert (likeness.report["w_steps"], likeness.tokens) == (2, None)
 

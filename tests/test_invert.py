@@ -164,6 +164,13 @@ def test_an_encoders_answer_takes_the_place_of_the_first_phase(
     refined = invert(generator, foreign, start=start, w_steps=20, token_steps=0, perceptual=perceptual)[0]
     assert refined.report["mse"] < kept.report["w_plus_mse"]
 
+    moved = invert(
+        generator, foreign, start=start, start_tokens=[one.tokens], w_steps=20, token_steps=0, perceptual=perceptual
+    )[0]
+    assert not torch.equal(moved.w_plus, start[0])
+    assert moved.tokens is one.tokens
+    assert moved.report["mse"] < kept.report["mse"]  # with the tokens that stay, not of w+ alone
+
 
 def test_pictures_of_a_batch_do_not_mix(generator: Generator, perceptual: Perceptual, drawn: Tensor) -> None:
     """Without noise each picture's answer is what it is alone, up to the rounding of batched sums along the way."""

@@ -15,7 +15,7 @@ from tiny import TINY, tiny_generator
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.encoder import Encoder
-from refinestyle_hub.errors import PictureError
+from refinestyle_hub.errors import ConfigError, PictureError
 from refinestyle_hub.images import to_tensor
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.invert_folder import invert_folder
@@ -99,6 +99,8 @@ def test_faces_are_found_and_their_lack_is_listed(
     assert found.quad is not None
     with pytest.raises(PictureError, match="no pictures"):
         invert_folder(pipe, tmp_path / "out", tmp_path / "more")
+    with pytest.raises(ConfigError, match="batch"):
+        invert_folder(pipe, tmp_path / "photos", tmp_path / "out", batch=0)
 
 
 def test_from_the_command_line(
@@ -112,6 +114,25 @@ def test_from_the_command_line(
     assert len(report["inverted"]) == 5
     assert list(report["skipped"]) == ["broken.png"]
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+    first = Inversion.from_pretrained(tmp_path / "out" / "a.png" / "inversion.safetensors")
+
+    # optimised, by another encoder, in batches of a size of one's own
+    Encoder.for_generator(pipe.generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1).save_pretrained(
+        tmp_path / "untrained"
+    )
+    options = ["--steps", "2", "--w-steps", "1", "--batch", "2", "--encoder", str(tmp_path / "untrained")]
+    where = [str(tmp_path / "model"), str(folder / "more"), "--out", str(tmp_path / "other"), "--aligned"]
+    with pytest.raises(SystemExit) as ended:
+        main(["invert", *where, *options])
+    assert ended.value.code == 0
+    other = Inversion.from_pretrained(tmp_path / "other" / "b.png" / "inversion.safetensors")
+    assert (other.report["w_steps"], other.report["token_steps"]) == (1, 1)
+    assert other.tokens is not None
+    assert first.tokens is not None
+    assert (other.tokens.config.layers["b8.conv0"].tokens, first.tokens.config.layers["b8.conv0"].tokens) == (8, 2)
+    with pytest.raises(SystemExit) as ended:
+        main(["invert", *where, "--face", "1"])
+    assert ended.value.code == 2
 
 
 @pytest.mark.slow

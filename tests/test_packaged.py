@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import refinestyle_hub
@@ -37,3 +38,22 @@ def test_the_bundled_directions_move_the_picture() -> None:
         plain = pipe.generator(w)
         for name in pipe.directions:
             assert (pipe.generator(apply(w, {name: 2.0}, pipe.directions)) - plain).abs().mean() > 0.005, name
+
+
+def test_the_bundled_encoder_reads_what_the_generator_draws() -> None:
+    pipe = RefineStylePipeline.from_pretrained(NAME)
+    if pipe.encoder is None:
+        pytest.skip("no encoder is bundled yet")
+    assert sum(p.numel() for p in pipe.encoder.parameters()) < 8e6
+    folder = Path(refinestyle_hub.__file__).parent / "pretrained" / NAME / "encoder"
+    assert (folder / "model.fp16.safetensors").stat().st_size < 16e6
+    w = pipe.generator.map(torch.randn(8, 256, generator=torch.Generator().manual_seed(0)), 0.7)
+    with torch.no_grad():
+        drawn = pipe.generator(w).clamp(-1, 1)
+        w_plus, tokens = pipe.encoder(drawn, pipe.generator)
+        errors = [
+            float((pipe.generator(*answer).clamp(-1, 1) - drawn).square().mean())
+            for answer in ((pipe.generator.mapping.w_avg.expand_as(w),), (w_plus,), (w_plus, tokens))
+        ]
+    assert errors[1] < 0.6 * errors[0]  # w+ alone, against the mean face
+    assert errors[2] < errors[1]

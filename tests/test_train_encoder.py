@@ -22,7 +22,7 @@ from refinestyle_hub.cli import main
 from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.encoder import Encoder
-from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError, ModelNotFoundError
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.images import to_image
 from refinestyle_hub.losses import Perceptual
@@ -201,6 +201,16 @@ def test_the_second_stage_can_start_from_another_runs_first(tiny: EncoderTrainin
         assert all(torch.equal(t, first[name]) for name, t in encoder.first.state_dict().items())
     with pytest.raises(ModelFileError, match="another network"):
         train_encoder(replace(further, width=32, out=str(tmp_path / "wider")))
+
+
+def test_a_first_stage_that_stays_is_of_the_same_generator(tiny: EncoderTraining) -> None:
+    other = Generator.from_pretrained(tiny.model)
+    with torch.no_grad():
+        other.mapping.get_parameter("fc0.weight").mul_(1.5)
+    encoder = Encoder.for_generator(other, **tiny.network())
+    with pytest.raises(BaseMismatchError, match="start from"):
+        trainer_of(replace(tiny, w_pictures=0)).start_from(encoder)
+    trainer_of(tiny).start_from(encoder)  # and learns the codes of this one
 
 
 def test_parts_of_a_batch_add_up_to_it(tiny: EncoderTraining, tmp_path: Path) -> None:

@@ -107,6 +107,15 @@ def load(model: str, device: str) -> RefineStylePipeline:
     return pipe
 
 
+def with_encoder(pipe: RefineStylePipeline, place: str) -> RefineStylePipeline:
+    """The pipeline with another encoder. Raises BaseMismatchError where that was made for another generator."""
+    from ..encoder import Encoder
+    from ..pipeline import RefineStylePipeline
+
+    encoder = Encoder.from_pretrained(place).to(pipe.device)
+    return RefineStylePipeline(pipe.generator, pipe.discriminator, pipe.directions, pipe.domains, encoder)
+
+
 def generate(
     model: Model,
     out: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for seed0000.png and so on.")],
@@ -147,17 +156,32 @@ def invert(
     steps: Annotated[
         int | None, typer.Option(min=0, help="Steps of optimisation; by default 0 after an encoder, 270 without.")
     ] = None,
+    w_steps: Annotated[
+        int | None, typer.Option(min=0, help="How many of them move w+; by default 0 after an encoder, 40 % without.")
+    ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="The picture is an aligned crop already.")] = False,
     face: Annotated[int, typer.Option(min=0, help="Which face of the photo; 0 is the largest.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same result.")] = 0,
     w_only: Annotated[bool, typer.Option("--w-only", help="Find w+ alone: a likeness, no tokens.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures of a folder that are inverted at once.")] = 8,
+    encoder: Annotated[
+        str | None, typer.Option(help="Folder or Hub id of an encoder, in the place of the model's.")
+    ] = None,
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
-    """Find the w+ codes and tokens with which the model draws the face of a photo."""
+    """Find the w+ codes and tokens with which the model draws the face of a photo, or of each photo in a folder.
+
+    A folder by several processes: accelerate launch -m refinestyle_hub invert ...
+    """
+    if photo.is_dir() and face:
+        raise typer.BadParameter("Of each photo in a folder the largest face is taken.", param_hint="--face")
     pipe = load(model, device)
+    if encoder is not None:
+        pipe = with_encoder(pipe, encoder)
+    how: dict[str, Any] = {"w_steps": w_steps, "tokens": not w_only, "aligned": aligned, "seed": seed}
     if photo.is_dir():
-        _invert_folder(pipe, photo, out, as_json, steps=steps, tokens=not w_only, aligned=aligned, seed=seed)
+        _invert_folder(pipe, photo, out, as_json, steps=steps, batch=batch, **how)
         return
     from PIL import Image
 
@@ -169,10 +193,8 @@ def invert(
         inversion = pipe.invert(
             photo,
             steps=planned,
-            tokens=not w_only,
-            aligned=aligned,
             face=face,
-            seed=seed,
+            **how,
             on_step=lambda step, total, figures: tick(step, figures),
         )
     assert inversion.crop is not None

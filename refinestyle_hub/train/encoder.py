@@ -21,6 +21,7 @@ from .. import processes
 from ..discriminator import Discriminator
 from ..encoder import Encoder
 from ..errors import ConfigError, ModelFileError
+from ..fingerprint import check_base, fingerprint
 from ..generator import Generator
 from ..losses import Perceptual, gan
 from . import checkpoint
@@ -244,7 +245,10 @@ class EncoderTrainer:
 
         Raises:
             ModelFileError: its first stage is another network.
+            BaseMismatchError: it reads codes of another generator, and would stay as it is.
         """
+        if self.config.stages == "two" and not self.config.w_pictures and encoder.config.base is not None:
+            check_base(encoder.config.base, fingerprint(self.generator), what="The encoder to start from")
         try:
             for own in (self.encoder, self.average):
                 own.first.load_state_dict(encoder.first.state_dict())
