@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .cards import FACTS, README, base_tag, read_card, stated_licence
+from .cards import FACTS, PICTURES, README, base_tag, read_card, stated_licence
 from .config import Fingerprint, TokenSetConfig
 from .files import config_from_json, read_json, write_folder
 from .fingerprint import fingerprint, is_related
 from .generator import Generator
 from .hub import locate_config
+from .push import LICENCE_FILE
 from .sources import find_repos, open_source
 from .tokens import TokenSet
 
@@ -57,7 +58,7 @@ def find_domains(
     Raises:
         HubConnectionError: the Hub cannot be reached.
     """
-    identity = fingerprint(_generator(base))
+    identity = fingerprint(_generator(base, token))
     found: dict[str, FoundDomain] = {}
     for digest in (identity.digest, *identity.parents):
         for repo in find_repos([TAG, base_tag(digest)], limit, token):
@@ -92,7 +93,7 @@ def domain_info(
     return DomainInfo(
         source=str(source),
         base=config.base,
-        fits=None if base is None or config.base is None else is_related(config.base, fingerprint(_generator(base))),
+        fits=_fits(config.base, base, token),
         tokens=max((layer.tokens for layer in config.layers.values()), default=0),
         layers=tuple(sorted(config.layers)),
         license=stated_licence(source, subfolder),
@@ -109,7 +110,7 @@ def download_domain(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> TokenSet:
-    """Copy a domain and its card into a folder of its own, and return it.
+    """Copy a domain and its card, with the card's pictures and licence, into a folder of its own, and return it.
 
     It is loaded first, so only a whole and valid one is kept.
 
@@ -118,11 +119,23 @@ def download_domain(
     """
     source = open_source(name_or_path, revision=revision, token=token)
     tokens = TokenSet.from_source(source, subfolder=subfolder or None)
-    cards = {name: source.find(str(PurePosixPath(subfolder, name))) for name in (FACTS, README)}
+    card = read_card(source, subfolder)
+    names = {FACTS, README, *(p.file for p in card.pictures if PurePosixPath(p.file).suffix in PICTURES)}
+    if LICENCE_FILE.fullmatch(card.license_link or ""):
+        names.add(card.license_link or "")
+    beside = {name: source.find(str(PurePosixPath(subfolder, name))) for name in sorted(names)}
     tokens.save_pretrained(folder)
-    write_folder(Path(folder), {name: path.read_bytes() for name, path in cards.items() if path})
+    write_folder(Path(folder), {name: path.read_bytes() for name, path in beside.items() if path})
     return tokens
 
 
-def _generator(base: Generator | str | os.PathLike[str]) -> Generator:
-    return base if isinstance(base, Generator) else Generator.from_pretrained(base)
+def _generator(base: Generator | str | os.PathLike[str], token: str | bool | None) -> Generator:
+    return base if isinstance(base, Generator) else Generator.from_pretrained(base, token=token)
+
+
+def _fits(
+    made_for: Fingerprint | None, base: Generator | str | os.PathLike[str] | None, token: str | bool | None
+) -> bool | None:
+    if made_for is None or base is None:
+        return None
+    return is_related(made_for, fingerprint(_generator(base, token)))

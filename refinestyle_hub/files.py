@@ -36,6 +36,7 @@ __all__ = [
     "dump_json",
     "encode_tensors",
     "from_json",
+    "printable",
     "read_header",
     "read_json",
     "read_tensors",
@@ -57,7 +58,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
         keys = [k for k, _ in pairs]
-        raise ValueError(f"the key '{_printable(next(k for k in keys if keys.count(k) > 1))}' appears twice")
+        raise ValueError(f"the key '{printable(next(k for k in keys if keys.count(k) > 1))}' appears twice")
     return data
 
 
@@ -106,7 +107,7 @@ def _is_newer(version: object, where: object) -> bool:
     match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
     if match is None:
         raise ModelFileError(
-            f"{where} has no valid format_version (found '{_printable(version)}', this package writes 1.0)."
+            f"{where} has no valid format_version: '{printable(version)}', where this package writes {FORMAT_VERSION}."
         )
     major, minor = (int(part) for part in FORMAT_VERSION.split("."))
     if int(match[1]) > major:
@@ -117,7 +118,7 @@ def _is_newer(version: object, where: object) -> bool:
     return int(match[1]) == major and int(match[2]) > minor
 
 
-def _typed(value: Any, hint: Any, name: str) -> Any:
+def _typed(value: Any, hint: Any, name: str, ignored: list[str] | None) -> Any:
     """``value`` from JSON as the annotated type ``hint``; raises ConfigError."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -125,45 +126,52 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _typed(value, next(a for a in args if a is not type(None)), name)
+        return _typed(value, next(a for a in args if a is not type(None)), name, ignored)
     if origin is Literal and value in args:
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return construct(hint, value, name)
+        return construct(hint, value, name, ignored)
     if origin is tuple and isinstance(value, list):
         kinds = [args[0]] * len(value) if args[1:] == (...,) else list(args)
         if len(kinds) == len(value):
-            return tuple(_typed(v, kind, f"{name}[{i}]") for i, (v, kind) in enumerate(zip(value, kinds, strict=True)))
+            pairs = enumerate(zip(value, kinds, strict=True))
+            return tuple(_typed(v, kind, f"{name}[{i}]", ignored) for i, (v, kind) in pairs)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
         key_type, value_type = args
         if key_type is int and not all(re.fullmatch(r"\d{1,9}", key) for key in value):
             raise ConfigError(f"{name} must have whole numbers as its keys.")
-        return {key_type(k): _typed(v, value_type, f"{name}.{_printable(k)}") for k, v in value.items()}
+        return {key_type(k): _typed(v, value_type, f"{name}.{printable(k)}", ignored) for k, v in value.items()}
     if hint is float and type(value) is int:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, not '{_printable(value)}'.")
+    raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, not '{printable(value)}'.")
 
 
-def construct(cls: Any, data: Mapping[str, Any], name: str = "") -> Any:
-    """A dataclass from plain JSON values, each checked against its field's type; raises ConfigError."""
+def construct(cls: Any, data: Mapping[str, Any], name: str = "", ignored: list[str] | None = None) -> Any:
+    """A dataclass from plain JSON values, each checked against its field's type; raises ConfigError.
+
+    Unknown keys, here or in a dataclass within, are an error, or are left out and added to the list ``ignored``.
+    """
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     unknown = sorted(set(data) - set(fields))
-    if unknown:
+    if unknown and ignored is None:
         raise ConfigError(f"{name or cls.__name__} has unknown keys: {_some(unknown)}.")
     needed = {f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING}
     if needed - set(data):
         raise ConfigError(f"{name or cls.__name__} lacks the keys {_some(sorted(needed - set(data)))}.")
     prefix = f"{name}." if name else ""
-    return cls(**{key: _typed(value, hints[key], prefix + key) for key, value in data.items()})
+    if ignored is not None:
+        ignored += [prefix + key for key in unknown]
+    known = {key: value for key, value in data.items() if key in fields}
+    return cls(**{key: _typed(value, hints[key], prefix + key, ignored) for key, value in known.items()})
 
 
-def from_json(cls: type[C], data: Mapping[str, Any], where: object) -> C:
-    """A dataclass from a JSON object. Raises ConfigError for unknown or missing keys and wrong values."""
+def from_json(cls: type[C], data: Mapping[str, Any], where: object, ignored: list[str] | None = None) -> C:
+    """``construct`` of a JSON object in a file. Raises ConfigError, which names ``where``."""
     try:
-        made: C = construct(cls, data)
+        made: C = construct(cls, data, ignored=ignored)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return made
@@ -180,26 +188,25 @@ def config_from_json(kind: str, config_class: type[C], data: Mapping[str, Any], 
     """
     newer = _is_newer(data.get("format_version"), where)
     if data.get("class") != kind:
-        raise ModelFileError(f"{where} holds a {_printable(data.get('class'))}, not a {kind}.")
+        raise ModelFileError(f"{where} is of class '{printable(data.get('class'))}', not '{kind}'.")
     if data.get("value_range") != VALUE_RANGE:
-        raise ModelFileError(f"{where}: value_range must be {VALUE_RANGE}, not {_printable(data.get('value_range'))}.")
+        raise ModelFileError(f"{where}: value_range must be {VALUE_RANGE}, not {printable(data.get('value_range'))}.")
     fields = {key: v for key, v in data.items() if key not in ("class", "format_version", "value_range")}
-    known = {f.name for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    if newer and set(fields) - known:
-        unknown = sorted(set(fields) - known)
+    ignored: list[str] | None = [] if newer else None
+    config = from_json(config_class, fields, where, ignored)
+    if ignored:
         warnings.warn(
             f"{where} has format {data['format_version']}, newer than {FORMAT_VERSION}; "
-            f"these keys are not understood and left out: {_some(unknown)}.",
+            f"these keys are not understood and left out: {_some(ignored)}.",
             stacklevel=4,
         )
-        fields = {key: v for key, v in fields.items() if key in known}
-    return from_json(config_class, fields, where)
+    return config
 
 
 # --- Tensors --------------------------------------------------------------------------------------------------------
 
 
-def _printable(text: object) -> str:
+def printable(text: object) -> str:
     """What a file says, fit for a message: short, on one line, without control characters."""
     return repr(str(text)[:80])[1:-1]
 
@@ -207,7 +214,7 @@ def _printable(text: object) -> str:
 def _some(names: list[str]) -> str:
     """Up to five names, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(_printable(name) for name in names[:5]) + more
+    return ", ".join(printable(name) for name in names[:5]) + more
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
@@ -262,7 +269,7 @@ def read_header(path: Path) -> Header:
                 tensors[name] = (dtype, shape)
                 ends.append(end)
             case _:
-                raise ModelFileError(f"The header of {path} is malformed at '{_printable(name)}'.")
+                raise ModelFileError(f"The header of {path} is malformed at '{printable(name)}'.")
     if max(ends) != size - 8 - length:
         raise ModelFileError(f"{path} is damaged: {size} bytes, but its header describes {8 + length + max(ends)}.")
     config = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
@@ -314,9 +321,10 @@ def read_tensors(
     try:
         tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, AssertionError) as error:
-        raise ModelFileError(f"{path} is damaged: {_printable(error)}.") from None
-    check_finite(tensors, path)
-    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+        raise ModelFileError(f"{path} is damaged: {printable(error)}.") from None
+    read = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    check_finite(read, path if dtype == torch.float32 else f"{path} as {str(dtype).removeprefix('torch.')}")
+    return read
 
 
 # --- Writing --------------------------------------------------------------------------------------------------------

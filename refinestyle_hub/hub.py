@@ -23,6 +23,7 @@ from .files import (
     config_to_json,
     dump_json,
     encode_tensors,
+    printable,
     read_header,
     read_json,
     read_tensors,
@@ -36,6 +37,7 @@ __all__ = [
     "PipelineIndex",
     "Pretrained",
     "bundled_models",
+    "join",
     "locate_config",
     "open_source",
     "push_folder",
@@ -64,11 +66,16 @@ class PipelineIndex:
                 raise ConfigError(f"{name!r} cannot be a part or domain: use letters, digits, dot, dash, underscore.")
 
 
-def read_index(source: Source) -> PipelineIndex:
-    """The index of a pipeline repo. Raises ModelNotFoundError when the source is not one."""
-    path = source.find(INDEX)
+def read_index(source: Source, subfolder: str | None = None) -> PipelineIndex:
+    """The index of a pipeline. Raises ModelNotFoundError when there is none at that place."""
+    path = source.find(join(subfolder, INDEX))
     if path is None:
-        raise source.missing(INDEX)
+        error = source.missing(join(subfolder, INDEX))
+        part = source.find(join(subfolder, CONFIG))
+        if part is None:
+            raise error
+        kind = printable(read_json(part).get("class"))
+        raise ModelNotFoundError(f"{error}\nIt is no pipeline, but one part, of class '{kind}': load it by its class.")
     return config_from_json("RefineStylePipeline", PipelineIndex, read_json(path), path)
 
 
@@ -86,19 +93,20 @@ def _weights_name(stem: str, variant: str | None) -> str:
     return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
 
 
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+def join(folder: str | None, name: str) -> str:
+    """The path of ``name`` in a subfolder, if there is one."""
+    return f"{folder.strip('/')}/{name}" if folder else name
 
 
 def locate_config(source: Source, part: str, subfolder: str | None) -> tuple[str, Path]:
     """The folder of a part inside its source, and its config.json. Raises ModelNotFoundError if it is not there."""
     folders = [subfolder.strip("/")] if subfolder is not None else list(dict.fromkeys(["", part]))
-    names = {_join(folder, CONFIG): folder for folder in folders}
+    names = {join(folder, CONFIG): folder for folder in folders}
     found = source.find_first(list(names))
     if found is not None:
         return names[found[0]], found[1]
     error = source.missing(*names)
-    if isinstance(error, ModelNotFoundError) and source.find(INDEX) is not None:
+    if all(map(source.is_absent, names)) and source.find(INDEX) is not None:
         index = read_index(source)
         known = ", ".join([*index.parts, *(f"domains/{name}" for name in index.domains)])
         raise ModelNotFoundError(f"{error}\nIt is a pipeline; give one of its folders as subfolder: {known}.")
@@ -107,13 +115,13 @@ def locate_config(source: Source, part: str, subfolder: str | None) -> tuple[str
 
 def _locate_weights(source: Source, folder: str, stem: str, variant: str | None) -> Path:
     """The weights file; without ``variant`` the plain one, or fp16 where only that ships."""
-    name = _join(folder, _weights_name(stem, variant))
+    name = join(folder, _weights_name(stem, variant))
     if path := source.find(name):
         return path
     pattern = re.compile(rf"{re.escape(stem)}(?:\.([a-z0-9]+))?\.safetensors")
     matches = [match for match in map(pattern.fullmatch, source.names(folder)) if match]
     if variant is None and [match[1] for match in matches] == ["fp16"]:
-        half = source.find(_join(folder, matches[0][0]))
+        half = source.find(join(folder, matches[0][0]))
         if half is not None:
             if not source.is_absent(name):
                 warnings.warn(f"{source}: {name} is not in the cache; using the cached fp16 variant.", stacklevel=4)
@@ -210,12 +218,16 @@ class Pretrained(Pushable):
             ModelNotFoundError: no such model, part or variant, or not in the cache while offline.
             HubAccessError, HubConnectionError: the Hub refuses, or cannot be reached.
             ModelFileError: damaged, or anything but exactly the tensors of its config, all finite.
-            ConfigError: a config of a newer major format, or with a value out of range.
+            ConfigError: a config of a newer major format, or with a value out of range; options that do not fit.
         """
-        path = Path(name_or_path).expanduser()
+        if not dtype.is_floating_point:
+            raise ConfigError(f"dtype must be a floating-point type such as torch.float16, not {dtype}.")
+        path = Path(os.path.expanduser(name_or_path))
         if path.is_file():
             if hint := pickle_hint([path.name]):
                 raise ModelFileError(f"{path} cannot be loaded.{hint}")
+            if subfolder or variant or revision:
+                raise ConfigError(f"{path} is one file: subfolder=, variant= and revision= are for folders and repos.")
             return cls._read(path, None, dtype)
         source = open_source(
             name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only

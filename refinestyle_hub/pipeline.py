@@ -27,7 +27,7 @@ from .errors import ConfigError, DomainError, ShapeError
 from .faces import crop_face, paste_back
 from .fingerprint import check_base, fingerprint
 from .generator import Generator
-from .hub import PipelineIndex, open_source, read_index, save_index
+from .hub import PipelineIndex, join, open_source, read_index, save_index
 from .images import PictureSource, load_picture, to_images, to_tensor
 from .inversion import Inversion
 from .invert import InversionSettings, OnStep, invert
@@ -83,6 +83,7 @@ class RefineStylePipeline(Pushable):
         cls,
         name_or_path: str | os.PathLike[str],
         *,
+        subfolder: str | None = None,
         variant: str | None = None,
         device: torch.device | str = "cpu",
         revision: str | None = None,
@@ -94,9 +95,8 @@ class RefineStylePipeline(Pushable):
         """Load a bundled model, a local folder or a Hub repo that has a ``model_index.json``.
 
         Args:
-            variant: of the networks, see ``Pretrained.from_pretrained``.
+            subfolder, variant, revision, token, cache_dir, local_files_only: see ``Pretrained.from_pretrained``.
             device: where the networks go.
-            revision, token, cache_dir, local_files_only: for the Hub, see ``open_source``.
             allow_base_mismatch: accept directions, encoder and domains made for other weights.
 
         Raises:
@@ -107,16 +107,17 @@ class RefineStylePipeline(Pushable):
         source = open_source(
             name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        index = read_index(source)
-        generator = Generator.from_source(source, subfolder="generator", variant=variant)
+        index = read_index(source, subfolder)
+        generator = Generator.from_source(source, subfolder=join(subfolder, "generator"), variant=variant)
         discriminator, directions, encoder = None, None, None
         if "discriminator" in index.parts:
-            discriminator = Discriminator.from_source(source, subfolder="discriminator", variant=variant)
+            place = join(subfolder, "discriminator")
+            discriminator = Discriminator.from_source(source, subfolder=place, variant=variant)
         if "encoder" in index.parts:
-            encoder = Encoder.from_source(source, subfolder="encoder", variant=variant)
+            encoder = Encoder.from_source(source, subfolder=join(subfolder, "encoder"), variant=variant)
         if "directions" in index.parts:
-            directions = Directions.from_source(source, subfolder="directions")
-        domains = {name: TokenSet.from_source(source, subfolder=f"domains/{name}") for name in index.domains}
+            directions = Directions.from_source(source, subfolder=join(subfolder, "directions"))
+        domains = {n: TokenSet.from_source(source, subfolder=join(subfolder, f"domains/{n}")) for n in index.domains}
         pipe = cls(generator, discriminator, directions, domains, encoder, allow_base_mismatch=allow_base_mismatch)
         return pipe.to(device)
 

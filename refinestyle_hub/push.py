@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pushable", "push_folder"]
 
-PUSHED = (".json", ".safetensors", ".md", ".png", ".jpg", ".webp")  # what a model folder may consist of
+PUSHED = (".json", ".safetensors", ".md", ".jpeg", ".jpg", ".png", ".webp")  # what a model folder may consist of
+LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|notice)(\.txt)?")  # what a card may link to
 
 
 class Pushable:
@@ -71,13 +72,14 @@ def push_folder(
 ) -> str:
     """Upload a saved part or pipeline as one commit; returns the commit's address.
 
-    The model card is written first. What people wrote outside its marked sections is kept: in the folder's README.md,
-    or if there is none, in the repo's. The licence of the base model is looked up and noted.
+    The model card is written first. What people wrote outside its marked sections is kept: in the folder's README.md
+    or, if nobody wrote into that one, in the repo's. The licence of the base model is looked up and noted.
 
     Args:
         card: what the card says; by default the folder's ``card.json``, or if there is none, the repo's, under the
-            licence that its README.md states now.
+            licence that README.md states now: the repo's, if the folder still says what was pushed last.
         facts: fields of the card that go before that, such as ``{"license": "mit"}``.
+        private: whether a new repo is; one that exists stays what it is.
         revision: branch to commit to; made from the main one if there is none.
 
     Raises:
@@ -97,14 +99,16 @@ def push_folder(
     files: dict[str, Path | bytes] = {}
     for path in sorted(source.root.rglob("*")):
         name = path.relative_to(source.root).as_posix()
-        if path.suffix in PUSHED and not re.search(r"(^|/)\.", name) and (found := source.find(name)):
+        fits = path.suffix in PUSHED or LICENCE_FILE.fullmatch(path.name)
+        if fits and not re.search(r"(^|/)\.", name) and (found := source.find(name)):
             files[name] = found
-    remote, online = _present(repo_id, revision, token)
-    written = source.find(cards.README) or online
-    old = written.read_text(encoding="utf-8") if written else ""
+    remote, readme = _present(repo_id, revision, token)
+    local, online = cards.read_text(source.find(cards.README)), cards.read_text(readme)
+    old = local if cards.edited(local) else online or local
     if card is None:
-        card = cards.read_card(remote if online and not source.find(cards.FACTS) else source)
-        card = cards.relicensed(card, old)
+        card = cards.read_card(remote if readme and not source.find(cards.FACTS) else source)
+        unchanged = readme is not None and cards.read_card(remote).license == card.license
+        card = cards.relicensed(card, online if unchanged else local or online)
     card = cards.with_base_terms(replace(card, **facts or {}), token)
     text = cards.render(source.root, card, repo_id, old)
     cards.check(text)

@@ -1,13 +1,15 @@
 """Where models are: bundled with the package, in a local folder, or on the Hub.
 
-Models come from the network here and nowhere else, and ``push`` sends them there. Everything remote is
-huggingface_hub's: its cache, its resumed downloads, its login, its offline switch.
+Models come from the network here and nowhere else, and ``push`` sends them there. Everything on the Hub is
+huggingface_hub's business: its cache, its resumed downloads, its login, its offline switch.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import threading
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ __all__ = [
     "is_repo_id",
     "open_source",
     "pickle_hint",
+    "torch_file",
     "translated",
 ]
 
@@ -146,27 +149,29 @@ class Repo:
 
         Raises:
             ModelNotFoundError: no such repo or revision.
-            HubAccessError: the token does not open the repo.
+            HubAccessError: the token does not open the repo, or there is none.
             HubConnectionError: the download broke off.
             ModelFileError: the server answered with another commit than the one asked for.
         """
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-        parts = _checked_name(name).parts
+        path = _checked_name(name)
         revision = self.commit or self.revision
         options = self._options
         if self.unreachable is not None:
             options = {**options, "local_files_only": True}  # asked once is enough: every try waits for its time-out
         with translated(self.repo_id, self.revision, self._options["token"]):
             try:
-                file = hf_hub_download(self.repo_id, name, revision=revision, library_name=LIBRARY, **options)
+                file = hf_hub_download(self.repo_id, str(path), revision=revision, library_name=LIBRARY, **options)
             except LocalEntryNotFoundError as error:
+                if isinstance(error.__cause__, HfHubHTTPError) and error.__cause__.response.status_code == 403:
+                    raise error.__cause__ from None  # the Hub can be reached: it refuses
                 self.unreachable = self.unreachable or error.__cause__ or error
                 return None
             except EntryNotFoundError:
                 return None
-        snapshot = Folder(Path(file).parents[len(parts) - 1])
+        snapshot = Folder(Path(file).parents[len(path.parts) - 1])
         if COMMIT.fullmatch(revision) and snapshot.root.name != revision:
             raise ModelFileError(f"{self.repo_id}: asked for commit {revision}, got {snapshot.root.name}.")
         self.snapshot = snapshot
@@ -216,7 +221,8 @@ class Repo:
         text = f"{self}: {' or '.join(names)} is not in the cache, and "
         folder = PurePosixPath(names[-1]).parent
         include = "" if folder == PurePosixPath(".") else f" --include '{folder}/*'"
-        advice = f"\nFetch it once while online: hf download {self.repo_id} --revision {self.revision}{include}"
+        place = f" --cache-dir '{self._options['cache_dir']}'" if self._options["cache_dir"] else ""
+        advice = f"\nFetch it once while online: hf download {self.repo_id} --revision {self.revision}{include}{place}"
         if self._options["local_files_only"]:
             return ModelNotFoundError(f"{text}local_files_only=True forbids to download it.{advice}")
         if type(self.unreachable).__name__ == "OfflineModeIsEnabled":
@@ -242,6 +248,7 @@ def translated(repo_id: str, revision: str, token: str | bool | None) -> Iterato
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
+        LocalTokenNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -261,6 +268,10 @@ def translated(repo_id: str, revision: str, token: str | bool | None) -> Iterato
         raise ModelNotFoundError(
             f"There is no model {repo_id} on the Hub (and no folder of that name here), or it is private.\n"
             "Check the name; for a private one log in (hf auth login) or pass token=."
+        ) from None
+    except LocalTokenNotFoundError:
+        raise HubAccessError(
+            f"{repo_id}: token=True asks for a stored token, and there is none.\nLog in first (hf auth login)."
         ) from None
     except RevisionNotFoundError:
         raise ModelNotFoundError(f"{repo_id} has no revision {revision!r} on the Hub.") from None
@@ -290,6 +301,50 @@ def find_repos(tags: Sequence[str], limit: int, token: str | bool | None = None)
                 filter=list(tags), limit=limit, sort="downloads", full=True
             )
         )
+
+
+# --- Published weights that are not on the Hub ----------------------------------------------------------------------
+
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+PATIENCE = 4.0  # seconds to hear from a server before doing without
+
+
+def torch_file(url: str) -> Path | None:
+    """A file in torch's own cache, fetched there first if need be and checked against the digest in its name.
+
+    None where it cannot be had: HF_HUB_OFFLINE is set, the server does not answer soon, or the download fails.
+    """
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if path.is_file():
+        return path
+    if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE) or not _answers(url):
+        return None
+    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=False)
+    except (OSError, RuntimeError):  # the connection broke, the cache cannot be written; another digest
+        return None
+    return path
+
+
+def _answers(url: str) -> bool:
+    """Whether the server answers soon. In a thread, since looking up its name has no time limit of its own."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
+            answered.set()
+        except (OSError, ValueError):
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return answered.is_set()
 
 
 # --- Names ----------------------------------------------------------------------------------------------------------
@@ -326,7 +381,7 @@ def open_source(
     source: Source | None = None
     if isinstance(name_or_path, str) and name_or_path in bundled_models():
         source = Folder(BUNDLED / name_or_path)
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if source is None and path.is_dir():
         source = Folder(path)
     if source is not None:
@@ -335,8 +390,10 @@ def open_source(
         return source
     text = os.fspath(name_or_path)
     if path.is_file():
-        raise ModelNotFoundError(f"{path} is a file; give the folder that it is in.{pickle_hint([path.name])}")
-    if (
+        alone = "\nIf it is one part, load it by its class, as in TokenSet.from_pretrained."
+        hint = alone if path.suffix == ".safetensors" else pickle_hint([path.name])
+        raise ModelNotFoundError(f"{path} is a file; a model is a folder.{hint}")
+    if "://" not in text and (
         isinstance(name_or_path, os.PathLike)
         or re.match(r"[.~/\\]|[A-Za-z]:[/\\]", text)
         or text.count("/") > 1

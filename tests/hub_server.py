@@ -67,6 +67,7 @@ class Failure:
 
     pattern: str
     status: int = 500
+    code: str = "Injected"
     cut: bool = False
     times: int = 10**9
 
@@ -161,7 +162,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                     failure.times -= 1
                     self.cut = failure.cut
                     if not failure.cut:
-                        return self.error(failure.status, "Injected")
+                        return self.error(failure.status, failure.code)
             for pattern, method in ROUTES:
                 if match := re.fullmatch(pattern, f"{self.command} {path}"):
                     return method(self, *match.groups(), **{"query": parse_qs(url.query)})
@@ -361,7 +362,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 }
             )
 
-    repo_id, revision = r"([^/]+/[^/]+)", r"([^/]+|refs/pr/\d+)"
+    repo_id, revision = r"([^/]+/[^/]+)", r"(refs/pr/\d+|[^/]+)"
     ROUTES = [
         (rf"(?:GET|HEAD) /{repo_id}/resolve/{revision}/(.+)", Handler.resolve_file),
         (r"(?:GET|HEAD) /cdn/(\w+)", Handler.cdn),

@@ -22,6 +22,7 @@ from refinestyle_hub.cards import (
     Picture,
     check,
     dump_card,
+    edited,
     read_card,
     render,
     shipped,
@@ -168,7 +169,7 @@ def test_a_base_that_is_no_repo_stays_out_of_the_metadata(domain: Path) -> None:
 
 
 def test_a_domain_names_its_generator(domain: Path) -> None:
-    with pytest.raises(CardError, match=r"Card\(base_model=\.\.\.\)\.$"):
+    with pytest.raises(CardError, match=r"Card\(base_model=\.\.\.\), or --base-model\.$"):
         render(domain, replace(CARD, base_model=None), "me/sketch")
     with pytest.raises(CardError, match=r"(?s)Card\(base_model=\.\.\.\).*Card\(license=\.\.\.\)") as error:
         render(domain, Card(), "me/sketch")
@@ -321,6 +322,22 @@ def test_licence_of_the_old_card_stays(domain: Path) -> None:
     check(text)
     assert "[mine](LICENSE)" in text
     assert text.rstrip().endswith("Words.")
+    text = render(domain, CARD, "me/sketch", old)
+    assert not {"license_name", "license_link"} & metadata_of(text).keys(), "they went with the old licence"
+
+
+def test_what_people_added_is_told_from_what_was_written(domain: Path) -> None:
+    text = render(domain, CARD, "me/sketch")
+    assert not edited("")
+    assert not edited(text)
+    assert edited(text + "\nMine.\n")
+    assert edited(text.replace("library_name:", "language: en\nlibrary_name:"))
+
+
+def test_a_card_with_a_byte_order_mark(domain: Path) -> None:
+    (domain / "README.md").write_text("\ufeff---\nlicense: mit\n---\nWords.\n", encoding="utf-8")
+    write_card(domain, replace(CARD, license=None), "me/sketch")
+    assert metadata_of((domain / "README.md").read_text(encoding="utf-8"))["license"] == "mit"
 
 
 # --- code

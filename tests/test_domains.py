@@ -17,13 +17,12 @@ from remote_model import (
 )
 from tiny import tiny_generator
 
+from refinestyle_hub.cards import Picture
 from refinestyle_hub.domains import domain_info, download_domain, find_domains
-from refinestyle_hub.errors import (
-    ModelFileError,
-    ModelNotFoundError,
-)
+from refinestyle_hub.errors import CardError, ModelFileError, ModelNotFoundError
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.generator import Generator
+from refinestyle_hub.hub import push_folder
 from refinestyle_hub.tokens import TokenSet
 
 
@@ -77,7 +76,7 @@ def test_a_domain_inside_a_model(pipeline: str, hub: HubServer, tmp_path: Path) 
         with pytest.raises(ModelNotFoundError, match=r"It is a pipeline.*subfolder: .*domains/sketch"):
             ask("me/faces")
     assert_same(download_domain("me/faces", tmp_path / "copy", subfolder="domains/sketch"), DOMAIN)
-    with pytest.raises(ModelNotFoundError, match="is a file; give the folder"):
+    with pytest.raises(ModelNotFoundError, match="is a file; a model is a folder"):
         domain_info(tmp_path / "copy" / "tokens.safetensors")
 
 
@@ -88,6 +87,44 @@ def test_download_domain(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
     assert names == {"README.md", "card.json", "config.json", "tokens.safetensors"}
     hub.fail(".*")
     assert_same(TokenSet.from_pretrained(tmp_path / "sketch"), DOMAIN)
+
+
+def test_a_copy_has_what_its_card_shows_and_links_to(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
+    """Pictures and licence that the card names, and nothing that only calls itself one."""
+    folder = tmp_path / "sketch"
+    DOMAIN.save_pretrained(folder)
+    (folder / "sheet.png").write_bytes(b"a picture")
+    (folder / "LICENSE").write_text("terms")
+    terms = {"license": "other", "license_name": "mine", "license_link": "LICENSE"}
+    pictures = (Picture("sheet.png", "Heads."), Picture("config.json", "No picture."), Picture("lost.png", "Lost."))
+    push_folder(folder, "me/sketch", card=replace(CARD, pictures=pictures, **terms), token=hub.write_token)
+    hub.add("me/sketch", {"extra.png": b"not on the card"})
+    download_domain("me/sketch", tmp_path / "copy")
+    names = {p.name for p in (tmp_path / "copy").iterdir()}
+    assert names == {"LICENSE", "README.md", "card.json", "config.json", "sheet.png", "tokens.safetensors"}
+
+
+def test_a_private_base_is_asked_with_the_token(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("me/base", saved(GENERATOR.save_pretrained, tmp_path / "base"), private=True)
+    DOMAIN.save_pretrained(tmp_path / "sketch")
+    assert domain_info(tmp_path / "sketch", base="me/base", token=hub.read_token).fits is True
+    assert find_domains("me/base", token=hub.read_token) == []
+
+
+@pytest.mark.parametrize("readme", [b"\xff\xfe", b"---\nlicense: [\n---\n"])
+def test_a_card_that_cannot_be_read(tmp_path: Path, readme: bytes) -> None:
+    DOMAIN.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_bytes(readme)
+    with pytest.raises(CardError, match=r"is not UTF-8 text|cannot be read"):
+        domain_info(tmp_path)
+
+
+def test_a_licence_is_a_word(tmp_path: Path) -> None:
+    """Not a value of YAML that names itself a million times over."""
+    DOMAIN.save_pretrained(tmp_path)
+    nested = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n" for i in range(12))
+    (tmp_path / "README.md").write_text(f"---\n{nested}license: *a11\n---\n")
+    assert domain_info(tmp_path).license is None
 
 
 def test_broken_domain_is_not_kept(hub: HubServer, tmp_path: Path) -> None:

@@ -106,6 +106,13 @@ def test_too_large_for_half_precision_is_refused_when_saving() -> None:
         encode_tensors({"b4.weight": torch.tensor([1e6])}, CONFIG, torch.float16)
 
 
+def test_too_large_for_half_precision_is_refused_when_loading(tmp_path: Path) -> None:
+    path = toy(tmp_path / "model.safetensors", **{"b4.strength": torch.tensor(1e6)})
+    assert read_tensors(path, TENSORS, torch.bfloat16)["b4.strength"].isfinite()
+    with pytest.raises(ModelFileError, match=r"as float16: NaN or infinite values in b4\.strength"):
+        read_tensors(path, TENSORS, torch.float16)
+
+
 def some_bytes() -> bytes:
     config = config_to_json("Generator", GeneratorConfig(32))
     tensors = {f"layer{i}.p": torch.full((i + 1, 2), float(i)) for i in range(20)}
@@ -188,6 +195,13 @@ def test_newer_minor_format_warns_once_and_loads() -> None:
     assert len(caught) == 1
 
 
+def test_newer_keys_further_in_are_left_out_too() -> None:
+    data = {**config_to_json("Outer", OUTER), "format_version": "1.7", "base": {"digest": "ab", "salt": 1}, "new": {}}
+    with pytest.warns(UserWarning, match=r"left out: new, base\.salt\.$") as caught:
+        assert config_from_json("Outer", Outer, data, "config.json") == OUTER
+    assert len(caught) == 1
+
+
 def test_newer_major_format_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"reads up to 1\.x.\nUpgrade it: pip install"):
         config_from_json("Outer", Outer, {**config_to_json("Outer", OUTER), "format_version": "2.0"}, "config.json")
@@ -201,7 +215,7 @@ def test_format_version_must_be_there(version: object) -> None:
 
 def test_class_and_value_range_are_checked() -> None:
     data = config_to_json("Outer", OUTER)
-    with pytest.raises(ModelFileError, match="holds a Outer, not a Generator"):
+    with pytest.raises(ModelFileError, match="config.json is of class 'Outer', not 'Generator'"):
         config_from_json("Generator", Outer, data, "config.json")
     with pytest.raises(ModelFileError, match="value_range must be"):
         config_from_json("Outer", Outer, {**data, "value_range": [0, 255]}, "config.json")

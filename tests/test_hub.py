@@ -110,6 +110,15 @@ def test_one_file_travels_alone(tmp_path: Path, generator: Generator) -> None:
     assert_same(Generator.from_pretrained(tmp_path / "alone.safetensors"), generator)
 
 
+def test_options_of_folders_do_not_pass_for_one_file(tmp_path: Path, generator: Generator) -> None:
+    generator.save_pretrained(tmp_path)
+    for option in ({"revision": "main"}, {"subfolder": "generator"}, {"variant": "fp16"}):
+        with pytest.raises(ConfigError, match="is one file: subfolder=, variant= and revision= are for folders"):
+            Generator.from_pretrained(tmp_path / "model.safetensors", **option)
+    with pytest.raises(ConfigError, match=r"a floating-point type such as torch\.float16, not torch\.int64"):
+        Generator.from_pretrained(tmp_path, dtype=torch.int64)
+
+
 @pytest.mark.parametrize("spatial", ["scaled", "broadcast", "full"])
 @pytest.mark.parametrize("residual", ["pre", "post", "mixed"])
 def test_token_sets_round_trip(tmp_path: Path, spatial: str, residual: str) -> None:
@@ -209,7 +218,7 @@ def test_parts_of_a_pipeline(pipeline_folder: Path, generator: Generator) -> Non
     assert_same(Generator.from_pretrained(pipeline_folder, subfolder="generator"), generator)
     assert_same(Generator.from_pretrained(str(pipeline_folder / "generator")), generator)
     Discriminator.from_pretrained(pipeline_folder)
-    with pytest.raises(ModelFileError, match="holds a Discriminator, not a Generator"):
+    with pytest.raises(ModelFileError, match="of class 'Discriminator', not 'Generator'"):
         Generator.from_pretrained(pipeline_folder, subfolder="discriminator")
     with pytest.raises(ModelNotFoundError, match="subfolder: generator, discriminator, domains/sketch"):
         Generator.from_pretrained(pipeline_folder, subfolder="encoder")
@@ -217,8 +226,11 @@ def test_parts_of_a_pipeline(pipeline_folder: Path, generator: Generator) -> Non
 
 def test_index_round_trips(pipeline_folder: Path) -> None:
     assert read_index(open_source(pipeline_folder)) == PipelineIndex(("generator", "discriminator"), ("sketch",))
-    with pytest.raises(ModelNotFoundError, match="has no model_index.json"):
+    with pytest.raises(ModelNotFoundError, match=r"no model_index.json.\nIt is no pipeline, but .* class 'Generator'"):
         read_index(open_source(pipeline_folder / "generator"))
+    with pytest.raises(ModelNotFoundError, match=r"has no model_index.json\.$"):
+        read_index(open_source(pipeline_folder.parent))
+    assert read_index(open_source(pipeline_folder.parent), pipeline_folder.name).domains == ("sketch",)
 
 
 @pytest.mark.parametrize("name", ["", "../sketch", "/etc", "a/b", ".hidden", "a b", "x" * 65])
@@ -246,11 +258,24 @@ def test_every_bundled_model_loads() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["./missing/dir", "missing/dir/deeper", "/missing", "~/missing", "../missing", "a.safetensors"]
+    "name",
+    ["./missing/dir", "missing/dir/deeper", "/missing", "~/missing", "~nobody/missing", "../missing", "a.safetensors"],
 )
 def test_missing_path_says_so(name: str) -> None:
     with pytest.raises(FileNotFoundError, match="No such file or directory"):
         Generator.from_pretrained(name)
+
+
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    for name, hint in (("me.jpg", "$"), ("a.pkl", "refinestyle convert"), ("t.safetensors", "by its class")):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ModelNotFoundError, match=rf"{name} is a file; a model is a folder\.(?s:.*){hint}"):
+            open_source(tmp_path / name)
+
+
+def test_an_address_is_no_model() -> None:
+    with pytest.raises(ModelNotFoundError, match="not a Hub id, which is owner/name"):
+        open_source("https://huggingface.co/me/faces")
 
 
 def test_missing_path_object_says_so(tmp_path: Path) -> None:

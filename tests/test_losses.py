@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
-import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from refinestyle_hub.convert import perceptual as weights
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
 from refinestyle_hub.losses import Perceptual, code_spread, mse, shrink
 
@@ -118,19 +115,6 @@ def test_cached_alexnet_makes_it_lpips(no_alexnet: None, tmp_path: Path) -> None
     torch.save(trunk, cache / "alexnet-owt-7be5be79.pth")
     with pytest.raises(ModelFileError, match=r"features\.8\.bias"):
         Perceptual.load()
-
-
-def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    release = threading.Event()
-
-    def hang(*_: object, **__: object) -> None:
-        release.wait(5)
-        raise OSError("timed out")
-
-    monkeypatch.setattr(weights, "PATIENCE", 0.05)
-    monkeypatch.setattr(urllib.request, "urlopen", hang)
-    assert not weights._answers("https://example.org/alexnet.pth")
-    release.set()
 
 
 def test_wrong_pictures_and_names_are_refused(distance: Perceptual) -> None:

@@ -20,7 +20,7 @@ from remote_model import (
 )
 from tiny import token_set
 
-from refinestyle_hub.cards import Card, read_card
+from refinestyle_hub.cards import Card, read_card, write_card
 from refinestyle_hub.errors import (
     CardError,
     HubAccessError,
@@ -82,10 +82,10 @@ def test_card_snippet_runs(pipeline: str, hub: HubServer, monkeypatch: pytest.Mo
 def test_missing_licence_is_refused_before_anything_is_sent(pipeline: str, hub: HubServer) -> None:
     with pytest.raises(CardError) as error:
         DOMAIN.push_to_hub("me/my-sketch", card=replace(CARD, license=None), token=hub.write_token)
-    assert_helps(error, "No licence", "Card(license=", "license_name")
+    assert_helps(error, "No licence", "Card(license=", "--license", "license_name")
     with pytest.raises(CardError) as error:
         DOMAIN.push_to_hub("me/my-sketch", token=hub.write_token)
-    assert_helps(error, "Card(base_model=", "No licence", "Card(license=")
+    assert_helps(error, "Card(base_model=", "--base-model", "No licence", "Card(license=")
     assert not hub.seen("POST|PUT")
     assert list(hub.repos) == ["me/faces"]
 
@@ -186,6 +186,47 @@ def test_local_readme_is_pushed_with_its_edits(hub: HubServer, tmp_path: Path) -
         push_folder(tmp_path / "nowhere", "me/my-sketch", token=hub.write_token)
 
 
+def test_edits_on_the_hub_survive_a_folder_with_a_card_of_its_own(hub: HubServer, tmp_path: Path) -> None:
+    """As ``convert`` writes it. What people write into that one goes first; nobody's licence is taken back."""
+
+    def push() -> str:
+        push_folder(tmp_path, "me/faces", token=hub.write_token)
+        return hub.files("me/faces")["README.md"].decode()
+
+    GENERATOR.save_pretrained(tmp_path)
+    write_card(tmp_path, Card(license="mit", title="Faces"), "faces")
+    theirs = push().replace("license: mit", "license: cc0-1.0\nlanguage: en") + "\nTheir words.\n"
+    hub.add("me/faces", {"README.md": theirs.encode()})
+    text = push()
+    for kept in ("Their words.", "language: en", "license: cc0-1.0", "`cc0-1.0`"):
+        assert kept in text
+    write_card(tmp_path, Card(license="cc-by-4.0", title="Faces"), "faces")
+    assert "license: cc-by-4.0" in push(), "changed here since the last push"
+    (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text() + "\nMy words.\n")
+    text = push()
+    assert "My words." in text
+    assert "Their words." not in text
+
+
+def test_the_licence_that_a_card_links_to_is_pushed(hub: HubServer, tmp_path: Path) -> None:
+    GENERATOR.save_pretrained(tmp_path)
+    for name in ("LICENSE", "NOTICE.txt", "licences.txt", "LICENSE.py"):
+        (tmp_path / name).write_text("terms")
+    card = Card(license="other", license_name="mine", license_link="LICENSE")
+    push_folder(tmp_path, "me/faces", card=card, token=hub.write_token)
+    assert {"LICENSE", "NOTICE.txt"} == set(hub.files("me/faces")) - {
+        ".gitattributes", "README.md", "card.json", "config.json", "model.safetensors",
+    }  # fmt: skip
+
+
+def test_a_readme_that_is_no_text(hub: HubServer, tmp_path: Path) -> None:
+    GENERATOR.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_bytes("Größe".encode("latin-1"))
+    with pytest.raises(CardError, match="is not UTF-8 text"):
+        push_folder(tmp_path, "me/faces", card=Card(license="mit"), token=hub.write_token)
+    assert not hub.seen("POST|PUT")
+
+
 def test_push_of_a_pipeline(hub: HubServer, tmp_path: Path) -> None:
     GENERATOR.save_pretrained(tmp_path / "generator")
     save_index(tmp_path, PipelineIndex(("generator",)))
@@ -240,6 +281,7 @@ def test_push_as_pull_request_and_to_private(pipeline: str, hub: HubServer) -> N
     assert hub.repos["me/my-sketch"].private
     address = replace(DOMAIN, metadata={}).push_to_hub("me/my-sketch", token=hub.write_token, create_pr=True)
     assert address.endswith("/discussions/1")
+    assert TokenSet.from_pretrained("me/my-sketch", revision="refs/pr/1", token=hub.read_token).metadata == {}
     assert b"| Steps | 300 |" in hub.files("me/my-sketch")["README.md"]
 
 

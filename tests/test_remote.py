@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -24,19 +27,21 @@ from remote_model import (
 )
 from tiny import tiny_generator, token_set
 
+from refinestyle_hub import sources
 from refinestyle_hub.config import GeneratorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.edit import Directions
 from refinestyle_hub.encoder import Encoder
 from refinestyle_hub.errors import (
     ConfigError,
+    HubAccessError,
     HubConnectionError,
     ModelNotFoundError,
 )
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.hub import read_index
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.sources import Repo, open_source
+from refinestyle_hub.sources import Repo, open_source, torch_file
 from refinestyle_hub.tokens import TokenSet
 
 
@@ -89,6 +94,27 @@ def test_a_whole_pipeline_pinned_and_then_offline(
         assert_same(pipe.domains["sketch"], DOMAIN)
     (ours,), (theirs,) = (pipe.generate(seeds=[0], domains={"sketch": 0.5}) for pipe in (pinned, cached))
     assert ours.tobytes() == theirs.tobytes()
+
+
+def test_a_pipeline_in_a_subfolder(hub: HubServer, tmp_path: Path) -> None:
+    """Of a repo that holds several."""
+    parts = RefineStylePipeline(GENERATOR, None, DIRECTIONS, {"sketch": DOMAIN}, ENCODER)
+    hub.add("me/several", saved(lambda f: parts.save_pretrained(f / "v1" / "faces"), tmp_path / "several"))
+    for place in ("v1/faces", "v1/faces/", "./v1/faces"):
+        pipe = RefineStylePipeline.from_pretrained("me/several", subfolder=place)
+        assert pipe.fingerprint == DOMAIN.base
+        assert list(pipe.domains) == ["sketch"]
+        assert pipe.encoder is not None
+    assert_same(TokenSet.from_pretrained("me/several", subfolder="v1/faces/domains/sketch"), DOMAIN)
+    with pytest.raises(ModelNotFoundError, match=r"has no model_index\.json"):
+        RefineStylePipeline.from_pretrained("me/several")
+
+
+def test_a_part_is_no_pipeline(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("me/my-sketch", saved(DOMAIN.save_pretrained, tmp_path / "domain"))
+    with pytest.raises(ModelNotFoundError) as error:
+        RefineStylePipeline.from_pretrained("me/my-sketch")
+    assert_helps(error, "has no model_index.json", "one part, of class 'TokenSet'")
 
 
 def test_part_as_a_repo_of_its_own(hub: HubServer, tmp_path: Path) -> None:
@@ -174,6 +200,20 @@ def test_private_and_gated_repos(hub: HubServer, tmp_path: Path) -> None:
     assert all(request.token is None for request in hub.seen("/cdn/")), "the token stays with the Hub"
 
 
+def test_tokens_that_open_nothing(pipeline: str, hub: HubServer) -> None:
+    """None stored; one that the Hub does not know; one without the right to read this repo."""
+    with pytest.raises(HubAccessError) as error:
+        Generator.from_pretrained("me/faces", token=True)
+    assert_helps(error, "token=True", "hf auth login")
+    for status, code in ((401, "Invalid credentials in Authorization header"), (403, "Forbidden")):
+        hub.failures.clear()
+        hub.fail("me/faces", status=status, code=code)
+        with pytest.raises(PermissionError) as error:
+            Generator.from_pretrained("me/faces", token="hf_unknown")
+        assert_helps(error, "refuses access to me/faces", str(status), "hf auth login")
+        assert "hf_unknown" not in str(error.value)
+
+
 # --- one commit, whatever moves
 
 
@@ -249,6 +289,20 @@ def test_half_filled_cache_names_what_is_missing(
     assert_helps(error, "generator/model.safetensors is not in the cache", "--include 'generator/*'")
 
 
+def test_half_filled_pipeline_names_the_part_that_is_missing(
+    pipeline: str, hub: HubServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """And the command puts it where it is looked for."""
+    read_index(open_source("me/faces", cache_dir=tmp_path / "cache"))
+    Generator.from_pretrained("me/faces", cache_dir=tmp_path / "cache")
+    request.getfixturevalue("no_sockets")
+    with pytest.raises(ModelNotFoundError) as error:
+        RefineStylePipeline.from_pretrained("me/faces", cache_dir=tmp_path / "cache", local_files_only=True)
+    command = f"--revision main --include 'discriminator/*' --cache-dir '{tmp_path / 'cache'}'"
+    assert_helps(error, "discriminator/config.json is not in the cache", command)
+    assert "subfolder" not in str(error.value), "the place is right"
+
+
 def test_cached_variant_is_named_when_the_plain_file_is_not_cached(pipeline: str) -> None:
     Generator.from_pretrained("me/faces", variant="fp16")
     with pytest.warns(UserWarning, match=r"model\.safetensors is not in the cache.*fp16"):
@@ -308,3 +362,44 @@ def test_download_that_never_ends_leaves_nothing(pipeline: str, hub: HubServer) 
     assert_helps(error, "me/faces", "Try again")
     hub.failures.clear()
     assert_same(Generator.from_pretrained("me/faces"), GENERATOR)
+
+
+# --- published weights that are not on the Hub
+
+
+def test_a_file_for_torchs_cache_is_fetched_once(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    content = b"weights"
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    hub.add("me/files", {f"net-{digest}.pth": content, "net-00000000.pth": content})
+    at = f"{hub.url}/me/files/resolve/main"
+    for _ in range(2):
+        found = torch_file(f"{at}/net-{digest}.pth")
+        assert found == tmp_path / "checkpoints" / f"net-{digest}.pth"
+        assert found.read_bytes() == content
+    assert len(hub.seen("GET .*net-")) == 1
+    assert torch_file(f"{at}/net-00000000.pth") is None, "another file than its name says"
+    assert torch_file(f"{at}/lost-00000000.pth") is None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub.requests.clear()
+    assert torch_file(f"{at}/other-00000000.pth") is None
+    assert hub.requests == []
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"net-{digest}.pth"]
+
+
+def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        release.wait(5)
+        raise OSError("timed out")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(sources, "PATIENCE", 0.05)
+    monkeypatch.setattr(urllib.request, "urlopen", hang)
+    assert torch_file("https://example.org/alexnet.pth") is None
+    release.set()

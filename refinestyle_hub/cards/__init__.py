@@ -20,14 +20,15 @@ from ..errors import CardError
 from ..files import write_folder
 from ..hub import read_index
 from ..sources import Folder, bundled_models, open_source
-from .facts import FACTS, README, Card, Figure, Picture, dump_card, read_card
+from .facts import FACTS, PICTURES, README, Card, Figure, Picture, dump_card, read_card, read_text
 from .kinds import base_rows, file_rows, kind_of
-from .metadata import NO_LICENCE, base_tag, check, front_matter, metadata, split
+from .metadata import NO_LICENCE, WRITTEN, base_tag, check, front_matter, metadata, split
 from .terms import check_rights, relicensed, stated_licence, with_base_terms
 
 
 __all__ = [
     "FACTS",
+    "PICTURES",
     "README",
     "Card",
     "Figure",
@@ -36,8 +37,10 @@ __all__ = [
     "check",
     "check_rights",
     "dump_card",
+    "edited",
     "kind_of",
     "read_card",
+    "read_text",
     "relicensed",
     "render",
     "stated_licence",
@@ -84,7 +87,10 @@ def render(
     if card.base_model is None and subfolder:  # a part of a pipeline goes with its generator
         card = replace(card, base_model=name)
     if card.base_model is None and kind.needs_base:
-        unnamed = f"A card of {kind.word} names its generator, a Hub id or a bundled one: Card(base_model=...)."
+        unnamed = (
+            f"A card of {kind.word} names its generator, a Hub id or a bundled one: Card(base_model=...), or "
+            "--base-model."
+        )
         raise CardError(unnamed if card.license else f"{unnamed}\n{NO_LICENCE}")
     address = f'"{name}", subfolder="{subfolder}"' if subfolder else f'"{name}"'
     title = card.title or f"{(subfolder or name).rpartition('/')[2]}: {kind.word}"
@@ -164,14 +170,19 @@ def _update(body: str, sections: dict[str, str]) -> str:
     return f"{body[:last]}\n{new}{body[last:]}"
 
 
+def edited(text: str) -> bool:
+    """Whether people added to a card: words outside its marked sections, or keys to its metadata."""
+    known, body = split(text)
+    return bool(SECTION.sub("", body).strip()) or not known.keys() <= WRITTEN
+
+
 # --- Writing --------------------------------------------------------------------------------------------------------
 
 
 def write_card(folder: str | os.PathLike[str], card: Card, name: str, subfolder: str = "") -> None:
     """Write ``card.json`` and README.md into the folder of a saved part or pipeline."""
     root = Path(folder)
-    old = (root / README).read_text(encoding="utf-8") if (root / README).is_file() else ""
-    text = render(root, card, name, old, subfolder)
+    text = render(root, card, name, read_text(Folder(root).find(README)), subfolder)
     write_folder(root, {FACTS: dump_card(card), README: text.encode()})
 
 
@@ -208,7 +219,7 @@ def write_all(checkout: str | os.PathLike[str]) -> list[Path]:
     root = Path(checkout) / "model_cards"
     files = {}
     for file, (folder, name, subfolder) in shipped(Path(checkout)).items():
-        old = (root / file).read_text(encoding="utf-8") if (root / file).is_file() else ""
+        old = read_text(Folder(root).find(file))
         files[file] = render(folder, read_card(Folder(folder)), name, old, subfolder, pictures=root).encode()
     write_folder(root, files)
     return [root / file for file in files]

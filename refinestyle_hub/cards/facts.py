@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from ..errors import CardError
 from ..files import dump_json, from_json, read_json
 from ..sources import Source
 
 
-__all__ = ["FACTS", "README", "Card", "Figure", "Picture", "dump_card", "read_card"]
+__all__ = ["FACTS", "PICTURES", "README", "Card", "Figure", "Picture", "dump_card", "read_card", "read_text"]
 
 FACTS = "card.json"
 README = "README.md"
+PICTURES = (".jpeg", ".jpg", ".png", ".webp")  # that a card may show
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,14 @@ def read_card(source: Source, subfolder: str = "") -> Card:
     """
     path = source.find(str(PurePosixPath(subfolder, FACTS)))
     return Card() if path is None else from_json(Card, read_json(path), path)
+
+
+def read_text(path: Path | None) -> str:
+    """The text of a README.md; empty if there is none. Raises CardError if it is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig") if path else ""
+    except UnicodeDecodeError:
+        raise CardError(f"{path} is not UTF-8 text. Save it as such, or remove it.") from None
 
 
 def dump_card(card: Card) -> bytes:

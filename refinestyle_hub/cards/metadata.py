@@ -12,14 +12,18 @@ from .facts import Card
 from .kinds import Kind
 
 
-__all__ = ["LICENSES", "NO_LICENCE", "base_tag", "check", "front_matter", "metadata", "split"]
+__all__ = ["LICENSES", "NO_LICENCE", "WRITTEN", "base_tag", "check", "front_matter", "metadata", "split"]
 
 LIBRARY_TAG = "refinestyle"
 
 NO_LICENCE = (
-    "No licence is stated, and none is assumed. Add one to the card: Card(license=...), an id such as\n"
-    "apache-2.0 or cc-by-nc-4.0; or license='other' with license_name= and license_link=."
+    "No licence is stated, and none is assumed. Add one: Card(license=...), or --license on the command line, an id\n"
+    "such as apache-2.0 or cc-by-nc-4.0; or 'other' with a license_name and a license_link."
 )
+
+LICENCE_KEYS = frozenset({"license", "license_name", "license_link"})
+RESULTS = frozenset({"model-index", "model_name"})  # made of the figures
+WRITTEN = LICENCE_KEYS | RESULTS | {"library_name", "pipeline_tag", "base_model", "datasets", "tags"}  # keys of ours
 
 # https://huggingface.co/docs/hub/repositories-licenses, without "unknown"
 # fmt: off
@@ -83,8 +87,8 @@ def front_matter(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """Our keys, then the ones that people added; their own tags and datasets stay too."""
     from huggingface_hub import CardData
 
-    written = {"model-index", "model_name"}  # made of the figures
-    merged = {**ours, **{key: value for key, value in theirs.items() if key not in ours and key not in written}}
+    stale = {*ours, *RESULTS, *(LICENCE_KEYS if "license" in ours else ())}
+    merged = {**ours, **{key: value for key, value in theirs.items() if key not in stale}}
     for key in ("tags", "datasets"):
         if isinstance(theirs.get(key), list):
             kept = [x for x in theirs[key] if not str(x).startswith(f"{LIBRARY_TAG}-")]

@@ -12,7 +12,7 @@ from ..errors import CardError, ModelNotFoundError
 from ..files import read_json
 from ..hub import CONFIG
 from ..sources import Repo, Source, bundled_models, is_repo_id, open_source
-from .facts import README, Card, read_card
+from .facts import README, Card, read_card, read_text
 from .metadata import split
 
 
@@ -52,8 +52,7 @@ def stated_licence(source: Source, subfolder: str = "") -> str | None:
     The name of it, where it is none of the Hub's list. What README.md says, which people edit, goes before card.json.
     """
     for folder in dict.fromkeys([subfolder, ""]):
-        readme = source.find(str(PurePosixPath(folder, README)))
-        known = split(readme.read_text(encoding="utf-8"))[0] if readme else {}
+        known, _ = split(read_text(source.find(str(PurePosixPath(folder, README)))))
         if licence := _named(known) or _named(asdict(read_card(source, folder))):
             return licence
     return None
@@ -61,7 +60,7 @@ def stated_licence(source: Source, subfolder: str = "") -> str | None:
 
 def _named(facts: Mapping[str, Any]) -> str | None:
     licence = facts.get("license_name") or facts.get("license")
-    return str(licence) if licence else None
+    return licence if isinstance(licence, str) and licence else None
 
 
 def with_base_terms(card: Card, token: str | bool | None = None) -> Card:

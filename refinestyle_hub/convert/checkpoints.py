@@ -10,6 +10,7 @@ from typing import Any
 
 from ..cards import Card, check, dump_card, write_card
 from ..cards.facts import FACTS
+from ..cards.metadata import front_matter
 from ..errors import CardError, ConfigError, ModelFileError, ModelNotFoundError
 from ..files import new_folder, write_folder
 from ..fingerprint import Fingerprint, fingerprint
@@ -103,8 +104,7 @@ def _check_licence(card: Card) -> None:
             "license_link (NVIDIA's own licence is such a one)."
         )
     fields = {"license": card.license, "license_name": card.license_name, "license_link": card.license_link}
-    lines = [f"{key}: {value!r}" for key, value in fields.items() if value]
-    check("\n".join(["---", *lines, "---", ""]))
+    check(f"---\n{front_matter({key: value for key, value in fields.items() if value}, {})}\n---\n")
 
 
 def _read(source: Path, crop: str, discriminator: bool) -> Networks:

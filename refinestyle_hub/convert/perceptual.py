@@ -7,18 +7,15 @@ nothing is executed), and every tensor is checked against the trunk that asks fo
 from __future__ import annotations
 
 import importlib.util
-import os
-import threading
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ..errors import MissingDependencyError, ModelFileError
 from ..files import check_finite
+from ..sources import torch_file
 from .torch_files import read_torch
 
 
@@ -36,8 +33,6 @@ ST_LAYERS = {  # the convolutions, and the blurs
         ("slice2.5", "slice3.11", "slice4.19", "slice5.27"),
     ),
 }
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-PATIENCE = 4.0  # seconds to hear from torchvision's server before doing without
 
 
 def st_lpips(trunk: Literal["alex", "vgg"], template: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -64,8 +59,8 @@ def st_lpips(trunk: Literal["alex", "vgg"], template: Mapping[str, Tensor]) -> d
 def lpips_alex(template: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """Weights of LPIPS 0.1: linear layers of the ``lpips`` wheel (BSD-2-Clause) on torchvision's AlexNet.
 
-    AlexNet (233 MB) is taken from torch's cache, or fetched there by torchvision. None where neither works: no
-    torchvision, no network, or HF_HUB_OFFLINE set.
+    AlexNet (233 MB) comes from torch's cache, see ``sources.torch_file``. None where it cannot be had: no torchvision,
+    no network, or HF_HUB_OFFLINE set.
 
     Raises:
         MissingDependencyError: the ``lpips`` wheel is not installed.
@@ -111,37 +106,10 @@ def _renamed(
 
 
 def _alexnet() -> dict[str, Tensor] | None:
-    """torchvision's ImageNet AlexNet from torch's cache or the network; None where it cannot be had."""
+    """torchvision's ImageNet AlexNet; None where it cannot be had."""
     try:
         from torchvision.models import AlexNet_Weights
     except ImportError:
         return None
-    weights = AlexNet_Weights.IMAGENET1K_V1
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-    if cached.is_file():
-        return dict(read_torch(cached))
-    if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE):
-        return None
-    if not _answers(weights.url):
-        return None
-    try:
-        return dict(weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu"))
-    except OSError:  # the connection broke, or the cache cannot be written
-        return None
-
-
-def _answers(url: str) -> bool:
-    """Whether the server answers soon. In a thread, since looking up its name has no time limit of its own."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE).close()
-            answered.set()
-        except (OSError, ValueError):
-            pass
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    return answered.is_set()
+    path = torch_file(AlexNet_Weights.IMAGENET1K_V1.url)
+    return None if path is None else dict(read_torch(path))
