@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -16,9 +17,14 @@ from tiny import TINY, tiny_generator
 
 from refinestyle_hub.edit import Direction, DirectionInfo, Directions
 from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.errors import BaseMismatchError
 from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.hub import PipelineIndex, read_index, save_index
 from refinestyle_hub.images import save_png, to_image
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.sources import open_source
+from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining
 
 
 def load(name: str) -> ModuleType:
@@ -122,6 +128,45 @@ def test_all_tables_of_a_tiny_model(
     assert few == [*quick, "two-stage + 1 steps", "w+, 2 steps", "PTI, 1 + 1 steps"]
     assert "## out-of-domain: 3 pictures" in capsys.readouterr().out
     assert (tmp_path / "portraits.svg").read_text().startswith("<svg")
+
+
+def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> None:
+    script = load("bundle_encoder")
+    model, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(folder / "model", model)
+    save_index(model, PipelineIndex(("generator", "directions")))
+    config = EncoderTraining(
+        data=str(folder / "portraits"), out=str(run), model=str(model), widths=(8, 8, 8, 16), width=16, heads=2,
+        depth=1, w_pictures=0, pictures=2, start_from=str(tmp_path / "first"), perceptual=0.0, batch=2, flip=False,
+    )  # fmt: skip
+    trainer = EncoderTrainer(config, tiny_generator(), open_pictures(folder / "portraits", TINY.resolution, "test"))
+    trainer.run()
+    found = {"mse": {"mean": 0.25, "std": 0.1}, "seconds": {"mean": 1.0, "std": 0.0}}
+    rows = [{"method": name, "figures": found} for name in ("two-stage", "other")]
+    table = {"pictures": 5, "rows": rows}
+    (tmp_path / "inversion.json").write_text(json.dumps({"tables": {"portraits": table, "portraits, a few": table}}))
+    figures = script.figures(tmp_path / "inversion.json", "two-stage")
+    assert [(figure.metric, figure.reference) for figure in figures] == [
+        ("two-stage: mse", False),
+        ("other: mse", True),
+    ]
+    script.bundle(run, model, str(folder / "portraits"), tmp_path / "encoder.png", cost="a moment", figures=figures)
+    assert read_index(open_source(model)).parts == ("generator", "encoder", "directions")
+    assert {path.name for path in (model / "encoder").iterdir()} >= {"card.json", "model.fp16.safetensors"}
+    shipped = Encoder.from_pretrained(model, subfolder="encoder")
+    for name, tensor in trainer.average.state_dict().items():
+        torch.testing.assert_close(shipped.state_dict()[name], tensor, rtol=2e-3, atol=1e-6)  # half precision
+    card = (model / "encoder" / "card.json").read_text()
+    assert "after 2 pictures" in card
+    assert "--widths 8,8,8,16" in card
+    assert "--no-flip" in card
+    assert "--start-from first" in card
+    assert str(tmp_path) not in card
+    with Image.open(tmp_path / "encoder.png") as picture:
+        assert picture.size == (5 * 34 - 2, 6 * 34 - 2)  # five portraits, six rows
+    tiny_generator(seed=5).save_pretrained(model / "generator")
+    with pytest.raises(BaseMismatchError, match="encoder"):
+        script.bundle(run, model, str(folder / "portraits"), tmp_path / "encoder.png")
 
 
 def test_slopes_and_drift_of_known_readings(edits: ModuleType) -> None:
