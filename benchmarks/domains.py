@@ -6,39 +6,50 @@ The styles are filters of our own (`domain_filters.py`), put on portraits of the
 run sees, a thousand others are the true pictures that it is measured against. No shipped domain and no picture of
 another split is touched. Every baseline gets the wall clock of T = 4, on the same machine in the same minutes, and the
 best of three learning rates by the very figure that is reported, which flatters it.
+
+The same command goes on where it was stopped, row by row. A first look in some 20 minutes of two cores:
+
+    ... --filters charcoal bulge --rows before "T = 4" "fine-tuning*" "style offsets*" --rates 1 --steps 150
+        --samples 300 --true 300 --faces 40 --minutes 25
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import json
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from fnmatch import fnmatchcase
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from domain_baselines import EVERYTHING, STYLES, FineTuning, Weights, one_shot
+from domain_costs import step_costs
 from domain_filters import FILTERS, Filter
+from domain_table import table
+from PIL import Image
 from torch import Tensor
 
 from refinestyle_hub import RefineStylePipeline
-from refinestyle_hub.adapt import STEPS, Adaptation, References, preset
+from refinestyle_hub.adapt import STEPS, References, preset
 from refinestyle_hub.attributes import AttributeNet
-from refinestyle_hub.evaluate_domain import Draw, Judges, compare, sample_codes
+from refinestyle_hub.evaluate_domain import TRAINING_BYTES, Draw, Judges, compare, sample_codes
 from refinestyle_hub.files import dump_json, write_folder
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.train.data import Pictures, open_pictures, to_float
 
 
-RATES = {"fine-tuning": (3e-4, 1e-3, 3e-3), "style offsets": (5e-3, 2e-2, 8e-2)}
+RATES = {"fine-tuning": (1e-3, 3e-4, 3e-3), "style offsets": (2e-2, 5e-3, 8e-2)}  # the likeliest first
 PATTERNS = {"fine-tuning": EVERYTHING, "style offsets": STYLES}
-PROBE = 5  # steps whose median says what a step costs
-TRAINED_BYTES = 12  # per number: a gradient and Adam's two moments, fp32
 MORE = 2  # filters for which the longer list of rows is made
 SHOWN = 8  # samples in the sheets; above them the references
+REPORT = "domains.json"
+# what figures of one table have in common
+SETUP = ("seed", "pictures", "true", "samples", "faces", "steps", "one_shot_steps", "quick")
 
 
 @dataclass
@@ -52,13 +63,32 @@ class Learnt:
     note: str = ""
 
 
-@dataclass
+Plan = dict[str, Callable[[], Learnt]]  # by row: what makes it
+
+
 class Style:
     """A filter, the pictures that runs see, and those they are measured against."""
 
-    name: str
-    references: References
-    true: Tensor  # [M, 3, R, R]
+    def __init__(self, name: str, portraits: Pictures, seen: int, true: int, seed: int) -> None:
+        order = torch.randperm(len(portraits), generator=torch.Generator().manual_seed(seed))
+        self.name, self.portraits, self.seed = name, portraits, seed
+        self.chosen, self.seen = order[: seen + true], seen
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        """The same for every row; references and true pictures have no portrait in common."""
+        return filtered(self.portraits, self.chosen, FILTERS[self.name], self.seed)
+
+    @property
+    def true(self) -> Tensor:
+        """[M, 3, R, R]."""
+        return self.pictures[self.seen :]
+
+    @property
+    def references(self) -> References:
+        """What runs see."""
+        names = tuple(self.portraits.names[int(i)] for i in self.chosen[: self.seen])
+        return References(self.pictures[: self.seen], names, (False,) * len(names))
 
 
 class Bench:
@@ -79,13 +109,8 @@ class Bench:
         return picture.clamp(-1, 1)
 
     def style(self, name: str) -> Style:
-        """The same pictures for every row; references and true pictures have no portrait in common."""
-        order = torch.randperm(len(self.portraits), generator=torch.Generator().manual_seed(self.args.seed))
-        chosen = order[: self.args.pictures + self.args.true]
-        pictures = filtered(self.portraits, chosen, FILTERS[name], self.args.seed)
-        seen, true = pictures[: self.args.pictures], pictures[self.args.pictures :]
-        names = tuple(self.portraits.names[int(i)] for i in chosen[: len(seen)])
-        return Style(name, References(seen, names, (False,) * len(seen)), true)
+        """One of the filters."""
+        return Style(name, self.portraits, self.args.pictures, self.args.true, self.args.seed)
 
     def measure(self, learnt: Learnt, style: Style) -> dict[str, Any]:
         """The figures of a row."""
@@ -96,45 +121,57 @@ class Bench:
         cost = {
             "numbers": learnt.numbers,
             "bytes": 4 * learnt.numbers,
-            "training_bytes": TRAINED_BYTES * learnt.numbers,
+            "training_bytes": TRAINING_BYTES * learnt.numbers,
             "steps": learnt.steps,
             "seconds": round(learnt.seconds, 1),
             "learnt_with": learnt.note,
         }
         return {**report, **cost}
 
+    def strip(self, draw: Draw) -> Image.Image:
+        """The row of a sheet."""
+        with torch.no_grad():
+            return contact_sheet(to_images(draw(self.codes[:SHOWN])), SHOWN)
+
     # --- Rows ---
 
-    def tokens(self, references: References, rank: int, steps: int) -> Learnt:
-        """Ours, by the shipped settings."""
+    def tokens(self, style: Style, rank: int, steps: int, single: bool = False) -> Learnt:
+        """Ours, by the shipped settings; ``single``: from the first of the pictures."""
+        references = only(style.references) if single else style.references
         run = self.pipe.adaptation(references, tokens=rank, steps=steps, seed=self.args.seed)
         run.run()
         found, generator = run.token_set(), self.pipe.generator
         return Learnt(
-            lambda w: generator(w, found).clamp(-1, 1), found.num_values, run.best_step, run.seconds,
-            f"best at step {run.best_step} of {steps}",
+            lambda w: generator(w, found).clamp(-1, 1), found.num_values, found.metadata["steps"], run.seconds,
+            f"best of {steps} steps",
         )  # fmt: skip
 
-    def tuned(self, kind: str, references: References, rate: float, budget: Learnt, steps: int) -> Learnt:
-        """Weights of the generator by the same terms, in the wall clock that T = 4 had for ``steps`` steps."""
+    def quick(self, style: Style) -> Learnt:
+        """Ours, in as many steps as there is time for."""
+        references = style.references
+        costs = step_costs(partial(self.pipe.adaptation, references, seed=self.args.seed), preset(len(references)))
+        return self.tokens(style, 4, min(self.args.steps, costs.steps_in(self.args.quick)))
+
+    def tuned(self, kind: str, style: Style, rate: float) -> Learnt:
+        """Weights of the generator by the same terms, in the wall clock that T = 4 has."""
+        references = style.references
+        settings = preset(len(references))
         make = partial(
-            FineTuning, self.pipe.generator, references, PATTERNS[kind], rate, settings=preset(len(references)),
+            FineTuning, self.pipe.generator, references, PATTERNS[kind], rate,
             seed=self.args.seed, discriminator=self.pipe.discriminator, perceptual=self.pipe.perceptual,
         )  # fmt: skip
-        tokens = partial(self.pipe.adaptation, references, seed=self.args.seed)
-        share = step_seconds(make(steps=steps)) / step_seconds(tokens(steps=steps))
-        run = make(steps=max(1, round(steps / share)))
+        ours = step_costs(partial(self.pipe.adaptation, references, seed=self.args.seed), settings)
+        theirs = step_costs(make, settings)
+        run = make(steps=theirs.steps_in(ours.seconds(self.args.steps)), settings=settings)
         run.run()
         weights = run.parameters
         assert isinstance(weights, Weights)
-        return Learnt(
-            run.draw(), weights.numel(), run.done, run.seconds, f"rate {rate:g}, {share:.2f} x a step's cost"
-        )
+        note = f"rate {rate:g}, {self.args.steps / run.steps:.2f} x a step's cost"
+        return Learnt(run.draw(), weights.numel(), run.best_step, run.seconds, note)
 
-    def one_shot(self, references: References) -> Learnt:
+    def one_shot(self, style: Style) -> Learnt:
         """JoJoGAN's way, from the first of the pictures."""
-        generator = self.pipe.generator
-        first = References(references.pictures[:1], references.names[:1], references.aligned[:1])
+        generator, first = self.pipe.generator, only(style.references)
         began = time.monotonic()
         inversion = self.pipe.invert_crops(first.pictures, tokens=False, seed=self.args.seed)[0]
         features = self.pipe.adaptation(first, steps=1).features
@@ -144,24 +181,28 @@ class Bench:
         numbers = Weights(generator, EVERYTHING).numel()
         return Learnt(draw, numbers, steps, time.monotonic() - began, "from one picture")
 
-    def rows(self, style: Style, more: bool) -> Iterator[tuple[str, Learnt]]:
-        """Every row of a style; of the baselines one for each rate."""
+    def plan(self, style: Style, more: bool) -> Plan:
+        """The rows of a style that are asked for; of the baselines one for each rate."""
         steps = self.args.steps
-        yield "before", Learnt(self.plain, 0, 0, 0.0)
-        found: dict[int, Learnt] = {}
-        for rank in (1, 2, 4, 8, 16) if more else (1, 4, 16):
-            found[rank] = self.tokens(style.references, rank, steps)
-            yield f"T = {rank}", found[rank]
-        per_step = found[4].seconds / steps
-        quick = max(1, min(steps, round(self.args.quick / per_step)))
-        yield f"T = 4 in {self.args.quick:g} s", self.tokens(style.references, 4, quick)
+        rows: Plan = {
+            "before": partial(Learnt, self.plain, 0, 0, 0.0),
+            "T = 4": partial(self.tokens, style, 4, steps),
+        }
         for kind, rates in RATES.items():
-            for rate in rates:
-                yield f"{kind}@{rate:g}", self.tuned(kind, style.references, rate, found[4], steps)
+            for rate in rates[: self.args.rates]:
+                rows[f"{kind}@{rate:g}"] = partial(self.tuned, kind, style, rate)
+        rows[f"T = 4 in {self.args.quick:g} s"] = partial(self.quick, style)
+        for rank in (1, 16, 2, 8) if more else (1, 16):
+            rows[f"T = {rank}"] = partial(self.tokens, style, rank, steps)
         if more:
-            one = References(style.references.pictures[:1], style.references.names[:1], (False,))
-            yield "T = 4, one picture", self.tokens(one, 4, steps)
-            yield "JoJoGAN-like, one picture", self.one_shot(style.references)
+            rows["T = 4, one picture"] = partial(self.tokens, style, 4, steps, single=True)
+            rows["JoJoGAN-like, one picture"] = partial(self.one_shot, style)
+        return {name: make for name, make in rows.items() if any(fnmatchcase(name, p) for p in self.args.rows)}
+
+
+def only(references: References) -> References:
+    """The first."""
+    return References(references.pictures[:1], references.names[:1], references.aligned[:1])
 
 
 def filtered(portraits: Pictures, chosen: Tensor, change: Filter, seed: int) -> Tensor:
@@ -170,80 +211,54 @@ def filtered(portraits: Pictures, chosen: Tensor, change: Filter, seed: int) -> 
     return torch.cat([change(to_float(portraits.take(part)), rng).clamp(-1, 1) for part in chosen.split(50)])
 
 
-def step_seconds(run: Adaptation) -> float:
-    """Median cost of a step, after one to warm up."""
-    times = []
-    for _ in range(PROBE + 1):
-        began = time.monotonic()
-        run.step()
-        times.append(time.monotonic() - began)
-    return statistics.median(times[1:])
+# --- Figures as they are made ---------------------------------------------------------------------------------------
 
 
-def best_rates(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of the rows of one baseline that with the smallest kernel distance."""
-    kept: dict[str, dict[str, Any]] = {}
-    for name, row in rows.items():
-        kind = name.partition("@")[0]
-        if kind not in kept or kernel(row) < kernel(kept[kind]):
-            kept[kind] = row
-    return kept
+class Record:
+    """The folder of a table: what is in it is not made again."""
+
+    def __init__(self, folder: Path, setup: Mapping[str, Any]) -> None:
+        """Raises SystemExit where the folder has figures of another setup: they do not belong in one table."""
+        self.folder = folder
+        self.report: dict[str, Any] = {"setup": dict(setup), "styles": {}}
+        if (folder / REPORT).exists():
+            found = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+            if different := [key for key in setup if found["setup"].get(key) != setup[key]]:
+                raise SystemExit(f"{folder} has figures of another {', '.join(different)}: name another --out.")
+            self.report = found
+
+    def rows(self, style: str) -> dict[str, dict[str, Any]]:
+        """What is there."""
+        found: dict[str, dict[str, Any]] = self.report["styles"].get(style, {}).get("rows", {})
+        return found
+
+    def add(self, style: Style, row: str, figures: Mapping[str, Any], strip: Image.Image) -> None:
+        """Keep a row, and draw the sheet anew."""
+        part = self.report["styles"].setdefault(style.name, {"references": style.references.names, "rows": {}})
+        save_png(strip, self.strip(style.name, row))
+        part["rows"][row] = {**figures, "threads": torch.get_num_threads()}
+        write_folder(self.folder, {REPORT: dump_json(self.report)})
+        strips = [contact_sheet(to_images(style.pictures[:SHOWN]), SHOWN)]
+        for name in part["rows"]:
+            with Image.open(self.strip(style.name, name)) as image:
+                strips.append(image.convert("RGB"))
+        save_png(contact_sheet(strips, 1), self.folder / f"{style.name}.png")
+
+    def strip(self, style: str, row: str) -> Path:
+        """Where the pictures of a row are."""
+        return self.folder / "rows" / f"{style}-{re.sub(r'[^a-z0-9.]+', '-', row.lower())}.png"
 
 
-def kernel(row: dict[str, Any]) -> float:
-    """What rows are ranked by."""
-    value: float = row["attribute_features"]["kernel_x1000"]
-    return value
-
-
-# --- The table ------------------------------------------------------------------------------------------------------
-
-COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("numbers", lambda r: f"{r['numbers']:,}"),
-    ("KB", lambda r: f"{r['bytes'] / 1e3:,.0f}"),
-    ("training MB", lambda r: f"{r['training_bytes'] / 1e6:.2f}"),
-    ("steps", lambda r: f"{r['steps']}"),
-    ("s", lambda r: f"{r['seconds']:.0f}"),
-    ("kernel x1000", lambda r: figure(r["attribute_features"], "kernel_x1000", ".1f")),
-    ("+-", lambda r: figure(r["attribute_features"], "kernel_x1000_std", ".1f")),
-    ("gap closed", lambda r: figure(r["attribute_features"], "gap_closed", ".0%")),
-    ("Frechet", lambda r: figure(r["attribute_features"], "frechet", ".1f")),
-    ("D kernel x1000", lambda r: figure(r["discriminator_features"], "kernel_x1000", ".1f")),
-    ("D Frechet", lambda r: figure(r["discriminator_features"], "frechet", ".1f")),
-    ("diversity", lambda r: figure(r["diversity"], "intra_perceptual", ".3f")),
-    ("landmark drift", lambda r: figure(r["landmarks"], "drift", ".3f")),
-    ("measured", lambda r: figure(r["landmarks"], "share", ".0%")),
-    ("content drift, sd", lambda r: figure(r["attributes"], "content_deviations", ".2f")),
-    ("readable", lambda r: figure(r["attributes"], "share", ".0%")),
-    ("learnt with", lambda r: str(r["learnt_with"])),
-)
-
-
-def figure(part: dict[str, Any] | None, key: str, form: str) -> str:
-    """A figure, or a dash where it could not be measured."""
-    return "-" if part is None or part[key] is None else format(part[key], form)
-
-
-def table(style: str, rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown, best rates only."""
-    lines = [
-        f"## {style}",
-        "",
-        "| | " + " | ".join(name for name, _ in COLUMNS) + " |",
-        "|---|" + "---:|" * len(COLUMNS),
-    ]
-    for name, row in best_rates(rows).items():
-        lines.append(f"| {name} | " + " | ".join(show(row) for _, show in COLUMNS) + " |")
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Read the arguments, make every row, print the tables; figures and sheets go to ``--out`` as they are made."""
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="bundled name or folder")
     parser.add_argument("--data", required=True, help="zip or folder of the portraits; its train split is used")
     parser.add_argument("--attributes", default=Path(__file__).parent / "attributes", help="the attribute network")
     parser.add_argument("--filters", nargs="+", choices=FILTERS, default=list(FILTERS)[:3])
+    parser.add_argument("--rows", nargs="+", default=["*"], help="names or globs of those to make")
+    parser.add_argument("--rates", type=int, choices=(1, 2, 3), default=3, help="learning rates of each baseline")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no row is begun")
     parser.add_argument("--pictures", type=int, default=10, help="that a run sees")
     parser.add_argument("--true", type=int, default=1000, help="pictures to measure against")
     parser.add_argument("--samples", type=int, default=1000)
@@ -253,23 +268,33 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", type=float, default=60.0, help="seconds of the row for impatient users")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/domains"))
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
 
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the rows that are not there yet, print the tables; figures and sheets go to ``--out`` as they are made."""
+    args = arguments(argv)
+    began = time.monotonic()
     bench = Bench(args)
-    report: dict[str, Any] = {"model": Path(args.model).name, "threads": torch.get_num_threads(), "styles": {}}
+    setup = {key: getattr(args, key) for key in SETUP} | {"model": bench.pipe.fingerprint.digest}
+    record = Record(args.out, setup)
+    left = 0
     for place, name in enumerate(args.filters):
         style = bench.style(name)
-        rows: dict[str, dict[str, Any]] = {}
-        shown = bench.codes[:SHOWN]
-        sheet = to_images(torch.cat([style.references.pictures, style.true])[:SHOWN])
-        for row, learnt in bench.rows(style, more=place < MORE):
-            rows[row] = bench.measure(learnt, style)
-            with torch.no_grad():
-                sheet += to_images(learnt.draw(shown))
-            report["styles"][name] = {"references": style.references.names, "rows": rows}
-            write_folder(args.out, {"domains.json": dump_json(report)})
-            save_png(contact_sheet(sheet, len(shown)), args.out / f"{name}.png")
-        print(table(name, rows), end="\n\n", flush=True)
+        for row, make in bench.plan(style, more=place < MORE).items():
+            if row in record.rows(name):
+                continue
+            if time.monotonic() - began > 60 * args.minutes:
+                left += 1
+                continue
+            learnt = make()
+            record.add(style, row, bench.measure(learnt, style), bench.strip(learnt.draw))
+            print(f"{name}, {row}: {learnt.seconds:.0f} s", flush=True)
+    for name in args.filters:
+        if rows := record.rows(name):
+            print(table(name, rows), end="\n\n")
+    if left:
+        print(f"{left} rows are left: the same command goes on.")
 
 
 if __name__ == "__main__":

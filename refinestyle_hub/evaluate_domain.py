@@ -25,7 +25,7 @@ from .losses import Perceptual, shrink
 from .tokens import TokenSet
 
 
-__all__ = ["Draw", "Judges", "compare", "evaluate_domain", "figures", "sample_codes"]
+__all__ = ["TRAINING_BYTES", "Draw", "Judges", "compare", "evaluate_domain", "figures", "sample_codes"]
 
 Draw: TypeAlias = Callable[[Tensor], Tensor]  # w+ [n, L, D] -> pictures [n, 3, R, R]
 OnBatch: TypeAlias = Callable[[int, int], None]  # samples done, and all of them
@@ -37,6 +37,7 @@ FINE = 256  # pixels: what the perceptual distance looks at, at most
 SHOWN = 250  # samples whose diversity is measured: their feature maps are kept in memory
 PAIRS = 500  # of samples in a cluster
 CLUSTERS = 20  # at most
+TRAINING_BYTES = 12  # of each number that is learnt: its gradient and Adam's two moments, fp32
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,7 @@ def evaluate_domain(
         "bytes": tokens.nbytes,
         "values": tokens.num_values,
         "share_of_generator": tokens.num_values / parameters,
+        "training_bytes": TRAINING_BYTES * tokens.num_values,
         "seconds": {
             "picture": _seconds(draw(tokens), w_plus[:8]),
             "plain_picture": _seconds(draw(None), w_plus[:8]),

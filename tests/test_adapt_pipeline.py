@@ -217,6 +217,16 @@ def test_a_model_without_a_discriminator_says_so(
     assert "no discriminator; left out: adversarial" in text
 
 
+def test_folders_of_pictures(run: Any, tiny_pipeline_dir: Path, files: list[Path], tmp_path: Path) -> None:
+    args = ["--name", "n", "--steps", 1, "--align", "none", "--out", tmp_path / "n", "--json"]
+    code, out, _ = run("adapt", tiny_pipeline_dir, files[0].parent, *args)
+    assert code == 0
+    assert json.loads(out)["pictures"]["as_they_are"] == [file.name for file in files]
+    (tmp_path / "empty").mkdir()
+    code, _, err = run("adapt", tiny_pipeline_dir, tmp_path / "empty", *args)
+    assert (code, "no pictures in" in err) == (2, True)
+
+
 def test_domains_on_the_command_line() -> None:
     import typer
 

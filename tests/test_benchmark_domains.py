@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny import attribute_net, tiny_generator
 
 from refinestyle_hub.adapt import References, preset
@@ -112,6 +113,36 @@ def test_one_shot_draws_the_reference_from_its_coarse_codes(baselines: ModuleTyp
     assert not draw(codes()).requires_grad
 
 
+def test_runs_of_the_same_wall_clock(baselines: ModuleType) -> None:
+    """Steps without the discriminator cost 1 s, with it 2 s; a short run does without it."""
+    from domain_costs import Costs
+
+    costs = Costs(1.0, 2.0, preset(5))
+    assert costs.seconds(100) == 100
+    assert costs.seconds(400) == 100 + 2 * 300
+    assert costs.steps_in(700) == 400
+    assert costs.steps_in(60) == 60
+    assert costs.steps_in(0.1) == 1
+
+
+def test_what_a_step_costs_is_probed_with_and_without_the_critic(baselines: ModuleType) -> None:
+    from domain_costs import step_costs
+
+    seen: list[float] = []
+
+    def make(steps: int, settings: Any) -> Any:
+        seen.append(settings.critic_starts(steps))
+        return baselines.FineTuning(
+            tiny_generator(), references(), baselines.STYLES, 0.01, steps=steps, settings=settings,
+            perceptual=Perceptual.load("st-lpips-alex"),
+        )  # fmt: skip
+
+    costs = step_costs(make, preset(5))
+    assert seen == [0.5]
+    assert min(costs.early, costs.late) > 0
+    assert costs.settings == preset(5)
+
+
 @pytest.mark.slow
 def test_a_whole_run(
     monkeypatch: pytest.MonkeyPatch,
@@ -120,10 +151,11 @@ def test_a_whole_run(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    import domain_costs
     import domains
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(domains, "PROBE", 1)
+    monkeypatch.setattr(domain_costs, "PROBE", 1)
     rng = torch.Generator().manual_seed(0)
     for number, picture in enumerate(torch.rand(16, 3, 32, 32, generator=rng) * 2 - 1):
         save_png(to_image(picture), tmp_path / "portraits" / f"{number}.png")
@@ -131,13 +163,24 @@ def test_a_whole_run(
     out = tmp_path / "out"
     args = f"{tiny_pipeline_dir} --data {tmp_path / 'portraits'} --attributes {tmp_path / 'net'} --out {out}"
     args += " --filters charcoal --pictures 5 --true 9 --samples 9 --faces 0 --steps 2 --one-shot-steps 2 --quick 1"
+    some = [*args.split(), "--rows", "before", "T = 4"]
+    domains.main([*some, "--minutes", "0"])
+    assert "2 rows are left: the same command goes on." in capsys.readouterr().out
+    domains.main(some)
+    assert "| T = 4 |" in capsys.readouterr().out
+    made = json.loads((out / "domains.json").read_text())["styles"]["charcoal"]["rows"]
+    assert set(made) == {"before", "T = 4"}
     domains.main(args.split())
     printed = capsys.readouterr().out
     report = json.loads((out / "domains.json").read_text())
     rows = report["styles"]["charcoal"]["rows"]
     assert {"before", "T = 1", "T = 4", "T = 16", "T = 2", "T = 8", "JoJoGAN-like, one picture"} <= set(rows)
     assert sum(name.startswith("fine-tuning@") for name in rows) == 3
+    assert {name: rows[name] for name in made} == made  # what was there was not made again
     assert rows["before"]["attribute_features"]["gap_closed"] == 0
     assert rows["T = 4"]["numbers"] < rows["fine-tuning@0.001"]["numbers"]
     assert printed.count("| fine-tuning |") == 1  # the best rate alone
-    assert (out / "charcoal.png").is_file()
+    with Image.open(out / "charcoal.png") as sheet:
+        assert sheet.height == (len(rows) + 1) * 34 - 2
+    with pytest.raises(SystemExit, match="figures of another samples"):
+        domains.main([*args.split(), "--samples", "8"])

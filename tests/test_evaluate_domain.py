@@ -221,6 +221,7 @@ def test_a_domain_with_its_size_and_time(judges: Judges) -> None:
     assert ticks == [(16, 20), (20, 20)]
     assert found["bytes"] == tokens.nbytes
     assert found["values"] == tokens.num_values
+    assert found["training_bytes"] == 12 * tokens.num_values
     assert found["share_of_generator"] == tokens.num_values / sum(p.numel() for p in generator.parameters())
     assert found["seconds"]["picture"] > 0
     assert found["landmarks"] is None

@@ -17,6 +17,7 @@ from .pictures import Device, Model, load
 
 if TYPE_CHECKING:
     from ..adapt import Adaptation
+    from ..images import PictureSource
     from ..tokens import TokenSet
 
 
@@ -37,7 +38,8 @@ def adapt(
     name: Annotated[str, typer.Option(help="What the domain is called.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the domain. A run found in it goes on.")],
     pictures: Annotated[
-        list[Path] | None, typer.Argument(help="1 to 20 pictures of a style.", metavar="PICTURES...")
+        list[Path] | None,
+        typer.Argument(help="1 to 20 pictures of a style, or folders.", metavar="PICTURES..."),
     ] = None,
     text: Annotated[str | None, typer.Option(help="In place of pictures: what to draw, such as 'a sketch'.")] = None,
     source_text: Annotated[str, typer.Option(help="With --text: what the generator draws.")] = "a photo",
@@ -86,7 +88,7 @@ def adapt(
             state=saved,
         )  # fmt: skip
     else:
-        references = load_references(pictures or [], pipe.generator.config.resolution, align.value)
+        references = load_references(_files(pictures or []), pipe.generator.config.resolution, align.value)
         terms = [picture_term(pipe.generator, references, clips, seed=seed)] if clips else []
         run = pipe.adaptation(references, steps=steps or STEPS, tokens=tokens, seed=seed, terms=terms, state=saved)
     before = run.preview(plain=True)
@@ -116,6 +118,19 @@ def adapt(
     console.emit(report, _told(report, out, finished), as_json)
     if not finished:
         raise typer.Exit(130)
+
+
+def _files(paths: list[Path]) -> list[PictureSource]:
+    """The pictures, and those that lie in the folders."""
+    from ..images import SUFFIXES
+
+    found: list[PictureSource] = []
+    for path in paths:
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise typer.BadParameter(f"There are no pictures in {path}.", param_hint="PICTURES")
+        found += inside
+    return found
 
 
 def _report(run: Adaptation, model: str, name: str, seconds: float) -> dict[str, Any]:

@@ -165,6 +165,7 @@ def _table(report: dict[str, Any]) -> str:
     seconds = report["seconds"]
     lines.append(
         f"{report['bytes'] / 1e3:.1f} KB, {report['values']:,} numbers ({report['share_of_generator']:.2%} of the "
-        f"generator); {1e3 * seconds['picture']:.1f} ms a picture, {1e3 * seconds['plain_picture']:.1f} without"
+        f"generator), {report['training_bytes'] / 1e3:.0f} KB of gradients and moments to learn them; "
+        f"{1e3 * seconds['picture']:.1f} ms a picture, {1e3 * seconds['plain_picture']:.1f} without"
     )
     return "\n".join([*lines, *(f"note: {note}" for note in report["notes"])])
