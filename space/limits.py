@@ -7,6 +7,7 @@ import os
 
 MAX_BYTES = 10_000_000  # of an uploaded file
 MAX_PIXELS = 40_000_000  # of a picture, by its header
+MIN_ROOM = 500_000_000  # bytes of the disk that uploads leave free
 MAX_BODY = 1_000_000  # bytes of any other request: values of sliders and the like
 
 MIN_FACE = 64  # pixels; below, a photo is refused
@@ -40,11 +41,24 @@ MAX_NAME = 40  # characters of a domain's name
 
 GPU_JOBS = int(os.environ.get("REFINESTYLE_GPU_JOBS", "1"))  # at a time of a kind; more only where there are more GPUs
 ADAPT_JOBS = 2 * GPU_JOBS  # adaptations that take turns, chunk by chunk; others wait
-JOBS_PER_SESSION = 2  # running or waiting
+SMALL_JOBS = 2  # at a time of each kind that needs no accelerator
+JOBS_PER_SESSION = 2  # running or waiting for the accelerator
+SMALL_JOBS_PER_SESSION = 4  # the same of other work, for each kind of it
+JOBS_PER_ADDRESS = 8  # of all kinds: a third of the line, for people may share an address
 QUEUE = 24  # all sessions together
 SESSIONS = 500  # states kept in memory
 SUBJECT_BYTES = 3_700_000  # of the face of a session
 SHELF_BYTES = 1_200_000  # of its domains: 5 MB in all
 SHELF = 8  # domains
-STATE_SECONDS = 1800  # a session's state is dropped that long after its last use
+STATE_SECONDS = 1800  # what a session holds is dropped that long after it was written; an open page writes it anew
 CACHE_SECONDS = (600, 7200)  # how often old files are looked for, and how old they are
+
+
+def within(value: float | None, low: int, high: int) -> int:
+    """What stands in a field as a whole number between its bounds; an empty field is ``low``."""
+    return low if value is None else int(min(high, max(low, value)))  # in this order NaN is low as well
+
+
+def seed(value: float | None) -> int:
+    """What stands in a field for a seed; an empty one is 0."""
+    return within(value, 0, 2**31 - 1)

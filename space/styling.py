@@ -42,7 +42,7 @@ class Styling:
     # --- Choosing ---
 
     def enter(
-        self, on: str, seed: float, mix: Mix, subject: Subject | None, edits: Mix, shelf: Shelf
+        self, on: str, seed: float | None, mix: Mix, subject: Subject | None, edits: Mix, shelf: Shelf
     ) -> tuple[Any, ...]:
         """The tab was opened: a picture in each domain, what can be chosen, and a slider for each that is."""
         with messages.explained():
@@ -70,9 +70,9 @@ class Styling:
         sliders = [gr.update(label=name, value=strength, visible=True) for name, strength in strengths.items()]
         return strengths, *sliders, *[gone(0.0) for _ in range(limits.MIXED - len(sliders))]
 
-    def others(self, seed: float) -> float:
-        """Other random faces."""
-        return (int(seed) + limits.SEEDS) % 2**31
+    def others(self, seed: float | None) -> tuple[str, int]:
+        """Other random faces, also where the visitor's own was shown."""
+        return RANDOM, limits.seed(limits.seed(seed) + limits.SEEDS)
 
     # --- Drawing ---
 
@@ -80,7 +80,7 @@ class Styling:
         self,
         domains: Mix | None,
         on: str,
-        seed: float,
+        seed: float | None,
         subject: Subject | None,
         edits: Mix,
         shelf: Shelf,
@@ -106,7 +106,7 @@ class Styling:
         self,
         chosen: list[str],
         on: str,
-        seed: float,
+        seed: float | None,
         subject: Subject | None,
         edits: Mix,
         shelf: Shelf,
@@ -117,7 +117,7 @@ class Styling:
         pair, file, mix = self.stylise(mix, on, seed, subject, edits, shelf)
         return pair, gr.update(value=file, interactive=True), mix
 
-    def sheet(self, on: str, seed: float, subject: Subject | None, edits: Mix, shelf: Shelf) -> tuple[Any, Any]:
+    def sheet(self, on: str, seed: float | None, subject: Subject | None, edits: Mix, shelf: Shelf) -> tuple[Any, Any]:
         """Everybody in every domain on one sheet: a row each, the first picture plain."""
         with messages.explained():
             if not self.names(shelf):
@@ -128,7 +128,7 @@ class Styling:
             return shown(file), shown(file)
 
     def film(
-        self, kind: str, mix: Mix, on: str, seed: float, subject: Subject | None, edits: Mix, shelf: Shelf
+        self, kind: str, mix: Mix, on: str, seed: float | None, subject: Subject | None, edits: Mix, shelf: Shelf
     ) -> tuple[Any, Any]:
         """A morph: the mix comes and goes, or each chosen domain turns into the next. To look at, and to download."""
         with messages.explained():
@@ -156,12 +156,12 @@ class Styling:
     def _look(self, on: str, edits: Mix, domains: Mapping[str, float] | None = None) -> Look:
         return Look(edits if on == FACE else {}, domains or {})
 
-    def _who(self, on: str, seed: float, subject: Subject | None, count: int = limits.SEEDS) -> Who:
+    def _who(self, on: str, seed: float | None, subject: Subject | None, count: int = limits.SEEDS) -> Who:
         if on == FACE:
             if subject is None:
                 raise messages.refuse(messages.NOT_INVERTED)
             return subject.inversion
-        first = int(seed) % 2**31
+        first = limits.seed(seed)
         return tuple(range(first, first + count))
 
     def _checked(self, domains: Mapping[str, Any], shelf: Shelf) -> Mix:

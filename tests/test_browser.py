@@ -15,9 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import httpx
 import numpy as np
 import pytest
+from browser_parts import (
+    PAIR,
+    PATIENCE,
+    go_to,
+    is_told,
+    nameless,
+    open_tab,
+    opened,
+    pair,
+    picture,
+    pixels,
+    reads,
+    saved,
+    set_steps,
+    shoot,
+    type_number,
+)
 from PIL import Image
 from space_parts import style, whole
 
@@ -37,15 +53,14 @@ pytestmark = [
     pytest.mark.usefixtures("closed_loops"),
 ]
 
-SHOTS = Path(__file__).resolve().parents[1] / "docs" / "screenshots"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE = 120_000  # milliseconds, for a busy machine
-PAIR = """id => { const all = [...document.querySelectorAll(`#${id} img`)];
-    return all.length >= 2 && all.every(x => x.complete && x.naturalWidth > 0) && all.map(x => x.src).join() }"""
+
+TABS = ("Invert", "Edit", "Adapt", "Stylise", "Share", "About")
+REAL = {name: getattr(limits, name) for name in ("ADAPT_STEPS", "TURN_SECONDS")}  # the tests have other ones
 
 
 @pytest.fixture(scope="module")
@@ -123,92 +138,14 @@ def photo(tmp_path: Path, astronaut: Image.Image) -> str:
     return str(tmp_path / "photo.png")
 
 
-def set_steps(page: Any, steps: int, slider: str = "steps") -> None:
-    type_number(page, slider, steps)
-
-
-def type_number(page: Any, slider: str, value: float) -> None:
-    page.locator(f"#{slider} input[type=number]").fill(str(value))
-    page.keyboard.press("Tab")
-
-
-def open_tab(page: Any, name: str) -> None:
-    page.get_by_role("tab", name=name, exact=True).click()
-
-
-def go_to(page: Any, name: str) -> None:
-    """``open_tab`` also where not all tabs fit beside each other."""
-    if page.get_by_role("tab", name=name, exact=True).is_visible():
-        open_tab(page, name)
-    else:
-        page.locator("#tabs .overflow-menu > button").click()
-        page.locator("#tabs .overflow-dropdown button", has_text=name).click()
-
-
-def reads(page: Any, name: str, pattern: str) -> str:
-    """Waits until an element's text matches; the text."""
-    script = """([id, pattern]) => { const element = document.getElementById(id);
-        return element && RegExp(pattern).test(element.innerText) && element.innerText }"""
-    return str(page.wait_for_function(script, arg=[name, pattern], timeout=PATIENCE).json_value())
-
-
-def picture(page: Any, name: str) -> str:
-    """Address of a picture, once it is there."""
-    script = """id => { const image = document.querySelector(`#${id} img`);
-        return image && image.complete && image.naturalWidth > 0 && image.src }"""
-    return str(page.wait_for_function(script, arg=name, timeout=PATIENCE).json_value())
-
-
-def saved(page: Any, button: str) -> Any:
-    """What a download button gives, once there is something."""
-    script = """id => { const button = document.getElementById(id);
-        return button && !button.disabled && !button.querySelector('button[disabled]') }"""
-    page.wait_for_function(script, arg=button, timeout=PATIENCE)
-    with page.expect_download() as download:
-        page.locator(f"#{button}").click()
-    return download.value
-
-
-def nameless(page: Any) -> int:
-    """Pictures without an alternative text."""
-    images = "document.querySelectorAll('.gradio-container img')"
-    return int(page.evaluate(f"() => [...{images}].filter(x => !x.alt).length"))
-
-
-def pair(page: Any, name: str, unlike: str = "") -> str:
-    """Addresses of the two pictures of a slider, once both are there and others than before."""
-    script = f"([id, unlike]) => {{ const now = ({PAIR})(id); return now && now !== unlike && now }}"
-    return str(page.wait_for_function(script, arg=[name, unlike], timeout=PATIENCE).json_value())
-
-
-def opened(file: str) -> Any:
-    with Image.open(file) as picture:
-        return np.array(picture)
-
-
-def pixels(address: str) -> Any:
-    from io import BytesIO
-
-    with Image.open(BytesIO(httpx.get(address).content)) as picture:
-        assert picture.format == "PNG"
-        return np.array(picture)
-
-
-def is_told(page: Any, message: str) -> bool:
-    """Waits for the message, then closes it."""
-    shown = page.get_by_test_id("toast-body").filter(has_text=message).first
-    shown.wait_for()
-    shown.get_by_test_id("toast-close").click()
-    return True
-
-
 def test_a_first_visit_from_the_example_to_a_download(visit: Callable[..., Any]) -> None:
     page = visit()
     set_steps(page, 10)
     page.locator("#examples button.gallery-item").first.click()  # one click, no upload
     compared = pair(page, "compare")
     page.wait_for_function("() => /seed 0/.test(document.querySelector('#note').innerText)", timeout=PATIENCE)
-    assert re.search(r"st-lpips-alex \d\.\d+ · 10 steps · [\d.]+ s", page.locator("#note").inner_text())
+    figures = r"distance \d\.\d+ \(0 is the photo itself; st-lpips-alex\) · 10 steps · [\d.]+ s"
+    assert re.search(figures, page.locator("#note").inner_text())
     crop, reconstruction = (pixels(address) for address in compared.split(","))
     assert crop.shape == reconstruction.shape == (32, 32, 3)
 
@@ -286,19 +223,19 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
     assert nameless(page) == 0
 
     page.locator("#to-stylise").click()
-    first = pair(page, "styled")  # something is chosen already
+    first = pair(page, "styled")  # the new domain is chosen already
     on = Styling(next(e.fn.__self__ for e in demo.fns.values() if e.api_name == "invert").jobs)
-    (plain, styled), *_ = on.stylise({"ink": 1.0}, RANDOM, 0, None, {}, Shelf())
-    assert np.array_equal(pixels(first.split(",")[0]), opened(plain))
-    assert np.array_equal(pixels(first.split(",")[1]), opened(styled))
-    page.locator("#domains button:has(img)").nth(2).click()  # the session's own
-    page.wait_for_function("() => /my-ink/.test(document.querySelector('#strength-1')?.innerText)")
+    shelf = Shelf()
+    shelf.add("my-ink", domain)
+    (plain, styled), *_ = on.stylise({"my-ink": 1.0}, RANDOM, 0, None, {}, shelf)
+    for address, file in zip(first.split(","), (plain, styled), strict=True):
+        assert np.abs(pixels(address).astype(int) - opened(file)).max() <= 1
+    page.locator("#domains button:has(img)").nth(0).click()  # and one of the model's
+    page.wait_for_function("() => /ink/.test(document.querySelector('#strength-1')?.innerText)")
     mixed = pair(page, "styled", first)
     type_number(page, "strength-0", 0)
     alone = pair(page, "styled", mixed)
-    shelf = Shelf()
-    shelf.add("my-ink", domain)
-    (plain, styled), *_ = on.stylise({"ink": 0.0, "my-ink": 1.0}, RANDOM, 0, None, {}, shelf)
+    (plain, styled), *_ = on.stylise({"my-ink": 0.0, "ink": 1.0}, RANDOM, 0, None, {}, shelf)
     assert np.abs(pixels(alone.split(",")[1]).astype(int) - opened(styled)).max() <= 1
     page.locator("#others").click()
     assert not np.array_equal(pixels(pair(page, "styled", alone).split(",")[0]), opened(plain))
@@ -322,6 +259,35 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
     assert "my-ink-2 is removed." in reads(page, "share-note", "is removed")
     open_tab(page, "About")
     page.get_by_text("never changed").wait_for()
+
+
+def test_a_drag_is_drawn_twice_at_most_and_a_reset_once(visit: Callable[..., Any], demo: gr.Blocks) -> None:
+    page = visit()
+    set_steps(page, 10)
+    page.locator("#examples button.gallery-item").first.click()
+    pair(page, "compare")
+    page.locator("#go").click()
+    start = pair(page, "edited")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
+    track = page.locator("#edit-smile input[type=range]").bounding_box()
+    handlers: Handlers = next(e.fn.__self__ for e in demo.fns.values() if e.api_name == "invert")
+    with handlers.jobs.turns:  # nothing is drawn meanwhile
+        page.mouse.move(track["x"] + track["width"] / 2, track["y"] + track["height"] / 2)
+        page.mouse.down()
+        for share in np.linspace(0.5, 0.9, 20):
+            page.mouse.move(track["x"] + track["width"] * share, track["y"] + track["height"] / 2)
+        page.mouse.up()
+        page.wait_for_timeout(500)
+        assert len(asked) == 1  # the first is under way; of the others, the last one waits in the page
+    pair(page, "edited", start)
+    page.wait_for_timeout(1000)
+    assert len(asked) == 2
+    asked.clear()
+    page.locator("#reset").click()
+    page.wait_for_function(f"([id, start]) => ({PAIR})(id) === start", arg=["edited", start], timeout=PATIENCE)
+    page.wait_for_timeout(1000)
+    assert len(asked) == 1
 
 
 def test_an_adaptation_is_stopped_and_one_is_left(visit: Callable[..., Any], demo: gr.Blocks, tmp_path: Path) -> None:
@@ -414,21 +380,69 @@ def test_by_keyboard_alone(visit: Callable[..., Any], photo: str) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_cut_off_on_a_phone(visit: Callable[..., Any], dark: bool) -> None:
     page = visit(width=390, height=844, dark=dark)
-    for tab in ("Invert", "Edit", "Adapt", "Stylise", "Share", "About"):
+    for tab in TABS:
         go_to(page, tab)
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390, tab
+        assert wide(page) <= 390, tab
     colours = page.evaluate("() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor] }")
     text, ground = (np.mean([float(v) for v in re.findall(r"[\d.]+", colour)[:3]]) for colour in colours)
     assert (text > ground) == dark
     assert abs(text - ground) > 128
 
 
+def test_no_result_is_cut_off_on_a_phone(visit: Callable[..., Any], tmp_path: Path, astronaut: Image.Image) -> None:
+    page = visit(width=390, height=844)
+    two = Image.new("RGB", (1024, 512))
+    two.paste(astronaut, (0, 0))
+    two.paste(astronaut, (512, 0))
+    two.save(tmp_path / "two.png")
+    page.locator("#photo input[type=file]").set_input_files(str(tmp_path / "two.png"))
+    picture(page, "crops")
+    set_steps(page, 10)
+    page.locator("#run").click()
+    picture(page, "stages")
+    assert wide(page) <= 390
+    go_to(page, "Edit")
+    page.locator("#strip-panel button").first.click()
+    page.locator("#draw").click()
+    picture(page, "strip")
+    assert wide(page) <= 390
+    go_to(page, "Adapt")
+    page.locator("#style-example").click()
+    picture(page, "squares")
+    assert wide(page) <= 390
+    go_to(page, "Stylise")
+    pair(page, "styled")
+    assert wide(page) <= 390
+    above = page.locator("#styled").bounding_box()
+    below = page.locator("#chosen").bounding_box()
+    assert above["y"] + above["height"] <= below["y"] + 1  # the picture stays in sight of the sliders
+
+
+def test_the_page_does_not_jump_from_tab_to_tab(visit: Callable[..., Any]) -> None:
+    page = visit()
+    places = set()
+    for tab in TABS:
+        open_tab(page, tab)
+        boxes = [page.locator(part).bounding_box() for part in ("#header h1", "#tabs")]
+        assert abs(boxes[0]["x"] - boxes[1]["x"]) <= 1, tab
+        places.add((round(boxes[1]["x"]), round(boxes[1]["width"])))
+    assert len(places) == 1
+
+
+def wide(page: Any) -> int:
+    """Pixels that the page takes from left to right."""
+    return int(page.evaluate("() => document.documentElement.scrollWidth"))
+
+
 @pytest.mark.skipif(
     os.environ.get("REFINESTYLE_SCREENSHOTS") != "1", reason="only on request: REFINESTYLE_SCREENSHOTS=1"
 )
-def test_screenshots(visit: Callable[..., Any]) -> None:
+def test_screenshots(visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from space.model import load
 
+    monkeypatch.setattr(images, "load_references", load_references)
+    for limit, value in REAL.items():
+        monkeypatch.setattr(limits, limit, value)
     pipe, name, notice = load(os.environ.get("REFINESTYLE_MODEL"))
     demo = build(pipe, name, notice)
     _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
@@ -453,27 +467,20 @@ def test_screenshots(visit: Callable[..., Any]) -> None:
             page.locator("#draw").click()
             page.wait_for_function(f"() => document.querySelectorAll('#strip img').length === {limits.STRIP}")
             shoot(page, f"edit-{kind}")
-            go_to(page, "Adapt")
-            page.locator("#style-example").click()
-            reads(page, "checked", "5 of 5")
-            shoot(page, f"adapt-{kind}")
             go_to(page, "Stylise")
             pair(page, "styled")
             shoot(page, f"stylise-{kind}")
+            go_to(page, "Adapt")
+            page.locator("#style-example").click()
+            reads(page, "checked", "5 of 5")
+            if kind == "desktop":  # it takes minutes
+                page.locator("#rights input").check()
+                page.locator("#style-name input, #style-name textarea").first.fill("my-sketch")
+                page.locator("#adapt-run").click()
+                reads(page, "adapt-note", "is ready", 1000 * int(limits.ADAPT_SECONDS))
+            shoot(page, f"adapt-{kind}")
             for tab in ("Share", "About"):
                 go_to(page, tab)
                 shoot(page, f"{tab.lower()}-{kind}")
     finally:
         demo.close(verbose=False)
-
-
-def shoot(page: Any, name: str) -> None:
-    """The whole page as a PNG of few colours: sharp, and small enough for a repository."""
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.evaluate("() => window.scrollTo(0, 0)")
-    page.wait_for_timeout(1500)  # transitions have no end to wait for
-    file = SHOTS / f"{name}.png"
-    page.screenshot(path=file, full_page=True)
-    with Image.open(file) as shot:
-        few = shot.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    few.save(file, optimize=True)

@@ -70,7 +70,8 @@ def test_random_faces_come_four_at_a_time_and_the_same_again(on: Styling, shelf:
     assert np.array_equal(pixels(on.stylise({"wax": 1}, RANDOM, 7, None, {}, shelf)[0][1]), pixels(styled))
     first = on.jobs.pipe.generate([7], output_type="np")[0]
     assert np.abs(pixels(plain)[:32, :32].astype(int) - first).max() <= 1  # edits are of the visitor's face alone
-    assert on.others(7) == 7 + limits.SEEDS
+    assert on.others(7) == (RANDOM, 7 + limits.SEEDS)
+    assert on.others(None) == (RANDOM, limits.SEEDS)  # the field was cleared
 
 
 def test_strength_0_is_the_face_itself(on: Styling, subject: Subject, shelf: Shelf) -> None:

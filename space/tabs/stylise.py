@@ -19,7 +19,7 @@ __all__ = ["build"]
 def build(page: Page, on: Styling, tab: gr.Tab) -> Callable[[Dependency], None]:
     """The layout; returns what to do with each event after which there may be another face."""
     low, high = limits.DOMAIN_STRENGTHS
-    with gr.Row():
+    with gr.Row(elem_id="styler"):
         with gr.Column(scale=5, min_width=300):
             empty = gr.Markdown(messages.NO_DOMAINS, visible=False, elem_id="no-domains")
             gallery = gr.Gallery(
@@ -42,7 +42,7 @@ def build(page: Page, on: Styling, tab: gr.Tab) -> Callable[[Dependency], None]:
             with gr.Row():
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", scale=2, min_width=100, elem_id="style-seed")
                 others = gr.Button("Other faces", scale=1, min_width=120, elem_id="others")
-        with gr.Column(scale=6, min_width=300):
+        with gr.Column(scale=6, min_width=300, elem_id="styled-stage"):
             compare = gr.ImageSlider(
                 label="Without | with", format="png", interactive=False, buttons=["fullscreen"], elem_id="styled"
             )
@@ -73,13 +73,13 @@ def build(page: Page, on: Styling, tab: gr.Tab) -> Callable[[Dependency], None]:
     strengths = [page.mix, *sliders]
     outputs = [gallery, empty, chosen, *strengths]
     entering = [who, seed, page.mix, page.subject, page.edits, page.shelf]
-    for entered in (tab.select, who.input, seed.submit):
+    changed = others.click(on.others, [seed], [who, seed], **HIDDEN)
+    for entered in (tab.select, who.input, seed.submit, changed.then):
         first = entered(on.enter, entering, outputs, show_progress="hidden", **hidden)
         first.then(on.stylise_live, inputs, results, **live)
     toggled = gallery.select(on.toggle, [chosen, page.shelf], [chosen], **HIDDEN)
     for picked in (chosen.input, toggled.then):
         picked(on.choose, [chosen, page.mix], strengths, **HIDDEN).then(on.stylise_live, inputs, results, **live)
-    others.click(on.others, [seed], [seed], **HIDDEN).then(on.stylise_live, inputs, results, **live)
     moved = [event for slider in sliders for event in (slider.input, slider.release)]
     gr.on(moved, on.stylise_live, inputs, results, **live)
     all_of_them.click(on.sheet, body, [sheet, sheet_file], **hidden)
