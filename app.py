@@ -17,7 +17,7 @@ from space.ui import LAUNCH, build
 
 
 pipe, name, notice = load(os.environ.get("REFINESTYLE_MODEL"))
-images.sweep_cache()
+images.keep_swept()
 demo = build(pipe, name, notice, jobs.gpu)
 
 if __name__ == "__main__":

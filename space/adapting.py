@@ -62,9 +62,9 @@ class Adapting:
             told = "\n\n".join(filter(None, [note, messages.left_out(refused)]))
             return shown(list(zip(squares, captions, strict=True))), shown(told)
 
-    def estimate(self, steps: float) -> str:
+    def estimate(self, steps: float | None) -> str:
         """How long it will take, as far as is known."""
-        seconds = int(steps) * self.jobs.pace
+        seconds = limits.within(steps, *limits.ADAPT_STEPS) * self.jobs.pace
         if self.jobs.pipe.device.type == "cpu":
             return f"About {_duration(seconds)} on this machine, longer while others use it; Stop keeps the best."
         return f"About {_duration(seconds)} of GPU time, in turns of {limits.TURN_SECONDS:.0f} s."
@@ -74,13 +74,13 @@ class Adapting:
         pictures: list[str] | None,
         name: str,
         rights: bool,
-        steps: float,
-        tokens: float,
-        seed: float,
+        steps: float | None,
+        tokens: float | None,
+        seed: float | None,
         subject: Subject | None,
         shelf: Shelf,
         request: gr.Request,
-    ) -> Iterator[tuple[Any, str, Any, Any]]:
+    ) -> Iterator[tuple[Any, str, Any, Any, Any]]:
         """Make a domain from 1 to 20 pictures of a style; later /stylise and /export calls of the session know it.
 
         Args:
@@ -101,25 +101,34 @@ class Adapting:
                 raise messages.refuse(messages.NO_RIGHTS)
             shelf.check_room()
             references, refused = read_references(pictures, self.jobs.size)
-            yield gr.skip(), f"Starting with {len(references)} pictures", gr.skip(), gr.skip()
-            wanted = _within(steps, limits.ADAPT_STEPS), _within(tokens, limits.ADAPT_TOKENS)
-            run = Run(references, *wanted, int(seed) % 2**31, self.jobs.pace)
+            yield gr.skip(), f"Starting with {len(references)} pictures", gr.skip(), gr.skip(), gr.skip()
+            wanted = limits.within(steps, *limits.ADAPT_STEPS), limits.within(tokens, *limits.ADAPT_TOKENS)
+            run = Run(references, *wanted, limits.seed(seed), self.jobs.pace)
             flag = str(self.stops.flag(request.session_hash, "adapt"))
             face = subject and subject.inversion
             deadline = time.monotonic() + limits.ADAPT_SECONDS
+            trouble = ""
             while True:
                 count = max(1, min(run.steps - run.done, round(limits.TURN_SECONDS / run.pace)))
-                chunk = self.jobs.adapt(run, count, face, flag)
+                try:
+                    chunk = self.jobs.adapt(run, count, face, flag)
+                except gr.Error as error:  # on ZeroGPU for instance, the visitor's minutes are used up
+                    if not run.done:
+                        raise
+                    trouble = str(error.message)
+                    break
                 run, self.jobs.pace = chunk.run, chunk.run.pace
                 if run.done >= run.steps or os.path.exists(flag) or time.monotonic() > deadline:
                     break
-                yield png_file(_compared(chunk)), _status(run), gr.skip(), gr.skip()
+                yield png_file(_compared(chunk)), _status(run), gr.skip(), gr.skip(), gr.skip()
             if not run.done:
-                yield gr.skip(), f"{messages.stopped(0, run.steps)}: nothing is kept.", gr.skip(), gr.skip()
+                note = f"{messages.stopped(0, run.steps)}: nothing is kept."
+                yield gr.skip(), note, gr.skip(), gr.skip(), gr.skip()
                 return
             domain = self.jobs.keep(run, clean_name(name))
             kept = shelf.add(clean_name(name), domain, self.jobs.pipe.domains)
-            yield png_file(_compared(chunk)), _told(run, kept, refused), domain_file(domain, kept), shelf
+            note = _told(run, kept, trouble, refused)
+            yield png_file(_compared(chunk)), note, domain_file(domain, kept), shelf, {kept: 1.0}
 
     def offer(self, shelf: Shelf) -> tuple[Any, Any]:
         """A run has ended: there may be something to take along."""
@@ -130,10 +139,6 @@ class Adapting:
         """The Stop button: the best so far is kept."""
         self.stops.stop("adapt", request)
         return "Stopping after this step; the best so far is kept."
-
-
-def _within(value: float, bounds: tuple[int, int]) -> int:
-    return int(min(max(value, bounds[0]), bounds[1]))
 
 
 def _compared(chunk: Chunk) -> Any:
@@ -151,14 +156,14 @@ def _status(run: Run) -> str:
     return f"step {run.done}/{run.steps} · {run.pace:.2f} s a step · about {_duration(left)} left"
 
 
-def _told(run: Run, name: str, refused: Mapping[str, str]) -> str:
+def _told(run: Run, name: str, trouble: str, refused: Mapping[str, str]) -> str:
     assert run.state is not None
     ended = messages.stopped(run.done, run.steps) if run.done < run.steps else f"{run.done} steps"
     line = (
         f"**{html.escape(name)}** is ready · {ended} · {_duration(run.state.numbers['seconds'])} of work. It stays "
         "for this session; download it to keep it."
     )
-    return "\n\n".join(filter(None, [line, messages.left_out(refused)]))
+    return "\n\n".join(filter(None, [line, trouble, messages.left_out(refused)]))
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""An ASGI layer before Gradio: files come in through /upload, which has a limit, and by no other way.
+"""An ASGI layer before Gradio: files come in through /upload, which has limits, and by no other way.
 
 Gradio would decode a ``data:`` address of any size and fetch any public address whole; both are refused here. An
 ``url`` with http is left alone: so the browser names files that the app itself served, and nothing is fetched for it.
@@ -7,6 +7,8 @@ Gradio would decode a ``data:`` address of any size and fetch any public address
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -17,16 +19,25 @@ REMOTE = ("http:", "https:", "data:", "file:", "ftp:")
 
 
 class Guard:
-    """Refuses bodies over ``limit`` bytes, and file addresses that lead out of the app."""
+    """Refuses bodies over ``limit`` bytes, file addresses that lead out of the app, and uploads to a disk with less
+    than ``room`` bytes left."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, room: int = 0) -> None:
         self.app = app
         self.limit = limit
+        self.room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 413 or 422."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].endswith("/gradio_api/upload"):
+        """Pass the request on, or answer 413, 422 or 507."""
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
+            return
+        if scope["path"].endswith("/gradio_api/upload"):
+            if shutil.disk_usage(tempfile.gettempdir()).free < self.room:
+                refusal = "There is no room for more files just now. Try again in an hour."
+                await JSONResponse({"detail": refusal}, 507)(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
             return
         body = await _read(receive, self.limit)
         if body is None:

@@ -74,7 +74,7 @@ class Handlers:
     def choose(self, photo: str | None, found: Found | None, event: gr.SelectData) -> tuple[int, Any]:
         """Another face of the gallery was clicked."""
         with messages.explained():
-            if not photo or found is None or not 0 <= event.index < len(found.faces):
+            if found is None or found.photo != photo or not 0 <= event.index < len(found.faces):
                 return 0, gr.update()
             framed = images.framed(images.read_photo(photo), found.faces, event.index)
             return event.index, png_file(framed)
@@ -83,10 +83,10 @@ class Handlers:
         self,
         photo: str | None,
         aligned: bool,
-        face: float,
-        steps: float,
+        face: float | None,
+        steps: float | None,
         tokens: bool,
-        seed: float,
+        seed: float | None,
         found: Found | None,
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any, str, Any, Any]]:
@@ -104,15 +104,15 @@ class Handlers:
             The crop and its reconstruction, the stages with captions, and a line with the figures.
         """
         with messages.explained():
-            crop = self._crop(photo, aligned, int(face), found)
-            steps = int(min(max(steps, 0), limits.MAX_STEPS))
-            yield gr.skip(), gr.skip(), f"Starting, {steps} steps", gr.skip(), gr.skip()
+            crop = self._crop(photo, aligned, int(face or 0), found)
+            count = limits.within(steps, 0, limits.MAX_STEPS)
+            yield gr.skip(), gr.skip(), f"Starting, {count} steps", gr.skip(), gr.skip()
             flag = str(self.stops.flag(request.session_hash, "invert"))
-            for update in self.jobs.invert(crop, steps, tokens, int(seed) % 2**31, flag):
+            for update in self.jobs.invert(crop, count, tokens, limits.seed(seed), flag):
                 if isinstance(update, Result):
                     subject = Subject.of(update.inversion, crop, update.reconstruction)
                     pair = png_file(crop), png_file(update.reconstruction)
-                    yield pair, _stages(crop, update), _figures(update, steps), subject, {}
+                    yield pair, _stages(crop, update), _figures(update, count), subject, {}
                 else:
                     note = f"step {update.step}/{update.steps}, distance {update.figures['perceptual']:.3f}"
                     yield gr.skip(), gr.skip(), note, gr.skip(), gr.skip()
@@ -133,7 +133,7 @@ class Handlers:
 
     # --- Edit ---
 
-    def enter(self, subject: Subject | None, edits: Mapping[str, float]) -> tuple[Any, ...]:
+    def enter(self, before: str, subject: Subject | None, edits: Mapping[str, float]) -> tuple[Any, ...]:
         """There may be another face: show it in the editor; without edits of its own, all sliders are at 0."""
         there = subject is not None
         sliders = [gr.update(value=edits.get(name, 0), interactive=there) for name in self.directions]
@@ -141,9 +141,8 @@ class Handlers:
             return gr.skip(), gr.skip(), shown(messages.NOT_INVERTED), *sliders
         if edits:
             return gr.skip(), gr.skip(), gone(), *sliders
-        picture = png_file(subject.reconstruction)
-        file = gr.update(value=png_file(subject.reconstruction, DOWNLOAD), interactive=True)
-        return (picture, picture), file, gone(), *sliders
+        pair, file, _ = self.edit({}, before, subject)
+        return pair, gr.update(value=file, interactive=True), gone(), *sliders
 
     def edit(
         self, edits: dict[str, Any] | None, before: str, subject: Subject | None
@@ -239,8 +238,9 @@ def _stages(crop: Pixels, result: Result) -> Captioned:
 def _figures(result: Result, steps: int) -> str:
     report = result.inversion.report
     done = report["w_steps"] + report["token_steps"]
+    measure = html.escape(str(report["perceptual_backbone"]))
     parts = [
-        f"{html.escape(str(report['perceptual_backbone']))} {report['perceptual']:.3f}",
+        f"distance {report['perceptual']:.3f} (0 is the photo itself; {measure})",
         messages.stopped(done, steps) if report["stopped"] == "cancelled" else f"{done} steps",
         f"{report['seconds']:.1f} s",
         f"seed {report['seed']}",

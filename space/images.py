@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import secrets
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ __all__ = [
     "faces_in",
     "film_file",
     "framed",
+    "keep_swept",
     "png",
     "png_file",
     "read_photo",
@@ -161,12 +163,27 @@ def cache_file(data: bytes, name: str) -> str:
 
 
 def sweep_cache() -> None:
-    """Delete files that are older than any session: Gradio knows only those that it served since it was started."""
-    for path in Path(get_upload_folder()).glob("*/*"):
-        with contextlib.suppress(OSError):  # another process sweeps as well
-            if path.stat().st_mtime < time.time() - limits.CACHE_SECONDS[1]:
+    """Delete what is older than any session: Gradio knows only the files that it served since it was started."""
+    eldest = time.time() - limits.CACHE_SECONDS[1]
+    for path in sorted(Path(get_upload_folder()).rglob("*"), reverse=True):  # what is in a folder before the folder
+        with contextlib.suppress(OSError):  # another process sweeps as well, and not every folder is empty
+            if path.stat().st_mtime > eldest:
+                continue
+            if path.is_dir():
+                path.rmdir()
+            else:
                 path.unlink()
-                path.parent.rmdir()
+
+
+def keep_swept() -> None:
+    """Sweep now, and again as long as the process lives."""
+
+    def sweep() -> None:
+        while True:
+            sweep_cache()
+            time.sleep(limits.CACHE_SECONDS[0])
+
+    threading.Thread(target=sweep, daemon=True).start()
 
 
 def png(pixels: Pixels) -> bytes:

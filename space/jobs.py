@@ -1,14 +1,15 @@
 """The border to the accelerator: what runs there, for how long, and who may ask for it.
 
 On ZeroGPU each call runs in a forked process: arguments and results are pickled, so they are values (CPU tensors,
-arrays, numbers), and of exceptions only ``gr.Error`` comes through with its text. Everywhere else the calls are plain
-ones, and take turns: what lasts longer gives way about once a second, so that nobody waits for a whole job of another.
+arrays, numbers), and of exceptions only ``gr.Error`` comes through with its text, so every other becomes one there.
+Everywhere else the calls are plain ones, and take turns: what lasts longer gives way about once a second, so that
+nobody waits for a whole job of another.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import ipaddress
 import os
 import queue
 import shutil
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +25,7 @@ from typing import Any, TypeAlias
 import gradio as gr
 import numpy as np
 import torch
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from refinestyle_hub.adapt import Adaptation, AdaptState, References
@@ -154,7 +156,7 @@ class Jobs:
             for parts in ([look.edits for look in looks], [look.domains for look in looks])
         )
         styles: dict[str | TokenSet, Any] = {sets.get(name, name): strength for name, strength in domains.items()}
-        with self.turns:
+        with messages.explained(), self.turns:
             if isinstance(who, Inversion):
                 bodies = [who] * len(looks)
                 drawn = self.pipe.render(bodies, edits=edits, domains=styles, output_type="np")
@@ -197,7 +199,8 @@ class Jobs:
             while True:
                 update = updates.get()
                 if isinstance(update, BaseException):
-                    raise update
+                    with messages.explained():
+                        raise update
                 if isinstance(update, Result) or time.monotonic() > shown + limits.CHUNK_SECONDS:
                     shown = time.monotonic()
                     yield update
@@ -218,7 +221,7 @@ class Jobs:
 
     def _adapt(self, run: Run, count: int, face: Inversion | None, flag: str) -> Chunk:
         """Up to ``count`` more steps; none is begun once the file ``flag`` exists."""
-        with self.turns:
+        with messages.explained(), self.turns:
             going = self._resumed(run)
             while count > 0 and not going.finished and not os.path.exists(flag):
                 going.step()
@@ -236,7 +239,7 @@ class Jobs:
 
     def _keep(self, run: Run, name: str) -> TokenSet:
         """The domain that came of a run, the best of its steps."""
-        with self.turns:
+        with messages.explained(), self.turns:
             return self._resumed(run).token_set({"name": name, "rights": RIGHTS}).to("cpu")
 
     def _resumed(self, run: Run) -> Adaptation:
@@ -248,13 +251,16 @@ class Jobs:
 
 RIGHTS = "The maker says that they may use these pictures."  # no run starts without
 KINDS = ("invert", "adapt")  # jobs that last
+DEVICE = ("draw", *KINDS)  # lines of those that need the accelerator
 
 
 class Stops:
     """Who pressed Stop: a file for each session and kind of job, which that job looks for."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="refinestyle-stops-"))
+        cache = Path(get_upload_folder())  # there the files are swept, also after a crash
+        cache.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="stops-", dir=cache))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def flag(self, session: str | None, kind: str) -> Path:
@@ -262,11 +268,8 @@ class Stops:
         return self.folder / f"{kind}-{hashlib.sha256(str(session).encode()).hexdigest()[:32]}"
 
     def stop(self, kind: str, request: gr.Request) -> None:
-        """Ask the session's job to end. Requests that nobody can be waiting for any more are swept."""
-        for file in self.folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # swept by another at the same moment
-                if file.stat().st_mtime < time.time() - 10 * limits.ADAPT_SECONDS:
-                    file.unlink()
+        """Ask the session's job to end."""
+        self.folder.mkdir(exist_ok=True)  # it may have been swept
         self.flag(request.session_hash, kind).touch()
 
     def clear(self, kind: str, request: gr.Request) -> None:
@@ -279,21 +282,41 @@ class Stops:
             self.stop(kind, request)
 
 
-def waiting(demo: gr.Blocks, session: str | None, line: str | None = None) -> int:
-    """How many jobs of a session wait or run, in one line (a concurrency id) or in all.
-
-    Reads the queue itself: a count of our own would leak on a cancel.
-    """
+def held(demo: gr.Blocks) -> list[Any]:
+    """All events that wait or run. Read from the queue itself: a count of our own would leak on a cancel."""
     lines = demo._queue
     waits = [event for q in lines.event_queue_per_concurrency_id.values() for event in q.queue]
-    runs = [event for job in lines.active_jobs if job for event in job]
-    return sum(e.session_hash == session and (line is None or e.concurrency_id == line) for e in waits + runs)
+    return waits + [event for job in lines.active_jobs if job for event in job]
+
+
+def waiting(demo: gr.Blocks, session: str | None, lines: Collection[str] = DEVICE) -> int:
+    """How many jobs of a session wait or run in some lines (concurrency ids)."""
+    return sum(event.session_hash == session and event.concurrency_id in lines for event in held(demo))
+
+
+def address(request: Any) -> str | None:
+    """Whence a request comes: None from this machine or its network. The proxy of a Space names it in a header."""
+    forwarded = request.headers.get("x-forwarded-for", "").split(",")[0].strip()
+    host = forwarded or (request.client.host if request.client else "")
+    try:
+        return host if ipaddress.ip_address(host).is_global else None
+    except ValueError:
+        return None
 
 
 def admit(demo: gr.Blocks, request: gr.Request, inputs: int, line: str) -> list[dict[str, Any]]:
-    """A validator's answer for an event with so many inputs: refused when the session has enough jobs already."""
-    session = request.session_hash
-    free = waiting(demo, session) < limits.JOBS_PER_SESSION
+    """A validator's answer for an event with so many inputs: refused when the session has enough jobs already.
+
+    A session's name is the client's own choice, so an address has a limit as well.
+    """
+    session, place = request.session_hash, address(request)
+    if line in DEVICE:
+        free = waiting(demo, session) < limits.JOBS_PER_SESSION
+    else:
+        free = waiting(demo, session, {line}) < limits.SMALL_JOBS_PER_SESSION
     if line == "adapt":  # the longest: one of a session
-        free = free and not waiting(demo, session, line)
-    return [gr.validate(free, messages.BUSY)] + [gr.validate(True, "") for _ in range(inputs - 1)]
+        free = free and not waiting(demo, session, {line})
+    crowd = sum(address(event.request) == place for event in held(demo)) if place else 0
+    roomy = crowd < limits.JOBS_PER_ADDRESS
+    answer = gr.validate(free and roomy, messages.BUSY if roomy else messages.CROWDED)
+    return [answer] + [gr.validate(True, "") for _ in range(inputs - 1)]

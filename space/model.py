@@ -9,6 +9,7 @@ import torch
 
 from refinestyle_hub.errors import RefineStyleHubError
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.sources import is_repo_id
 
 
 __all__ = ["BUNDLED", "load"]
@@ -21,17 +22,19 @@ log = logging.getLogger("refinestyle.space")
 def load(name: str | None = None) -> tuple[RefineStylePipeline, str, str]:
     """The pipeline ``name`` on the best device there is, its name, and a notice for visitors.
 
-    Where a model of the owner's choice cannot be loaded, the bundled one takes its place and the notice says so.
+    A Hub id is its own name; of a folder, nobody needs to know where it lies. Where a model of the owner's choice
+    cannot be loaded, the bundled one takes its place and the notice says so.
 
     Raises:
         RefineStyleHubError: the bundled model cannot be loaded either.
     """
     if name and name != BUNDLED:
+        shown = name if is_repo_id(name) and not Path(name).exists() else Path(name).name
         try:
-            return _ready(name), Path(name).name, ""
+            return _ready(name), shown, ""
         except RefineStyleHubError as error:
             log.error("%s could not be loaded: %s", name, error)
-            return _ready(BUNDLED), BUNDLED, f"{Path(name).name} could not be loaded; this is {BUNDLED} instead."
+            return _ready(BUNDLED), BUNDLED, f"{shown} could not be loaded; this is {BUNDLED} instead."
     return _ready(BUNDLED), BUNDLED, ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from . import limits
-from .jobs import KINDS, Stops, admit
+from .jobs import DEVICE, KINDS, Stops, admit, waiting
 from .session import Shelf
 
 
@@ -35,10 +36,10 @@ class Page:
     mix: gr.State = _state({})  # domain -> strength
 
     def line(self, name: str) -> dict[str, Any]:
-        """The settings of an event that needs the accelerator: "draw", "invert" or "adapt".
+        """The settings of an event that waits for its turn, by the kind of its work.
 
-        Each kind has a line of its own, so that a picture does not wait behind inversions; on the device they take
-        turns.
+        What needs the accelerator is "draw", "invert" or "adapt": each has a line of its own, so that a picture does
+        not wait behind inversions; on the device they take turns. What does not is "cpu" or "hub".
         """
         first: Callable[[str, gr.Request], None] | None = self.stops.clear if name in KINDS else None
 
@@ -48,8 +49,17 @@ class Page:
                 first(name, request)
             return answer
 
-        limit = limits.ADAPT_JOBS if name == "adapt" else limits.GPU_JOBS
+        limit = limits.ADAPT_JOBS if name == "adapt" else limits.GPU_JOBS if name in DEVICE else limits.SMALL_JOBS
         return {"concurrency_id": name, "concurrency_limit": limit, "validator": validator}
+
+    def while_waiting(self, line: str, handler: Callable[[gr.Request], Any]) -> Callable[[gr.Request], Any]:
+        """The handler where the session has a job in that line; else nothing happens."""
+
+        @functools.wraps(handler)
+        def handled(request: gr.Request) -> Any:
+            return handler(request) if waiting(self.demo, request.session_hash, {line}) else gr.skip()
+
+        return handled
 
     def open(self, tab: str) -> Callable[[], Any]:
         """A handler that goes to a tab."""

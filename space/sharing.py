@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 
 from refinestyle_hub import cards
-from refinestyle_hub.sources import is_repo_id
+from refinestyle_hub.sources import bundled_models, is_repo_id
 from refinestyle_hub.tokens import TokenSet
 
 from . import limits, messages
@@ -44,7 +44,8 @@ class Sharing:
     """The handlers of Share for one pipeline.
 
     Args:
-        base_model: what the model is called on the Hub, or its bundled name.
+        base_model: what the model is called: on the Hub, or its bundled name. Domains for any other are not pushed:
+            nobody could load what they go with.
         api: makes the client for a token; ``huggingface_hub.HfApi``.
     """
 
@@ -93,7 +94,7 @@ class Sharing:
     def remove(self, name: str | None, shelf: Shelf) -> tuple[str, Shelf]:
         """A domain leaves the session."""
         shelf.domains.pop(str(name), None)
-        return f"{html.escape(str(name))} is removed." if name else messages.NOTHING_TO_EXPORT, shelf
+        return f"{html.escape(str(name))} is removed." if name else messages.NOTHING_TO_REMOVE, shelf
 
     def _domain(self, name: object, shelf: Shelf) -> TokenSet:
         if name not in shelf.domains:
@@ -102,7 +103,7 @@ class Sharing:
 
     # --- In ---
 
-    def load_file(self, file: str | None, shelf: Shelf) -> tuple[str, Any, Any, Shelf]:
+    def load_file(self, file: str | None, shelf: Shelf) -> tuple[str, Any, Any, Shelf, Any]:
         """A file was brought: a domain for the shelf, or an inversion that becomes the session's face."""
         with messages.explained():
             if not file:
@@ -110,12 +111,14 @@ class Sharing:
             found = read_tokens(file, self.jobs.pipe)
             if isinstance(found, TokenSet):
                 name = clean_name(found.metadata.get("name"), clean_name(Path(file).stem))
-                return self._kept(name, found, shelf), gr.skip(), gr.skip(), shelf
+                note, mix = self._kept(name, found, shelf)
+                return note, gr.skip(), gr.skip(), shelf, mix
             ((drawn,),) = self.jobs.draw(found, [Look()], {})
             crop = drawn if found.crop is None else found.crop.numpy()
-            return "The face is there: go on in Edit or Stylise.", Subject.of(found, crop, drawn), {}, shelf
+            subject = Subject.of(found, crop, drawn)
+            return "The face is there: go on in Edit or Stylise.", subject, {}, shelf, gr.skip()
 
-    def load_id(self, repo_id: str | None, shelf: Shelf) -> tuple[str, Shelf]:
+    def load_id(self, repo_id: str | None, shelf: Shelf) -> tuple[str, Shelf, dict[str, float]]:
         """A domain of the Hub, read as anybody could read it; nothing of it stays on the disk."""
         with messages.explained():
             name = str(repo_id or "").strip()
@@ -127,7 +130,8 @@ class Sharing:
                 found = TokenSet.from_pretrained(name, revision=commit, token=False, cache_dir=cache)
             domain = check(found, self.jobs.pipe)
             assert isinstance(domain, TokenSet)
-            return self._kept(clean_name(name.rpartition("/")[2]), domain, shelf), shelf
+            note, mix = self._kept(clean_name(name.rpartition("/")[2]), domain, shelf)
+            return note, shelf, mix
 
     def _checked_repo(self, name: str) -> str:
         """The newest commit of a repo whose files are those of a domain, by names and sizes, before any is read."""
@@ -150,9 +154,10 @@ class Sharing:
                 raise messages.refuse(messages.file_too_large(sizes[needed]))
         return commit
 
-    def _kept(self, name: str, domain: TokenSet, shelf: Shelf) -> str:
+    def _kept(self, name: str, domain: TokenSet, shelf: Shelf) -> tuple[str, dict[str, float]]:
+        """What is told of a domain that came, and the mix that Stylise then shows: that domain alone."""
         kept = shelf.add(name, domain, self.jobs.pipe.domains)
-        return f"**{html.escape(kept)}** is there: choose it in Stylise."
+        return f"**{html.escape(kept)}** is there: see it in Stylise.", {kept: 1.0}
 
     def link(self, request: gr.Request) -> tuple[Any, Any]:
         """The page was opened with ``?domain=owner/name``: it is filled in, and nothing is loaded by itself."""
@@ -182,6 +187,8 @@ class Sharing:
                 raise messages.refuse(messages.SIGN_IN)
             if licence not in LICENCES:
                 raise messages.refuse(f"Choose a licence: {', '.join(LICENCES)}.")
+            if not is_repo_id(self.base_model) and self.base_model not in bundled_models():
+                raise messages.refuse(messages.NO_PUBLIC_BASE)
             domain = self._domain(name, shelf)
             repo_id = f"{profile.username}/{clean_name(name)}"
             files = self._files(domain, repo_id, licence, preview)
@@ -198,6 +205,7 @@ class Sharing:
             folder = Path(scratch) / "domain"
             domain.save_pretrained(folder)
             cards.check_rights(folder)
+            card = cards.with_base_terms(card)
             if preview:
                 (folder / "preview.png").write_bytes(self._preview(domain))
             (folder / cards.FACTS).write_bytes(cards.dump_card(card))

@@ -16,7 +16,7 @@ from .adapting import Adapting
 from .guard import Guard
 from .handlers import Handlers
 from .jobs import Jobs, Stops, gpu
-from .page import Page
+from .page import HIDDEN, Page
 from .sharing import Sharing
 from .styling import Styling
 from .tabs import about, adapt, edit, invert, share, stylise
@@ -36,7 +36,7 @@ LAUNCH: dict[str, Any] = {
     "footer_links": ["api", "gradio"],
     "state_session_capacity": limits.SESSIONS,
     "allowed_paths": [],
-    "app_kwargs": {"middleware": [Middleware(Guard, limit=limits.MAX_BODY)]},
+    "app_kwargs": {"middleware": [Middleware(Guard, limit=limits.MAX_BODY, room=limits.MIN_ROOM)]},
     "_frontend": False,  # or a machine that is busy for three seconds at the start could not run it
     "theme": theme(),
     "css_paths": [CSS],
@@ -84,6 +84,9 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
         for event in (*inverted, *brought):  # there may be another face
             for tell in follow:
                 tell(event)
+        # Gradio counts a value's age from when it was written: while the page is open, all are written anew.
+        held = [page.subject, page.edits, page.shelf, page.mix]
+        gr.Timer(limits.STATE_SECONDS / 3).tick(lambda *values: values, held, held, show_progress="hidden", **HIDDEN)
         demo.unload(stops.leave)
     demo.queue(api_open=False, max_size=limits.QUEUE, default_concurrency_limit=4)
     return demo

@@ -34,7 +34,7 @@ def domain(seed: int, scale: float = 0.2) -> TokenSet:
 
 def request(session: str = "me", **query: str) -> Any:
     """As far as the handlers look at one."""
-    return SimpleNamespace(session_hash=session, query_params=query)
+    return SimpleNamespace(session_hash=session, query_params=query, headers={}, client=None)
 
 
 def pixels(file: Any) -> Any:

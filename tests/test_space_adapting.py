@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 from space_parts import domain, pixels, request, style, whole
+from zero_gpu import FakeZeroGPU
 
 from refinestyle_hub.adapt import load_references
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens import TokenSet
-from space import images, jobs, limits, messages
+from space import images, limits, messages
 from space.adapting import Adapting
 from space.jobs import Jobs, Stops
 from space.session import Shelf, Subject
@@ -53,11 +54,12 @@ def told(message: str) -> Any:
 
 def test_pictures_become_a_domain(on: Adapting, pictures: list[str], tmp_path: Path) -> None:
     before, shelf = fingerprint(on.jobs.pipe.generator), Shelf()
-    *earlier, (preview, note, file, kept) = adapt(on, pictures, shelf=shelf)
+    *earlier, (preview, note, file, kept, mix) = adapt(on, pictures, shelf=shelf)
     assert earlier[0][1] == "Starting with 5 pictures"
     assert kept is shelf
     assert list(shelf.domains) == ["Blue-ink"]
     assert note.startswith("**Blue-ink** is ready · 2 steps")
+    assert mix == {"Blue-ink": 1.0}  # what Stylise shows next
     assert pixels(preview).shape == (2 * 32 + 2, limits.PREVIEWS * 34 - 2, 3)  # two rows, 2 pixels apart
     assert Path(file).name == "Blue-ink.safetensors"
     assert on.offer(shelf)[0]["interactive"]
@@ -92,7 +94,7 @@ def test_stop_keeps_the_best_so_far(on: Adapting, pictures: list[str], monkeypat
     on.stop(request("another"))
     next(running)
     assert "best so far is kept" in on.stop(request())
-    *_, (_, note, file, _) = running
+    *_, (_, note, file, *_) = running
     assert re.search(r"stopped at [1-3]/500", note)
     assert Path(file).exists()
     assert list(shelf.domains) == ["ink-2"]  # the model has an "ink" of its own
@@ -106,11 +108,36 @@ def test_stopped_before_the_first_step_nothing_is_kept(on: Adapting, pictures: l
     assert not shelf.domains
 
 
+def test_what_was_reached_outlives_an_error(
+    on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)  # a step is a chunk
+    chunk = on.jobs.adapt
+    calls: list[Any] = []
+
+    def used_up(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) > 2:
+            raise gr.Error("You have exceeded your GPU quota.")
+        return chunk(*args)
+
+    on.jobs.adapt = used_up
+    shelf = Shelf()
+    _, note, file, *_ = adapt(on, pictures, steps=9, shelf=shelf)[-1]
+    assert "stopped at 2/9" in note
+    assert "You have exceeded your GPU quota." in note
+    assert TokenSet.from_pretrained(file).metadata["planned_steps"] == 9
+    assert list(shelf.domains) == ["Blue-ink"]
+    with told("You have exceeded your GPU quota."):  # nothing was reached
+        adapt(on, pictures)
+
+
 def test_the_clock_and_the_server_set_the_limits(
     on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "ADAPT_STEPS", (1, 2))
     assert "2 steps" in adapt(on, pictures, steps=10**9, tokens=10**9)[-1][1]
+    assert "1 steps" in adapt(on, pictures, steps=None, tokens=None, seed=None)[-1][1]  # cleared fields
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
     monkeypatch.setattr(limits, "ADAPT_SECONDS", 0.0)
     assert "stopped at 1/2" in adapt(on, pictures)[-1][1]
@@ -188,6 +215,18 @@ def test_the_estimate_grows_and_learns(on: Adapting, pictures: list[str]) -> Non
     assert 0 < on.jobs.pace <= time.monotonic() - began
 
 
-def test_only_one_adaptation_of_a_session(on: Adapting) -> None:
-    assert set(jobs.KINDS) == {"invert", "adapt"}
-    assert messages.BUSY.endswith("press Stop.")
+def test_across_zerogpu(
+    tiny_pipe: RefineStylePipeline, on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a fork does not take the pool of threads along
+    try:
+        border = FakeZeroGPU()
+        away = adapt(Adapting(Jobs(whole(tiny_pipe), border), Stops()), pictures, steps=2)[-1]
+        here = adapt(on, pictures, steps=2)[-1]
+    finally:
+        torch.set_num_threads(threads)
+    assert len(border.seconds) == 3  # two chunks, and what comes of them
+    first, second = (TokenSet.from_pretrained(result[2]).state_dict() for result in (away, here))
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)

@@ -62,3 +62,10 @@ def test_a_body_in_pieces_is_counted_whole(client: TestClient) -> None:
 def test_deep_nesting_is_no_way_around(client: TestClient) -> None:
     deep = "[" * 900 + '{"path": "http://x"}' + "]" * 900
     assert client.post("/gradio_api/call/invert", content=deep).status_code == 422
+
+
+def test_uploads_do_not_fill_the_disk() -> None:
+    app = Starlette(routes=[Route("/{path:path}", echo, methods=["GET", "POST"])])
+    full = TestClient(Guard(app, limit=2000, room=10**18))
+    assert full.post("/gradio_api/upload", content=b"x").status_code == 507
+    assert full.post("/gradio_api/call/invert", content=b"x").status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,8 +60,6 @@ def pixels(file: str) -> Pixels:
 
 
 def told(message: str) -> Any:
-    import re
-
     return pytest.raises(gr.Error, match=re.escape(message))
 
 
@@ -84,6 +83,7 @@ def test_align_lets_choose_among_several_faces(on: Handlers, two: str) -> None:
     chosen, again = on.choose(two, found, event)
     assert chosen == 1
     assert not np.array_equal(pixels(again), pixels(framed["value"]))
+    assert on.choose("another photo", found, event)[0] == 0
     one, other = (invert(on, two, face=face, found=found)[-1][3].crop for face in (0, 1))
     assert not np.array_equal(one, other)
 
@@ -106,7 +106,7 @@ def test_inversion_tells_where_it_is_and_what_came_out(on: Handlers, photo: str)
     assert np.array_equal(pixels(pair[1]), subject.reconstruction)
     assert pixels(pair[0]).shape == pixels(pair[1]).shape == (32, 32, 3)
     assert [caption.split(" ")[0] for _, caption in stages] == ["photo", "w+", "tokens"]
-    assert note.startswith("st-lpips-alex 0.")
+    assert re.match(r"distance 0\.\d{3} \(0 is the photo itself; st-lpips-alex\)", note)
     assert "4 steps" in note
     assert note.endswith("seed 0")
 
@@ -133,6 +133,18 @@ def test_steps_are_limited_by_the_server(on: Handlers, photo: str, monkeypatch: 
     monkeypatch.setattr(limits, "MAX_STEPS", 2)
     assert "2 steps" in invert(on, photo, steps=10**9)[-1][2]
     assert "0 steps" in invert(on, photo, steps=-5)[-1][2]
+    empty = invert(on, photo, steps=None, seed=None, face=None)[-1][2]  # as a field is that was cleared
+    assert "0 steps" in empty
+    assert empty.endswith("seed 0")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(None, 2), (0, 2), (5.7, 5), (1e300, 9), (float("inf"), 9), (float("-inf"), 2), (float("nan"), 2)],
+)
+def test_every_number_is_brought_into_its_bounds(value: float | None, number: int) -> None:
+    assert limits.within(value, 2, 9) == number
+    assert 0 <= limits.seed(value) < 2**31
 
 
 def test_stop_before_the_start_says_how_far_it_came(on: Handlers, photo: str) -> None:
@@ -220,13 +232,16 @@ def test_edits_of_api_clients_are_checked(on: Handlers, photo: str, edits: Any, 
 
 def test_entering_the_editor(on: Handlers, photo: str) -> None:
     subject = invert(on, photo)[-1][3]
-    (before, after), file, hint, *sliders = on.enter(subject, {})
+    (before, after), file, hint, *sliders = on.enter("reconstruction", subject, {})
     assert before == after
     assert file["interactive"]
     assert not hint["visible"]
     assert all(slider["value"] == 0 and slider["interactive"] for slider in sliders)
-    assert on.enter(None, {})[2]["value"] == messages.NOT_INVERTED
-    assert on.enter(subject, {on.directions[0]: 1.5})[3]["value"] == 1.5  # the face is the one that was edited
+    assert np.array_equal(pixels(on.enter("photo", subject, {})[0][0]), subject.crop)  # as it was chosen before
+    assert on.enter("photo", None, {})[2]["value"] == messages.NOT_INVERTED
+    assert (
+        on.enter("photo", subject, {on.directions[0]: 1.5})[3]["value"] == 1.5
+    )  # the face is the one that was edited
 
 
 def test_films_run_there_and_back(on: Handlers, photo: str) -> None:

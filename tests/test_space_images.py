@@ -73,11 +73,23 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
 def test_every_kind_of_picture_is_read(tmp_path: Path, astronaut: Image.Image, mode: str) -> None:
     suffix = "tif" if mode == "CMYK" else "png"
-    picture = images.read_photo(save(astronaut.resize((64, 48)).convert(mode), tmp_path / f"photo.{suffix}"))
+    picture = images.read_photo(
+        save(
+            astronaut.resize((64, 48)).convert(mode if mode != "I;16" else "L").convert(mode),
+            tmp_path / f"photo.{suffix}",
+        )
+    )
     assert (picture.mode, picture.size) == ("RGB", (64, 48))
+
+
+def test_of_a_film_the_first_picture_is_read(tmp_path: Path, astronaut: Image.Image) -> None:
+    frames = [astronaut.resize((64, 48)), Image.new("RGB", (64, 48))]
+    picture = images.read_photo(save(frames[0], tmp_path / "photo.gif", save_all=True, append_images=frames[1:]))
+    assert (picture.mode, picture.size) == ("RGB", (64, 48))
+    assert np.asarray(picture).mean() > 50  # the second one is black
 
 
 def test_a_turned_photo_gives_the_same_crop(tmp_path: Path, astronaut: Image.Image) -> None:
@@ -148,5 +160,8 @@ def test_what_a_crash_left_behind_is_swept(tmp_path: Path, monkeypatch: pytest.M
     old, new = (Path(images.png_file(np.full((8, 8, 3), grey, np.uint8))) for grey in (0, 1))
     os.utime(old, (0, 0))
     images.sweep_cache()
-    assert not old.parent.exists()
+    assert not old.exists()
     assert new.exists()
+    os.utime(old.parent, (0, 0))
+    images.sweep_cache()
+    assert not old.parent.exists()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +24,7 @@ from refinestyle_hub.adapt import References
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.pipeline import RefineStylePipeline
-from space import jobs, limits
+from space import images, jobs, limits, messages
 from space.images import Pixels
 from space.jobs import Jobs, Look, Result, Run, Step, Stops
 
@@ -33,7 +35,8 @@ def crop() -> Pixels:
 
 
 @pytest.fixture
-def stops() -> Stops:
+def stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stops:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     return Stops()
 
 
@@ -110,7 +113,11 @@ def test_requests_to_stop_are_swept(stops: Stops) -> None:
     stops.stop("adapt", request("old"))
     os.utime(stops.flag("old", "adapt"), (0, 0))
     stops.leave(request("../../new"))
+    images.sweep_cache()
     assert set(stops.folder.iterdir()) == {stops.flag("../../new", kind) for kind in jobs.KINDS}
+    shutil.rmtree(stops.folder)  # empty for two hours, it is swept as well
+    stops.stop("adapt", request("new"))
+    assert stops.flag("new", "adapt").exists()
     made = Stops()
     folder = made.folder
     del made
@@ -144,7 +151,7 @@ def test_a_closed_job_ends_and_the_next_waits_for_it(
 
 def test_errors_of_the_worker_arrive(tiny_pipe: RefineStylePipeline, crop: Pixels) -> None:
     work = Jobs(tiny_pipe)
-    with pytest.raises(ValueError, match="Steps must be 0 or more"):
+    with pytest.raises(gr.Error, match="Steps must be 0 or more"):
         list(work.invert(crop, -5, True, 0, "/nowhere"))
     assert not work.turns.locked()
 
@@ -170,7 +177,7 @@ def test_across_zerogpu(tiny_pipe: RefineStylePipeline, crop: Pixels, stops: Sto
         assert isinstance(stopped, Result)
         assert stopped.inversion.report["stopped"] == "cancelled"
         assert len(border.seconds) == 3
-        with pytest.raises(gr.Error, match="DirectionError"):
+        with pytest.raises(gr.Error, match="nonsense"):  # the text comes through, not the name of a class
             work.draw(result.inversion, [Look({"nonsense": 1.0})], {})
     finally:
         torch.set_num_threads(threads)
@@ -178,7 +185,7 @@ def test_across_zerogpu(tiny_pipe: RefineStylePipeline, crop: Pixels, stops: Sto
 
 def test_waiting_counts_a_session_where_it_waits_and_where_it_runs() -> None:
     def event(session: str, line: str = "draw") -> Any:
-        return SimpleNamespace(session_hash=session, concurrency_id=line)
+        return SimpleNamespace(session_hash=session, concurrency_id=line, request=request(session))
 
     line = SimpleNamespace(
         event_queue_per_concurrency_id={
@@ -188,11 +195,50 @@ def test_waiting_counts_a_session_where_it_waits_and_where_it_runs() -> None:
         active_jobs=[None, [event("a")], [event("c", "adapt")]],
     )
     demo: Any = SimpleNamespace(_queue=line)
-    assert [jobs.waiting(demo, session) for session in "abcd"] == [3, 1, 1, 0]
-    assert [jobs.waiting(demo, session, "draw") for session in "abcd"] == [2, 1, 0, 0]
+    assert [jobs.waiting(demo, session) for session in "abcd"] == [2, 1, 1, 0]  # small work is not counted
+    assert [jobs.waiting(demo, session, {"cpu"}) for session in "abcd"] == [1, 0, 0, 0]
+    assert jobs.admit(demo, request("a"), 1, "cpu")[0]["is_valid"]
+    line.event_queue_per_concurrency_id["cpu"].queue += [event("a", "cpu")] * limits.SMALL_JOBS_PER_SESSION
+    assert [jobs.admit(demo, request(s), 1, "cpu")[0]["is_valid"] for s in "ab"] == [False, True]
     assert len(jobs.admit(demo, request("b"), 3, "draw")) == 3
     assert [jobs.admit(demo, request(s), 1, "draw")[0]["is_valid"] for s in "abcd"] == [False, True, True, True]
     assert [jobs.admit(demo, request(s), 1, "adapt")[0]["is_valid"] for s in "bc"] == [True, False]  # one at a time
+
+
+def visitor(session: str, forwarded: str = "", host: str = "10.0.0.7") -> Any:
+    asked = request(session)
+    asked.headers, asked.client = {"x-forwarded-for": forwarded} if forwarded else {}, SimpleNamespace(host=host)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "address"),
+    [
+        (visitor("a", "9.9.9.9, 10.1.1.1"), "9.9.9.9"),
+        (visitor("a", host="9.9.9.9"), "9.9.9.9"),
+        (visitor("a", "2620:fe::9"), "2620:fe::9"),
+        (visitor("a"), None),  # the same network
+        (visitor("a", host="127.0.0.1"), None),
+        (visitor("a", "<script>"), None),
+        (request("a"), None),
+    ],
+)
+def test_where_a_request_comes_from(asked: Any, address: str | None) -> None:
+    assert jobs.address(asked) == address
+
+
+def test_one_address_cannot_fill_the_line_under_many_names() -> None:
+    held = [
+        SimpleNamespace(session_hash=f"s{n}", concurrency_id="adapt", request=visitor(f"s{n}", "9.9.9.9"))
+        for n in range(limits.JOBS_PER_ADDRESS)
+    ]
+    queue = {"adapt": SimpleNamespace(queue=held)}
+    demo: Any = SimpleNamespace(_queue=SimpleNamespace(event_queue_per_concurrency_id=queue, active_jobs=[]))
+    (refused,) = jobs.admit(demo, visitor("another name", "9.9.9.9"), 1, "draw")
+    assert (refused["is_valid"], refused["message"]) == (False, messages.CROWDED)
+    assert jobs.admit(demo, visitor("x", "8.8.8.8"), 1, "draw")[0]["is_valid"]
+    assert jobs.admit(demo, visitor("x"), 1, "draw")[0]["is_valid"]
+    assert limits.JOBS_PER_ADDRESS < limits.QUEUE
 
 
 # --- Adaptation ---

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from space.publish import PARTS, ROOT, assemble, main, problems, starts
@@ -67,6 +73,35 @@ def test_it_is_assembled_and_started(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not list((tmp_path / "out").rglob("__pycache__"))
     with pytest.raises(SystemExit):
         main([str(tmp_path / "out")])
+
+
+@pytest.mark.slow
+def test_the_app_is_served_to_this_machine_alone_and_offline(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    given = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, **given, "PYTHONUNBUFFERED": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 300  # 20 on a machine with nothing else to do
+        while True:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            try:
+                assert httpx.get(f"http://127.0.0.1:{port}/", timeout=60).status_code == 200
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        assert (tmp_path / "log").read_text().count(f"http://127.0.0.1:{port}") == 1
+        listening = Path("/proc/net/tcp")
+        if listening.exists():
+            places = [line.split()[1] for line in listening.read_text().splitlines()[1:] if line.split()[3] == "0A"]
+            assert [place for place in places if place.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def test_what_is_assembled_is_part_of_the_checkout() -> None:

@@ -19,6 +19,7 @@ from hub_server import HubServer
 from huggingface_hub.errors import HfHubHTTPError
 from space_parts import domain, pixels, request, whole
 
+from refinestyle_hub import cards
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens import TokenSet
@@ -90,12 +91,13 @@ def test_what_leaves_comes_back(on: Sharing, face: Inversion, shelf: Shelf) -> N
     subject = Subject.of(face, drawn, drawn)
     file = on.export("mine", subject, shelf)
     assert Path(file).name == "mine.safetensors"
-    note, kept, edits, again = on.load_file(file, shelf)
-    assert note == "**mine-2** is there: choose it in Stylise."
+    note, kept, edits, again, mix = on.load_file(file, shelf)
+    assert note == "**mine-2** is there: see it in Stylise."
+    assert mix == {"mine-2": 1.0}
     assert list(again.domains) == ["mine", "mine-2"]
     assert torch.equal(*[t.state_dict()["b8.conv0.q"] for t in again.domains.values()])
 
-    note, brought, edits, _ = on.load_file(on.export(FACE, subject, shelf), shelf)
+    note, brought, edits, *_ = on.load_file(on.export(FACE, subject, shelf), shelf)
     assert note.startswith("The face is there")
     assert edits == {}
     assert (brought.reconstruction == drawn).all()
@@ -124,7 +126,8 @@ def test_the_lists_follow_the_session(on: Sharing, face: Inversion, shelf: Shelf
     note, left = on.remove("mine", shelf)
     assert note == "mine is removed."
     assert not left.domains
-    on.remove("<b>", shelf)
+    assert on.remove("<b>", shelf)[0] == "&lt;b&gt; is removed."
+    assert on.remove(None, shelf)[0] == messages.NOTHING_TO_REMOVE
 
 
 def test_a_shelf_is_bounded_and_its_names_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +163,9 @@ def test_a_domain_of_the_hub_is_read_as_anybody_could(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)  # the owner's
     hosted(hub, shelf.domains["mine"], tmp_path / "domain")
-    note, kept = on.load_id(" someone/my-ink ", shelf)
-    assert note == "**my-ink** is there: choose it in Stylise."
+    note, kept, mix = on.load_id(" someone/my-ink ", shelf)
+    assert note == "**my-ink** is there: see it in Stylise."
+    assert mix == {"my-ink": 1.0}
     assert list(kept.domains) == ["mine", "my-ink"]
     assert hub.requests
     assert not any(seen.token for seen in hub.requests)
@@ -219,6 +223,12 @@ def test_a_link_fills_in_and_runs_nothing(on: Sharing, monkeypatch: pytest.Monke
 # --- To one's own account ---
 
 
+@pytest.fixture
+def terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base model states its licence, and the Hub is not asked for it."""
+    monkeypatch.setattr(cards, "with_base_terms", lambda card: replace(card, base_license="nvidia-nc"))
+
+
 def push(on: Sharing, shelf: Shelf, **other: Any) -> str:
     values: dict[str, Any] = {
         "name": "mine", "licence": "cc-by-4.0", "public": False, "preview": False, "shelf": shelf,
@@ -227,6 +237,7 @@ def push(on: Sharing, shelf: Shelf, **other: Any) -> str:
     return on.push(**(values | other))
 
 
+@pytest.mark.usefixtures("terms")
 def test_a_push_is_private_one_commit_and_the_visitors_own(pipe: RefineStylePipeline, shelf: Shelf) -> None:
     notes = Notes()
     on = Sharing(Jobs(pipe), "someone/tiny-32", notes)
@@ -243,8 +254,20 @@ def test_a_push_is_private_one_commit_and_the_visitors_own(pipe: RefineStylePipe
     assert card["base_model"] == "someone/tiny-32"
     assert card["license"] == "cc-by-4.0"
     assert "refinestyle-domain" in card["tags"]
+    assert "whose terms (`nvidia-nc`) also hold" in files["README.md"].decode()
 
 
+def test_the_card_names_the_terms_of_a_base_that_others_can_load(pipe: RefineStylePipeline, shelf: Shelf) -> None:
+    notes = Notes()
+    push(Sharing(Jobs(pipe), "mini-faces-128", notes), shelf)
+    files = {operation.path_in_repo: operation.path_or_fileobj for operation in notes.calls[1][1][1]}
+    assert "whose terms (`apache-2.0`) also hold" in files["README.md"].decode()
+    with told(messages.NO_PUBLIC_BASE):
+        push(Sharing(Jobs(pipe), "a-folder", notes), shelf)
+    assert len(notes.calls) == 2
+
+
+@pytest.mark.usefixtures("terms")
 def test_a_preview_and_the_public_only_on_request(pipe: RefineStylePipeline, shelf: Shelf, tmp_path: Path) -> None:
     notes = Notes()
     said = push(Sharing(Jobs(pipe), "someone/tiny-32", notes), shelf, public=True, preview=True)
@@ -257,6 +280,7 @@ def test_a_preview_and_the_public_only_on_request(pipe: RefineStylePipeline, she
     assert "preview.png" in files["README.md"].decode()
 
 
+@pytest.mark.usefixtures("terms")
 @pytest.mark.parametrize("step", ["create_repo", "create_commit"])
 @pytest.mark.parametrize(
     ("status", "message"),
@@ -299,6 +323,5 @@ def test_a_domain_without_a_statement_of_rights_stays_here(pipe: RefineStylePipe
     shelf.add("found", replace(domain(3), base=pipe.fingerprint, metadata={"name": "found", "pictures": 5}))
     with pytest.raises(gr.Error, match="right to use the 5 pictures that .*found"):
         push(Sharing(Jobs(pipe), "someone/tiny-32", notes), shelf, name="found")
-    assert not notes.calls
     assert not notes.calls
     assert TOKEN not in repr(vars(shelf))

@@ -72,15 +72,15 @@ def build(page: Page, on: Adapting) -> None:
 
     pictures.change(
         on.check, [pictures], [squares, checked], api_visibility="private", trigger_mode="always_last",
-        show_progress="minimal", show_progress_on=[checked], concurrency_id="cpu", concurrency_limit=2,
+        show_progress="minimal", show_progress_on=[checked], **page.line("cpu"),
     )  # fmt: skip
     example.click(on.example, None, [pictures], **HIDDEN)
     steps.change(on.estimate, [steps], [estimate], **HIDDEN)
     done = run.click(
         on.adapt, [pictures, name, rights, steps, tokens, seed, page.subject, page.shelf],
-        [preview, note, download, page.shelf], api_name="adapt", show_progress="minimal", show_progress_on=[note],
-        **page.line("adapt"),
+        [preview, note, download, page.shelf, page.mix], api_name="adapt", show_progress="minimal",
+        show_progress_on=[note], **page.line("adapt"),
     )  # fmt: skip
-    stop.click(on.stop, None, [note], **HIDDEN)
+    stop.click(page.while_waiting("adapt", on.stop), None, [note], **HIDDEN)
     done.success(on.offer, [page.shelf], [download, go], **HIDDEN)
     go.click(page.open("stylise"), None, [page.tabs], **HIDDEN)

@@ -67,7 +67,7 @@ def build(page: Page, on: Handlers) -> Callable[[Dependency], None]:
     gr.Button(visible=False).click(on.edit, [edits, before, subject], outputs, api_name="edit", **queued)
 
     def follow(event: Dependency) -> None:
-        event.success(on.enter, [subject, page.edits], [compare, download, hint, *values], **HIDDEN)
+        event.success(on.enter, [before, subject, page.edits], [compare, download, hint, *values], **HIDDEN)
 
     return follow
 

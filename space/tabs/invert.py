@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from .. import limits
-from ..handlers import Handlers
+from ..handlers import Handlers, gone
 from ..page import HIDDEN, Page
 
 
@@ -83,18 +83,20 @@ def build(page: Page, on: Handlers) -> list[Dependency]:
             )  # fmt: skip
             go = gr.Button("Edit this face", visible=False, elem_id="go")
 
-    gr.on(
+    looked = gr.on(
         [photo.change, aligned.input], on.align, [photo, aligned], [framed, crops, faces, face, found],
         api_name="align", trigger_mode="always_last", show_progress="minimal", show_progress_on=[faces],
-        concurrency_id="cpu", concurrency_limit=2,
+        **page.line("cpu"),
     )  # fmt: skip
+    # What was shown is of another photo.
+    looked.failure(lambda: [*[gone()] * 3, 0, None], None, [framed, crops, faces, face, found], **HIDDEN)
     crops.select(on.choose, [photo, found], [face, framed], **HIDDEN)
     inputs = [photo, aligned, face, steps, tokens, seed, found]
     outputs = [compare, stages, note, page.subject, page.edits]
     shown: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": [note], **page.line("invert")}
     pressed = run.click(on.invert, inputs, outputs, api_name="invert", **shown)
     tried = example.load_input_event.then(on.invert, inputs, outputs, api_visibility="private", **shown)
-    stop.click(on.stop, None, [note], **HIDDEN)
+    stop.click(page.while_waiting("invert", on.stop), None, [note], **HIDDEN)
     for done in (pressed, tried):
         done.success(lambda: [gr.update(visible=True)] * 2, None, [go, stages], **HIDDEN)
     go.click(page.open("edit"), None, [page.tabs], **HIDDEN)

@@ -21,7 +21,9 @@ def build(page: Page, on: Sharing, tab: gr.Tab) -> list[Dependency]:
     """The layout; returns the events after which there may be another face."""
     with gr.Row():
         with gr.Column(min_width=300):
-            gr.Markdown("### Take it with you\nA session ends half an hour after its last use. Files stay.")
+            gr.Markdown(
+                "### Take it with you\nA session ends with its page, also when that is loaded anew. Files stay."
+            )
             what = gr.Dropdown(
                 [], label="What", info="The face, or a domain of this session.", interactive=True, elem_id="what"
             )
@@ -60,13 +62,13 @@ def build(page: Page, on: Sharing, tab: gr.Tab) -> list[Dependency]:
     what.change(on.offer, [what, *held], [save], **HIDDEN)
     removed = remove.click(on.remove, [doomed, page.shelf], [note, page.shelf], **HIDDEN)
     brought = file.upload(
-        on.load_file, [file, page.shelf], [note, page.subject, page.edits, page.shelf], api_visibility="private",
-        show_progress_on=[note], **page.line("draw"),
+        on.load_file, [file, page.shelf], [note, page.subject, page.edits, page.shelf, page.mix],
+        api_visibility="private", show_progress_on=[note], **page.line("draw"),
     )  # fmt: skip
     brought.then(lambda: None, None, [file], **HIDDEN)  # ready for another
     loaded = load.click(
-        on.load_id, [hub_id, page.shelf], [note, page.shelf], api_visibility="private", show_progress_on=[note],
-        concurrency_id="hub", concurrency_limit=2,
+        on.load_id, [hub_id, page.shelf], [note, page.shelf, page.mix], api_visibility="private",
+        show_progress_on=[note], **page.line("hub"),
     )  # fmt: skip
     for changed in (removed, brought, loaded):
         changed.success(on.enter, held, lists, **HIDDEN)
@@ -75,9 +77,7 @@ def build(page: Page, on: Sharing, tab: gr.Tab) -> list[Dependency]:
     # For clients of the API.
     exported = gr.File(visible=False, label="file")
     name = gr.Textbox(visible=False, label="what")
-    gr.Button(visible=False).click(
-        on.export, [name, *held], [exported], api_name="export", concurrency_id="cpu", concurrency_limit=2
-    )
+    gr.Button(visible=False).click(on.export, [name, *held], [exported], api_name="export", **page.line("cpu"))
     return [brought]
 
 
@@ -92,6 +92,5 @@ def _push(page: Page, on: Sharing, own: gr.Dropdown) -> None:
     push = gr.Button("Push", elem_id="push")
     result = gr.Markdown(elem_id="push-note")
     push.click(
-        on.push, [own, licence, public, preview, page.shelf], [result], api_visibility="private",
-        concurrency_id="hub", concurrency_limit=2,
-    )  # fmt: skip
+        on.push, [own, licence, public, preview, page.shelf], [result], api_visibility="private", **page.line("hub")
+    )
