@@ -30,8 +30,8 @@ from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.augment import DISTORTIONS, distort, random_tokens
 from refinestyle_hub.train.data import open_pictures
 from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining, train_encoder
-from refinestyle_hub.train.redraw import residual_norm
-from refinestyle_hub.train.tasks import Tasks, sources
+from refinestyle_hub.train.redraw import Objective, residual_norm, visibility
+from refinestyle_hub.train.tasks import Task, Tasks, sources
 
 
 CHANNELS = {4: 8, 8: 8, 16: 8}
@@ -349,6 +349,28 @@ def test_tasks() -> None:
         portraits, sources(0, range(6))
     )
     assert all(not torch.equal(a, b) for a, b in zip(every.seen, domain.seen, strict=True))
+
+
+def test_visibility_is_how_far_a_step_shows() -> None:
+    generator = mild_generator().requires_grad_(False)
+    w_plus = generator.map(torch.randn(400, 8, generator=torch.Generator().manual_seed(5)))
+    visible = visibility(generator, torch.Generator().manual_seed(0), samples=2048)
+    for layer in (0, 3):
+        step = torch.zeros_like(w_plus)
+        step[:, layer, 2] = 1e-2
+        moved = (generator(w_plus + step) - generator(w_plus)).square().mean() / 1e-4
+        # both are means over random codes, the first over random projections too
+        torch.testing.assert_close((visible @ visible)[layer, 2, 2], moved, rtol=0.3, atol=0)
+
+
+def test_the_mean_latent_has_a_latent_error_of_one() -> None:
+    generator = mild_generator().requires_grad_(False)
+    objective = Objective(generator, None, None, 16)
+    codes = generator.map(torch.randn(2000, 8, generator=torch.Generator().manual_seed(5)))
+    task = Task(codes, codes, codes)
+    mean = objective.codes(generator.mapping.w_avg.expand_as(codes), task)["latent"].mean()
+    torch.testing.assert_close(mean, torch.ones([]), rtol=0.1, atol=0)
+    assert objective.codes(codes, task)["latent"].abs().max() == 0
 
 
 def test_a_cycle_undoes_its_edit() -> None:

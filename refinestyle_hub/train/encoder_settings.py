@@ -41,7 +41,7 @@ class EncoderTraining:
     l2: float = 1.0  # weight of the squared error of the pixels
     perceptual: float = 0.8  # weight of the perceptual distance
     features: float = 0.1  # weight of the angle between features, where there is a feature model
-    latent: float = 0.5  # weight of the squared error of a sample's w+, as a share of its variance
+    latent: float = 0.5  # weight of the squared error of a sample's w+, by how much of it shows
     delta: float = 2e-4  # weight of the codes' squared distance from their mean, in deviations
     norm: float = 1e-2  # weight of the residuals' squared norm relative to the kernels'
     adversarial: float = 0.0  # weight of the discriminator's verdict, which the model must have; HyperInverter: 0.005

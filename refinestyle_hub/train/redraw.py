@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -22,10 +23,11 @@ from .data import Pictures, to_float
 from .tasks import Task, sources
 
 
-__all__ = ["Features", "Objective", "figures", "residual_norm", "save_sheet", "sheet"]
+__all__ = ["Features", "Objective", "figures", "residual_norm", "save_sheet", "sheet", "visibility"]
 
 Features: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, H, W] -> [N, F]
 CHUNK = 16  # pictures drawn at once
+UNSEEN = 0.05  # share of what does not show in the error of a code, so that it stays near the mean
 
 
 class Objective:
@@ -38,7 +40,11 @@ class Objective:
         self.perceptual, self.features, self.largest = perceptual, features, largest
         self.mean, self.stats = generator.mapping.w_avg, generator.kernel_stats()
         basis, self.inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
-        self.variance = basis.square().sum()  # of w, over all D
+        visible = visibility(generator, torch.Generator().manual_seed(0))
+        covariance = basis.T @ basis
+        layers, width, _ = visible.shape
+        plain = torch.eye(width, device=visible.device) / (layers * covariance.trace())
+        self.metric = torch.lerp(visible / (visible * covariance).sum(), plain.expand_as(visible), UNSEEN)
 
     def pictures(self, drawn: Tensor, wanted: Tensor) -> dict[str, Tensor]:
         """Distances [N] of pictures [N, 3, R, R]."""
@@ -51,17 +57,40 @@ class Objective:
         return found
 
     def codes(self, w_plus: Tensor, task: Task) -> dict[str, Tensor]:
-        """Spread of the codes [N, L, D] of a picture, in deviations of w; and where w+ is known, its squared error as
-        a share of the variance of w, [n]: most of the D directions hardly show in a picture, and vary as little."""
+        """Spread of the codes [N, L, D] of a picture, in deviations of w; and where w+ is known, its squared error by
+        how much of it shows, [n]: 1 on average for the mean latent."""
         found = {"delta": code_spread((w_plus - self.mean) @ self.inverse)}
         if task.known is not None:
             wrong = w_plus[-len(task.known) :] - task.known
-            found["latent"] = wrong.square().sum(dim=2).mean(dim=1) / self.variance
+            found["latent"] = torch.einsum("nld,lde,nle->n", wrong, self.metric, wrong)
         return found
 
     def residual(self, tokens: TokenBatch) -> dict[str, Tensor]:
         """Norm of the residuals, see ``residual_norm``."""
         return {"norm": residual_norm(tokens, self.stats)}
+
+
+def visibility(generator: Generator, rng: torch.Generator, samples: int = 512) -> Tensor:
+    """How far a step of each code shows in the pixels, on average over the prior: [L, D, D], symmetric.
+
+    The root of the mean of J^T J, J being the Jacobian of a picture by one code, from gradients of random projections
+    (as path length regularisation takes them: Karras et al. 2020, section 3.2). Most directions of w hardly show: an
+    error there is none that a picture could tell, and would drown the others. The root, because the brightness of the
+    background would drown glasses.
+    """
+    config, mean = generator.config, generator.mapping.w_avg
+    total = mean.new_zeros(config.num_layers, config.w_dim, config.w_dim)
+    for _ in range(0, samples, CHUNK):
+        with torch.no_grad():
+            w = generator.map(torch.randn(CHUNK, config.z_dim, generator=rng).to(mean))
+        w_plus = w.detach().requires_grad_()
+        pictures = generator(w_plus)
+        noise = torch.randn(pictures.shape, generator=rng).to(pictures) / math.sqrt(pictures[0].numel())
+        (gradient,) = torch.autograd.grad(pictures, w_plus, noise)
+        total += torch.einsum("nld,nle->lde", gradient, gradient)
+    values, vectors = torch.linalg.eigh(total / samples)
+    root: Tensor = vectors * values.clamp_min(0).sqrt()[:, None] @ vectors.mT
+    return root
 
 
 def residual_norm(tokens: TokenBatch, stats: Mapping[str, KernelStats]) -> Tensor:
