@@ -45,7 +45,8 @@ class InversionSettings:
     """
 
     perceptual: float = 0.03
-    w_rate: float = 0.2  # Adam's, in standard deviations of w
+    w_rate: float = 0.2  # Adam's, in standard deviations of w, from the mean latent
+    near_rate: float = 0.03  # the same from a start that was given: what an encoder found is not to be lost
     w_noise: float = 0.05  # on w at first, in standard deviations; gone after half of the steps
     prior: float = 0.02  # on the squared distance from the mean latent, in standard deviations, per number
     spread: float = 0.1  # the same for the codes' distance from each other
@@ -111,7 +112,8 @@ def invert(
     w_plus = mean if start is None else start.detach().float()
     if w_steps:
         codes = _Codes(frozen, w_plus, start_tokens, s, rng)
-        w_plus = torch.stack(_descend(codes, s.w_rate, w_steps, pixels, [coarse], watch, s))
+        rate = s.w_rate if start is None else s.near_rate
+        w_plus = torch.stack(_descend(codes, rate, w_steps, pixels, [coarse], watch, s))
     w_done, watch.base = watch.done, w_steps
     tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
     if token_steps and watch.stopped != "cancelled":

@@ -42,7 +42,7 @@ __all__ = ["OutputType", "RefineStylePipeline"]
 
 OutputType: TypeAlias = Literal["pil", "np", "pt"]
 Strength: TypeAlias = "float | Sequence[float] | Tensor"
-STEPS = 270  # of an inversion without an encoder
+STEPS, NEAR_STEPS = 270, 50  # of an inversion without an encoder, and from an encoder's answer
 W_SHARE = 0.4  # of them, for w+
 BATCH = 8  # pictures drawn at once
 
@@ -177,7 +177,7 @@ class RefineStylePipeline(Pushable):
 
         Args:
             picture: path, file contents, open file or PIL image.
-            steps: of optimisation; None: 0 from an encoder's answer, 270 without an encoder.
+            steps: of optimisation; None: 50 from an encoder's answer, 270 without an encoder. 0: that answer.
             w_steps: how many of them, the first ones, go to w+; the others go to the tokens. None: 0 from an encoder's
                 answer, 40 % without an encoder.
             tokens: False finds w+ alone, and spends all steps on it.
@@ -223,7 +223,7 @@ class RefineStylePipeline(Pushable):
             with torch.no_grad():
                 start, read = self.encoder(crops, self.generator)
             sets = read.unbind(self.fingerprint) if tokens else None
-        steps = (STEPS if start is None else 0) if steps is None else steps
+        steps = (STEPS if start is None else NEAR_STEPS) if steps is None else steps
         if not tokens or w_steps is None:
             w_steps = steps if not tokens else round(steps * W_SHARE) if start is None else 0
         return invert(

@@ -14,7 +14,7 @@ MIN_FACE = 64  # pixels; below, a photo is refused
 SMALL_FACE = 128  # pixels; below, it is taken with a warning
 
 MAX_STEPS = 400  # of an inversion, both phases together
-DEFAULT_STEPS = 100
+DEFAULT_STEPS = {True: 50, False: 100}  # from an encoder's answer, and without an encoder
 CHUNK_SECONDS = 1.0  # wanted length of one turn on the device: Stop waits no longer than this
 JOB_SECONDS = 180.0  # wall clock of one inversion, whatever was asked for
 MAX_STRENGTH = 10.0  # of an edit that comes over the API

@@ -289,7 +289,7 @@ def test_a_pipeline_with_an_encoder_starts_from_its_answer(generator: Generator,
     assert pipe.encoder is not None
     crops = pictures()
     expected = encoder(crops, generator)
-    for n, face in enumerate(pipe.invert_crops(crops)):
+    for n, face in enumerate(pipe.invert_crops(crops, steps=0)):
         assert torch.equal(face.w_plus, expected.w_plus[n])
         assert face.tokens is not None
         assert torch.equal(face.tokens.layers["b8.conv0"].p, expected.tokens.own["b8.conv0"].p[n])

@@ -154,7 +154,7 @@ def invert(
         Path, typer.Option("--out", file_okay=False, help="Folder for crop, reconstruction, inversion and report.")
     ],
     steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps of optimisation; by default 0 after an encoder, 270 without.")
+        int | None, typer.Option(min=0, help="Steps of optimisation; by default 50 after an encoder, 270 without.")
     ] = None,
     w_steps: Annotated[
         int | None, typer.Option(min=0, help="How many of them move w+; by default 0 after an encoder, 40 % without.")

@@ -51,8 +51,9 @@ def build(page: Page, on: Handlers) -> list[Dependency]:
                 label="Faces", columns=4, height=150, visible=False, interactive=False, allow_preview=False,
                 object_fit="cover", buttons=[], elem_id="crops",
             )  # fmt: skip
+            usual = limits.DEFAULT_STEPS[on.jobs.pipe.encoder is not None]
             steps = gr.Slider(
-                0, limits.MAX_STEPS, limits.DEFAULT_STEPS, step=10, precision=0, label="Steps", elem_id="steps",
+                0, limits.MAX_STEPS, usual, step=10, precision=0, label="Steps", elem_id="steps",
                 info="More steps come closer to the photo and take longer.",
             )  # fmt: skip
             with gr.Accordion("More options", open=False, elem_id="options"):
