@@ -40,9 +40,10 @@ DATA = (
 )
 LIMITS = (
     "For aligned crops of one face, and for this generator alone.",
-    "Tokens change whole kernels, not places: they bring colours, light and texture nearer, hardly a detail.",
     "A real photo is outside of the generator's domain: expect a likeness, and use steps for more.",
 )
+OF_TOKENS = "Tokens change whole kernels, not places: they bring colours, light and texture nearer, hardly a detail."
+NO_TOKENS = "It knows w+ alone: steps of optimisation bring the tokens."
 
 
 def command(config: Mapping[str, Any]) -> str:
@@ -98,14 +99,15 @@ def bundle(run: Path, model: Path, data: str, picture: Path, **facts: Any) -> No
     shutil.rmtree(model / "encoder", ignore_errors=True)  # of an earlier one nothing stays
     encoder.save_pretrained(model / "encoder", "fp16")
     state = checkpoint.read(run / "state.safetensors")[1]
+    answers = "w+ and tokens" if encoder.config.layers else "w+"
     card = cards.Card(
         license="apache-2.0",
         title=f"{NAME}: encoder",
-        summary=f"One look at a portrait gives w+ and tokens; after {state['seen']:,} pictures.",
+        summary=f"One look at a portrait gives {answers}; after {state['seen']:,} pictures.",
         base_model=NAME,
         data=DATA,
         training=command(state["config"]),
-        limits=LIMITS,
+        limits=(*LIMITS, OF_TOKENS if encoder.config.layers else NO_TOKENS),
         pictures=(cards.Picture(picture.name, "Test portraits, by w+ alone, with tokens; and the same, distorted"),),
         **facts,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -307,6 +308,13 @@ class Encoder(Pretrained, nn.Module):
     def codes(self, pictures: Tensor) -> Tensor:
         """w+ [N, L, D] alone, without a drawing: of two stages, the answer of the first."""
         return self._codes(self._look(pictures))[0]
+
+    def without_tokens(self) -> Encoder:
+        """The first of two stages alone: an encoder of w+, whose answers have no tokens."""
+        encoder = Encoder(replace(self.config, stages="one", layers=()))
+        states = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("second.")}
+        encoder.load_state_dict(states)
+        return encoder.to(self.w_avg.device)
 
     def _look(self, pictures: Tensor) -> Tensor:
         """[N, 3, R, R] -> [N, 3, S, S]."""

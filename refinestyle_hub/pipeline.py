@@ -222,7 +222,7 @@ class RefineStylePipeline(Pushable):
         if self.encoder is not None:
             with torch.no_grad():
                 start, read = self.encoder(crops, self.generator)
-            sets = read.unbind(self.fingerprint) if tokens else None
+            sets = read.unbind(self.fingerprint) if tokens and read.own else None
         steps = (STEPS if start is None else NEAR_STEPS) if steps is None else steps
         if not tokens or w_steps is None:
             w_steps = steps if not tokens else round(steps * W_SHARE) if start is None else 0

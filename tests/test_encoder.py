@@ -78,6 +78,24 @@ def test_any_generator_by_config_alone(plan: GeneratorConfig, stages: str) -> No
     assert generator(w_plus, tokens).shape == (3, 3, plan.resolution, plan.resolution)
 
 
+def test_the_first_stage_stands_alone(tmp_path: Path) -> None:
+    """Its answers have no tokens, and steps after it begin without."""
+    generator = tiny_generator()
+    encoder = taught(encoder_for(generator))
+    crops = pictures()
+    alone = encoder.without_tokens()
+    answer = alone(crops, generator)
+    assert torch.equal(answer.w_plus, encoder.codes(crops))
+    assert not answer.tokens.own
+    RefineStylePipeline(generator, encoder=alone).save_pretrained(tmp_path)
+    pipe = RefineStylePipeline.from_pretrained(tmp_path)
+    pipe.__dict__["perceptual"] = Perceptual.load("st-lpips-alex")  # whatever this machine could fetch
+    plain, refined = (pipe.invert_crops(crops[:1], steps=steps)[0] for steps in (0, 2))
+    assert plain.tokens is None
+    assert refined.tokens is not None
+    assert torch.equal(plain.w_plus, refined.w_plus)
+
+
 def test_the_groups_are_thirds_of_the_resolutions() -> None:
     sizes = [sorted({spec.resolution for spec in group}) for group in layer_groups(GeneratorConfig(1024))]
     assert sizes == [[4, 8, 16], [32, 64, 128], [256, 512, 1024]]

@@ -92,10 +92,11 @@ def _discriminator_rows(folder: Path, config: Config) -> Rows:
 
 def _encoder_rows(folder: Path, config: Config) -> Rows:
     made = config_from_json("Encoder", EncoderConfig, config, folder / CONFIG)
+    where = ", ".join(f"`{name}`" for name in made.layers)
+    tokens = f"T = {made.rank} tokens per layer in {where}" if where else "no tokens"
     return {
         "Looks at": f"{made.size} x {made.size}, RGB, [-1, 1]",
-        "Answers": f"w+ of {made.generator.num_layers} x {made.generator.w_dim}, and T = {made.rank} tokens per layer "
-        f"in {', '.join(f'`{name}`' for name in made.layers)}",
+        "Answers": f"w+ of {made.generator.num_layers} x {made.generator.w_dim}, and {tokens}",
         "Stages": made.stages,
         "Backbone": made.backbone,
     }

@@ -294,7 +294,8 @@ class EncoderTrainer:
                 self.save(out / "state.safetensors")
         self.accelerator.wait_for_everyone()
         if main:
-            self.average.save_pretrained(out / "encoder")
+            done = self.average if config.pictures else self.average.without_tokens()
+            done.save_pretrained(out / "encoder")
 
     def look(self, line: Mapping[str, Any]) -> None:
         """Figures and a sheet, where they are due."""
