@@ -108,7 +108,7 @@ def out_of_domain(portraits: Pictures, domains: Path, each: int) -> Tensor:
 def evenly(total: int, count: int) -> Tensor:
     """``count`` of ``total`` numbers, evenly spread; all, if there are fewer."""
     count = min(count, total)
-    return (torch.arange(count) * (total / count)).long()
+    return torch.arange(count) * total // max(count, 1)
 
 
 # --- The plot -------------------------------------------------------------------------------------------------------
