@@ -4,8 +4,8 @@
         --inversion runs/inversion/inversion.json
 
 Needs the run's ``state.safetensors`` and ``encoder/``. The figures of the card are those that ``inversion.py`` wrote;
-its picture shows portraits of the test split, and the same distorted: as they are, by w+ alone, with tokens. After
-``bundle.py``: an encoder of another generator than the bundled one is refused.
+its picture shows portraits of the test split, and the same distorted: as they are, by w+ alone, and with tokens if
+it knows of them. After ``bundle.py``: an encoder of another generator than the bundled one is refused.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def bundle(run: Path, model: Path, data: str, picture: Path, **facts: Any) -> No
     shutil.rmtree(model / "encoder", ignore_errors=True)  # of an earlier one nothing stays
     encoder.save_pretrained(model / "encoder", "fp16")
     state = checkpoint.read(run / "state.safetensors")[1]
-    answers = "w+ and tokens" if encoder.config.layers else "w+"
+    answers, seen = ("w+ and tokens", "w+ alone and with tokens") if encoder.config.layers else ("w+", "w+")
     card = cards.Card(
         license="apache-2.0",
         title=f"{NAME}: encoder",
@@ -108,7 +108,7 @@ def bundle(run: Path, model: Path, data: str, picture: Path, **facts: Any) -> No
         data=DATA,
         training=command(state["config"]),
         limits=(*LIMITS, OF_TOKENS if encoder.config.layers else NO_TOKENS),
-        pictures=(cards.Picture(picture.name, "Test portraits, by w+ alone, with tokens; and the same, distorted"),),
+        pictures=(cards.Picture(picture.name, f"Test portraits, and as drawn by {seen}; the same, distorted"),),
         **facts,
     )
     (model / "encoder" / cards.FACTS).write_bytes(cards.dump_card(card))

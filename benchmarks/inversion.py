@@ -199,13 +199,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     quick = [way for name, pipe in pipes.items() for way in our_methods(pipe, [], name)]
 
     def further(steps: Sequence[int]) -> list[Method]:
-        return our_methods(main, steps, first)[2:]
+        return our_methods(main, steps, first)[len(our_methods(main, [], first)) :]
 
+    whole = [args.steps] if args.steps else []
     slow = [*further(CURVE), *baselines(main, W_CURVE, PTI_CURVE)]
     report: dict[str, Any] = {"model": Path(args.model).name, "tables": {}}
     for name, crops in sets(args, size):
         few = crops[evenly(len(crops), args.few)]
-        plans = {name: (crops, [*quick, *further([args.steps])]), f"{name}, a few": (few, [*quick, *slow])}
+        plans = {name: (crops, [*quick, *further(whole)]), f"{name}, a few": (few, [*quick, *slow])}
         for title, (pictures, methods) in plans.items():
             if not len(pictures):
                 continue
@@ -240,7 +241,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=1000, help="portraits of the test split")
     parser.add_argument("--each", type=int, default=40, help="portraits for each change out of domain")
     parser.add_argument("--few", type=int, default=32, help="pictures of a set for the slow ways; 0: none")
-    parser.add_argument("--steps", type=int, default=50, help="after the first encoder, on all pictures")
+    parser.add_argument("--steps", type=int, default=50, help="after the first encoder, on all pictures; 0: none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/inversion"))
     print(text(measure(parser.parse_args(argv))))

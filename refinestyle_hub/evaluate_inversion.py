@@ -48,7 +48,7 @@ class Method:
 
 
 def our_methods(pipe: RefineStylePipeline, steps: Sequence[int] = (50,), name: str = "encoder") -> list[Method]:
-    """The encoder's w+ alone, its whole answer, and with so many steps of optimisation from there.
+    """The encoder's w+ alone, its whole answer if that is more, and with so many steps of optimisation from there.
 
     Without an encoder: optimisation from the mean latent, with the pipeline's own number of steps.
     """
@@ -79,7 +79,8 @@ def our_methods(pipe: RefineStylePipeline, steps: Sequence[int] = (50,), name: s
 
     first = sum(p.numel() for p in encoder.first.parameters())
     further = [Method(f"{name} + {count} steps", optimised(count), whole) for count in steps]
-    return [Method(f"{name}, w+ alone", alone, first), Method(name, answer, whole), *further]
+    answers = [Method(name, answer, whole)] if encoder.config.layers else []
+    return [Method(f"{name}, w+ alone", alone, first), *answers, *further]
 
 
 def token_values(encoder: Encoder) -> int:

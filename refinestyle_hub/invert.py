@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from .encoder import standard_coordinates
 from .errors import ConfigError, ShapeError
 from .fingerprint import fingerprint
 from .generator import Generator
@@ -217,15 +218,10 @@ class _Codes:
         rng: torch.Generator,
     ) -> None:
         self.generator, self.start, self.tokens, self.settings, self.rng = generator, start, tokens, settings, rng
-        config, mean = generator.config, generator.mapping.w_avg
-        with torch.no_grad():
-            z = torch.randn(4096, config.z_dim, generator=rng).to(mean)
-            w = generator.mapping(z) - mean
-            variances, vectors = torch.linalg.eigh(w.T @ w / len(w))
-            deviations = variances.clamp_min(variances[-1] * 1e-4).sqrt()
-            self.basis = deviations[:, None] * vectors.T  # [D, D]: rows of standard coordinates -> rows of w
-            self.offset = (start - mean) @ (vectors / deviations)  # [N, L, D], of the start from the mean
-        self.common = mean.new_zeros(len(start), 1, config.w_dim).requires_grad_()
+        mean = generator.mapping.w_avg
+        self.basis, inverse = standard_coordinates(generator, rng)
+        self.offset = (start - mean) @ inverse  # [N, L, D], of the start from the mean
+        self.common = mean.new_zeros(len(start), 1, start.shape[2]).requires_grad_()
         self.each = mean.new_zeros(start.shape).requires_grad_()
         self.leaves: list[Tensor] = [self.common, self.each]
 

@@ -294,7 +294,7 @@ class EncoderTrainer:
                 self.save(out / "state.safetensors")
         self.accelerator.wait_for_everyone()
         if main:
-            done = self.average if config.pictures else self.average.without_tokens()
+            done = self.average.without_tokens() if config.stages == "two" and not config.pictures else self.average
             done.save_pretrained(out / "encoder")
 
     def look(self, line: Mapping[str, Any]) -> None:

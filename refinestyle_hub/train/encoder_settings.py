@@ -74,6 +74,8 @@ class EncoderTraining:
         counts = (self.w_pictures, self.blind, self.pictures, self.validation, self.cycle_every)
         if min(intervals) < 1 or min(counts) < 0:
             raise ConfigError("The intervals must be at least 1, and no number of pictures negative.")
+        if self.blind and self.stages == "one":
+            raise ConfigError("A blind start is for the first of two stages; of one stage all is drawn.")
         if self.batch < 2 or self.batch % (2 * self.accumulate):
             raise ConfigError(f"batch {self.batch} must be divisible by 2 x accumulate: half of it are portraits.")
         if self.learning_rate <= 0 or not 0 <= self.foreign <= 1 or not 0 <= self.warmup < 1:

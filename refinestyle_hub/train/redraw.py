@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,6 +28,7 @@ __all__ = ["Features", "Objective", "figures", "residual_norm", "save_sheet", "s
 
 Features: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, H, W] -> [N, F]
 CHUNK = 16  # pictures drawn at once
+GRADED = 4  # pictures whose gradients are taken at once: those of 1024 px take a gigabyte each
 UNSEEN = 0.05  # share of what does not show in the error of a code, so that it stays near the mean
 
 
@@ -38,13 +40,17 @@ class Objective:
     ) -> None:
         """``largest``: side in pixels; larger pictures are averaged down before perceptual distance and features."""
         self.perceptual, self.features, self.largest = perceptual, features, largest
-        self.mean, self.stats = generator.mapping.w_avg, generator.kernel_stats()
-        basis, self.inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
-        visible = visibility(generator, torch.Generator().manual_seed(0))
-        covariance = basis.T @ basis
+        self.generator, self.mean, self.stats = generator, generator.mapping.w_avg, generator.kernel_stats()
+        self.basis, self.inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
+
+    @cached_property
+    def metric(self) -> Tensor:
+        """Of errors of codes, [L, D, D]: made where w+ is learnt, which a second stage does not."""
+        visible = visibility(self.generator, torch.Generator().manual_seed(0))
+        covariance = self.basis.T @ self.basis
         layers, width, _ = visible.shape
         plain = torch.eye(width, device=visible.device) / (layers * covariance.trace())
-        self.metric = torch.lerp(visible / (visible * covariance).sum(), plain.expand_as(visible), UNSEEN)
+        return torch.lerp(visible / (visible * covariance).sum(), plain.expand_as(visible), UNSEEN)
 
     def pictures(self, drawn: Tensor, wanted: Tensor) -> dict[str, Tensor]:
         """Distances [N] of pictures [N, 3, R, R]."""
@@ -80,11 +86,12 @@ def visibility(generator: Generator, rng: torch.Generator, samples: int = 512) -
     """
     config, mean = generator.config, generator.mapping.w_avg
     total = mean.new_zeros(config.num_layers, config.w_dim, config.w_dim)
-    for _ in range(0, samples, CHUNK):
+    for _ in range(0, samples, GRADED):
         with torch.no_grad():
-            w = generator.map(torch.randn(CHUNK, config.z_dim, generator=rng).to(mean))
-        w_plus = w.detach().requires_grad_()
-        pictures = generator(w_plus)
+            w = generator.map(torch.randn(GRADED, config.z_dim, generator=rng).to(mean))
+        with torch.enable_grad():
+            w_plus = w.detach().requires_grad_()
+            pictures = generator(w_plus)
         noise = torch.randn(pictures.shape, generator=rng).to(pictures) / math.sqrt(pictures[0].numel())
         (gradient,) = torch.autograd.grad(pictures, w_plus, noise)
         total += torch.einsum("nld,nle->lde", gradient, gradient)
@@ -135,8 +142,10 @@ def figures(encoder: Encoder, generator: Generator, pictures: Tensor, objective:
 
 
 def save_sheet(encoder: Encoder, generator: Generator, pictures: Tensor, path: Path) -> None:
-    """Three rows of a ``sheet``: pictures, what w+ alone draws, what tokens add; and three of its foreign pictures."""
-    kinds = [x.chunk(2) for x in (pictures, *redraw(encoder, generator, pictures))]
+    """Rows of a ``sheet``: pictures, what w+ alone draws, and what tokens add if the encoder knows of them; then the
+    same of its foreign pictures."""
+    drawn = redraw(encoder, generator, pictures)[: 2 if encoder.config.layers else 1]
+    kinds = [x.chunk(2) for x in (pictures, *drawn)]
     rows = [image for half in zip(*kinds, strict=True) for row in half for image in to_images(row)]
     path.parent.mkdir(parents=True, exist_ok=True)
     save_png(contact_sheet(rows, columns=len(pictures) // 2), path)
