@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
 from refinestyle_hub.losses import Perceptual, code_spread, mse, shrink
+from refinestyle_hub.losses.perceptual import _blur, _convolve_and_blur
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,15 @@ def test_st_lpips_equals_the_package(distance: Perceptual) -> None:
     assert float(distance(_pictures(1), _pictures(1, seed=1))) == pytest.approx(0.45481503, rel=1e-5)
     with_vgg = Perceptual.load("st-lpips-vgg")
     assert float(with_vgg(_pictures(1), _pictures(1, seed=1))) == pytest.approx(0.53305423, rel=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 40), (40, 33), (47, 47)])
+def test_the_blurred_convolution_is_one_step_of_two(distance: Perceptual, height: int, width: int) -> None:
+    """Its ends depend on whether the convolution has an even number of rows and columns."""
+    conv = deepcopy(distance.convs[0]).double()
+    assert isinstance(conv, torch.nn.Conv2d)
+    x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(_convolve_and_blur(x, conv), _blur(conv(x)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:The parameter .pretrained.", "ignore:Arguments other than a weight enum")

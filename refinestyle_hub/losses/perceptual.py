@@ -9,7 +9,7 @@ blurred pooling). The latter also exists with VGG16: dearer, and no loss of ours
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ Backbone = Literal["auto", "lpips-alex", "st-lpips-alex", "st-lpips-vgg"]
 ALEX = ((64,), (192,), (384,), (256,), (256,))  # widths of the convolutions before each of the five maps
 VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and deviation, for [-1, 1]
+TAPS, HALVES = (0.25, 0.5, 0.25), (0.5, 0.5)  # of the low-pass; at an end, where it is mirrored
 MIN_SIDE = 32  # pixels; AlexNet's last maps are empty below
 
 
@@ -102,10 +103,9 @@ class Perceptual(nn.Module):
             if stage in self.pooled:
                 x = self._pool(x)
             for _ in widths:
-                x = next(convs)(x)
-                if self.alex and self.shift_tolerant and stage == 0:
-                    x = _blur(x)  # in the place of the stride
-                x = F.relu(x)
+                conv = next(convs)
+                strided = self.alex and self.shift_tolerant and stage == 0  # a blur in the place of the stride
+                x = F.relu(_convolve_and_blur(x, conv) if strided else conv(x))
             maps.append(_unit(x) * importance.sqrt())
         return maps
 
@@ -126,9 +126,36 @@ class Perceptual(nn.Module):
 
 def _blur(x: Tensor) -> Tensor:
     """Halve [N, C, H, W] behind a [1, 2, 1] low-pass, mirrored by 2 at the edges (Zhang 2019, blurred pooling)."""
-    taps = x.new_tensor([0.25, 0.5, 0.25])
+    taps = x.new_tensor(TAPS)
     kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=x.shape[1])
+
+
+def _convolve_and_blur(x: Tensor, conv: Any) -> Tensor:
+    """``_blur(conv(x))`` as one convolution with a stride of 2, at less than half the cost, for [N, 3, H, W].
+
+    The mirror only concerns the ends. With these symmetric taps the first row is the second again; the last is the one
+    before again where the convolution has an odd number of rows, and else the mean of its last two. So with columns.
+    """
+    size, margin = conv.kernel_size[0], int(conv.padding[0])
+    x = F.pad(x, (margin,) * 4)
+    height, width = (side - size + 1 for side in x.shape[2:])  # of the convolution
+    edge = slice(-size - 1, None)  # what the last two rows or columns see
+
+    def at(rows: slice, columns: slice, *taps: tuple[float, ...]) -> Tensor:
+        blur = torch.outer(*(conv.weight.new_tensor(side) for side in taps))[None, None]
+        margins = [len(side) - 1 for side in taps]
+        kernel = F.conv2d(conv.weight.flatten(0, 1)[:, None], blur, padding=margins).squeeze(1)
+        return F.conv2d(x[:, :, rows, columns], kernel.unflatten(0, conv.weight.shape[:2]), conv.bias, stride=2)
+
+    def band(rows: slice, taps: tuple[float, ...]) -> Tensor:
+        y = at(rows, slice(None), taps, TAPS)
+        last = y[..., -1:] if width % 2 else at(rows, edge, taps, HALVES)
+        return torch.cat([y[..., :1], y, last], dim=3)
+
+    y = band(slice(None), TAPS)
+    last = y[:, :, -1:] if height % 2 else band(edge, HALVES)
+    return torch.cat([y[:, :, :1], y, last], dim=2)
 
 
 def _unit(x: Tensor) -> Tensor:
