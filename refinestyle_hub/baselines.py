@@ -31,7 +31,7 @@ def project_w_plus(
     The projection of Karras et al. 2020 (appendix D) in W+ as Abdal et al. 2019 (Image2StyleGAN, arXiv 1904.03189)
     do it, with their objective: squared error and perceptual distance of weight 1, and nothing that keeps w+ likely.
     """
-    plain = InversionSettings(perceptual=1.0, prior=0.0, spread=0.0, patience=steps + 1)
+    plain = InversionSettings(w_perceptual=1.0, prior=0.0, spread=0.0, patience=steps + 1)
     found = invert(generator, crop, w_steps=steps, token_steps=0, seed=seed, perceptual=perceptual, settings=plain)
     return found[0].w_plus[None]
 

@@ -42,15 +42,17 @@ class InversionSettings:
     """Weights and rates of the optimisation; the mean squared error of the pixels has weight 1.
 
     Published weights (0.8 for the perceptual distance, next to no prior) suit generators of photos. Where a picture
-    lies outside of the generator's domain they buy distance with scratches that no face has; these do not.
+    lies outside of the generator's domain they buy distance with scratches that no face has, and codes far from each
+    other that draw no face at all; these do not.
     """
 
-    perceptual: float = 0.03
+    perceptual: float = 0.03  # on the perceptual distance, where tokens are sought
+    w_perceptual: float = 0.3  # the same where w+ is
     w_rate: float = 0.2  # Adam's, in standard deviations of w, from the mean latent
     near_rate: float = 0.03  # the same from a start that was given: what an encoder found is not to be lost
     w_noise: float = 0.05  # on w at first, in standard deviations; gone after half of the steps
-    prior: float = 0.02  # on the squared distance from the mean latent, in standard deviations, per number
-    spread: float = 0.1  # the same for the codes' distance from each other
+    prior: float = 0.2  # on the squared distance from the mean latent, in standard deviations, per number
+    spread: float = 10.0  # the same for the codes' distance from each other
     token_rate: float = 0.01  # Adam's, in the unit of `TokenParameters`
     norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
     rank: int = 8  # T
@@ -114,13 +116,14 @@ def invert(
     if w_steps:
         codes = _Codes(frozen, w_plus, start_tokens, s, rng)
         rate = s.w_rate if start is None else s.near_rate
-        w_plus = torch.stack(_descend(codes, rate, w_steps, pixels, [coarse], watch, s))
+        w_plus = torch.stack(_descend(codes, rate, w_steps, pixels, [coarse], s.w_perceptual, watch, s.patience))
     w_done, watch.base = watch.done, w_steps
     tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
     if token_steps and watch.stopped != "cancelled":
         watch.stopped = "finished"  # what the report gives is the reason of the last phase
         refinement = _Tokens(frozen, w_plus, start_tokens, s, rng)
-        found = _descend(refinement, s.token_rate, token_steps, pixels, [fine, coarse], watch, s)
+        both = [fine, coarse]
+        found = _descend(refinement, s.token_rate, token_steps, pixels, both, s.perceptual, watch, s.patience)
         tokens = found
 
     with torch.no_grad():
@@ -319,31 +322,42 @@ def _descend(
     steps: int,
     pixels: Distance,
     perceptual: Sequence[Distance],
+    weight: float,
     watch: _Watch,
-    settings: InversionSettings,
+    patience: int,
 ) -> list[T]:
-    """Adam on the leaves of a phase; the best answer for each picture."""
+    """Adam on the leaves of a phase; the best answer for each picture.
+
+    Each step descends one of the perceptual distances, in turn, for they are most of its cost; an answer is judged by
+    the mean of what each gave last.
+    """
     adam = torch.optim.Adam(phase.leaves, betas=(0.9, 0.99))
     best = phase.found()
     lowest: Tensor | None = None  # [N], total of each of the best
+    latest: list[Tensor] = []  # [N] of each perceptual distance
     checkpoint, since = math.inf, 0
     for step in range(steps + 1):
         progress = step / steps
         pictures = phase.draw(progress)
         squares = pixels(pictures)
-        distances = torch.stack([distance(pictures) for distance in perceptual]).mean(dim=0)
-        loss = squares + settings.perceptual * distances + phase.penalty()  # [N]
+        near, rest = perceptual[step % len(perceptual)](pictures), squares + phase.penalty()  # [N]
+        if not latest:
+            with torch.no_grad():
+                latest = [distance(pictures) for distance in perceptual]
+        latest[step % len(perceptual)] = near.detach()
+        distances = torch.stack(latest).mean(dim=0)
+        total = rest.detach() + weight * distances
         if lowest is None or not phase.settled(progress):
-            better = torch.ones(len(loss), dtype=torch.bool)
-            lowest = loss.detach()
+            better = torch.ones(len(total), dtype=torch.bool)
+            lowest = total
         else:
-            better = (loss.detach() < lowest).cpu()
-            lowest = torch.minimum(lowest, loss.detach())
+            better = (total < lowest).cpu()
+            lowest = torch.minimum(lowest, total)
         if better.any():
             best = [new if yes else old for new, old, yes in zip(phase.found(), best, better.tolist(), strict=True)]
         if float(lowest.sum()) < 0.99 * checkpoint:
             checkpoint, since = float(lowest.sum()), step
-        elif phase.settled(progress) and step - since >= settings.patience:
+        elif phase.settled(progress) and step - since >= patience:
             watch.stopped = "plateau"
             break
         if step == steps or not watch.step(step + 1, squares, distances):
@@ -351,6 +365,6 @@ def _descend(
         for group in adam.param_groups:
             group["lr"] = rate * _rate(progress)
         adam.zero_grad()
-        loss.sum().backward()
+        (rest + weight * near).sum().backward()
         adam.step()
     return best
