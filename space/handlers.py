@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 import gradio as gr
 import numpy as np
 
-from . import images, limits, messages
+from . import images, limits, messages, tokenfiles
 from .attributes import KNOWN
 from .images import Pixels, film_file, png_file
 from .jobs import Jobs, Look, Result, Stops
 from .session import Found, Subject
 
 
-__all__ = ["Handlers", "gone", "label", "shown"]
+__all__ = ["Handlers", "checked_edits", "gone", "label", "shown"]
 
 Pair: TypeAlias = tuple[str, str]  # PNG files
 Captioned: TypeAlias = list[tuple[str, str]]  # PNG file, caption
@@ -89,8 +89,8 @@ class Handlers:
         seed: float | None,
         found: Found | None,
         request: gr.Request,
-    ) -> Iterator[tuple[Any, Any, str, Any, Any]]:
-        """Find the w+ codes and tokens with which the generator draws a face; later /edit calls work on that face.
+    ) -> Iterator[tuple[Any, ...]]:
+        """Find the w+ codes and tokens with which the generator draws a face; /edit and /stylise go on from there.
 
         Args:
             photo: the picture file (JPEG, PNG or WebP; at most 10 MB and 40 megapixels).
@@ -101,8 +101,27 @@ class Handlers:
             seed: the same seed gives the same result.
 
         Returns:
-            The crop and its reconstruction, the stages with captions, and a line with the figures.
+            The crop and its reconstruction, the stages with captions, a line with the figures, and the face as a
+            .safetensors file without a pixel of the photo, which /edit and /stylise of any session take.
         """
+        for *told, subject, edits in self.invert_live(photo, aligned, face, steps, tokens, seed, found, request):
+            with messages.explained():
+                there = isinstance(subject, Subject)
+                file = tokenfiles.inversion_file(subject.inversion) if there else gr.skip()
+            yield *told, file, subject, edits
+
+    def invert_live(
+        self,
+        photo: str | None,
+        aligned: bool,
+        face: float | None,
+        steps: float | None,
+        tokens: bool,
+        seed: float | None,
+        found: Found | None,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
+        """``invert`` for the page, which holds the face itself: no file of it is written."""
         with messages.explained():
             crop = self._crop(photo, aligned, int(face or 0), found)
             count = limits.within(steps, 0, limits.MAX_STEPS)
@@ -145,25 +164,29 @@ class Handlers:
         return pair, gr.update(value=file, interactive=True), gone(), *sliders
 
     def edit(
-        self, edits: dict[str, Any] | None, before: str, subject: Subject | None
-    ) -> tuple[Pair, str, dict[str, float]]:
-        """Draw the face of the last /invert of this session with attributes changed.
+        self, edits: dict[str, Any] | None, before: str, subject: Subject | None, inversion_file: str | None = None
+    ) -> tuple[Pair, str, Any]:
+        """Draw a face with attributes changed: that of a file, or else of the last /invert of this session.
 
         Args:
             edits: strength by attribute, such as {"smile": 1.5, "age": -1}; 0 or left out is unchanged.
-            before: what to show beside the result, "reconstruction" or "photo".
+            before: what to show beside the result, "reconstruction" or "photo"; a file holds no photo.
+            inversion_file: the .safetensors file of the face, from /invert or /export; the session stays as it is.
 
         Returns:
-            Both pictures, and the result as a PNG file. Later /stylise calls keep these edits.
+            Both pictures, and the result as a PNG file. Later /stylise calls of the session keep these edits.
         """
         with messages.explained():
-            checked = self._checked(edits or {})
+            checked = checked_edits(edits or {}, self.directions)
+            if inversion_file:
+                subject = self.jobs.subject(tokenfiles.read_inversion(inversion_file, self.jobs.pipe))
             drawn = self._edited(subject, checked)
             assert subject is not None
             first = subject.crop if before == ORIGINAL else subject.reconstruction
-            return (png_file(first), png_file(drawn)), png_file(drawn, DOWNLOAD), checked
+            kept = gr.skip() if inversion_file else checked
+            return (png_file(first), png_file(drawn)), png_file(drawn, DOWNLOAD), kept
 
-    def edit_live(self, before: str, subject: Subject | None, *strengths: float) -> tuple[Pair, str, dict[str, float]]:
+    def edit_live(self, before: str, subject: Subject | None, *strengths: float) -> tuple[Pair, str, Any]:
         """``edit`` with one value for each slider."""
         return self.edit(dict(zip(self.directions, strengths, strict=True)), before, subject)
 
@@ -200,16 +223,18 @@ class Handlers:
         """Drawn anew only where something changes: all sliders at 0 give the reconstruction to the bit."""
         return subject.reconstruction if subject and not edits else self._draw(subject, [edits])[0]
 
-    def _checked(self, edits: Mapping[str, Any]) -> dict[str, float]:
-        if not isinstance(edits, Mapping):
-            raise messages.refuse(messages.BAD_EDITS)
-        for name, strength in edits.items():
-            if name not in self.directions:
-                raise messages.refuse(messages.unknown_edit(name, self.directions))
-            number = isinstance(strength, int | float) and math.isfinite(strength)
-            if not number or abs(strength) > limits.MAX_STRENGTH:
-                raise messages.refuse(messages.bad_strength(name))
-        return {name: float(strength) for name, strength in edits.items() if strength}
+
+def checked_edits(edits: Mapping[str, Any], directions: list[str]) -> dict[str, float]:
+    """Edits of an API client, those that change anything; refused with the reason."""
+    if not isinstance(edits, Mapping):
+        raise messages.refuse(messages.BAD_EDITS)
+    for name, strength in edits.items():
+        if name not in directions:
+            raise messages.refuse(messages.unknown_edit(name, directions))
+        number = isinstance(strength, int | float) and math.isfinite(strength)
+        if not number or abs(strength) > limits.MAX_STRENGTH:
+            raise messages.refuse(messages.bad_strength(name))
+    return {name: float(strength) for name, strength in edits.items() if strength}
 
 
 def shown(value: Any) -> Any:

@@ -37,6 +37,7 @@ from refinestyle_hub.tokens import TokenSet
 
 from . import limits, messages
 from .images import Pixels
+from .session import Subject
 from .turns import Turns
 
 
@@ -163,6 +164,11 @@ class Jobs:
             else:
                 drawn = self.pipe.generate(who * len(looks), edits=edits, domains=styles, output_type="np")
         return [list(drawn[first : first + count]) for first in range(0, len(drawn), count)]
+
+    def subject(self, inversion: Inversion) -> Subject:
+        """A face that came as a file: drawn, and shown for the photo as well where the file holds none."""
+        ((drawn,),) = self.draw(inversion, [Look()], {})
+        return Subject.of(inversion, drawn if inversion.crop is None else inversion.crop.numpy(), drawn)
 
     # --- Inversion ---
 

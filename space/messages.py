@@ -44,6 +44,9 @@ NO_FILE = "Add a .safetensors file first."
 NOT_SAFETENSORS = (
     "Only .safetensors files are read: they hold numbers and nothing that runs. Save a domain or an inversion as one."
 )
+BAD_ADDRESS = "Files are addresses that this server gave, or data:<type>;base64,<contents>. Addresses are not fetched."
+NOT_A_FACE = "This file holds a domain, no face. Give the one that /invert or /export saved of a face."
+NOT_A_DOMAIN = "This file holds a face, no domain. Give the one that /adapt or /export saved of a domain."
 OUT_OF_RANGE = "The numbers in this file are out of all range: it would draw nothing but noise."
 BAD_HUB_ID = "A Hub id is owner/name, such as someone/my-sketch."
 SHELF_FULL = f"A session holds {limits.SHELF} domains, and not too large ones. Remove one in Share first."

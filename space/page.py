@@ -14,13 +14,21 @@ from .jobs import DEVICE, KINDS, Stops, admit, waiting
 from .session import Shelf
 
 
-__all__ = ["HIDDEN", "Page"]
+__all__ = ["HIDDEN", "Page", "token_file"]
 
 HIDDEN: dict[str, Any] = {"api_visibility": "private", "queue": False}  # an event of the layout alone
 
 
 def _state(value: Any = None) -> Any:
     return field(default_factory=lambda: gr.State(value, time_to_live=limits.STATE_SECONDS))
+
+
+def token_file(**layout: Any) -> gr.File:
+    """Where a .safetensors file comes in; its handler gets the path."""
+    file = gr.File(file_count="single", file_types=[".safetensors"], type="filepath", **layout)
+    # Gradio would refuse files by their names, in words of its own: the loader is ours.
+    file.preprocess = lambda payload: payload and getattr(payload, "root", [payload])[0].path  # type: ignore
+    return file
 
 
 @dataclass(frozen=True)

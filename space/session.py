@@ -81,6 +81,12 @@ class Shelf:
         self.domains[title] = tokens
         return title
 
+    def beside(self, name: str, tokens: TokenSet) -> Shelf:
+        """These domains and one more, which stays nowhere; it comes before another of its name."""
+        both = Shelf()
+        both.domains = {**self.domains, name: tokens}
+        return both
+
     def check_room(self, size: int = 0) -> None:
         """Raises the message for a visitor if there is no room for one of ``size`` bytes."""
         held = sum(tokens.nbytes for tokens in self.domains.values())

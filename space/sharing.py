@@ -24,7 +24,7 @@ from . import limits, messages
 from .images import png, side_by_side
 from .jobs import Jobs, Look
 from .session import Shelf, Subject, clean_name
-from .tokenfiles import check, domain_file, inversion_file, read_tokens
+from .tokenfiles import check, domain_file, inversion_file, name_of, read_tokens
 
 
 __all__ = ["FACE", "LICENCES", "Sharing", "may_push"]
@@ -110,13 +110,9 @@ class Sharing:
                 raise messages.refuse(messages.NO_FILE)
             found = read_tokens(file, self.jobs.pipe)
             if isinstance(found, TokenSet):
-                name = clean_name(found.metadata.get("name"), clean_name(Path(file).stem))
-                note, mix = self._kept(name, found, shelf)
+                note, mix = self._kept(name_of(found, file), found, shelf)
                 return note, gr.skip(), gr.skip(), shelf, mix
-            ((drawn,),) = self.jobs.draw(found, [Look()], {})
-            crop = drawn if found.crop is None else found.crop.numpy()
-            subject = Subject.of(found, crop, drawn)
-            return "The face is there: go on in Edit or Stylise.", subject, {}, shelf, gr.skip()
+            return "The face is there: go on in Edit or Stylise.", self.jobs.subject(found), {}, shelf, gr.skip()
 
     def load_id(self, repo_id: str | None, shelf: Shelf) -> tuple[str, Shelf, dict[str, float]]:
         """A domain of the Hub, read as anybody could read it; nothing of it stays on the disk."""

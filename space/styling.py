@@ -12,8 +12,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from . import limits, messages
-from .handlers import Pair, gone, shown
+from . import limits, messages, tokenfiles
+from .handlers import Pair, checked_edits, gone, shown
 from .images import Pixels, film_file, png_file, side_by_side
 from .jobs import Jobs, Look, Who
 from .session import Shelf, Subject
@@ -37,7 +37,7 @@ class Styling:
 
     def names(self, shelf: Shelf) -> list[str]:
         """Domains of the model, then those of the session."""
-        return [*self.jobs.pipe.domains, *shelf.domains]
+        return list(dict.fromkeys([*self.jobs.pipe.domains, *shelf.domains]))
 
     # --- Choosing ---
 
@@ -82,25 +82,43 @@ class Styling:
         on: str,
         seed: float | None,
         subject: Subject | None,
-        edits: Mix,
+        kept: Mix,
         shelf: Shelf,
-    ) -> tuple[Pair, str, Mix]:
-        """Draw the face of the last /invert of this session, or random ones, in a mix of domains.
+        inversion_file: str | None = None,
+        edits: dict[str, Any] | None = None,
+        domain_file: str | None = None,
+    ) -> tuple[Pair, str, Any]:
+        """Draw a face in a mix of domains: that of a file, or of the last /invert of this session, or random ones.
 
         Args:
             domains: strength by domain, such as {"sketch": 0.7, "bronze": 0.3}, each -0.5 to 1.5; 1 is as it was made.
-            on: "my face", with the edits of the last /edit, or "random faces".
+            on: "my face", that of the session, or "random faces"; a face that is given as a file goes before both.
             seed: of the first of four random faces; the same seed gives the same faces.
+            inversion_file: the .safetensors file of a face, from /invert or /export; the session stays as it is.
+            edits: of that face or of "my face", as /edit takes them; left out, "my face" has those of the last /edit.
+            domain_file: the .safetensors file of one more domain, from /adapt or /export; without domains, it is at 1.
 
         Returns:
             The picture without and with the domains, and the second as a PNG file.
         """
         with messages.explained():
+            pipe = self.jobs.pipe
+            if domain_file:
+                domain = tokenfiles.read_domain(domain_file, pipe)
+                name = tokenfiles.name_of(domain, domain_file)
+                shelf, domains = shelf.beside(name, domain), domains or {name: 1.0}
             mix = self._checked(domains or {}, shelf)
-            looks = [self._look(on, edits), self._look(on, edits, mix)]
-            drawn = self.jobs.draw(self._who(on, seed, subject), looks, shelf.domains)
-            plain, styled = (side_by_side(pictures, 2) for pictures in drawn)
-            return (png_file(plain), png_file(styled)), png_file(styled, DOWNLOAD), mix
+            who: Who
+            if inversion_file:
+                on, kept, who = FACE, {}, tokenfiles.read_inversion(inversion_file, pipe)
+            else:
+                who = self._who(on, seed, subject)
+            if edits is not None:
+                kept = checked_edits(edits, list(pipe.directions))
+            looks = [self._look(on, kept), self._look(on, kept, mix)]
+            plain, styled = (side_by_side(pictures, 2) for pictures in self.jobs.draw(who, looks, shelf.domains))
+            shown_mix = gr.skip() if inversion_file or domain_file else mix
+            return (png_file(plain), png_file(styled)), png_file(styled, DOWNLOAD), shown_mix
 
     def stylise_live(
         self,
@@ -111,7 +129,7 @@ class Styling:
         edits: Mix,
         shelf: Shelf,
         *strengths: float,
-    ) -> tuple[Pair, Any, Mix]:
+    ) -> tuple[Pair, Any, Any]:
         """``stylise`` with one value for each slider."""
         mix = dict(zip(chosen, strengths, strict=False))
         pair, file, mix = self.stylise(mix, on, seed, subject, edits, shelf)

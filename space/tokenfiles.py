@@ -24,9 +24,10 @@ from refinestyle_hub.tokens import TokenSet
 
 from . import limits, messages
 from .images import cache_file
+from .session import clean_name
 
 
-__all__ = ["check", "domain_file", "inversion_file", "read_tokens"]
+__all__ = ["check", "domain_file", "inversion_file", "name_of", "read_domain", "read_inversion", "read_tokens"]
 
 Tokens: TypeAlias = "TokenSet | Inversion"
 
@@ -56,6 +57,27 @@ def read_tokens(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> Toke
         return check(_read(file), pipe)
     except (ModelFileError, ConfigError) as error:  # their messages name the file by its path
         raise messages.refuse(html.escape(str(error).replace(str(file), file.name))) from error
+
+
+def read_inversion(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> Inversion:
+    """``read_tokens`` where only a face will do."""
+    found = read_tokens(path, pipe)
+    if not isinstance(found, Inversion):
+        raise messages.refuse(messages.NOT_A_FACE)
+    return found
+
+
+def read_domain(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> TokenSet:
+    """``read_tokens`` where only a domain will do."""
+    found = read_tokens(path, pipe)
+    if not isinstance(found, TokenSet):
+        raise messages.refuse(messages.NOT_A_DOMAIN)
+    return found
+
+
+def name_of(domain: TokenSet, path: str | os.PathLike[str]) -> str:
+    """What a domain calls itself, or its file is called."""
+    return clean_name(domain.metadata.get("name"), clean_name(Path(path).stem))
 
 
 def _read(file: Path) -> Tokens:

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 
 from refinestyle_hub.pipeline import RefineStylePipeline
 
-from . import limits
+from . import agents, limits
 from .adapting import Adapting
 from .guard import Guard
 from .handlers import Handlers
@@ -59,6 +59,7 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
         notice: shown in a banner, such as that a model could not be loaded.
         gpu: ``spaces.GPU``, or a decorator like it.
     """
+    agents.install()
     stops = Stops()
     work = Jobs(pipe, gpu)
     face, adapting, styling, sharing = Handlers(work, stops), Adapting(work, stops), Styling(work), Sharing(work, name)

@@ -40,13 +40,13 @@ pytestmark = [
 PUBLIC = {
     "/align": ["photo", "aligned"],
     "/invert": ["photo", "aligned", "face", "steps", "tokens", "seed"],
-    "/edit": ["edits", "before"],
+    "/edit": ["edits", "before", "inversion_file"],
     "/adapt": ["pictures", "name", "rights", "steps", "tokens", "seed"],
-    "/stylise": ["domains", "on", "seed"],
+    "/stylise": ["domains", "on", "seed", "inversion_file", "edits", "domain_file"],
     "/export": ["what"],
 }  # endpoint -> its parameters
 LINES = {
-    "invert": {"invert"},
+    "invert": {"invert", "invert_live"},
     "adapt": {"adapt"},
     "draw": {
         "edit", "edit_live", "reset", "strip", "film", "stylise", "stylise_live", "sheet", "load_file", "Styling.enter"
@@ -299,7 +299,7 @@ def test_a_third_job_of_a_session_is_refused_and_another_session_is_not(
         ]
         wait_for(lambda: jobs.waiting(demo, patient.session_hash) == 2)
         assert [jobs.address(event.request) for event in jobs.held(demo)] == [None, None]  # of this machine
-        body = {"data": [{}, "photo", None], "session_hash": patient.session_hash}
+        body = {"data": [{}, "photo", None, None], "session_hash": patient.session_hash}
         event = next(e._id for e in demo.fns.values() if e.api_name == "edit")
         answer = httpx.post(f"{url}gradio_api/queue/join", json={**body, "fn_index": event})
         assert answer.status_code == 422, answer.text

@@ -24,6 +24,7 @@ from space.handlers import Handlers
 from space.images import Pixels
 from space.jobs import Jobs, Stops
 from space.session import Found, Subject
+from space.tokenfiles import domain_file, inversion_file
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def two(tmp_path: Path, astronaut: Image.Image) -> str:
 
 def invert(on: Handlers, photo: str | None, session: str = "me", **other: Any) -> list[Any]:
     values: dict[str, Any] = {"aligned": False, "face": 0, "steps": 4, "tokens": True, "seed": 0, "found": None}
-    return list(on.invert(photo, **(values | other), request=SimpleNamespace(session_hash=session)))  # type: ignore[arg-type]
+    return list(on.invert_live(photo, **(values | other), request=SimpleNamespace(session_hash=session)))  # type: ignore[arg-type]
 
 
 def pixels(file: str) -> Pixels:
@@ -198,6 +199,38 @@ def test_edits(on: Handlers, photo: str) -> None:
     assert np.array_equal(pixels(file), pixels(after))
     strengths = [1.5 if name == "smile" else 0 for name in on.directions]
     assert np.array_equal(pixels(on.edit_live("photo", subject, *strengths)[1]), pixels(file))
+
+
+def test_a_face_travels_as_a_file_to_another_session(on: Handlers, photo: str, tmp_path: Path) -> None:
+    subject: Subject = invert(on, photo)[-1][3]
+    assert not list(tmp_path.rglob("*.safetensors"))  # the page holds the face itself
+    first, *_, last = on.invert(photo, False, 0, 4, True, 0, None, SimpleNamespace(session_hash="me"))  # type: ignore
+    assert first[3] == gr.skip()
+    file = last[3]
+    assert torch.equal(last[4].inversion.w_plus, subject.inversion.w_plus)
+    (before, after), download, kept = on.edit({"smile": 1.5}, "photo", None, file)
+    assert np.array_equal(pixels(before), subject.reconstruction)  # the file holds no photo
+    assert np.array_equal(pixels(after), pixels(on.edit({"smile": 1.5}, "photo", subject)[1]))
+    assert np.array_equal(pixels(download), pixels(after))
+    assert kept == gr.skip()  # these edits are of no face of the session
+    other = invert(on, photo, seed=5)[-1][3]
+    assert np.array_equal(pixels(on.edit({"smile": 1.5}, "photo", other, file)[1]), pixels(after))
+    assert np.array_equal(pixels(on.edit(None, "photo", None, file)[1]), subject.reconstruction)
+
+
+def test_files_of_faces_are_checked_like_those_in_share(on: Handlers, tmp_path: Path) -> None:
+    config, base = on.jobs.pipe.generator.config, on.jobs.pipe.fingerprint
+    with told(messages.NOT_A_FACE):
+        on.edit({}, "photo", None, domain_file(TokenSet({}, base=base), "ink"))
+    with told("The inversion was made for another generator"):
+        on.edit({}, "photo", None, inversion_file(Inversion(torch.zeros(3, 5), base=base)))
+    with told(messages.OUT_OF_RANGE):
+        on.edit({}, "photo", None, inversion_file(Inversion(torch.full((config.num_layers, config.w_dim), 1e9))))
+    (tmp_path / "face.pt").write_bytes(b"anything")
+    with told(messages.NOT_SAFETENSORS):
+        on.edit({}, "photo", None, str(tmp_path / "face.pt"))
+    with told("This model has no attribute 'smle'."):  # before the file is read
+        on.edit({"smle": 1}, "photo", None, str(tmp_path / "face.pt"))
 
 
 def test_reset_and_strip(on: Handlers, photo: str) -> None:

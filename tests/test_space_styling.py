@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from space import limits, messages
 from space.jobs import Jobs
 from space.session import Shelf, Subject
 from space.styling import FACE, FADE, RANDOM, TOUR, Styling, _morph
+from space.tokenfiles import domain_file, inversion_file
 
 
 @pytest.fixture
@@ -77,6 +79,44 @@ def test_random_faces_come_four_at_a_time_and_the_same_again(on: Styling, shelf:
 def test_strength_0_is_the_face_itself(on: Styling, subject: Subject, shelf: Shelf) -> None:
     (plain, styled), *_ = on.stylise({"ink": 0}, FACE, 0, subject, {}, shelf)
     assert np.array_equal(pixels(plain), pixels(styled))
+
+
+def test_a_face_and_a_domain_come_as_files(on: Styling, subject: Subject, shelf: Shelf) -> None:
+    face = inversion_file(subject.inversion)
+    there = on.stylise({"ink": 0.7}, FACE, 0, subject, {"smile": 1.0}, shelf)[0]
+    here, _, mix = on.stylise({"ink": 0.7}, RANDOM, 0, None, {}, Shelf(), face, {"smile": 1.0})
+    assert [pixels(f).tobytes() for f in here] == [pixels(f).tobytes() for f in there]
+    assert mix == gr.skip()  # nothing of the session changes
+    plain = on.stylise({}, RANDOM, 0, None, {"smile": 3.0}, Shelf(), face)[0][1]
+    assert np.array_equal(pixels(plain), subject.reconstruction)  # the edits of a session are of its own face
+    again = on.stylise({}, FACE, 0, subject, {"smile": 3.0}, shelf, None, {})[0][1]
+    assert np.array_equal(pixels(again), subject.reconstruction)
+
+    file = domain_file(replace(shelf.domains["mine"], metadata={"name": "mine"}), "other")
+    there = on.stylise({"mine": 1.0}, FACE, 0, subject, {}, shelf)[0]
+    here, _, mix = on.stylise(None, RANDOM, 0, None, {}, Shelf(), face, None, file)
+    assert [pixels(f).tobytes() for f in here] == [pixels(f).tobytes() for f in there]
+    assert mix == gr.skip()
+    weak = on.stylise({"mine": 0.5, "ink": 0.2}, RANDOM, 0, None, {}, Shelf(), face, None, file)[0]
+    wanted = on.stylise({"mine": 0.5, "ink": 0.2}, FACE, 0, subject, {}, shelf)[0]
+    assert np.array_equal(pixels(weak[1]), pixels(wanted[1]))
+    own = domain_file(replace(domain(3), metadata={"name": "ink"}), "ink")
+    assert np.array_equal(
+        pixels(on.stylise({"ink": 1.0}, FACE, 0, subject, {}, shelf, domain_file=own)[0][1]), pixels(there[1])
+    )  # before the model's own of that name
+    assert list(shelf.domains) == ["mine"]
+
+
+def test_the_wrong_files_are_refused(on: Styling, subject: Subject, shelf: Shelf) -> None:
+    face, style = inversion_file(subject.inversion), domain_file(domain(3), "mine")
+    with told(messages.NOT_A_FACE):
+        on.stylise({}, FACE, 0, None, {}, shelf, style)
+    with told(messages.NOT_A_DOMAIN):
+        on.stylise({}, RANDOM, 0, None, {}, shelf, None, None, face)
+    with told("There is no domain 'oil'. There are: ink, wax, mine."):
+        on.stylise({"oil": 1.0}, RANDOM, 0, None, {}, shelf, None, None, style)
+    with told("This model has no attribute 'smle'."):
+        on.stylise({}, RANDOM, 0, None, {}, shelf, face, {"smle": 1})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from gradio.events import Dependency
 from .. import limits, messages
 from ..attributes import grouped
 from ..handlers import ORIGINAL, Handlers, label
-from ..page import HIDDEN, Page
+from ..page import HIDDEN, Page, token_file
 
 
 __all__ = ["build"]
@@ -64,7 +64,8 @@ def build(page: Page, on: Handlers) -> Callable[[Dependency], None]:
 
     # For clients of the API: the same as the sliders, by name.
     edits = gr.JSON({}, visible=False, label="edits")
-    gr.Button(visible=False).click(on.edit, [edits, before, subject], outputs, api_name="edit", **queued)
+    asked = [edits, before, subject, token_file(visible=False, label="inversion_file")]
+    gr.Button(visible=False).click(on.edit, asked, outputs, api_name="edit", **queued)
 
     def follow(event: Dependency) -> None:
         event.success(on.enter, [before, subject, page.edits], [compare, download, hint, *values], **HIDDEN)

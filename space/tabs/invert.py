@@ -95,10 +95,14 @@ def build(page: Page, on: Handlers) -> list[Dependency]:
     inputs = [photo, aligned, face, steps, tokens, seed, found]
     outputs = [compare, stages, note, page.subject, page.edits]
     shown: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": [note], **page.line("invert")}
-    pressed = run.click(on.invert, inputs, outputs, api_name="invert", **shown)
-    tried = example.load_input_event.then(on.invert, inputs, outputs, api_visibility="private", **shown)
+    pressed = run.click(on.invert_live, inputs, outputs, api_visibility="private", **shown)
+    tried = example.load_input_event.then(on.invert_live, inputs, outputs, api_visibility="private", **shown)
     stop.click(page.while_waiting("invert", on.stop), None, [note], **HIDDEN)
     for done in (pressed, tried):
         done.success(lambda: [gr.update(visible=True)] * 2, None, [go, stages], **HIDDEN)
     go.click(page.open("edit"), None, [page.tabs], **HIDDEN)
+
+    # For clients of the API: the same, and the face as a file.
+    outputs = [compare, stages, note, gr.File(visible=False, label="file"), page.subject, page.edits]
+    gr.Button(visible=False).click(on.invert, inputs, outputs, api_name="invert", **page.line("invert"))
     return [pressed, tried]

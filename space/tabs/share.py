@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 from gradio.events import Dependency
 
-from ..page import HIDDEN, Page
+from ..page import HIDDEN, Page, token_file
 from ..sharing import LICENCES, Sharing, may_push
 
 
@@ -33,12 +33,7 @@ def build(page: Page, on: Sharing, tab: gr.Tab) -> list[Dependency]:
                 remove = gr.Button("Remove it", min_width=120, elem_id="remove")
         with gr.Column(min_width=300):
             gr.Markdown("### Bring it back\nAn inversion or a domain for this generator, yours or another's.")
-            file = gr.File(
-                file_count="single", file_types=[".safetensors"], type="filepath", height=120,
-                label="A .safetensors file", elem_id="bring",
-            )  # fmt: skip
-            # Gradio would refuse files by their names, in words of its own: the loader is ours.
-            file.preprocess = lambda payload: payload and getattr(payload, "root", [payload])[0].path  # type: ignore
+            file = token_file(height=120, label="A .safetensors file", elem_id="bring")
             with gr.Row():
                 hub_id = gr.Textbox(
                     label="Or a domain on the Hub", placeholder="owner/name", max_length=200, scale=3,

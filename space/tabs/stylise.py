@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from .. import limits, messages
-from ..page import HIDDEN, Page
+from ..page import HIDDEN, Page, token_file
 from ..styling import FACE, FADE, RANDOM, TOUR, Styling
 
 
@@ -87,7 +87,9 @@ def build(page: Page, on: Styling, tab: gr.Tab) -> Callable[[Dependency], None]:
 
     # For clients of the API: the same as the sliders, by name.
     domains = gr.JSON({}, visible=False, label="domains")
-    gr.Button(visible=False).click(on.stylise, [domains, *body], results, api_name="stylise", **page.line("draw"))
+    face, domain = (token_file(visible=False, label=label) for label in ("inversion_file", "domain_file"))
+    asked = [domains, *body, face, gr.JSON(visible=False, label="edits"), domain]
+    gr.Button(visible=False).click(on.stylise, asked, results, api_name="stylise", **page.line("draw"))
 
     def follow(event: Dependency) -> None:
         event.success(lambda subject: FACE if subject else gr.skip(), [page.subject], [who], **HIDDEN)
