@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,14 +46,16 @@ class InversionSettings:
     other that draw no face at all; these do not.
     """
 
-    perceptual: float = 0.03  # on the perceptual distance, where tokens are sought
+    perceptual: float = 0.1  # on the perceptual distance, where tokens are sought
     w_perceptual: float = 0.3  # the same where w+ is
     w_rate: float = 0.2  # Adam's, in standard deviations of w, from the mean latent
     near_rate: float = 0.03  # the same from a start that was given: what an encoder found is not to be lost
+    w_warmup: float = 0.05  # share of the steps in which it rises
     w_noise: float = 0.05  # on w at first, in standard deviations; gone after half of the steps
     prior: float = 0.2  # on the squared distance from the mean latent, in standard deviations, per number
     spread: float = 10.0  # the same for the codes' distance from each other
     token_rate: float = 0.01  # Adam's, in the unit of `TokenParameters`
+    token_warmup: float = 0.3  # share of the steps in which it rises: Adam's first steps are blind, and break a face
     norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
     rank: int = 8  # T
     layers: str | tuple[str, ...] = "*.conv*"  # that get tokens
@@ -115,15 +117,15 @@ def invert(
     w_plus = mean if start is None else start.detach().float()
     if w_steps:
         codes = _Codes(frozen, w_plus, start_tokens, s, rng)
-        rate = s.w_rate if start is None else s.near_rate
-        w_plus = torch.stack(_descend(codes, rate, w_steps, pixels, [coarse], s.w_perceptual, watch, s.patience))
+        pace = _Pace(s.w_rate if start is None else s.near_rate, s.w_warmup, s.w_perceptual, s.patience)
+        w_plus = torch.stack(_descend(codes, pace, w_steps, pixels, [coarse], watch))
     w_done, watch.base = watch.done, w_steps
     tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
     if token_steps and watch.stopped != "cancelled":
         watch.stopped = "finished"  # what the report gives is the reason of the last phase
         refinement = _Tokens(frozen, w_plus, start_tokens, s, rng)
-        both = [fine, coarse]
-        found = _descend(refinement, s.token_rate, token_steps, pixels, both, s.perceptual, watch, s.patience)
+        pace = _Pace(s.token_rate, s.token_warmup, s.perceptual, s.patience)
+        found = _descend(refinement, pace, token_steps, pixels, [fine, coarse], watch)
         tokens = found
 
     with torch.no_grad():
@@ -311,20 +313,24 @@ class _Watch:
         return self.stopped != "cancelled"
 
 
-def _rate(progress: float) -> float:
-    """Share of the peak rate: up over the first twentieth, down by a cosine over the last third."""
-    return min(1.0, progress / 0.05 + 0.1) * (0.5 - 0.5 * math.cos(math.pi * min(1.0, 3 * (1 - progress))))
+class _Pace(NamedTuple):
+    """What ``_descend`` takes from the settings of a phase."""
+
+    rate: float
+    warmup: float
+    perceptual: float
+    patience: int
+
+
+def _rate(progress: float, warmup: float) -> float:
+    """Share of the peak rate: up over the warm-up, down by a cosine over the last third."""
+    return min(1.0, progress / max(warmup, 1e-9) + 0.1) * (
+        0.5 - 0.5 * math.cos(math.pi * min(1.0, 3 * (1 - progress)))
+    )
 
 
 def _descend(
-    phase: _Phase[T],
-    rate: float,
-    steps: int,
-    pixels: Distance,
-    perceptual: Sequence[Distance],
-    weight: float,
-    watch: _Watch,
-    patience: int,
+    phase: _Phase[T], pace: _Pace, steps: int, pixels: Distance, perceptual: Sequence[Distance], watch: _Watch
 ) -> list[T]:
     """Adam on the leaves of a phase; the best answer for each picture.
 
@@ -346,7 +352,7 @@ def _descend(
                 latest = [distance(pictures) for distance in perceptual]
         latest[step % len(perceptual)] = near.detach()
         distances = torch.stack(latest).mean(dim=0)
-        total = rest.detach() + weight * distances
+        total = rest.detach() + pace.perceptual * distances
         if lowest is None or not phase.settled(progress):
             better = torch.ones(len(total), dtype=torch.bool)
             lowest = total
@@ -357,14 +363,14 @@ def _descend(
             best = [new if yes else old for new, old, yes in zip(phase.found(), best, better.tolist(), strict=True)]
         if float(lowest.sum()) < 0.99 * checkpoint:
             checkpoint, since = float(lowest.sum()), step
-        elif phase.settled(progress) and step - since >= patience:
+        elif phase.settled(progress) and step - since >= pace.patience:
             watch.stopped = "plateau"
             break
         if step == steps or not watch.step(step + 1, squares, distances):
             break
         for group in adam.param_groups:
-            group["lr"] = rate * _rate(progress)
+            group["lr"] = pace.rate * _rate(progress, pace.warmup)
         adam.zero_grad()
-        (rest + weight * near).sum().backward()
+        (rest + pace.perceptual * near).sum().backward()
         adam.step()
     return best
