@@ -13,7 +13,9 @@ from torch import Tensor
 from . import processes
 from .errors import ConfigError, FaceNotFoundError, PictureError
 from .faces import Crop, crop_face
+from .fingerprint import check_base
 from .images import SUFFIXES, load_picture, to_tensor
+from .inversion import Inversion
 from .invert import InversionSettings
 from .pipeline import RefineStylePipeline
 
@@ -59,6 +61,7 @@ def invert_folder(
 
     Raises:
         PictureError: there are no pictures in ``folder``.
+        BaseMismatchError: an inversion that is there was made for another generator.
         ConfigError: ``batch`` is below 1; more steps for w+ than there are.
         MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
     """
@@ -72,6 +75,10 @@ def invert_folder(
     if state.num_processes > 1:
         pipe.to(state.device)
     kept = [name for name in names if (out / name / NAME).exists()]
+    for name in kept:
+        path = out / name / NAME
+        if (base := Inversion.from_pretrained(path).base) is not None:
+            check_base(base, pipe.fingerprint, what=f"{path}, from an earlier run,")
     state.wait_for_everyone()  # until all have looked
     mine = sorted(set(names) - set(kept))[state.process_index :: state.num_processes]
     inverted: list[str] = []

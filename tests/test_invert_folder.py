@@ -15,7 +15,8 @@ from tiny import TINY, tiny_generator
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.encoder import Encoder
-from refinestyle_hub.errors import ConfigError, PictureError
+from refinestyle_hub.errors import BaseMismatchError, ConfigError, PictureError
+from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.images import to_tensor
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.invert_folder import invert_folder
@@ -67,6 +68,16 @@ def test_every_picture_gets_a_file_and_what_cannot_is_listed(
     torch.testing.assert_close(found.w_plus, alone.w_plus, rtol=0, atol=1e-5)  # sums of a batch run in another order
     assert found.tokens is not None
     assert found.crop is None
+
+
+def test_what_another_model_made_is_not_taken_for_ours(
+    pipe: RefineStylePipeline, folder: Path, tmp_path: Path
+) -> None:
+    other = tiny_generator(seed=1)
+    codes = other.mapping.w_avg.expand(other.config.num_layers, -1).clone()
+    Inversion(codes, base=fingerprint(other)).save(tmp_path / "out" / "a.png" / "inversion.safetensors")
+    with pytest.raises(BaseMismatchError, match=r"(?s)a\.png.*earlier run"):
+        invert_folder(pipe, folder, tmp_path / "out", aligned=True)
 
 
 def test_a_second_run_goes_on(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console
-from .pictures import Device, Model, load
+from .pictures import Device, EncoderPlace, Model, load, with_encoder
 
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def inversion(
         bool, typer.Option("--baselines/--no-baselines", help="Also w+ optimisation and PTI, minutes a picture.")
     ] = True,
     aligned: Annotated[bool, typer.Option("--aligned", help="The pictures are aligned crops already.")] = False,
+    encoder: EncoderPlace = None,
     attributes: Annotated[
         Path | None, typer.Option(help="Folder of the attribute network; by default that of this checkout.")
     ] = None,
@@ -94,7 +95,7 @@ def inversion(
     from ..evaluate_inversion import baselines, evaluate_inversion, judges, our_methods, read_crops, table
     from ..losses import Perceptual
 
-    pipe = load(model, device)
+    pipe = with_encoder(load(model, device), encoder)
     crops, skipped = read_crops(pictures, pipe.generator.config.resolution, aligned=aligned)
     methods = our_methods(pipe, [steps]) + (baselines(pipe) if compare else [])
     unseen = Perceptual.load("st-lpips-vgg").to(device)

@@ -28,6 +28,9 @@ MAX_SEEDS = 100_000  # of one command
 
 Model: TypeAlias = Annotated[str, typer.Argument(help="Bundled name, folder or Hub id.", metavar="MODEL")]
 Device: TypeAlias = Annotated[str, typer.Option(help="Such as cpu, cuda or mps.")]
+EncoderPlace: TypeAlias = Annotated[
+    str | None, typer.Option("--encoder", help="Folder or Hub id of an encoder, in the place of the model's.")
+]
 InDomains: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--domain", help="NAME, folder, file or Hub id, and =STRENGTH; may be repeated: domains add."),
@@ -107,8 +110,13 @@ def load(model: str, device: str) -> RefineStylePipeline:
     return pipe
 
 
-def with_encoder(pipe: RefineStylePipeline, place: str) -> RefineStylePipeline:
-    """The pipeline with another encoder. Raises BaseMismatchError where that was made for another generator."""
+def with_encoder(pipe: RefineStylePipeline, place: str | None) -> RefineStylePipeline:
+    """The pipeline with another encoder, where one is named.
+
+    Raises BaseMismatchError where that was made for another generator.
+    """
+    if place is None:
+        return pipe
     from ..encoder import Encoder
     from ..pipeline import RefineStylePipeline
 
@@ -164,9 +172,7 @@ def invert(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same result.")] = 0,
     w_only: Annotated[bool, typer.Option("--w-only", help="Find w+ alone: a likeness, no tokens.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of a folder that are inverted at once.")] = 8,
-    encoder: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of an encoder, in the place of the model's.")
-    ] = None,
+    encoder: EncoderPlace = None,
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
@@ -176,9 +182,7 @@ def invert(
     """
     if photo.is_dir() and face:
         raise typer.BadParameter("Of each photo in a folder the largest face is taken.", param_hint="--face")
-    pipe = load(model, device)
-    if encoder is not None:
-        pipe = with_encoder(pipe, encoder)
+    pipe = with_encoder(load(model, device), encoder)
     how: dict[str, Any] = {"w_steps": w_steps, "tokens": not w_only, "aligned": aligned, "seed": seed}
     if photo.is_dir():
         _invert_folder(pipe, photo, out, as_json, steps=steps, batch=batch, **how)
