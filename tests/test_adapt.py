@@ -16,7 +16,7 @@ from tiny import TINY, tiny_generator
 from torch import Tensor
 
 from refinestyle_hub.adapt import Adaptation, AdaptSettings, AdaptState, Context, References, preset
-from refinestyle_hub.adapt.terms import Reconstruction
+from refinestyle_hub.adapt.terms import Layout, Reconstruction
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
@@ -72,7 +72,9 @@ def changed(state: AdaptState, **numbers: Any) -> AdaptState:
 
 def test_samples_take_on_the_style(generator: Generator) -> None:
     """Only the colours count here: those of the samples go more than half of the way to the references'."""
-    settings = AdaptSettings(batch=2, sliced_features=0, between=0, within=0, rate=0.1, colour_rate=0.1, average=0.5)
+    settings = AdaptSettings(
+        batch=2, sliced_features=0, layout=0, between=0, within=0, rate=0.1, colour_rate=0.1, average=0.5
+    )
     run = Adaptation(generator, references(), steps=25, settings=settings)
     before = run.preview()
     first = run.step()
@@ -86,7 +88,7 @@ def test_samples_take_on_the_style(generator: Generator) -> None:
 
 def test_all_terms_take_part(generator: Generator, discriminator: Discriminator) -> None:
     run = begin(generator, discriminator, steps=4)
-    names = {"sliced_pictures", "sliced_features", "between", "within", "norm", "adversarial"}
+    names = {"sliced_pictures", "sliced_features", "layout", "between", "within", "norm", "adversarial"}
     assert set(run.step()) == names
     assert set(run.step(2)) == names | {"critic"}  # from a quarter on
     assert run.left_out == []
@@ -137,13 +139,45 @@ def test_a_term_of_ones_own(generator: Generator, discriminator: Discriminator) 
             self.seen.append(tuple(context.source.shape))
             return context.adapted.mean()
 
-    alone = replace(QUICK, sliced_pictures=0, sliced_features=0, between=0, within=0, adversarial=0, patches=0)
+    alone = replace(
+        QUICK, sliced_pictures=0, sliced_features=0, layout=0, between=0, within=0, adversarial=0, patches=0
+    )
     run = begin(generator, discriminator, steps=8, terms=[Dark()], settings=alone)
     before = run.preview().mean()
     assert set(run.step(8)) == {"dark", "norm", "distance"}
     assert run.preview().mean() < before - 0.05
     assert Dark.seen[0] == (2, 3, 32, 32)
     assert run.token_set().metadata["objectives"]["dark"] == 2.0
+
+
+def features(*values: float, count: int = 400, seed: int = 0) -> Tensor:
+    """Maps [count, 2, 8, 8] of unit noise, whose left and right halves have these means."""
+    noise = torch.randn(count, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return noise + torch.tensor(values).repeat_interleave(8 // len(values))
+
+
+def layout(adapted: Tensor, source: Tensor, wanted: Tensor, typical: Tensor) -> float:
+    context: Any = SimpleNamespace(
+        source_features=[source], adapted_features=[adapted], reference_features=[wanted], typical_features=[typical]
+    )
+    return float(Layout(1.0)(context))
+
+
+def test_samples_are_moved_as_the_style_moves_the_mean() -> None:
+    """Each by the same, from where it is: the move of the left half alone, in deviations."""
+    typical, wanted = features(0.0), features(2.0, 0.0, seed=1)
+    source = features(0.0, count=2, seed=2)
+    assert layout(source + torch.tensor([2.0, 0.0]).repeat_interleave(4), source, wanted, typical) < 0.05
+    assert layout(source, source, wanted, typical) == pytest.approx(2.0, rel=0.1)  # half of the places by 2 squared
+    assert layout(3 * source, 3 * source, 3 * wanted, 3 * typical) == pytest.approx(2.0, rel=0.1)
+
+
+def test_what_few_pictures_owe_to_chance_is_no_move() -> None:
+    """Five samples of the generator itself differ from its mean by .45 of a deviation, and ask for next to nothing."""
+    source, typical = features(0.0, count=2, seed=2), features(0.0)
+    few = features(0.0, count=5, seed=3)
+    assert float(few.mean(dim=0).square().mean()) > 0.15
+    assert layout(source, source, few, typical) < 0.02
 
 
 def test_every_step_sees_all_pictures(generator: Generator, discriminator: Discriminator) -> None:
@@ -192,13 +226,13 @@ def test_only_coarse_codes_of_an_inversion_are_redrawn() -> None:
 def test_without_a_discriminator_it_says_what_is_left_out(generator: Generator) -> None:
     run = begin(generator, None, steps=2)
     assert set(run.step(2)) == {"sliced_pictures", "norm", "distance"}
-    assert run.left_out == ["sliced_features", "between", "within", "adversarial"]
+    assert run.left_out == ["sliced_features", "layout", "between", "within", "adversarial"]
     assert run.token_set().metadata["left_out"] == run.left_out
 
 
 def test_the_perceptual_network_gives_features_in_its_place(generator: Generator) -> None:
     run = begin(generator, None, steps=1, perceptual=Perceptual.load("st-lpips-alex"))
-    assert {"sliced_features", "between", "within"} <= set(run.step())
+    assert {"sliced_features", "layout", "between", "within"} <= set(run.step())
     assert run.left_out == ["adversarial"]
 
 

@@ -35,7 +35,7 @@ from .moments import adam_state, restore_adam
 from .references import References
 from .settings import AdaptSettings, preset
 from .state import AdaptState
-from .terms import Between, Norm, Reconstruction, SlicedFeatures, SlicedPictures, Within
+from .terms import Between, Layout, Norm, Reconstruction, SlicedFeatures, SlicedPictures, Within
 
 
 __all__ = ["STEPS", "Adaptation"]
@@ -43,6 +43,7 @@ __all__ = ["STEPS", "Adaptation"]
 STEPS = 500
 PREVIEWS = 8  # fixed samples, for previews and to see how near they are
 PREVIEW_TRUNCATION = 0.7
+TYPICAL = 64  # samples that say where the generator is before
 SLACK = 1.2  # the distance does not see all that the critic improves: so much more of it is no step back
 
 
@@ -138,7 +139,7 @@ class Adaptation:
         s = self.settings
         chosen: list[Term] = [SlicedPictures(s.sliced_pictures)]
         if self.features is not None:
-            chosen += [SlicedFeatures(s.sliced_features), Between(s.between), Within(s.within)]
+            chosen += [SlicedFeatures(s.sliced_features), Layout(s.layout), Between(s.between), Within(s.within)]
         chosen += [Reconstruction(s.reconstruction), Norm(s.norm)]
         chosen = [term for term in chosen if term.weight]
         starts = s.critic_starts(self.steps)
@@ -170,6 +171,7 @@ class Adaptation:
             there.add("adversarial")  # a run too short for it is not for want of a model
         wanted = {
             "sliced_features": s.sliced_features,
+            "layout": s.layout,
             "between": s.between,
             "within": s.within,
             "adversarial": s.adversarial or s.patches,
@@ -259,6 +261,7 @@ class Adaptation:
             references=self.references,
             chosen=self.references.pictures[order.to(device)],
             reference_features=self._reference_features,
+            typical_features=self._typical_features if self.settings.layout else (),
             inversions=self.inversions,
             parameters=self.parameters,
             rng=rng,
@@ -272,6 +275,17 @@ class Adaptation:
         """They never change."""
         with torch.no_grad():
             return () if self.features is None else self.features(self.references.pictures)
+
+    @cached_property
+    def _typical_features(self) -> Sequence[Tensor]:
+        """What the samples of the generator have before it is adapted: maps [TYPICAL, C, h, w]."""
+        if self.features is None:
+            return ()
+        z = torch.randn(TYPICAL, self.generator.config.z_dim, generator=_source(self.seed, 4))
+        with torch.no_grad():
+            w = self.generator.map(z.to(self.generator.mapping.w_avg), self.settings.truncation)
+            parts = [self.features(self.generator(some)) for some in w.split(self.settings.batch)]
+        return [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
     @torch.no_grad()
     def _blend(self) -> None:

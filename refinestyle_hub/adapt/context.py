@@ -32,6 +32,7 @@ class Context:
     references: References
     chosen: Tensor  # [N, 3, R, R]: references of this step, repeated where there are fewer than N
     reference_features: Sequence[Tensor]  # of all references; empty where there are no ``features``
+    typical_features: Sequence[Tensor]  # of some fixed samples without tokens; empty likewise
     inversions: Tensor | None  # [M, L, D]: w+ of the references, where they were looked for
     parameters: TokenParameters
     rng: torch.Generator  # of this step: the only source of chance

@@ -27,10 +27,11 @@ class AdaptSettings:
 
     sliced_pictures: float = 1.0  # weight of the sliced Wasserstein distance of pixels
     sliced_features: float = 2.0  # the same of the discriminator's features
+    layout: float = 1.0  # of the move from the generator's mean features to the pictures', place by place
     adversarial: float = 0.2  # of the discriminator's verdict on whole pictures
     patches: float = 0.6  # of its verdict on patches
     between: float = 0.3  # of the correspondence between samples
-    within: float = 4.0  # of the correspondence of the places of a sample
+    within: float = 1.0  # of the correspondence of the places of a sample
     reconstruction: float = 0.0  # of the pictures, redrawn from their inversions
     norm: float = 0.02  # of the squared norm of the residuals, relative to the kernels
 
