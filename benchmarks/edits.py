@@ -2,8 +2,9 @@
 
     python benchmarks/edits.py mini-faces-128 --data portraits-128.zip --out runs/edits
 
-The encoder inverts portraits of the test split. Each direction is then applied with strengths -3 to 3, and the
-attribute network reads the pictures. All columns are per unit of strength, first with tokens, then of w+ alone:
+The encoder inverts portraits of the test split; ``--steps 50`` optimises the tokens as the demo does. Each direction
+is then applied with strengths -3 to 3, and the attribute network reads the pictures. All columns are per unit of
+strength, first with tokens, then of w+ alone:
 
 - response: how far the direction's own attribute moves, as the ratio of both; 1: tokens do not hinder the edit
 - leak: how far the other attributes move, mean over them, in standard deviations of the portraits
@@ -15,21 +16,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from refinestyle_hub.attributes import AttributeNet
+from refinestyle_hub.cli.pictures import with_encoder
 from refinestyle_hub.edit import Direction, apply
-from refinestyle_hub.encoder import Encoder
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.files import dump_json, write_folder
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.token_batch import TokenBatch
+from refinestyle_hub.tokens import TokenSet
 from refinestyle_hub.train.data import open_pictures, to_float
 from refinestyle_hub.train.directions import SHIPPED
 
@@ -37,6 +38,7 @@ from refinestyle_hub.train.directions import SHIPPED
 BATCH = 16
 STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 SHOWN = 4  # portraits on a sheet
+Tokens: TypeAlias = Sequence[TokenSet | None] | None  # of each picture
 
 
 class Readings(NamedTuple):
@@ -48,7 +50,7 @@ class Readings(NamedTuple):
 
 @torch.no_grad()
 def read(
-    generator: Generator, net: AttributeNet, batches: Sequence[tuple[Tensor, TokenBatch | None]], name: str,
+    generator: Generator, net: AttributeNet, batches: Sequence[tuple[Tensor, Tokens]], name: str,
     directions: Mapping[str, Direction], strengths: Sequence[float],
 ) -> Readings:  # fmt: skip
     """Readings of inverted portraits, batches of (w+, tokens), under an edit."""
@@ -90,19 +92,24 @@ def compare(full: Readings, plain: Readings, own: int, count: int, strengths: Se
     return {name: round(value, 4) for name, value in {"response": response, **found}.items()}
 
 
+def found(pipe: RefineStylePipeline, crops: Tensor, steps: int) -> tuple[Tensor, Tokens]:
+    """w+ and tokens of portraits: the encoder's answer, and steps on its tokens."""
+    inversions = pipe.invert_crops(crops, steps=steps)
+    return torch.stack([one.w_plus for one in inversions]), [one.tokens for one in inversions]
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything, with a sheet for each direction written into ``args.out``."""
     pipe = RefineStylePipeline.from_pretrained(args.model, device=args.device)
     pipe.generator.requires_grad_(False)
-    encoder = Encoder.from_pretrained(args.encoder).to(args.device) if args.encoder else pipe.encoder
-    if encoder is None or not pipe.directions:
+    pipe = with_encoder(pipe, args.encoder)
+    if pipe.encoder is None or not pipe.directions:
         raise ConfigError(f"{args.model} needs an encoder (or --encoder) and directions.")
     net = AttributeNet.from_pretrained(args.attributes).to(args.device)
     pictures = open_pictures(args.data, pipe.generator.config.resolution, args.split)
     chosen = (torch.arange(min(args.pictures, len(pictures))) * (len(pictures) / args.pictures)).long()
-    with torch.no_grad():
-        crops = [to_float(pictures.take(part)).to(args.device) for part in chosen.split(BATCH)]
-        full = [tuple(encoder(crop, pipe.generator)) for crop in crops]
+    crops = [to_float(pictures.take(part)).to(args.device) for part in chosen.split(BATCH)]
+    full = [found(pipe, crop, args.steps) for crop in crops]
     plain = [(w_plus, None) for w_plus, _ in full]
     rows = {}
     for name, direction in pipe.directions.items():
@@ -117,12 +124,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         rows[name] = compare(with_tokens, alone, own, net.config.num_attributes, strengths)
         save_png(sheet(pipe.generator, crops[0], full[0], name, pipe.directions, strengths), args.out / f"{name}.png")
     count = sum(map(len, crops))
-    return {"model": Path(args.model).name, "pictures": count, "split": args.split, "directions": rows}
+    return {
+        "model": Path(args.model).name,
+        "pictures": count,
+        "split": args.split,
+        "steps": args.steps,
+        "directions": rows,
+    }
 
 
 @torch.no_grad()
 def sheet(
-    generator: Generator, crops: Tensor, found: tuple[Tensor, TokenBatch], name: str,
+    generator: Generator, crops: Tensor, found: tuple[Tensor, Tokens], name: str,
     directions: Mapping[str, Direction], strengths: Sequence[float],
 ) -> Any:  # fmt: skip
     """For each of some portraits a line with tokens and a line of w+ alone: the portrait, then all strengths."""
@@ -160,6 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="zip or folder of the portraits")
     parser.add_argument("--split", default="test")
     parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=0, help="on the tokens, after the encoder's answer")
     parser.add_argument("--attributes", default=Path(__file__).parent / "attributes", help="the attribute network")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/edits"))
