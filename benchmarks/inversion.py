@@ -202,7 +202,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         return our_methods(main, steps, first)[len(our_methods(main, [], first)) :]
 
     whole = [args.steps] if args.steps else []
-    slow = [*further(CURVE), *baselines(main, W_CURVE, PTI_CURVE)]
+    curve, w_curve, pti_curve = ((50,), W_CURVE[-1:], PTI_CURVE[-1:]) if args.short else (CURVE, W_CURVE, PTI_CURVE)
+    slow = [*further(curve), *baselines(main, w_curve, pti_curve)]
     report: dict[str, Any] = {"model": Path(args.model).name, "tables": {}}
     for name, crops in sets(args, size):
         few = crops[evenly(len(crops), args.few)]
@@ -241,6 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=1000, help="portraits of the test split")
     parser.add_argument("--each", type=int, default=40, help="portraits for each change out of domain")
     parser.add_argument("--few", type=int, default=32, help="pictures of a set for the slow ways; 0: none")
+    parser.add_argument("--short", action="store_true", help="of the slow ways only the longest, and 50 steps of ours")
     parser.add_argument("--steps", type=int, default=50, help="after the first encoder, on all pictures; 0: none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/inversion"))

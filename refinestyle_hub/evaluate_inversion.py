@@ -207,7 +207,8 @@ def evaluate_inversion(
     if not len(crops):
         raise ShapeError("There is no picture to invert.")
     rows, done = [], 0
-    methods[0].invert(crops[:1])  # to warm up
+    with torch.enable_grad():
+        methods[0].invert(crops[:1])  # to warm up
     for method in methods:
         drawn, seconds, values = [], [], 0
         for crop in crops.split(1):

@@ -14,14 +14,14 @@ MIN_FACE = 64  # pixels; below, a photo is refused
 SMALL_FACE = 128  # pixels; below, it is taken with a warning
 
 MAX_STEPS = 400  # of an inversion, both phases together
-DEFAULT_STEPS = {True: 50, False: 100}  # from an encoder's answer, and without an encoder
+DEFAULT_STEPS = {True: 30, False: 100}  # from an encoder's answer, and without an encoder
 CHUNK_SECONDS = 1.0  # wanted length of one turn on the device: Stop waits no longer than this
 JOB_SECONDS = 180.0  # wall clock of one inversion, whatever was asked for
 MAX_STRENGTH = 10.0  # of an edit that comes over the API
 STRIP = 7  # pictures in a strip of strengths
 
 ADAPT_STEPS = (50, 1000)  # fewest and most of an adaptation
-DEFAULT_ADAPT_STEPS = {"cpu": 120, "cuda": 500}  # about a minute of an idle machine with two cores
+DEFAULT_ADAPT_STEPS = {"cpu": 90, "cuda": 500}  # about a minute of an idle machine with two cores
 ADAPT_TOKENS = (1, 8)  # fewest and most for each layer
 ADAPT_SECONDS = 900.0  # wall clock of one adaptation, whatever was asked for
 TURN_SECONDS = 20.0 if os.environ.get("SPACES_ZERO_GPU") == "true" else 2.0  # of it before others come in between

@@ -163,3 +163,15 @@ def test_every_distance_of_a_larger_picture(perceptual: Perceptual) -> None:
     by = judges(128, perceptual, None, None)
     assert list(by) == ["mse", "st-lpips-alex", "ms_ssim"]
     assert float(by["ms_ssim"](x, x).min()) == pytest.approx(1)
+
+
+def test_every_way_may_optimise_the_first_too() -> None:
+    """Also when it is only warmed up: of a model without an encoder the first way is an optimisation."""
+    enabled: list[bool] = []
+
+    def invert(crop: Tensor) -> tuple[Tensor, int]:
+        enabled.append(torch.is_grad_enabled())
+        return crop, 0
+
+    evaluate_inversion([Method("a", invert)], crops(1), {"mse": mse})
+    assert enabled == [True, True]

@@ -50,6 +50,11 @@ def edits() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def ablation() -> ModuleType:
+    return load("token_ablation")
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with an encoder and directions, a second encoder, portraits and a few-shot set of 32 px."""
     folder = tmp_path_factory.mktemp("inversion")
@@ -196,3 +201,15 @@ def test_edits_of_a_tiny_model(edits: ModuleType, folder: Path, tmp_path: Path) 
     assert row["tokens_drift"] == pytest.approx(row["w_plus_drift"], abs=1e-3)
     with Image.open(tmp_path / "smile.png") as sheet:
         assert sheet.size == (6 * 34 - 2, 6 * 34 - 2)  # three portraits, two lines each; five strengths
+
+
+def test_ablation_of_a_tiny_model(ablation: ModuleType, folder: Path, tmp_path: Path) -> None:
+    where = ("--data", folder / "portraits", "--domains", folder / "domains", "--attributes", folder / "attributes")
+    ablation.main([str(folder / "model"), *map(str, where), "--pictures", "1", "--steps", "1", "--out", str(tmp_path)])
+    report = json.loads((tmp_path / "ablation.json").read_text())
+    assert report["pictures"] == 2
+    values = {row["method"]: row["values"] for row in report["rows"]}
+    assert list(values) == list(ablation.VARIANTS)
+    assert values["T = 16"] == 2 * next(iter(values.values())) == 16 * values["T = 1"]
+    assert values["broadcast"] < values["pre"] < values["full"]
+    assert values["3x3 layers from 16 px"] < values["pre"] < values["3x3 and toRGB layers"]
