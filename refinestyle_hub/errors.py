@@ -9,6 +9,7 @@ __all__ = [
     "CardError",
     "ConfigError",
     "DirectionError",
+    "DivergedError",
     "DomainError",
     "FaceNotFoundError",
     "HubAccessError",
@@ -97,6 +98,10 @@ class MissingDependencyError(RefineStyleHubError, ImportError):
 
 class CancelledError(RefineStyleHubError, RuntimeError):
     """The caller's callback asked a running job to stop."""
+
+
+class DivergedError(RefineStyleHubError, ArithmeticError):
+    """The numbers of a run are no longer finite. What it reached before is kept."""
 
 
 class HubAccessError(RefineStyleHubError, PermissionError):

@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from refinestyle_hub.errors import DivergedError
 from refinestyle_hub.images import to_images
 
 from . import limits, messages
@@ -112,10 +113,10 @@ class Adapting:
                 count = max(1, min(run.steps - run.done, round(limits.TURN_SECONDS / run.pace)))
                 try:
                     chunk = self.jobs.adapt(run, count, face, flag)
-                except gr.Error as error:  # on ZeroGPU for instance, the visitor's minutes are used up
+                except (gr.Error, DivergedError) as error:  # on ZeroGPU, say, the visitor's minutes are used up
                     if not run.done:
                         raise
-                    trouble = str(error.message)
+                    trouble = str(getattr(error, "message", error))
                     break
                 run, self.jobs.pace = chunk.run, chunk.run.pace
                 if run.done >= run.steps or os.path.exists(flag) or time.monotonic() > deadline:

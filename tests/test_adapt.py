@@ -19,7 +19,7 @@ from refinestyle_hub.adapt import Adaptation, AdaptSettings, AdaptState, Context
 from refinestyle_hub.adapt.terms import Layout, Reconstruction
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
+from refinestyle_hub.errors import ConfigError, DivergedError, ModelFileError, ShapeError
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.losses import Perceptual
 from refinestyle_hub.tokens import TokenSet
@@ -178,6 +178,24 @@ def test_what_few_pictures_owe_to_chance_is_no_move() -> None:
     few = features(0.0, count=5, seed=3)
     assert float(few.mean(dim=0).square().mean()) > 0.15
     assert layout(source, source, few, typical) < 0.02
+
+
+def test_a_run_that_diverges_says_so_and_keeps_what_it_reached(
+    generator: Generator, discriminator: Discriminator
+) -> None:
+    class Bursts:
+        name, weight = "bursts", 1.0
+
+        def __call__(self, context: Context) -> Tensor:
+            return context.adapted.mean() / (0.0 if context.step == 5 else 1.0)
+
+    run = begin(generator, discriminator, steps=8, terms=[Bursts()])
+    with pytest.raises(DivergedError, match=r"(?s)step 6 of 8: bursts .*Lower"):
+        run.run()
+    assert run.done == 5
+    kept = run.token_set()
+    assert kept.metadata["steps"] == run.best_step > 0
+    assert all(bool(tensor.isfinite().all()) for tensor in kept.state_dict().values())
 
 
 def test_every_step_sees_all_pictures(generator: Generator, discriminator: Discriminator) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..discriminator import Discriminator
-from ..errors import ConfigError, ModelFileError, ShapeError
+from ..errors import ConfigError, DivergedError, ModelFileError, ShapeError
 from ..fingerprint import fingerprint
 from ..generator import Generator
 from ..invert import OnStep, invert
@@ -187,7 +187,11 @@ class Adaptation:
 
     def step(self, count: int = 1) -> dict[str, float]:
         """Do ``count`` steps, fewer where the run ends before; returns the figures of the last: each term, unweighted,
-        and "distance" where fixed samples were looked at."""
+        and "distance" where fixed samples were looked at.
+
+        Raises:
+            DivergedError: a term is no longer finite; the tokens stay as they were.
+        """
         began = time.monotonic()
         figures: dict[str, float] = {}
         self._invert()
@@ -228,6 +232,12 @@ class Adaptation:
         context = self._context()
         losses = {term.name: term(context) for term in self.terms}
         total = sum((term.weight * losses[term.name] for term in self.terms), context.adapted.new_zeros([]))
+        if not bool(total.isfinite()):
+            wrong = ", ".join(name for name, loss in losses.items() if not bool(loss.isfinite()))
+            raise DivergedError(
+                f"The run diverged at step {self.done + 1} of {self.steps}: {wrong} is not finite.\n"
+                "Lower the rates of the settings. What was reached before is kept: token_set() has it."
+            )
         gradients = torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
         for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
             leaf.grad = gradient
