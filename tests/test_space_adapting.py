@@ -17,6 +17,7 @@ from space_parts import domain, pixels, request, style, whole
 from zero_gpu import FakeZeroGPU
 
 from refinestyle_hub.adapt import load_references
+from refinestyle_hub.errors import DivergedError
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -108,8 +109,9 @@ def test_stopped_before_the_first_step_nothing_is_kept(on: Adapting, pictures: l
     assert not shelf.domains
 
 
+@pytest.mark.parametrize("error", [gr.Error, DivergedError])
 def test_what_was_reached_outlives_an_error(
-    on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+    error: type[Exception], on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)  # a step is a chunk
     chunk = on.jobs.adapt
@@ -118,7 +120,7 @@ def test_what_was_reached_outlives_an_error(
     def used_up(*args: Any) -> Any:
         calls.append(args)
         if len(calls) > 2:
-            raise gr.Error("You have exceeded your GPU quota.")
+            raise error("You have exceeded your GPU quota.")
         return chunk(*args)
 
     on.jobs.adapt = used_up
