@@ -203,6 +203,23 @@ def test_the_second_stage_can_start_from_another_runs_first(tiny: EncoderTrainin
         train_encoder(replace(further, width=32, out=str(tmp_path / "wider")))
 
 
+def test_codes_stay_in_the_coordinates_they_were_learnt_in(tiny: EncoderTraining, tmp_path: Path) -> None:
+    """Another machine finds other axes for the same w: here those of the encoder, and of the saved run, are turned."""
+    encoder = train_encoder(replace(tiny, pictures=0)).average
+    encoder.basis.copy_(encoder.basis.flip(0))
+    encoder.first.groups[0].codes[0].bias.data.fill_(0.3)  # type: ignore[union-attr, index, operator]
+    trainer = trainer_of(replace(tiny, w_pictures=0))
+    trainer.start_from(encoder)
+    wanted = encoder.codes(faces(2))
+    for own in (trainer.encoder, trainer.average):
+        torch.testing.assert_close(own.codes(faces(2)), wanted)
+    trainer.save(tmp_path / "state.safetensors")
+    again = trainer_of(replace(tiny, w_pictures=0))
+    again.load(tmp_path / "state.safetensors")
+    for own in (again.encoder, again.average):
+        torch.testing.assert_close(own.codes(faces(2)), wanted)
+
+
 def test_a_first_stage_that_stays_is_of_the_same_generator(tiny: EncoderTraining) -> None:
     other = Generator.from_pretrained(tiny.model)
     with torch.no_grad():

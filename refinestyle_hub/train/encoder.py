@@ -236,6 +236,7 @@ class EncoderTrainer:
         """Continue the run saved at ``path``."""
         tensors, state = checkpoint.read(path)
         checkpoint.load_networks(tensors, self.networks)
+        self._take_coordinates(self.average)
         self.seen = state["seen"]
         for name, optimizer in self.optimizers.items():
             checkpoint.load_optimizer(tensors, name, self.learning[name], optimizer)
@@ -247,14 +248,23 @@ class EncoderTrainer:
             ModelFileError: its first stage is another network.
             BaseMismatchError: it reads codes of another generator, and would stay as it is.
         """
+        base = fingerprint(self.generator)
         if self.config.stages == "two" and not self.config.w_pictures and encoder.config.base is not None:
-            check_base(encoder.config.base, fingerprint(self.generator), what="The encoder to start from")
+            check_base(encoder.config.base, base, what="The encoder to start from")
         try:
             for own in (self.encoder, self.average):
                 own.first.load_state_dict(encoder.first.state_dict())
         except RuntimeError as error:
             text = " ".join(str(error).split())[:200]
             raise ModelFileError(f"The first stage of that encoder is another network: {text}") from error
+        if encoder.config.base is not None and encoder.config.base.digest == base.digest:
+            self._take_coordinates(encoder)
+
+    def _take_coordinates(self, encoder: Encoder) -> None:
+        """Those in which its codes are: where w varies alike in all directions, rounding decides which axes it has."""
+        for own in (self.encoder, self.average):
+            own.w_avg.copy_(encoder.w_avg)
+            own.basis.copy_(encoder.basis)
 
     def run(self, progress: Progress | None = None) -> None:
         """Train to the end; an exception of ``progress`` stops the run after its state has been saved."""
