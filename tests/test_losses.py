@@ -12,6 +12,7 @@ from torch import Tensor
 
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
 from refinestyle_hub.losses import Perceptual, code_spread, mse, shrink
+from refinestyle_hub.losses.gan import feature_matching
 from refinestyle_hub.losses.perceptual import _blur, _convolve_and_blur
 
 
@@ -147,3 +148,14 @@ def test_small_terms() -> None:
     assert shrink(picture, 2)[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
     assert shrink(picture, 4) is picture
     assert shrink(torch.zeros(1, 3, 1024, 1024), 256).shape == (1, 3, 256, 256)
+
+
+def test_features_of_a_flat_picture_may_be_nought() -> None:
+    x = torch.full((1, 2, 4, 4), 3.0, requires_grad=True)
+    nothing = torch.zeros(1, 2, 4, 4)
+    assert float(feature_matching([x], [nothing + 1.5])) == pytest.approx(1)
+    loss = feature_matching([x, nothing], [nothing, nothing])
+    assert float(loss) == pytest.approx(5)  # ten times what is there, and nothing
+    loss.backward()
+    assert x.grad is not None
+    assert bool(x.grad.isfinite().all())
