@@ -153,9 +153,9 @@ def test_small_terms() -> None:
 def test_features_of_a_flat_picture_may_be_nought() -> None:
     x = torch.full((1, 2, 4, 4), 3.0, requires_grad=True)
     nothing = torch.zeros(1, 2, 4, 4)
-    assert float(feature_matching([x], [nothing + 1.5])) == pytest.approx(1)
+    assert feature_matching([x], [nothing + 1.5]).item() == pytest.approx(1)
     loss = feature_matching([x, nothing], [nothing, nothing])
-    assert float(loss) == pytest.approx(5)  # ten times what is there, and nothing
+    assert loss.item() == pytest.approx(5)  # ten times what is there, and nothing
     loss.backward()
     assert x.grad is not None
     assert bool(x.grad.isfinite().all())
