@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from space import images, jobs  # imports spaces, which must come before torch on ZeroGPU
 from space.model import load
-from space.ui import LAUNCH, build
+from space.ui import build, launch_settings
 
 
 pipe, name, notice = load(os.environ.get("REFINESTYLE_MODEL"))
@@ -21,4 +21,4 @@ images.keep_swept()
 demo = build(pipe, name, notice, jobs.gpu)
 
 if __name__ == "__main__":
-    demo.launch(**LAUNCH)
+    demo.launch(**launch_settings())

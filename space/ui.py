@@ -23,25 +23,7 @@ from .tabs import about, adapt, edit, invert, share, stylise
 from .theme import CSS, PAGE, theme
 
 
-__all__ = ["LAUNCH", "build"]
-
-LAUNCH: dict[str, Any] = {
-    "max_file_size": limits.MAX_BYTES,
-    "show_error": False,
-    "run_history": False,  # it would keep photos in the visitor's browser
-    "enable_monitoring": False,
-    "ssr_mode": False,
-    "mcp_server": None,
-    "pwa": False,
-    "footer_links": ["api", "gradio"],
-    "state_session_capacity": limits.SESSIONS,
-    "allowed_paths": [],
-    "app_kwargs": {"middleware": [Middleware(Guard, limit=limits.MAX_BODY, room=limits.MIN_ROOM)]},
-    "_frontend": False,  # or a machine that is busy for three seconds at the start could not run it
-    "theme": theme(),
-    "css_paths": [CSS],
-    "js": PAGE.read_text(encoding="utf-8"),
-}
+__all__ = ["build", "launch_settings"]
 
 HEADER = """
 <h1>RefineStyle</h1>
@@ -50,8 +32,30 @@ HEADER = """
 """
 
 
+def launch_settings() -> dict[str, Any]:
+    """The arguments of ``launch``: new ones for each app, since Gradio changes them, and a second app would start what
+    belongs to the first."""
+    return {
+        "max_file_size": limits.MAX_BYTES,
+        "show_error": False,
+        "run_history": False,  # it would keep photos in the visitor's browser
+        "enable_monitoring": False,
+        "ssr_mode": False,
+        "mcp_server": None,
+        "pwa": False,
+        "footer_links": ["api", "gradio"],
+        "state_session_capacity": limits.SESSIONS,
+        "allowed_paths": [],
+        "app_kwargs": {"middleware": [Middleware(Guard, limit=limits.MAX_BODY, room=limits.MIN_ROOM)]},
+        "_frontend": False,  # or a machine that is busy for three seconds at the start could not run it
+        "theme": theme(),
+        "css_paths": [CSS],
+        "js": PAGE.read_text(encoding="utf-8"),
+    }
+
+
 def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[..., Any] = gpu) -> gr.Blocks:
-    """The app for a pipeline, ready to launch with ``LAUNCH``.
+    """The app for a pipeline, ready to launch with ``launch_settings()``.
 
     Args:
         pipe: what it draws with.

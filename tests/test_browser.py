@@ -44,7 +44,7 @@ from space import images, limits, messages
 from space.handlers import Handlers
 from space.session import Shelf
 from space.styling import RANDOM, Styling
-from space.ui import LAUNCH, build
+from space.ui import build, launch_settings
 
 
 pytestmark = [
@@ -77,7 +77,7 @@ def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def url(demo: gr.Blocks) -> Iterator[str]:
-    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    _, address, _ = demo.launch(**launch_settings(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield address
     demo.close(verbose=False)
 
@@ -445,7 +445,7 @@ def test_screenshots(visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(limits, limit, value)
     pipe, name, notice = load(os.environ.get("REFINESTYLE_MODEL"))
     demo = build(pipe, name, notice)
-    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    _, address, _ = demo.launch(**launch_settings(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     try:
         for kind, width, height, dark in (
             ("desktop", 1280, 900, False),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.util
 import io
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,15 +31,13 @@ from space.agents import SERVED, Tools
 from space.images import cache_file
 from space.sharing import FACE
 from space.tokenfiles import domain_file, inversion_file
-from space.ui import LAUNCH, build
+from space.ui import build, launch_settings
 
 
-HAS_MCP = importlib.util.find_spec("mcp") is not None
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # of the server's libraries, which warn each other in its threads
     pytest.mark.usefixtures("closed_loops"),
 ]
-needs_mcp = pytest.mark.skipif(not HAS_MCP, reason="needs gradio[mcp]")
 FILES = {
     "/invert": ["photo"], "/edit": ["inversion_file"], "/adapt": ["pictures"],
     "/stylise": ["inversion_file", "domain_file"],
@@ -60,7 +57,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def url(tiny_pipe: RefineStylePipeline, cache: Path) -> Iterator[str]:
     demo = build(whole(tiny_pipe), "tiny")
-    settings = {**LAUNCH, "mcp_server": HAS_MCP}
+    settings = {**launch_settings(), "mcp_server": True}
     _, address, _ = demo.launch(**settings, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield address
     demo.close(verbose=False)
@@ -136,11 +133,11 @@ def data_address(content: bytes, kind: str = "application/octet-stream") -> str:
 def call(url: str, *calls: tuple[str, dict[str, Any]], told: Any = None) -> list[Any]:
     """Results of tools, all from one connection."""
     from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client.streamable_http import streamable_http_client
 
     async def work() -> list[Any]:
         async with (
-            streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _),
+            streamable_http_client(f"{url}gradio_api/mcp/") as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()
@@ -162,7 +159,6 @@ def picture(result: Any) -> Any:
         return np.array(opened)
 
 
-@needs_mcp
 def test_the_list_of_tools_says_what_each_takes(url: str) -> None:
     from jsonschema import Draft202012Validator
 
@@ -180,7 +176,6 @@ def test_the_list_of_tools_says_what_each_takes(url: str) -> None:
     assert "the .safetensors file of the face" in str(tools["/edit"].inputSchema["properties"]["inversion_file"])
 
 
-@needs_mcp
 def test_an_agent_edits_and_stylises_the_face_that_it_inverted(url: str, connect: Any, photo: str) -> None:
     shown = data_address(Path(photo).read_bytes(), "image/png")
     (inverted,) = call(url, ("invert", {"photo": shown, "aligned": True, "steps": 2}))
@@ -201,7 +196,6 @@ def test_an_agent_edits_and_stylises_the_face_that_it_inverted(url: str, connect
         assert np.array_equal(picture(result), wanted)
 
 
-@needs_mcp
 def test_an_agent_uses_the_domain_that_it_made(url: str, tmp_path: Path) -> None:
     shown = [data_address(Path(file).read_bytes(), "image/png") for file in style(tmp_path)]
     steps: list[Any] = []
@@ -217,7 +211,6 @@ def test_an_agent_uses_the_domain_that_it_made(url: str, tmp_path: Path) -> None
     assert not np.array_equal(picture(plain), picture(styled))
 
 
-@needs_mcp
 def test_agents_do_not_meet(url: str, photo: str) -> None:
     shown = data_address(Path(photo).read_bytes(), "image/png")
     results = call(

@@ -29,7 +29,7 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens import TokenSet
 from space import jobs, limits, messages, model
 from space.handlers import Handlers
-from space.ui import LAUNCH, build
+from space.ui import build, launch_settings
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def url(demo: gr.Blocks) -> Iterator[str]:
-    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    _, address, _ = demo.launch(**launch_settings(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield address
     demo.close(verbose=False)
 
@@ -98,6 +98,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 # --- Settings and wiring ---
+
+
+def test_apps_do_not_share_what_gradio_keeps_in_their_settings() -> None:
+    launch_settings()["app_kwargs"]["lifespan"] = object()  # as Gradio's MCP server does
+    assert "lifespan" not in launch_settings()["app_kwargs"]
 
 
 def test_every_event_is_in_its_line_and_admitted(demo: gr.Blocks) -> None:
@@ -268,7 +273,7 @@ def test_a_session_is_forgotten(
     monkeypatch.setattr(limits, "STATE_SECONDS", 1)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     demo = build(tiny_pipe, "tiny")
-    _, address, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    _, address, _ = demo.launch(**launch_settings(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     try:
         client = Client(address, verbose=False, analytics_enabled=False, download_files=str(tmp_path))
         client.predict(photo=handle_file(photo), steps=0, aligned=True, api_name="/invert")
