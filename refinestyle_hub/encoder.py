@@ -5,15 +5,16 @@ has learned queries (one for the w+ code of each layer, T for its P and T for it
 at the group's map in a stack of transformer blocks of their own; small linear heads turn them into numbers.
 
 One stage learns all of it together. Of two stages, the first learns w+ and the second tokens: it sees the picture,
-what the first stage draws, and their difference.
+what the first stage draws, and their difference; and if it is made so, the generator's own feedback (``feedback.py``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +23,20 @@ from torch import Tensor, nn
 from .backbone import open_backbone
 from .config import EncoderConfig, GeneratorConfig, LayerSpec
 from .errors import ShapeError
+from .feedback import DISTANCES, feedback
 from .fingerprint import fingerprint
 from .generator import Generator
 from .hub import Pretrained
+from .losses import Perceptual
 from .refine import Residual, residual_kernel
 from .token_batch import TokenBatch
 from .token_parameters import MAX_TORGB_RANK, KernelStats
 from .tokens import LayerTokens, match_layers
 
 
-__all__ = ["Encoded", "Encoder", "layer_groups", "standard_coordinates"]
+__all__ = ["Encoded", "Encoder", "Reader", "layer_groups", "standard_coordinates"]
+
+Q_VARIES = 0.1  # of its deviation: how much Q differs from picture to picture at first
 
 
 class Encoded(NamedTuple):
@@ -130,10 +135,22 @@ class CodeHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+class Head(nn.Linear):
+    """A linear map divided by its width, but for the bias.
+
+    Adam moves each weight by its rate, and what ``width`` of them add up to by ``width`` times as much: undivided, a
+    rate that suits the blocks breaks the face (Yang et al. 2021, arXiv 2203.03466, table 3: the output's multiplier).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x / self.in_features, self.weight, self.bias)
+
+
 class TokenHead(nn.Module):
     """Queries of a layer [N, 2 T, d], first those of P, then those of Q -> its tokens for each picture.
 
-    As everywhere P = 0, Q ~ N(0, 1 / C_in), A = 1 at first. P is in units of the norm of the base kernel.
+    As everywhere P = 0, Q ~ N(0, 1 / C_in), A = 1 at first. P is in units of the norm of the base kernel. With
+    feedback the queries of P hear of the gradients, and P goes along each as far as its query says.
     """
 
     unit: Tensor
@@ -146,15 +163,23 @@ class TokenHead(nn.Module):
         self.multiply = config.residual == "multiply"
         self.full = config.spatial == "full" and spec.kernel > 1
         taps, width = spec.kernel**2, config.width
-        self.p = nn.Linear(width, spec.outputs)
-        self.q = nn.Linear(width, spec.inputs * (taps if self.full else 1), bias=False)
-        self.a = nn.Linear(width, taps) if config.spatial == "scaled" and spec.kernel > 1 else None
+        inputs = spec.inputs * (taps if self.full else 1)
+        self.mean_q = nn.Parameter(torch.randn(self.rank, inputs) / math.sqrt(spec.inputs))
+        self.p = Head(width, spec.outputs)
+        self.q = Head(width, inputs, bias=False)
+        self.a = Head(width, taps) if config.spatial == "scaled" and spec.kernel > 1 else None
         nn.init.zeros_(self.p.weight)
         nn.init.zeros_(self.p.bias)
-        nn.init.normal_(self.q.weight, std=1 / math.sqrt(width * spec.inputs))
+        nn.init.normal_(self.q.weight, std=Q_VARIES * math.sqrt(width / spec.inputs))
         if self.a is not None:
             nn.init.zeros_(self.a.weight)
             nn.init.ones_(self.a.bias)
+        if config.feedback:
+            self.hear = nn.Linear(DISTANCES * spec.outputs, width)
+            self.follow = Head(width, DISTANCES)
+            self.gain = nn.Parameter(torch.ones(self.rank, DISTANCES, spec.outputs))
+            nn.init.zeros_(self.follow.weight)
+            nn.init.zeros_(self.follow.bias)
         self.register_buffer("unit", torch.ones([]))
 
     def scale(self, stats: KernelStats) -> None:
@@ -162,14 +187,27 @@ class TokenHead(nn.Module):
         pre = torch.tensor(self.pre, device=stats.norm.device)
         self.unit.copy_(torch.tensor(math.sqrt(self.spec.inputs)) if self.multiply else stats.unit(pre))
 
-    def forward(self, x: Tensor) -> LayerTokens:
+    def start(self, n: int) -> LayerTokens:
+        """Tokens of n pictures before any is seen: no residual, and a P that gradients reach."""
+        p = self.mean_q.new_zeros(n, self.rank, self.spec.outputs).requires_grad_()
+        q = self.mean_q.detach().expand(n, -1, -1)
+        a = None if self.a is None else self.a.bias.detach().expand(n, self.rank, -1)
+        return self._tokens(p, q, a)
+
+    def forward(self, x: Tensor, told: Tensor | None) -> LayerTokens:  # [N, 2 T, d], [N, T, 2, O]
         of_p, of_q = x.split(self.rank, dim=1)
+        p = self.p(of_p).float()
+        if told is not None:
+            p = p + (self.follow(of_p).float()[..., None] * self.gain * told).sum(dim=2)
+        q = self.mean_q + self.q(of_q).float()
+        return self._tokens(p * self.unit, q, None if self.a is None else self.a(of_q).float())
+
+    def _tokens(self, p: Tensor, q: Tensor, a: Tensor | None) -> LayerTokens:
+        """Of P [N, T, O], Q [N, T, I] or [N, T, I k k], A [N, T, k k]."""
         side = self.spec.kernel
-        p = self.p(of_p).float() * self.unit  # [N, T, O]
-        q = self.q(of_q).float()  # [N, T, I]
-        a = None if self.a is None else self.a(of_q).float().unflatten(2, (side, side))  # [N, T, k, k]
         if self.full:
             q = q.unflatten(2, (self.spec.inputs, side, side))
+        a = None if a is None else a.unflatten(2, (side, side))
         return LayerTokens(p, q, a, torch.full(p.shape[:2], self.pre, device=p.device))
 
 
@@ -187,18 +225,24 @@ class Group(nn.Module):
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, x: Tensor) -> tuple[list[Tensor], dict[str, LayerTokens]]:
-        """Map [N, d, h, w] -> codes [N, D] of the layers, and tokens by layer."""
+    def forward(self, x: Tensor, told: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, LayerTokens]]:
+        """Map [N, d, h, w] and feedback [N, T, 2, O] by layer -> codes [N, D] of the layers, and tokens by layer."""
         channels, height, width = x.shape[1:]
         place = positions(height, width, channels).to(x.device)
         memory = self.memory(x.flatten(2).mT) + place.flatten(1).T  # [N, h w, d]
         x = self.queries.expand(len(memory), -1, -1)
+        heads: Sequence[Any] = list(self.tokens)
+        if told:
+            heard = [F.pad(head.hear(told[head.spec.name].flatten(2)), (0, 0, 0, head.rank)) for head in heads]
+            x = x + F.pad(torch.cat(heard, dim=1), (0, 0, len(self.codes), 0))
         for block in self.blocks:
             x = block(x, memory)
         parts = self.norm(x).split(self.counts, dim=1)
         codes = [head(part[:, 0]) for head, part in zip(self.codes, parts, strict=False)]
-        heads: Iterable[Any] = self.tokens
-        tokens = {head.spec.name: head(part) for head, part in zip(heads, parts[len(codes) :], strict=True)}
+        tokens = {
+            head.spec.name: head(part, told.get(head.spec.name))
+            for head, part in zip(heads, parts[len(codes) :], strict=True)
+        }
         return codes, tokens
 
 
@@ -220,8 +264,14 @@ class Reader(nn.Module):
         used = self.backbone.channels[::-1][: groups[-1].place + 1]  # coarse to fine
         self.laterals = nn.ModuleList(nn.Linear(channels, config.width) for channels in used)
 
-    def forward(self, x: Tensor) -> tuple[Tensor | None, dict[str, LayerTokens]]:
-        """Codes [N, L, D] in standard coordinates, or None; tokens by layer, those there are."""
+    def forward(
+        self, x: Tensor, told: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor | None, dict[str, LayerTokens]]:
+        """Codes [N, L, D] in standard coordinates, or None; tokens by layer, those there are.
+
+        Args:
+            x: [N, C, S, S]. told: feedback by layer, for a reader of tokens that is made for it.
+        """
         maps: list[Tensor] = []  # [N, d, h, w], coarse to fine; each also sees the coarser (Lin et al. 2017, FPN)
         for y, lateral in zip(reversed(self.backbone(x)), self.laterals, strict=False):
             y = lateral(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -230,9 +280,25 @@ class Reader(nn.Module):
         tokens: dict[str, LayerTokens] = {}
         groups: Iterable[Any] = self.groups
         for group in groups:
-            some, more = group(maps[group.place])
+            some, more = group(maps[group.place], told or {})
             codes, tokens = codes + some, tokens | more
         return torch.stack(codes, dim=1).float() if codes else None, tokens
+
+    def start(self, n: int) -> dict[str, LayerTokens]:
+        """Tokens of n pictures before any is seen, by layer."""
+        groups: Iterable[Any] = self.groups
+        return {head.spec.name: head.start(n) for group in groups for head in group.tokens}
+
+    @torch.no_grad()
+    def learn_from(self, first: Reader) -> None:
+        """Begin with what a reader of codes knows of pictures: its backbone, which takes the first three channels, and
+        its blocks."""
+        source, target = first.state_dict(), self.state_dict()
+        for name in target.keys() & source.keys():
+            if target[name].shape == source[name].shape and not name.endswith("queries"):
+                target[name].copy_(source[name])
+            elif name.startswith("backbone") and target[name][:, :3].shape == source[name].shape:
+                target[name][:, :3].copy_(source[name])
 
 
 # --- The encoder ----------------------------------------------------------------------------------------------------
@@ -299,11 +365,10 @@ class Encoder(Pretrained, nn.Module):
         else:
             with torch.no_grad():
                 w_plus, _ = self._codes(seen)
-                drawn = self._look(generator(w_plus).clamp(-1, 1))
-            _, tokens = self.second(torch.cat([seen, drawn, seen - drawn], dim=1))
-        if self.config.residual == "multiply":
-            tokens = {name: _times_kernel(x, generator.layer(name).weight) for name, x in tokens.items()}
-        return Encoded(w_plus, TokenBatch(len(pictures), tokens))
+            drawn, told = self._draw(pictures, w_plus, generator)
+            drawn = self._look(drawn.clamp(-1, 1))
+            _, tokens = self.second(torch.cat([seen, drawn, seen - drawn], dim=1), told)
+        return Encoded(w_plus, TokenBatch(len(pictures), self._of_kernels(tokens, generator)))
 
     def codes(self, pictures: Tensor) -> Tensor:
         """w+ [N, L, D] alone, without a drawing: of two stages, the answer of the first."""
@@ -326,6 +391,27 @@ class Encoder(Pretrained, nn.Module):
         elif side < self.config.size:
             pictures = F.interpolate(pictures, size=(self.config.size,) * 2, mode="bilinear")
         return pictures.contiguous(memory_format=torch.channels_last)
+
+    def _draw(self, pictures: Tensor, w_plus: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the first stage's w+ [N, L, D] draws, [N, 3, R, R]; and the feedback on it, if any is asked for."""
+        if not self.config.feedback:
+            with torch.no_grad():
+                return generator(w_plus), {}
+        # a graph is needed even where the caller wants none, and no graph takes tensors of inference mode
+        with torch.inference_mode(False):
+            start = cast(Reader, self.second).start(len(w_plus))
+            free, tokens = {name: x.p for name, x in start.items()}, self._of_kernels(start, generator)
+            return feedback(generator, w_plus.clone(), tokens, free, pictures.clone(), self._judge, self.config.size)
+
+    @cached_property
+    def _judge(self) -> Perceptual:
+        """Whose gradient is told: always the same distance, with the weights that the package requires."""
+        return Perceptual.load("st-lpips-alex").to(self.w_avg.device)
+
+    def _of_kernels(self, tokens: dict[str, LayerTokens], generator: Generator) -> dict[str, LayerTokens]:
+        if self.config.residual != "multiply":
+            return tokens
+        return {name: _times_kernel(x, generator.layer(name).weight) for name, x in tokens.items()}
 
     def _codes(self, seen: Tensor) -> tuple[Tensor, dict[str, LayerTokens]]:
         codes, tokens = self.first(seen)

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import processes
 from ..discriminator import Discriminator
-from ..encoder import Encoder
+from ..encoder import Encoder, Reader
 from ..errors import ConfigError, ModelFileError
 from ..fingerprint import check_base, fingerprint
 from ..generator import Generator
@@ -108,6 +108,11 @@ class EncoderTrainer:
     def every(self, steps: int) -> bool:
         return steps > 0 and (self.seen // self.config.batch) % steps == 0
 
+    def window(self) -> torch.Generator | None:
+        """The source of the window that the perceptual distance takes in this step, if it takes one."""
+        rng = torch.Generator().manual_seed(self.config.seed * 1_000_000_007 + self.seen)
+        return rng if float(torch.rand((), generator=rng)) < self.config.windows else None
+
     def pairs(self, part: int) -> range:
         """Places in the run of the pairs that this process has in a part of the step."""
         size = self.config.batch // (2 * self.config.accumulate * self.world)
@@ -140,6 +145,8 @@ class EncoderTrainer:
         """Gradients for the stage that moves. The second starts from the first's average, which stays."""
         if moving == "second" and self.seen - self.span[0] < self.config.batch:
             self.encoder.first.load_state_dict(self.average.first.state_dict())
+            for own in (self.encoder, self.average):
+                cast(Reader, own.second).learn_from(own.first)
         for name, net in self.encoder.named_children():
             net.requires_grad_(name == moving).train(name == moving)
 
@@ -170,7 +177,7 @@ class EncoderTrainer:
             else:
                 w_plus, tokens = self.encoder(task.seen, self.generator)
             drawn = self.generator(w_plus if task.move is None else w_plus + task.move, tokens)
-        found = self.objective.pictures(drawn, task.wanted)
+        found = self.objective.pictures(drawn, task.wanted, self.window())
         if self.stage != "tokens":
             found |= self.objective.codes(w_plus, task)
         if tokens is not None:

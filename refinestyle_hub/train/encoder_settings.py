@@ -37,6 +37,7 @@ class EncoderTraining:
     residual: Literal["post", "pre", "multiply"] = "post"  # where the tokens enter; or a factor on the kernel
     spatial: Literal["scaled", "broadcast", "full"] = "scaled"  # part of the tokens
     layers: tuple[str, ...] = ("*.conv*",)  # names or globs of those that get tokens
+    feedback: bool = False  # a second stage is told which way its tokens would have to go: the gradient
     # the loss: weights of its terms
     l2: float = 1.0  # weight of the squared error of the pixels
     perceptual: float = 0.8  # weight of the perceptual distance
@@ -47,6 +48,7 @@ class EncoderTraining:
     adversarial: float = 0.0  # weight of the discriminator's verdict, which the model must have; HyperInverter: 0.005
     feature_model: str = ""  # attribute network, a folder; empty: none
     perceptual_size: int = 256  # pixels; larger pictures are averaged down before perceptual distance and features
+    windows: float = 0.0  # share of the steps whose perceptual distance takes a window of that size, in full detail
     r1_gamma: float = 10.0
     r1_every: int = 16  # steps
     # what it sees
@@ -74,12 +76,13 @@ class EncoderTraining:
         counts = (self.w_pictures, self.blind, self.pictures, self.validation, self.cycle_every)
         if min(intervals) < 1 or min(counts) < 0:
             raise ConfigError("The intervals must be at least 1, and no number of pictures negative.")
+        shares = (self.foreign, self.windows)
         if self.blind and self.stages == "one":
             raise ConfigError("A blind start is for the first of two stages; of one stage all is drawn.")
         if self.batch < 2 or self.batch % (2 * self.accumulate):
             raise ConfigError(f"batch {self.batch} must be divisible by 2 x accumulate: half of it are portraits.")
-        if self.learning_rate <= 0 or not 0 <= self.foreign <= 1 or not 0 <= self.warmup < 1:
-            raise ConfigError("learning_rate must be positive, foreign and warmup shares between 0 and 1.")
+        if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or not all(0 <= x <= 1 for x in shares):
+            raise ConfigError("learning_rate must be positive; foreign, windows and warmup are shares, from 0 to 1.")
 
     @property
     def total(self) -> int:

@@ -29,6 +29,7 @@ __all__ = ["Features", "Objective", "figures", "residual_norm", "save_sheet", "s
 Features: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, H, W] -> [N, F]
 CHUNK = 16  # pictures drawn at once
 GRADED = 4  # pictures whose gradients are taken at once: those of 1024 px take a gigabyte each
+JUDGED = 256  # pixels; larger pictures are averaged down before held-out ones are judged
 UNSEEN = 0.05  # share of what does not show in the error of a code, so that it stays near the mean
 
 
@@ -52,15 +53,29 @@ class Objective:
         plain = torch.eye(width, device=visible.device) / (layers * covariance.trace())
         return torch.lerp(visible / (visible * covariance).sum(), plain.expand_as(visible), UNSEEN)
 
-    def pictures(self, drawn: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-        """Distances [N] of pictures [N, 3, R, R]."""
+    def pictures(self, drawn: Tensor, wanted: Tensor, window: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Distances [N] of pictures [N, 3, R, R]; the perceptual one of a random window of them if it has a source."""
         found = {"l2": mse(drawn, wanted)}
-        drawn, wanted = shrink(drawn, self.largest), shrink(wanted, self.largest)
+        small = shrink(drawn, self.largest), shrink(wanted, self.largest)
         if self.perceptual is not None:
-            found["perceptual"] = self.perceptual(drawn, wanted)
+            both = small if window is None else self._window(drawn, wanted, window)
+            found["perceptual"] = self.perceptual(*both)
         if self.features is not None:
-            found["features"] = 1 - F.cosine_similarity(self.features(drawn), self.features(wanted))
+            found["features"] = 1 - F.cosine_similarity(*(self.features(x) for x in small))
         return found
+
+    def judged(self, drawn: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+        """The same as ``pictures`` in full detail, of up to 256 px: half a size does not see blur."""
+        found = self.pictures(drawn, wanted)
+        if self.perceptual is not None:
+            found["perceptual"] = self.perceptual(shrink(drawn, JUDGED), shrink(wanted, JUDGED))
+        return found
+
+    def _window(self, drawn: Tensor, wanted: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        side = min(self.largest, drawn.shape[-1])
+        top, left = torch.randint(drawn.shape[-1] - side + 1, (2,), generator=rng).tolist()
+        part = (..., slice(top, top + side), slice(left, left + side))
+        return drawn[part], wanted[part]
 
     def codes(self, w_plus: Tensor, task: Task) -> dict[str, Tensor]:
         """Spread of the codes [N, L, D] of a picture, in deviations of w; and where w+ is known, its squared error by
@@ -133,7 +148,7 @@ def figures(encoder: Encoder, generator: Generator, pictures: Tensor, objective:
     """Distances of a ``sheet`` from what is drawn of it: "val" pictures and "foreign" ones, "w_plus" and "tokens"."""
     found = {}
     for what, drawn in zip(("w_plus", "tokens"), redraw(encoder, generator, pictures), strict=True):
-        parts = [objective.pictures(*both) for both in zip(drawn.split(CHUNK), pictures.split(CHUNK), strict=True)]
+        parts = [objective.judged(*both) for both in zip(drawn.split(CHUNK), pictures.split(CHUNK), strict=True)]
         for name in parts[0]:
             halves = torch.cat([part[name] for part in parts]).chunk(2)
             for half, values in zip(("val", "foreign"), halves, strict=True):

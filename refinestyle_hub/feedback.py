@@ -1,0 +1,59 @@
+"""What a generator tells an encoder about its first drawing of a picture: which way the tokens would have to go.
+
+An encoder that sees the picture, the drawing and their difference must learn by itself what each kernel does to a
+drawing. The gradient of the distance by the tokens' P, at P = 0, says so for this very picture: the second stage
+becomes one step of a learned descent (Andrychowicz et al. 2016, arXiv 1606.04474; Adler and Öktem 2017, arXiv
+1704.04058), at the price of a drawing and two gradients of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .generator import Generator
+from .losses import Perceptual, mse
+from .token_batch import TokenBatch
+from .tokens import LayerTokens
+
+
+__all__ = ["DISTANCES", "feedback"]
+
+DISTANCES = 2  # whose gradients are told: the squared error of the pixels, and the perceptual distance
+
+
+def feedback(
+    generator: Generator,
+    w_plus: Tensor,
+    tokens: Mapping[str, LayerTokens],
+    free: Mapping[str, Tensor],
+    pictures: Tensor,
+    perceptual: Perceptual,
+    size: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draw, and take the gradients of the distances from the pictures.
+
+    Args:
+        w_plus: [N, L, D]. tokens: of N samples, by layer. free: the P [N, T, O] that they are made of, by layer.
+        pictures: [N, 3, R, R] in [-1, 1], which were to be drawn.
+        perceptual: looks at both averaged to ``size`` x ``size`` pixels.
+
+    Returns:
+        The drawing [N, 3, R, R]; and the gradients by layer, [N, T, 2, O], the root of their mean square being 1 for
+        each picture, layer and distance: how far to go is for the encoder to say. Both without a graph.
+    """
+    if not all(p.requires_grad for p in free.values()):
+        raise ValueError("P must be free to move before the tokens are made of it.")
+    with torch.enable_grad():
+        drawn = generator(w_plus, TokenBatch(len(w_plus), tokens))
+        small, wanted = (F.interpolate(x.float(), size=(size, size), mode="area") for x in (drawn, pictures))
+        distances = [mse(drawn.float(), pictures).sum(), perceptual(small, wanted).sum()]
+        gradients = [torch.autograd.grad(x, list(free.values()), retain_graph=True) for x in distances]
+    told = {}
+    for name, *both in zip(free, *gradients, strict=True):
+        gradient = torch.stack(both, dim=2).float()
+        told[name] = gradient * gradient.square().mean(dim=(1, 3), keepdim=True).clamp_min(1e-24).rsqrt()
+    return drawn.detach(), told
