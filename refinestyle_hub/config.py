@@ -189,11 +189,14 @@ class EncoderConfig:
     residual: Literal["post", "pre", "multiply"] = "post"  # added after or before the modulation; or times the kernel
     spatial: Literal["scaled", "broadcast", "full"] = "scaled"  # A per token; A = 1; or every token its own taps
     layers: tuple[str, ...] = ("*.conv*",)  # names or globs of those that are refined
-    feedback: bool = False  # a second stage is told which way its tokens would have to go, see ``feedback.py``
+    looks: int = 1  # of a second stage, each at what the one before it draws
+    feedback: bool = False  # each look is told which way the tokens would have to go, see ``feedback.py``
 
     def __post_init__(self) -> None:
-        if self.feedback and self.stages == "one":
-            raise ConfigError("feedback is on what a first stage draws: it needs two stages.")
+        if (self.feedback or self.looks > 1) and self.stages == "one":
+            raise ConfigError("More looks, and feedback, are at what a first stage draws: they need two stages.")
+        if not 1 <= self.looks <= 64:
+            raise ConfigError(f"looks must be from 1 to 64, not {self.looks}.")
         object.__setattr__(self, "size", self.size or max(16, min(self.generator.resolution, 256)))
         if not 16 <= self.size <= MAX_SIZE or self.size % 16:
             raise ConfigError(f"size must be a multiple of 16 up to {MAX_SIZE}, not {self.size}.")

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, NamedTuple, cast
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -164,16 +164,17 @@ class TokenHead(nn.Module):
         self.full = config.spatial == "full" and spec.kernel > 1
         taps, width = spec.kernel**2, config.width
         inputs = spec.inputs * (taps if self.full else 1)
+        scaled = config.spatial == "scaled" and spec.kernel > 1
         self.mean_q = nn.Parameter(torch.randn(self.rank, inputs) / math.sqrt(spec.inputs))
+        self.mean_a = nn.Parameter(torch.ones(self.rank, taps)) if scaled else None
         self.p = Head(width, spec.outputs)
         self.q = Head(width, inputs, bias=False)
-        self.a = Head(width, taps) if config.spatial == "scaled" and spec.kernel > 1 else None
+        self.a = Head(width, taps, bias=False) if scaled else None
         nn.init.zeros_(self.p.weight)
         nn.init.zeros_(self.p.bias)
         nn.init.normal_(self.q.weight, std=Q_VARIES * math.sqrt(width / spec.inputs))
         if self.a is not None:
             nn.init.zeros_(self.a.weight)
-            nn.init.ones_(self.a.bias)
         if config.feedback:
             self.hear = nn.Linear(DISTANCES * spec.outputs, width)
             self.follow = Head(width, DISTANCES)
@@ -188,27 +189,22 @@ class TokenHead(nn.Module):
         self.unit.copy_(torch.tensor(math.sqrt(self.spec.inputs)) if self.multiply else stats.unit(pre))
 
     def start(self, n: int) -> LayerTokens:
-        """Tokens of n pictures before any is seen: no residual, and a P that gradients reach."""
-        p = self.mean_q.new_zeros(n, self.rank, self.spec.outputs).requires_grad_()
-        q = self.mean_q.detach().expand(n, -1, -1)
-        a = None if self.a is None else self.a.bias.detach().expand(n, self.rank, -1)
-        return self._tokens(p, q, a)
+        """Tokens of n pictures before any is seen: no residual."""
+        side = self.spec.kernel
+        p = self.mean_q.new_zeros(n, self.rank, self.spec.outputs)
+        q = self.mean_q.unflatten(1, (self.spec.inputs, side, side)) if self.full else self.mean_q
+        a = None if self.mean_a is None else self.mean_a.unflatten(1, (side, side)).expand(n, -1, -1, -1)
+        return LayerTokens(p, q.expand(n, *q.shape), a, torch.full(p.shape[:2], self.pre, device=p.device))
 
-    def forward(self, x: Tensor, told: Tensor | None) -> LayerTokens:  # [N, 2 T, d], [N, T, 2, O]
+    def forward(self, x: Tensor, before: LayerTokens, told: Tensor | None) -> LayerTokens:
+        """Queries [N, 2 T, d], tokens before this look, feedback [N, T, 2, O] on them -> tokens."""
         of_p, of_q = x.split(self.rank, dim=1)
         p = self.p(of_p).float()
         if told is not None:
             p = p + (self.follow(of_p).float()[..., None] * self.gain * told).sum(dim=2)
-        q = self.mean_q + self.q(of_q).float()
-        return self._tokens(p * self.unit, q, None if self.a is None else self.a(of_q).float())
-
-    def _tokens(self, p: Tensor, q: Tensor, a: Tensor | None) -> LayerTokens:
-        """Of P [N, T, O], Q [N, T, I] or [N, T, I k k], A [N, T, k k]."""
-        side = self.spec.kernel
-        if self.full:
-            q = q.unflatten(2, (self.spec.inputs, side, side))
-        a = None if a is None else a.unflatten(2, (side, side))
-        return LayerTokens(p, q, a, torch.full(p.shape[:2], self.pre, device=p.device))
+        q = before.q + self.q(of_q).float().view_as(before.q)
+        a = None if self.a is None or before.a is None else before.a + self.a(of_q).float().view_as(before.a)
+        return LayerTokens(before.p + p * self.unit, q, a, before.pre)
 
 
 class Group(nn.Module):
@@ -225,8 +221,10 @@ class Group(nn.Module):
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, x: Tensor, told: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, LayerTokens]]:
-        """Map [N, d, h, w] and feedback [N, T, 2, O] by layer -> codes [N, D] of the layers, and tokens by layer."""
+    def forward(
+        self, x: Tensor, before: Mapping[str, LayerTokens], told: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], dict[str, LayerTokens]]:
+        """Map [N, d, h, w], and by layer tokens before and feedback [N, T, 2, O] -> codes [N, D], tokens by layer."""
         channels, height, width = x.shape[1:]
         place = positions(height, width, channels).to(x.device)
         memory = self.memory(x.flatten(2).mT) + place.flatten(1).T  # [N, h w, d]
@@ -240,7 +238,7 @@ class Group(nn.Module):
         parts = self.norm(x).split(self.counts, dim=1)
         codes = [head(part[:, 0]) for head, part in zip(self.codes, parts, strict=False)]
         tokens = {
-            head.spec.name: head(part, told.get(head.spec.name))
+            head.spec.name: head(part, before[head.spec.name], told.get(head.spec.name))
             for head, part in zip(heads, parts[len(codes) :], strict=True)
         }
         return codes, tokens
@@ -265,13 +263,14 @@ class Reader(nn.Module):
         self.laterals = nn.ModuleList(nn.Linear(channels, config.width) for channels in used)
 
     def forward(
-        self, x: Tensor, told: Mapping[str, Tensor] | None = None
+        self, x: Tensor, before: Mapping[str, LayerTokens] | None = None, told: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor | None, dict[str, LayerTokens]]:
         """Codes [N, L, D] in standard coordinates, or None; tokens by layer, those there are.
 
         Args:
-            x: [N, C, S, S]. told: feedback by layer, for a reader of tokens that is made for it.
+            x: [N, C, S, S]. before: tokens before this look. told: feedback on them, if this reader is made for it.
         """
+        before = self.start(len(x)) if before is None else before
         maps: list[Tensor] = []  # [N, d, h, w], coarse to fine; each also sees the coarser (Lin et al. 2017, FPN)
         for y, lateral in zip(reversed(self.backbone(x)), self.laterals, strict=False):
             y = lateral(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -280,7 +279,7 @@ class Reader(nn.Module):
         tokens: dict[str, LayerTokens] = {}
         groups: Iterable[Any] = self.groups
         for group in groups:
-            some, more = group(maps[group.place], told or {})
+            some, more = group(maps[group.place], before, told or {})
             codes, tokens = codes + some, tokens | more
         return torch.stack(codes, dim=1).float() if codes else None, tokens
 
@@ -348,26 +347,30 @@ class Encoder(Pretrained, nn.Module):
                     reader.backbone = open_backbone(config.backbone, inputs, config.widths, pretrained=True)
         return encoder
 
-    def forward(self, pictures: Tensor, generator: Generator) -> Encoded:
+    def forward(self, pictures: Tensor, generator: Generator, looks: int | None = None) -> Encoded:
         """Read pictures [N, 3, R, R] in [-1, 1].
 
-        Gradients reach all of a one-stage encoder, and the second stage of a two-stage one.
+        Gradients reach all of a one-stage encoder, and of a two-stage one the second stage through its last look.
 
         Args:
             generator: draws what the first of two stages found; and has the kernels that a factor multiplies.
+            looks: of the second stage, by default those of the config: each sees what the one before it draws.
 
         Raises:
             ShapeError: pictures of another size.
         """
-        seen = self._look(pictures)
+        seen, looks = self._look(pictures), self.config.looks if looks is None else looks
         if self.second is None:
             w_plus, tokens = self._codes(seen)
-        else:
-            with torch.no_grad():
-                w_plus, _ = self._codes(seen)
-            drawn, told = self._draw(pictures, w_plus, generator)
-            drawn = self._look(drawn.clamp(-1, 1))
-            _, tokens = self.second(torch.cat([seen, drawn, seen - drawn], dim=1), told)
+            return Encoded(w_plus, TokenBatch(len(pictures), self._of_kernels(tokens, generator)))
+        with torch.no_grad():
+            w_plus, _ = self._codes(seen)
+        tokens = self.second.start(len(pictures))
+        for look in range(looks):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and look == looks - 1):
+                drawn, told = self._draw(pictures, w_plus, tokens, generator)
+                drawn = self._look(drawn.clamp(-1, 1))
+                _, tokens = self.second(torch.cat([seen, drawn, seen - drawn], dim=1), tokens, told)
         return Encoded(w_plus, TokenBatch(len(pictures), self._of_kernels(tokens, generator)))
 
     def codes(self, pictures: Tensor) -> Tensor:
@@ -392,16 +395,15 @@ class Encoder(Pretrained, nn.Module):
             pictures = F.interpolate(pictures, size=(self.config.size,) * 2, mode="bilinear")
         return pictures.contiguous(memory_format=torch.channels_last)
 
-    def _draw(self, pictures: Tensor, w_plus: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the first stage's w+ [N, L, D] draws, [N, 3, R, R]; and the feedback on it, if any is asked for."""
-        if not self.config.feedback:
-            with torch.no_grad():
-                return generator(w_plus), {}
-        # a graph is needed even where the caller wants none, and no graph takes tensors of inference mode
-        with torch.inference_mode(False):
-            start = cast(Reader, self.second).start(len(w_plus))
-            free, tokens = {name: x.p for name, x in start.items()}, self._of_kernels(start, generator)
-            return feedback(generator, w_plus.clone(), tokens, free, pictures.clone(), self._judge, self.config.size)
+    def _draw(
+        self, pictures: Tensor, w_plus: Tensor, tokens: dict[str, LayerTokens], generator: Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What w+ [N, L, D] and tokens draw, [N, 3, R, R]; and the feedback on it, if any is asked for."""
+        if self.config.feedback:
+            finish = partial(self._of_kernels, generator=generator)
+            return feedback(generator, w_plus, tokens, finish, pictures, self._judge, self.config.size)
+        with torch.no_grad():
+            return generator(w_plus, TokenBatch(len(pictures), self._of_kernels(tokens, generator))), {}
 
     @cached_property
     def _judge(self) -> Perceptual:

@@ -108,9 +108,17 @@ class EncoderTrainer:
     def every(self, steps: int) -> bool:
         return steps > 0 and (self.seen // self.config.batch) % steps == 0
 
+    def chance(self, purpose: int) -> torch.Generator:
+        """What is random about this step, and the same for all processes."""
+        return torch.Generator().manual_seed((self.config.seed * 1_000_000_007 + self.seen) * 2 + purpose)
+
+    def looks(self) -> int:
+        """Of which the last learns in this step."""
+        return 1 + int(torch.randint(self.config.looks, (), generator=self.chance(0)))
+
     def window(self) -> torch.Generator | None:
         """The source of the window that the perceptual distance takes in this step, if it takes one."""
-        rng = torch.Generator().manual_seed(self.config.seed * 1_000_000_007 + self.seen)
+        rng = self.chance(1)
         return rng if float(torch.rand((), generator=rng)) < self.config.windows else None
 
     def pairs(self, part: int) -> range:
@@ -175,7 +183,7 @@ class EncoderTrainer:
             if self.stage == "codes":
                 w_plus = self.encoder.codes(task.seen)
             else:
-                w_plus, tokens = self.encoder(task.seen, self.generator)
+                w_plus, tokens = self.encoder(task.seen, self.generator, self.looks())
             drawn = self.generator(w_plus if task.move is None else w_plus + task.move, tokens)
         found = self.objective.pictures(drawn, task.wanted, self.window())
         if self.stage != "tokens":

@@ -37,7 +37,8 @@ class EncoderTraining:
     residual: Literal["post", "pre", "multiply"] = "post"  # where the tokens enter; or a factor on the kernel
     spatial: Literal["scaled", "broadcast", "full"] = "scaled"  # part of the tokens
     layers: tuple[str, ...] = ("*.conv*",)  # names or globs of those that get tokens
-    feedback: bool = False  # a second stage is told which way its tokens would have to go: the gradient
+    looks: int = 1  # of a second stage; each step learns one of them, chosen at random
+    feedback: bool = False  # each look is told which way the tokens would have to go: the gradient
     # the loss: weights of its terms
     l2: float = 1.0  # weight of the squared error of the pixels
     perceptual: float = 0.8  # weight of the perceptual distance

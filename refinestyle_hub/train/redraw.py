@@ -61,7 +61,7 @@ class Objective:
             both = small if window is None else self._window(drawn, wanted, window)
             found["perceptual"] = self.perceptual(*both)
         if self.features is not None:
-            found["features"] = 1 - F.cosine_similarity(*(self.features(x) for x in small))
+            found["features"] = 1 - F.cosine_similarity(self.features(small[0]), self.features(small[1]))
         return found
 
     def judged(self, drawn: Tensor, wanted: Tensor) -> dict[str, Tensor]:
