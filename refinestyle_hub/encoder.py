@@ -408,7 +408,8 @@ class Encoder(Pretrained, nn.Module):
     @cached_property
     def _judge(self) -> Perceptual:
         """Whose gradient is told: always the same distance, with the weights that the package requires."""
-        return Perceptual.load("st-lpips-alex").to(self.w_avg.device)
+        with torch.inference_mode(False):  # or no gradient could ever pass through its weights
+            return Perceptual.load("st-lpips-alex").to(self.w_avg.device)
 
     def _of_kernels(self, tokens: dict[str, LayerTokens], generator: Generator) -> dict[str, LayerTokens]:
         if self.config.residual != "multiply":

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .generator import Generator
 from .losses import Perceptual, mse
+from .losses.perceptual import MIN_SIDE
 from .token_batch import TokenBatch
 from .tokens import LayerTokens
 
@@ -39,7 +40,7 @@ def feedback(
     Args:
         w_plus: [N, L, D]. tokens: of N samples, by layer, and ``finish`` makes of them what the generator takes.
         pictures: [N, 3, R, R] in [-1, 1], which were to be drawn.
-        perceptual: looks at both averaged to ``size`` x ``size`` pixels.
+        perceptual: looks at both averaged to ``size`` x ``size`` pixels, or what it needs at least.
 
     Returns:
         The drawing [N, 3, R, R]; and the gradients by layer, [N, T, 2, O], the root of their mean square being 1 for
@@ -50,7 +51,8 @@ def feedback(
         w_plus, pictures = w_plus.detach().clone(), pictures.detach().clone()
         held = {name: _detached(x) for name, x in tokens.items()}
         drawn = generator(w_plus, TokenBatch(len(w_plus), finish(held)))
-        small, wanted = (F.interpolate(x.float(), size=(size, size), mode="area") for x in (drawn, pictures))
+        side = max(size, MIN_SIDE)
+        small, wanted = (F.interpolate(x.float(), size=(side, side), mode="area") for x in (drawn, pictures))
         distances = [mse(drawn.float(), pictures).sum(), perceptual(small, wanted).sum()]
         free = [x.p for x in held.values()]
         gradients = [torch.autograd.grad(x, free, retain_graph=x is distances[0]) for x in distances]
@@ -64,4 +66,4 @@ def feedback(
 def _detached(tokens: LayerTokens) -> LayerTokens:
     """The same numbers, of which only P can move."""
     a = None if tokens.a is None else tokens.a.detach().clone()
-    return LayerTokens(tokens.p.detach().clone().requires_grad_(), tokens.q.detach().clone(), a, tokens.pre)
+    return LayerTokens(tokens.p.detach().clone().requires_grad_(), tokens.q.detach().clone(), a, tokens.pre.clone())

@@ -109,7 +109,8 @@ def test_parameter_budgets() -> None:
             return count(Encoder(EncoderConfig(generator, **options)))  # type: ignore[arg-type]
 
     assert total(GeneratorConfig(1024)) < 60e6
-    assert total(BUNDLED, **BUNDLED_SIZES) < 8e6
+    assert total(GeneratorConfig(1024), feedback=True) < 60e6
+    assert total(BUNDLED, **BUNDLED_SIZES, feedback=True) < 8e6
     factor = total(BUNDLED, **BUNDLED_SIZES, residual="multiply", spatial="broadcast")
     assert factor == pytest.approx(total(BUNDLED, **BUNDLED_SIZES), rel=0.01)  # the same network answers with either
 
@@ -130,11 +131,12 @@ def test_an_untrained_encoder_answers_with_the_mean_latent_and_no_residual(gener
     assert 0.7 < float(torch.stack(sizes).mean()) < 1.4  # so that P alone says how strong a token is
 
 
+@pytest.mark.parametrize("more", [{}, {"feedback": True, "looks": 2}], ids=["one look", "feedback"])
 @pytest.mark.parametrize("residual", ["post", "pre", "multiply"])
 def test_a_second_stage_that_has_learnt_nothing_draws_what_the_first_draws(
-    generator: Generator, residual: str
+    generator: Generator, residual: str, more: dict[str, object]
 ) -> None:
-    encoder = encoder_for(generator, residual=residual)
+    encoder = encoder_for(generator, residual=residual, **more)
     taught(encoder.first)  # type: ignore[arg-type]
     w_plus, tokens = encoder(pictures(), generator)
     assert not torch.equal(w_plus[0], w_plus[1])
@@ -142,7 +144,17 @@ def test_a_second_stage_that_has_learnt_nothing_draws_what_the_first_draws(
     assert torch.equal(generator(w_plus, tokens), generator(w_plus))
 
 
-@pytest.mark.parametrize("options", [{"stages": "one"}, {}, {"layers": ("b32.*", "b4.conv1")}, {"spatial": "full"}])
+STARTS = [
+    {"stages": "one"},
+    {},
+    {"layers": ("b32.*", "b4.conv1")},
+    {"spatial": "full"},
+    {"feedback": True},
+    {"feedback": True, "residual": "multiply", "spatial": "broadcast"},
+]
+
+
+@pytest.mark.parametrize("options", STARTS)
 def test_after_one_step_every_query_has_a_gradient(generator: Generator, options: dict[str, object]) -> None:
     encoder = encoder_for(generator, **options)
     learning = encoder.first if encoder.second is None else encoder.second
@@ -178,6 +190,35 @@ def test_the_second_stage_looks_at_what_the_first_one_draws(generator: Generator
     assert not torch.allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize("residual", ["post", "multiply"])
+def test_each_look_goes_on_from_what_the_one_before_draws(generator: Generator, residual: str) -> None:
+    encoder = taught(encoder_for(generator, looks=3, feedback=True, residual=residual, layers=("b8.*", "b16.conv0")))
+    x = pictures()
+    w_plus, last = encoder(x, generator)
+    assert torch.equal(last.own["b8.conv0"].p, encoder(x, generator, looks=3).tokens.own["b8.conv0"].p)
+    none, one, two = (encoder(x, generator, looks=n) for n in (0, 1, 2))
+    assert torch.equal(generator(w_plus, none.tokens), generator(w_plus))
+    drawings = [generator(w_plus, answer.tokens) for answer in (none, one, two)] + [generator(w_plus, last)]
+    for before, after in zip(drawings, drawings[1:], strict=False):
+        assert not torch.allclose(before, after, atol=1e-4)
+    assert all(answer.tokens.own["b8.conv0"].q.requires_grad for answer in (one, two))
+
+
+def test_a_second_stage_begins_with_what_the_first_knows_of_pictures(generator: Generator) -> None:
+    encoder = taught(encoder_for(generator))
+    assert encoder.second is not None
+    queries = [group.queries.clone() for group in encoder.second.groups]
+    encoder.second.learn_from(encoder.first)
+    x = pictures()
+    blind = torch.cat([x, torch.zeros(2, 6, 32, 32)], dim=1)
+    for ours, theirs in zip(encoder.second.backbone(blind), encoder.first.backbone(x), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    for group, own, first in zip(encoder.second.groups, queries, encoder.first.groups, strict=True):
+        assert torch.equal(group.queries, own)
+        block, other = group.blocks[0].state_dict(), first.blocks[0].state_dict()
+        assert all(torch.equal(block[name], other[name]) for name in block)
+
+
 def test_every_picture_gets_its_own_answer(generator: Generator) -> None:
     encoder = taught(encoder_for(generator))
     x = pictures(3)
@@ -202,7 +243,7 @@ def test_equal_answers_are_equal_shares_of_every_kernel(generator: Generator, re
     with torch.no_grad():
         for group in encoder.first.groups:
             for head in group.tokens:  # type: ignore[union-attr]
-                head.p.bias.fill_(0.1)
+                head.p.bias.fill_(0.1)  # which alone is not divided by the width
     tokens = encoder(pictures(), generator).tokens
     stats, shares = generator.kernel_stats(), []
     for name, x in tokens.own.items():

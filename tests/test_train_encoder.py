@@ -141,15 +141,20 @@ def test_a_run_leaves_an_encoder_sheets_and_a_log(tiny: EncoderTraining, model: 
     assert "foreign_tokens_l2" in lines[1]
 
 
-@pytest.mark.parametrize("stages", ["one", "two"])
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(tiny: EncoderTraining, tmp_path: Path, stages: str) -> None:
-    whole = replace(tiny, stages=stages, out=str(tmp_path / "whole"))  # type: ignore[arg-type]
+WAYS = {"one stage": {"stages": "one"}, "two": {}, "looks": {"looks": 3, "feedback": True, "windows": 0.5}}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    tiny: EncoderTraining, tmp_path: Path, way: dict[str, Any]
+) -> None:
+    whole = replace(tiny, **way, out=str(tmp_path / "whole"))
     train_encoder(whole)
     broken = replace(whole, out=str(tmp_path / "broken"))
     for count in (24, 32, 56):  # in the first stage, between two, in the second
         with pytest.raises(Stop):
             train_encoder(broken, stop_at(count))
-        if stages == "one" and count == 32:
+        if whole.stages == "one" and count == 32:
             break
     train_encoder(broken)
     ours, theirs = state(broken.out), state(whole.out)
@@ -170,6 +175,36 @@ def test_the_stages_learn(tiny: EncoderTraining, monkeypatch: pytest.MonkeyPatch
     assert seen[19]["l2"] < 0.8 * seen[0]["l2"]
     assert seen[19]["latent"] < 0.8 * seen[0]["latent"]
     assert seen[49]["l2"] < 0.8 * seen[20]["l2"]  # where the second stage drew what the first draws
+
+
+def test_every_look_is_learnt_and_every_second_window_random(tiny: EncoderTraining) -> None:
+    trainer = trainer_of(replace(tiny, looks=3, windows=0.5))
+    looks, windows = [], []
+    for trainer.seen in range(0, 8 * 400, 8):  # noqa: B020
+        looks.append(trainer.looks())
+        windows.append(trainer.window() is not None)
+    shares = [looks.count(n) / len(looks) for n in (1, 2, 3)]
+    assert all(0.25 < share < 0.42 for share in shares), shares
+    in_last = [window for window, look in zip(windows, looks, strict=True) if look == 3]
+    assert 0.35 < sum(in_last) / len(in_last) < 0.65  # the one says nothing about the other
+
+
+def test_a_window_is_a_part_in_full_detail() -> None:
+    taken: list[tuple[Tensor, Tensor]] = []
+
+    def note(x: Tensor, y: Tensor) -> Tensor:
+        taken.append((x, y))
+        return x.new_zeros(len(x))
+
+    objective = Objective(mild_generator(), note, None, 8)  # type: ignore[arg-type]
+    drawn, wanted = faces(2), faces(2) + 1
+    objective.pictures(drawn, wanted, torch.Generator().manual_seed(0))
+    objective.judged(drawn, wanted)
+    (part, same), _, (whole, _) = taken
+    assert torch.equal(part + 1, same)
+    windows = [drawn[..., top : top + 8, left : left + 8] for top in range(9) for left in range(9)]
+    assert any(torch.equal(part, window) for window in windows)
+    assert torch.equal(whole, drawn)  # what is held out is not judged at half the size
 
 
 def test_a_blind_start_learns_from_samples_alone(tiny: EncoderTraining) -> None:

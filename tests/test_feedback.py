@@ -1,0 +1,136 @@
+"""The feedback of a generator on what it drew: gradients of two distances by P, told in equal sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny_generator
+from torch import Tensor
+
+from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.feedback import feedback
+from refinestyle_hub.generator import Generator
+from refinestyle_hub.losses import Perceptual, mse
+from refinestyle_hub.token_batch import TokenBatch
+from refinestyle_hub.tokens import LayerTokens
+
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return tiny_generator().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def perceptual() -> Perceptual:
+    return Perceptual.load("st-lpips-alex")
+
+
+@pytest.fixture
+def tokens(generator: Generator) -> dict[str, LayerTokens]:
+    rng = torch.Generator().manual_seed(4)
+    found = {}
+    for spec in (s for s in generator.config.layers if s.kind == "conv"):
+        p = 0.05 * torch.randn(2, 3, spec.outputs, generator=rng)
+        q = torch.randn(2, 3, spec.inputs, generator=rng)
+        found[spec.name] = LayerTokens(p, q, torch.ones(2, 3, 3, 3), torch.zeros(2, 3, dtype=torch.bool))
+    return found
+
+
+def scene(generator: Generator) -> tuple[Tensor, Tensor]:
+    """w+ of two samples, and two pictures that are others."""
+    rng = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        w_plus = generator.map(torch.randn(2, generator.config.z_dim, generator=rng))
+        return w_plus, torch.rand(2, 3, SIZE, SIZE, generator=rng) * 2 - 1
+
+
+def told_of(
+    generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual
+) -> tuple[Tensor, dict[str, Tensor]]:
+    w_plus, pictures = scene(generator)
+    return feedback(generator, w_plus, tokens, lambda x: x, pictures, perceptual, SIZE)
+
+
+def test_it_is_the_gradient_of_both_distances(
+    generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual
+) -> None:
+    drawn, told = told_of(generator, tokens, perceptual)
+    w_plus, pictures = scene(generator)
+    own = {name: LayerTokens(x.p.clone().requires_grad_(), x.q, x.a, x.pre) for name, x in tokens.items()}
+    again = generator(w_plus, TokenBatch(2, own))
+    torch.testing.assert_close(drawn, again.detach())
+    for which, distance in enumerate((mse(again, pictures), perceptual(again, pictures))):
+        gradients = torch.autograd.grad(distance.sum(), [x.p for x in own.values()], retain_graph=True)
+        for name, gradient in zip(own, gradients, strict=True):
+            part = told[name][:, :, which]
+            torch.testing.assert_close(part.square().mean(dim=(1, 2)), torch.ones(2))
+            # 1: the same way, whatever the length
+            same = F.cosine_similarity(part.flatten(1), gradient.flatten(1))
+            torch.testing.assert_close(same, torch.ones(2))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["pixels", "perceptual"])
+def test_against_it_the_distance_falls(
+    generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual, which: int
+) -> None:
+    drawn, told = told_of(generator, tokens, perceptual)
+    w_plus, pictures = scene(generator)
+    moved = {name: LayerTokens(x.p - 2e-4 * told[name][:, :, which], x.q, x.a, x.pre) for name, x in tokens.items()}
+    distance: Callable[[Tensor, Tensor], Tensor] = (mse, perceptual)[which]
+    with torch.no_grad():
+        before, after = distance(drawn, pictures), distance(generator(w_plus, TokenBatch(2, moved)), pictures)
+    assert (after < before).all()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_whatever_the_caller_does_about_gradients(
+    generator: Generator,
+    tokens: dict[str, LayerTokens],
+    perceptual: Perceptual,
+    mode: Callable[[], AbstractContextManager[None]],
+) -> None:
+    expected = told_of(generator, tokens, perceptual)[1]
+    with mode():
+        drawn, told = told_of(generator, tokens, perceptual)
+    assert not drawn.requires_grad
+    assert not any(x.p.requires_grad for x in tokens.values())
+    for name, gradient in told.items():
+        assert not gradient.requires_grad
+        torch.testing.assert_close(gradient, expected[name])
+
+
+def test_an_encoder_reads_in_inference_mode(generator: Generator) -> None:
+    small = {"widths": (8, 8, 16, 16), "width": 16, "heads": 2, "depth": 1, "rank": 2, "feedback": True, "looks": 2}
+    encoder = Encoder.for_generator(generator, **small).eval()
+    pictures = scene(generator)[1]
+    with torch.inference_mode():
+        w_plus, tokens = encoder(pictures, generator)
+        assert generator(w_plus, tokens).shape == pictures.shape
+
+
+def test_a_picture_that_is_drawn_already_has_nothing_to_tell(generator: Generator, perceptual: Perceptual) -> None:
+    """A gradient of nought stays nought: nothing is divided by it."""
+    w_plus, _ = scene(generator)
+    rng = torch.Generator().manual_seed(6)
+    layers = [s for s in generator.config.layers if s.kind == "conv"]
+    tokens = {
+        s.name: LayerTokens(
+            torch.zeros(2, 1, s.outputs),
+            torch.randn(2, 1, s.inputs, generator=rng),
+            None,
+            torch.zeros(2, 1, dtype=torch.bool),
+        )
+        for s in layers
+    }
+    with torch.no_grad():
+        pictures = generator(w_plus, TokenBatch(2, tokens))
+    _, told = feedback(generator, w_plus, tokens, lambda x: x, pictures, perceptual, SIZE)
+    assert all(torch.isfinite(gradient).all() for gradient in told.values())
+    assert all(not gradient[:, :, 0].any() for gradient in told.values())
