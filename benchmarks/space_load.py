@@ -141,32 +141,82 @@ class Visit:
         return answer
 
 
-def user(server: Server, number: int, size: int, until: float, visit: Visit, folder: Path) -> None:
-    """Inverts, edits and stylises until the time is up."""
-    from gradio_client import Client, handle_file
+class User:
+    """Somebody with a picture of their own, and an idea of what to do next."""
 
-    mine = portrait(number, size)
-    file = folder / f"user{number}.png"
-    Image.fromarray(mine).save(file)
-    chance = random.Random(number)
-    client = Client(server.url, verbose=False, analytics_enabled=False, download_files=str(folder / f"got{number}"))
-    have_face = False
-    while time.monotonic() < until:
-        if not have_face or chance.random() < 0.2:
-            answer = visit.ask(
-                "/invert", lambda: client.predict(photo=handle_file(file), aligned=True, steps=10, api_name="/invert")
-            )
-            have_face = have_face or answer is not None
-            if answer is not None and not np.array_equal(opened(answer[0][0]), mine):
-                visit.failures.append(f"user {number} got another crop than their own")
-        elif chance.random() < 0.7:
-            edits = {} if chance.random() < 0.3 else {"smile": round(chance.uniform(-3, 3), 1)}
-            answer = visit.ask("/edit", lambda e=edits: client.predict(edits=e, before="photo", api_name="/edit"))
-            if answer is not None and not np.array_equal(opened(answer[0][0]), mine):
-                visit.failures.append(f"user {number} was shown another photo than their own")
-        else:
-            visit.ask("/stylise", lambda: client.predict(domains={}, on="my face", seed=0, api_name="/stylise"))
-        time.sleep(chance.uniform(0.5, 2.0))  # people look at what they got
+    def __init__(self, server: Server, number: int, size: int, visit: Visit, folder: Path) -> None:
+        self.number, self.visit, self.chance = number, visit, random.Random(number)
+        self.server, self.got = server, folder / f"got{number}"
+        self.mine = portrait(number, size)
+        self.file = folder / f"user{number}.png"
+        Image.fromarray(self.mine).save(self.file)
+
+    def stay(self, until: float) -> None:
+        """Every tenth user learns domains; the others invert, edit and stylise. They go when the time is up."""
+        from gradio_client import Client
+
+        client = Client(self.server.url, verbose=False, analytics_enabled=False, download_files=str(self.got))
+        have_face = False
+        while time.monotonic() < until:
+            if self.number % 10 == 9:
+                self.adapt(client, until)
+            elif not have_face or self.chance.random() < 0.2:
+                have_face = self.invert(client) or have_face
+            elif self.chance.random() < 0.7:
+                self.edit(client)
+            else:
+                self.visit.ask(
+                    "/stylise", lambda: client.predict(domains={}, on="my face", seed=0, api_name="/stylise")
+                )
+            time.sleep(self.chance.uniform(0.5, 2.0))  # people look at what they got
+
+    def invert(self, client: Any) -> bool:
+        """Whether there is a face now."""
+        from gradio_client import handle_file
+
+        photo = handle_file(self.file)
+        answer = self.visit.ask(
+            "/invert", lambda: client.predict(photo=photo, aligned=True, steps=10, api_name="/invert")
+        )
+        self.check(answer, "crop")
+        return answer is not None
+
+    def edit(self, client: Any) -> None:
+        """A step of one slider, or none."""
+        edits = {} if self.chance.random() < 0.3 else {"smile": round(self.chance.uniform(-3, 3), 1)}
+        answer = self.visit.ask("/edit", lambda: client.predict(edits=edits, before="photo", api_name="/edit"))
+        self.check(answer, "photo")
+
+    def adapt(self, client: Any, until: float) -> None:
+        """A domain from one picture, with as many chunks as there is time for: what it has reached is kept."""
+        from gradio_client import handle_file
+
+        job = client.submit(
+            pictures=[handle_file(self.file)],
+            name=f"user{self.number}",
+            rights=True,
+            steps=50,
+            api_name="/adapt",
+        )
+        began, updates = time.monotonic(), 0
+        while not job.done():
+            if time.monotonic() > until:
+                job.cancel()
+                break
+            time.sleep(0.2)
+            if len(job.outputs()) > updates:
+                updates = len(job.outputs())
+                with self.visit.lock:
+                    self.visit.waits["/adapt, to an update"].append(time.monotonic() - began)
+                began = time.monotonic()
+        if job.done() and not job.cancelled() and (error := job.exception()):
+            with self.visit.lock:
+                self.visit.failures.append(f"/adapt: {type(error).__name__}: {str(error)[:200]}")
+
+    def check(self, answer: Any, what: str) -> None:
+        if answer is not None and not np.array_equal(opened(answer[0][0]), self.mine):
+            with self.visit.lock:
+                self.visit.failures.append(f"user {self.number} was shown another {what} than their own")
 
 
 def load(server: Server, users: int, seconds: float, size: int) -> list[str]:
@@ -174,7 +224,7 @@ def load(server: Server, users: int, seconds: float, size: int) -> list[str]:
     visit, until = Visit(), time.monotonic() + seconds
     memory = []
     with tempfile.TemporaryDirectory() as scratch, concurrent.futures.ThreadPoolExecutor(users) as pool:
-        going = [pool.submit(user, server, n, size, until, visit, Path(scratch)) for n in range(users)]
+        going = [pool.submit(User(server, n, size, visit, Path(scratch)).stay, until) for n in range(users)]
         while time.monotonic() < until:
             memory.append(server.megabytes)
             time.sleep(2)

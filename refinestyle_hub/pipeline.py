@@ -221,8 +221,8 @@ class RefineStylePipeline(Pushable):
         start, sets = None, None
         if self.encoder is not None:
             with torch.no_grad():
-                start, read = self.encoder(crops, self.generator)
-            sets = read.unbind(self.fingerprint) if tokens and read.own else None
+                start, read = self.encoder(crops, self.generator) if tokens else (self.encoder.codes(crops), None)
+            sets = read.unbind(self.fingerprint) if read is not None and read.own else None
         steps = (STEPS if start is None else NEAR_STEPS) if steps is None else steps
         if not tokens or w_steps is None:
             w_steps = steps if not tokens else round(steps * W_SHARE) if start is None else 0
@@ -367,7 +367,7 @@ class RefineStylePipeline(Pushable):
         inversions, perceptual = None, None
         if settings.reconstruction and self.encoder is not None:
             with torch.no_grad():
-                inversions, _ = self.encoder(found.pictures.to(self.device), self.generator)
+                inversions = self.encoder.codes(found.pictures.to(self.device))
         if self.discriminator is None or (settings.reconstruction and inversions is None):
             perceptual = self.perceptual
         return Adaptation(

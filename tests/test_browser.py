@@ -399,6 +399,7 @@ def test_no_result_is_cut_off_on_a_phone(visit: Callable[..., Any], tmp_path: Pa
     picture(page, "crops")
     set_steps(page, 10)
     page.locator("#run").click()
+    in_sight(page, "note")  # which says how far it is
     picture(page, "stages")
     assert wide(page) <= 390
     go_to(page, "Edit")
@@ -427,6 +428,12 @@ def test_the_page_does_not_jump_from_tab_to_tab(visit: Callable[..., Any]) -> No
         assert abs(boxes[0]["x"] - boxes[1]["x"]) <= 1, tab
         places.add((round(boxes[1]["x"]), round(boxes[1]["width"])))
     assert len(places) == 1
+
+
+def in_sight(page: Any, name: str) -> None:
+    """Returns once the whole element is within the window."""
+    inside = "r => r.height > 0 && r.top >= 0 && r.bottom <= window.innerHeight"
+    page.wait_for_function(f"({inside})(document.getElementById('{name}').getBoundingClientRect())")
 
 
 def wide(page: Any) -> int:
