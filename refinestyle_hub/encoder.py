@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .backbone import open_backbone
 from .config import EncoderConfig, GeneratorConfig, LayerSpec
 from .errors import ShapeError
-from .feedback import DISTANCES, feedback
+from .feedback import DISTANCES, Told, feedback
 from .fingerprint import fingerprint
 from .generator import Generator
 from .hub import Pretrained
@@ -146,11 +146,26 @@ class Head(nn.Linear):
         return F.linear(x / self.in_features, self.weight, self.bias)
 
 
+class Follow(nn.Module):
+    """How far some tokens go along what was told about them: as their queries say, at first nowhere."""
+
+    def __init__(self, rank: int, width: int, channels: int) -> None:
+        super().__init__()
+        self.far = Head(width, DISTANCES)
+        self.gain = nn.Parameter(torch.ones(rank, DISTANCES, channels))
+        nn.init.zeros_(self.far.weight)
+        nn.init.zeros_(self.far.bias)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:  # [N, T, d], [N, T, 2, C] -> [N, T, C]
+        step: Tensor = (self.far(x).float()[..., None] * self.gain * told).sum(dim=2)
+        return step
+
+
 class TokenHead(nn.Module):
     """Queries of a layer [N, 2 T, d], first those of P, then those of Q -> its tokens for each picture.
 
     As everywhere P = 0, Q ~ N(0, 1 / C_in), A = 1 at first. P is in units of the norm of the base kernel. With
-    feedback the queries of P hear of the gradients, and P goes along each as far as its query says.
+    feedback the queries of P hear of the gradients by P, and P and Q go along theirs as far as their queries say.
     """
 
     unit: Tensor
@@ -177,10 +192,8 @@ class TokenHead(nn.Module):
             nn.init.zeros_(self.a.weight)
         if config.feedback:
             self.hear = nn.Linear(DISTANCES * spec.outputs, width)
-            self.follow = Head(width, DISTANCES)
-            self.gain = nn.Parameter(torch.ones(self.rank, DISTANCES, spec.outputs))
-            nn.init.zeros_(self.follow.weight)
-            nn.init.zeros_(self.follow.bias)
+            self.follow_p = Follow(self.rank, width, spec.outputs)
+            self.follow_q = Follow(self.rank, width, inputs)
         self.register_buffer("unit", torch.ones([]))
 
     def scale(self, stats: KernelStats) -> None:
@@ -196,13 +209,13 @@ class TokenHead(nn.Module):
         a = None if self.mean_a is None else self.mean_a.unflatten(1, (side, side)).expand(n, -1, -1, -1)
         return LayerTokens(p, q.expand(n, *q.shape), a, torch.full(p.shape[:2], self.pre, device=p.device))
 
-    def forward(self, x: Tensor, before: LayerTokens, told: Tensor | None) -> LayerTokens:
-        """Queries [N, 2 T, d], tokens before this look, feedback [N, T, 2, O] on them -> tokens."""
+    def forward(self, x: Tensor, before: LayerTokens, told: Told | None) -> LayerTokens:
+        """Queries [N, 2 T, d], tokens before this look and feedback on them -> tokens."""
         of_p, of_q = x.split(self.rank, dim=1)
-        p = self.p(of_p).float()
+        p, q = self.p(of_p).float(), self.q(of_q).float()
         if told is not None:
-            p = p + (self.follow(of_p).float()[..., None] * self.gain * told).sum(dim=2)
-        q = before.q + self.q(of_q).float().view_as(before.q)
+            p, q = p + self.follow_p(of_p, told.p), q + self.follow_q(of_q, told.q)
+        q = before.q + q.view_as(before.q)
         a = None if self.a is None or before.a is None else before.a + self.a(of_q).float().view_as(before.a)
         return LayerTokens(before.p + p * self.unit, q, a, before.pre)
 
@@ -222,16 +235,16 @@ class Group(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(
-        self, x: Tensor, before: Mapping[str, LayerTokens], told: Mapping[str, Tensor]
+        self, x: Tensor, before: Mapping[str, LayerTokens], told: Mapping[str, Told]
     ) -> tuple[list[Tensor], dict[str, LayerTokens]]:
-        """Map [N, d, h, w], and by layer tokens before and feedback [N, T, 2, O] -> codes [N, D], tokens by layer."""
+        """Map [N, d, h, w], and by layer tokens before and feedback on them -> codes [N, D], tokens by layer."""
         channels, height, width = x.shape[1:]
         place = positions(height, width, channels).to(x.device)
         memory = self.memory(x.flatten(2).mT) + place.flatten(1).T  # [N, h w, d]
         x = self.queries.expand(len(memory), -1, -1)
         heads: Sequence[Any] = list(self.tokens)
         if told:
-            heard = [F.pad(head.hear(told[head.spec.name].flatten(2)), (0, 0, 0, head.rank)) for head in heads]
+            heard = [F.pad(head.hear(told[head.spec.name].p.flatten(2)), (0, 0, 0, head.rank)) for head in heads]
             x = x + F.pad(torch.cat(heard, dim=1), (0, 0, len(self.codes), 0))
         for block in self.blocks:
             x = block(x, memory)
@@ -263,7 +276,7 @@ class Reader(nn.Module):
         self.laterals = nn.ModuleList(nn.Linear(channels, config.width) for channels in used)
 
     def forward(
-        self, x: Tensor, before: Mapping[str, LayerTokens] | None = None, told: Mapping[str, Tensor] | None = None
+        self, x: Tensor, before: Mapping[str, LayerTokens] | None = None, told: Mapping[str, Told] | None = None
     ) -> tuple[Tensor | None, dict[str, LayerTokens]]:
         """Codes [N, L, D] in standard coordinates, or None; tokens by layer, those there are.
 
@@ -397,7 +410,7 @@ class Encoder(Pretrained, nn.Module):
 
     def _draw(
         self, pictures: Tensor, w_plus: Tensor, tokens: dict[str, LayerTokens], generator: Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Told]]:
         """What w+ [N, L, D] and tokens draw, [N, 3, R, R]; and the feedback on it, if any is asked for."""
         if self.config.feedback:
             finish = partial(self._of_kernels, generator=generator)

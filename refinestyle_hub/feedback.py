@@ -1,7 +1,7 @@
 """What a generator tells an encoder about a drawing of a picture: which way the tokens would have to go.
 
 An encoder that sees the picture, the drawing and their difference must learn by itself what each kernel does to a
-drawing. The gradient of the distance by the tokens' P says so for this very picture: each look of the second stage
+drawing. The gradient of the distance by the tokens says so for this very picture: each look of the second stage
 becomes a step of a learned descent (Andrychowicz et al. 2016, arXiv 1606.04474; Adler and Öktem 2017, arXiv
 1704.04058), at the price of two gradients of a drawing.
 """
@@ -9,6 +9,7 @@ becomes a step of a learned descent (Andrychowicz et al. 2016, arXiv 1606.04474;
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,17 @@ from .token_batch import TokenBatch
 from .tokens import LayerTokens
 
 
-__all__ = ["DISTANCES", "feedback"]
+__all__ = ["DISTANCES", "Told", "feedback"]
 
 DISTANCES = 2  # whose gradients are told: the squared error of the pixels, and the perceptual distance
+
+
+class Told(NamedTuple):
+    """Gradients of both distances by the tokens of a layer; the root of the mean square of each is 1 for each picture,
+    or it is 0, as that by Q is where P is: how far to go is for the encoder to say."""
+
+    p: Tensor  # [N, T, 2, O]
+    q: Tensor  # [N, T, 2, I], or [N, T, 2, I k k] where every token has its own taps
 
 
 def feedback(
@@ -34,7 +43,7 @@ def feedback(
     pictures: Tensor,
     perceptual: Perceptual,
     size: int,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Told]]:
     """Draw, and take the gradients of the distances from the pictures.
 
     Args:
@@ -43,8 +52,7 @@ def feedback(
         perceptual: looks at both averaged to ``size`` x ``size`` pixels, or what it needs at least.
 
     Returns:
-        The drawing [N, 3, R, R]; and the gradients by layer, [N, T, 2, O], the root of their mean square being 1 for
-        each picture, layer and distance: how far to go is for the encoder to say. Both without a graph.
+        The drawing [N, 3, R, R], and the gradients by layer. Both without a graph.
     """
     # a graph is needed even where the caller wants none, and no graph takes tensors of inference mode
     with torch.inference_mode(False), torch.enable_grad():
@@ -54,16 +62,19 @@ def feedback(
         side = max(size, MIN_SIDE)
         small, wanted = (F.interpolate(x.float(), size=(side, side), mode="area") for x in (drawn, pictures))
         distances = [mse(drawn.float(), pictures).sum(), perceptual(small, wanted).sum()]
-        free = [x.p for x in held.values()]
+        free = [tensor for x in held.values() for tensor in (x.p, x.q)]
         gradients = [torch.autograd.grad(x, free, retain_graph=x is distances[0]) for x in distances]
-    told = {}
-    for name, *both in zip(held, *gradients, strict=True):
-        gradient = torch.stack(both, dim=2).float()
-        told[name] = gradient * gradient.square().mean(dim=(1, 3), keepdim=True).clamp_min(1e-24).rsqrt()
-    return drawn.detach(), told
+    both = [_even(torch.stack(pair, dim=2).flatten(3)) for pair in zip(*gradients, strict=True)]
+    return drawn.detach(), {name: Told(*both[2 * i : 2 * i + 2]) for i, name in enumerate(held)}
+
+
+def _even(gradient: Tensor) -> Tensor:
+    """[N, T, 2, C], the root of the mean square being 1 for each picture and distance."""
+    gradient = gradient.float()
+    return gradient * gradient.square().mean(dim=(1, 3), keepdim=True).clamp_min(1e-24).rsqrt()
 
 
 def _detached(tokens: LayerTokens) -> LayerTokens:
-    """The same numbers, of which only P can move."""
-    a = None if tokens.a is None else tokens.a.detach().clone()
-    return LayerTokens(tokens.p.detach().clone().requires_grad_(), tokens.q.detach().clone(), a, tokens.pre.clone())
+    """The same numbers, of which P and Q can move."""
+    p, q = (x.detach().clone().requires_grad_() for x in (tokens.p, tokens.q))
+    return LayerTokens(p, q, None if tokens.a is None else tokens.a.detach().clone(), tokens.pre.clone())

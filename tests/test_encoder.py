@@ -166,11 +166,29 @@ def test_after_one_step_every_query_has_a_gradient(generator: Generator, options
         (generator(w_plus, tokens) - x).square().mean().backward()
         gradients = {name: p.grad for name, p in learning.named_parameters()}
         optimizer.step()
-    assert not [name for name, g in gradients.items() if g is None or not g.any()]
+    # before a second look nobody goes along a gradient by Q, which is 0 where P is
+    late = ("follow_q.gain", "follow_q.far.weight", "follow_q.far.bias")
+    assert not [name for name, g in gradients.items() if (g is None or not g.any()) and not name.endswith(late)]
     for name, g in gradients.items():
         if name.endswith("queries"):
             assert g is not None
             assert (g.abs().sum(dim=1) > 0).all(), name
+
+
+def test_a_second_look_goes_along_the_gradient_by_q(generator: Generator) -> None:
+    encoder = encoder_for(generator, feedback=True, looks=2)
+    assert encoder.second is not None
+    with torch.no_grad():
+        for group in encoder.second.groups:
+            for head in group.tokens:
+                head.follow_p.far.bias.fill_(-0.01)
+    x = pictures()
+    _, tokens = encoder(x, generator)
+    generator(encoder.codes(x), tokens).sum().backward()
+    for name, p in encoder.second.named_parameters():
+        if name.endswith("follow_q.far.bias"):
+            assert p.grad is not None
+            assert p.grad.any(), name
 
 
 def test_the_first_of_two_stages_gets_no_gradient_from_the_second(generator: Generator) -> None:

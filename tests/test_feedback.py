@@ -12,7 +12,7 @@ from tiny import tiny_generator
 from torch import Tensor
 
 from refinestyle_hub.encoder import Encoder
-from refinestyle_hub.feedback import feedback
+from refinestyle_hub.feedback import Told, feedback
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.losses import Perceptual, mse
 from refinestyle_hub.token_batch import TokenBatch
@@ -53,7 +53,7 @@ def scene(generator: Generator) -> tuple[Tensor, Tensor]:
 
 def told_of(
     generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Told]]:
     w_plus, pictures = scene(generator)
     return feedback(generator, w_plus, tokens, lambda x: x, pictures, perceptual, SIZE)
 
@@ -63,13 +63,17 @@ def test_it_is_the_gradient_of_both_distances(
 ) -> None:
     drawn, told = told_of(generator, tokens, perceptual)
     w_plus, pictures = scene(generator)
-    own = {name: LayerTokens(x.p.clone().requires_grad_(), x.q, x.a, x.pre) for name, x in tokens.items()}
+    own = {
+        name: LayerTokens(x.p.clone().requires_grad_(), x.q.clone().requires_grad_(), x.a, x.pre)
+        for name, x in tokens.items()
+    }
     again = generator(w_plus, TokenBatch(2, own))
     torch.testing.assert_close(drawn, again.detach())
     for which, distance in enumerate((mse(again, pictures), perceptual(again, pictures))):
-        gradients = torch.autograd.grad(distance.sum(), [x.p for x in own.values()], retain_graph=True)
-        for name, gradient in zip(own, gradients, strict=True):
-            part = told[name][:, :, which]
+        leaves = {(name, kind): getattr(x, kind) for name, x in own.items() for kind in ("p", "q")}
+        gradients = torch.autograd.grad(distance.sum(), list(leaves.values()), retain_graph=True)
+        for (name, kind), gradient in zip(leaves, gradients, strict=True):
+            part = getattr(told[name], kind)[:, :, which]
             torch.testing.assert_close(part.square().mean(dim=(1, 2)), torch.ones(2))
             # 1: the same way, whatever the length
             same = F.cosine_similarity(part.flatten(1), gradient.flatten(1))
@@ -82,7 +86,10 @@ def test_against_it_the_distance_falls(
 ) -> None:
     drawn, told = told_of(generator, tokens, perceptual)
     w_plus, pictures = scene(generator)
-    moved = {name: LayerTokens(x.p - 2e-4 * told[name][:, :, which], x.q, x.a, x.pre) for name, x in tokens.items()}
+    moved = {
+        name: LayerTokens(x.p - 1e-4 * told[name].p[:, :, which], x.q - 1e-4 * told[name].q[:, :, which], x.a, x.pre)
+        for name, x in tokens.items()
+    }
     distance: Callable[[Tensor, Tensor], Tensor] = (mse, perceptual)[which]
     with torch.no_grad():
         before, after = distance(drawn, pictures), distance(generator(w_plus, TokenBatch(2, moved)), pictures)
@@ -101,9 +108,9 @@ def test_whatever_the_caller_does_about_gradients(
         drawn, told = told_of(generator, tokens, perceptual)
     assert not drawn.requires_grad
     assert not any(x.p.requires_grad for x in tokens.values())
-    for name, gradient in told.items():
-        assert not gradient.requires_grad
-        torch.testing.assert_close(gradient, expected[name])
+    for name, both in told.items():
+        assert not any(x.requires_grad for x in both)
+        torch.testing.assert_close(both, expected[name])
 
 
 def test_an_encoder_reads_in_inference_mode(generator: Generator) -> None:
@@ -132,5 +139,7 @@ def test_a_picture_that_is_drawn_already_has_nothing_to_tell(generator: Generato
     with torch.no_grad():
         pictures = generator(w_plus, TokenBatch(2, tokens))
     _, told = feedback(generator, w_plus, tokens, lambda x: x, pictures, perceptual, SIZE)
-    assert all(torch.isfinite(gradient).all() for gradient in told.values())
-    assert all(not gradient[:, :, 0].any() for gradient in told.values())
+    for both in told.values():
+        assert torch.isfinite(both.p).all()
+        assert not both.p[:, :, 0].any()
+        assert not both.q.any()  # P is 0
