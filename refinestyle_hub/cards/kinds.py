@@ -94,10 +94,11 @@ def _encoder_rows(folder: Path, config: Config) -> Rows:
     made = config_from_json("Encoder", EncoderConfig, config, folder / CONFIG)
     where = ", ".join(f"`{name}`" for name in made.layers)
     tokens = f"T = {made.rank} tokens per layer in {where}" if where else "no tokens"
+    looks = f", {made.looks} looks of the second {'with' if made.feedback else 'without'} feedback"
     return {
         "Looks at": f"{made.size} x {made.size}, RGB, [-1, 1]",
         "Answers": f"w+ of {made.generator.num_layers} x {made.generator.w_dim}, and {tokens}",
-        "Stages": made.stages,
+        "Stages": made.stages + (looks if made.stages == "two" else ""),
         "Backbone": made.backbone,
     }
 
