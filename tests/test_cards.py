@@ -371,7 +371,11 @@ def test_snippets_of_parts_that_have_no_card_of_their_own(bundled: Path) -> None
 def test_card_of_an_encoder_says_what_it_reads_and_answers(bundled: Path) -> None:
     text = render(bundled / "encoder", CARD, "me/encoder")
     check(text)
-    for fact in ("| Looks at | 32 x 32, RGB, [-1, 1] |", "w+ of 8 x 16, and T = 2 tokens", "| Stages | two |"):
+    for fact in (
+        "| Looks at | 32 x 32, RGB, [-1, 1] |",
+        "w+ of 8 x 16, and T = 2 tokens",
+        "| Stages | two, 1 look of the second without feedback |",
+    ):
         assert fact in text
 
 

@@ -94,7 +94,9 @@ def _encoder_rows(folder: Path, config: Config) -> Rows:
     made = config_from_json("Encoder", EncoderConfig, config, folder / CONFIG)
     where = ", ".join(f"`{name}`" for name in made.layers)
     tokens = f"T = {made.rank} tokens per layer in {where}" if where else "no tokens"
-    looks = f", {made.looks} looks of the second {'with' if made.feedback else 'without'} feedback"
+    looks = (
+        f", {made.looks} look{'s' * (made.looks > 1)} of the second {'with' if made.feedback else 'without'} feedback"
+    )
     return {
         "Looks at": f"{made.size} x {made.size}, RGB, [-1, 1]",
         "Answers": f"w+ of {made.generator.num_layers} x {made.generator.w_dim}, and {tokens}",
