@@ -17,9 +17,10 @@ from torch import Tensor
 
 from .attributes import AttributeNet
 from .baselines import pivotal_tuning, project_w_plus
-from .encoder import Encoder, TokenHead
+from .encoder import Encoder
 from .errors import ConfigError, FaceNotFoundError, PictureError, ShapeError
 from .faces import crop_face
+from .heads import TokenHead
 from .images import SUFFIXES, load_picture, to_tensor
 from .invert import FINE
 from .losses import Perceptual, mse, shrink
