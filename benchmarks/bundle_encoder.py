@@ -99,13 +99,11 @@ def bundle(run: Path, model: Path, data: str, picture: Path, **facts: Any) -> No
     shutil.rmtree(model / "encoder", ignore_errors=True)  # of an earlier one nothing stays
     encoder.save_pretrained(model / "encoder", "fp16")
     state = checkpoint.read(run / "state.safetensors")[1]
-    looks = {1: "One look"}.get(encoder.config.looks, f"{encoder.config.looks} looks")
-    give = "gives" if encoder.config.looks == 1 else "give"
     answers, seen = ("w+ and tokens", "w+ alone and with tokens") if encoder.config.layers else ("w+", "w+")
     card = cards.Card(
         license="apache-2.0",
         title=f"{NAME}: encoder",
-        summary=f"{looks} at a portrait {give} {answers}; after {state['seen']:,} pictures.",
+        summary=f"A look at a portrait gives {answers}; after {state['seen']:,} pictures.",
         base_model=NAME,
         data=DATA,
         training=command(state["config"]),

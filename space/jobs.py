@@ -157,7 +157,7 @@ class Jobs:
             for parts in ([look.edits for look in looks], [look.domains for look in looks])
         )
         styles: dict[str | TokenSet, Any] = {sets.get(name, name): strength for name, strength in domains.items()}
-        with messages.explained(), self.turns:
+        with messages.explained(), self.turns.of("draw"):
             if isinstance(who, Inversion):
                 bodies = [who] * len(looks)
                 drawn = self.pipe.render(bodies, edits=edits, domains=styles, output_type="np")
@@ -193,7 +193,7 @@ class Jobs:
         def work() -> None:
             nonlocal began, turn
             try:
-                with self.turns:
+                with self.turns.of("invert"):
                     began = turn = time.monotonic()
                     updates.put(self._inverted(crop, steps, tokens, seed, on_step))
             except BaseException as error:  # it is raised again where the result is awaited
@@ -227,7 +227,7 @@ class Jobs:
 
     def _adapt(self, run: Run, count: int, face: Inversion | None, flag: str) -> Chunk:
         """Up to ``count`` more steps; none is begun once the file ``flag`` exists."""
-        with messages.explained(), self.turns:
+        with messages.explained(), self.turns.of("adapt"):
             going = self._resumed(run)
             while count > 0 and not going.finished and not os.path.exists(flag):
                 going.step()
@@ -245,7 +245,7 @@ class Jobs:
 
     def _keep(self, run: Run, name: str) -> TokenSet:
         """The domain that came of a run, the best of its steps."""
-        with messages.explained(), self.turns:
+        with messages.explained(), self.turns.of("adapt"):
             return self._resumed(run).token_set({"name": name, "rights": RIGHTS}).to("cpu")
 
     def _resumed(self, run: Run) -> Adaptation:

@@ -272,7 +272,7 @@ def test_a_drag_is_drawn_twice_at_most_and_a_reset_once(visit: Callable[..., Any
     page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
     track = page.locator("#edit-smile input[type=range]").bounding_box()
     handlers: Handlers = next(e.fn.__self__ for e in demo.fns.values() if e.api_name == "invert")
-    with handlers.jobs.turns:  # nothing is drawn meanwhile
+    with handlers.jobs.turns.of("draw"):  # nothing is drawn meanwhile
         page.mouse.move(track["x"] + track["width"] / 2, track["y"] + track["height"] / 2)
         page.mouse.down()
         for share in np.linspace(0.5, 0.9, 20):

@@ -298,7 +298,7 @@ def test_a_third_job_of_a_session_is_refused_and_another_session_is_not(
     url: str, demo: gr.Blocks, connect: Any, photo: str
 ) -> None:
     patient, other = connect(), connect()
-    with handlers_of(demo).jobs.turns:  # the first waits for it, the second in the queue
+    with handlers_of(demo).jobs.turns.of("draw"):  # the first waits for it, the second in the queue
         running = [
             patient.submit(photo=handle_file(photo), steps=2, aligned=True, api_name="/invert") for _ in range(2)
         ]
