@@ -110,8 +110,8 @@ def test_an_encoder_saves_the_inversions() -> None:
     """What an encoder reads is taken for w+ of the references; nothing is optimised."""
 
     class Reads(torch.nn.Module):
-        def forward(self, pictures: torch.Tensor, generator: Any) -> tuple[torch.Tensor, None]:
-            return generator.mapping.w_avg.expand(len(pictures), generator.config.num_layers, -1), None
+        def codes(self, pictures: torch.Tensor) -> torch.Tensor:
+            return pipe.generator.mapping.w_avg.expand(len(pictures), pipe.generator.config.num_layers, -1)
 
     pipe = RefineStylePipeline(tiny_generator(), Discriminator(DiscriminatorConfig(32, channels=dict.fromkeys(
         (4, 8, 16, 32), 4))))  # fmt: skip
