@@ -159,7 +159,11 @@ class User:
         have_face = False
         while time.monotonic() < until:
             if self.number % 10 == 9:
-                self.adapt(client, until)
+                try:
+                    self.adapt(client, until)
+                except Exception as error:  # such as a server that does not answer in time
+                    with self.visit.lock:
+                        self.visit.failures.append(f"/adapt: {type(error).__name__}: {str(error)[:200]}")
             elif not have_face or self.chance.random() < 0.2:
                 have_face = self.invert(client) or have_face
             elif self.chance.random() < 0.7:
@@ -209,9 +213,8 @@ class User:
                 with self.visit.lock:
                     self.visit.waits["/adapt, to an update"].append(time.monotonic() - began)
                 began = time.monotonic()
-        if job.done() and not job.cancelled() and (error := job.exception()):
-            with self.visit.lock:
-                self.visit.failures.append(f"/adapt: {type(error).__name__}: {str(error)[:200]}")
+        if job.done() and not job.cancelled():
+            job.result()
 
     def check(self, answer: Any, what: str) -> None:
         if answer is not None and not np.array_equal(opened(answer[0][0]), self.mine):
