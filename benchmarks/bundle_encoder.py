@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from refinestyle_hub import RefineStylePipeline, cards
@@ -57,7 +58,7 @@ def command(config: Mapping[str, Any]) -> str:
             said.append(f"--{'' if value else 'no-'}{field.name.replace('_', '-')}")
             continue
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        said += [f"--{field.name.replace('_', '-')}", text if not Path(text).is_absolute() else Path(text).name]
+        said += [f"--{field.name.replace('_', '-')}", quote(text if not Path(text).is_absolute() else Path(text).name)]
     return " ".join(said)
 
 
@@ -103,7 +104,7 @@ def bundle(run: Path, model: Path, data: str, picture: Path, **facts: Any) -> No
     card = cards.Card(
         license="apache-2.0",
         title=f"{NAME}: encoder",
-        summary=f"A look at a portrait gives {answers}; after {state['seen']:,} pictures.",
+        summary=f"Reads {answers} off a portrait; after {state['seen']:,} pictures.",
         base_model=NAME,
         data=DATA,
         training=command(state["config"]),

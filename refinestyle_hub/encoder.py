@@ -318,7 +318,8 @@ class Encoder(Pretrained, nn.Module):
         """What w+ [N, L, D] and tokens draw, [N, 3, R, R]; and the feedback on it, if any is asked for."""
         if self.config.feedback:
             finish = partial(self._of_kernels, generator=generator)
-            return feedback(generator, w_plus, tokens, finish, pictures, self._judge, self.config.size)
+            judge = self._judge.to(pictures.device)  # it is no part of the encoder, and does not move with it
+            return feedback(generator, w_plus, tokens, finish, pictures, judge, self.config.size)
         with torch.no_grad():
             return generator(w_plus, TokenBatch(len(pictures), self._of_kernels(tokens, generator))), {}
 
@@ -326,7 +327,7 @@ class Encoder(Pretrained, nn.Module):
     def _judge(self) -> Perceptual:
         """Whose gradient is told: always the same distance, with the weights that the package requires."""
         with torch.inference_mode(False):  # or no gradient could ever pass through its weights
-            return Perceptual.load("st-lpips-alex").to(self.w_avg.device)
+            return Perceptual.load("st-lpips-alex")
 
     def _of_kernels(self, tokens: dict[str, LayerTokens], generator: Generator) -> dict[str, LayerTokens]:
         if self.config.residual != "multiply":

@@ -143,6 +143,7 @@ def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> No
     config = EncoderTraining(
         data=str(folder / "portraits"), out=str(run), model=str(model), widths=(8, 8, 8, 16), width=16, heads=2,
         depth=1, w_pictures=0, pictures=2, start_from=str(tmp_path / "first"), perceptual=0.0, batch=2, flip=False,
+        layers=("b8.conv*", "*.torgb"),
     )  # fmt: skip
     trainer = EncoderTrainer(config, tiny_generator(), open_pictures(folder / "portraits", TINY.resolution, "test"))
     trainer.run()
@@ -164,6 +165,7 @@ def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> No
     card = (model / "encoder" / "card.json").read_text()
     assert "after 2 pictures" in card
     assert "--widths 8,8,8,16" in card
+    assert "--layers 'b8.conv*,*.torgb'" in card  # as a shell takes it
     assert "--no-flip" in card
     assert "--start-from first" in card
     assert str(tmp_path) not in card

@@ -221,7 +221,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "Encoder": Kind(
         "encoder",
-        f"Reads a picture once and returns its w+ code and its {PAPER} tokens for one frozen generator, by grouped "
+        f"Reads a picture and returns its w+ code and its {PAPER} tokens for one frozen generator, by grouped "
         "transformer blocks.",
         "image-to-image",
         _encoder_rows,
