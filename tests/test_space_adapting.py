@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from space_parts import domain, pixels, request, style, whole
-from zero_gpu import FakeZeroGPU
 
 from refinestyle_hub.adapt import load_references
 from refinestyle_hub.errors import DivergedError
@@ -215,20 +214,3 @@ def test_the_estimate_grows_and_learns(on: Adapting, pictures: list[str]) -> Non
     began = time.monotonic()
     adapt(on, pictures)
     assert 0 < on.jobs.pace <= time.monotonic() - began
-
-
-def test_across_zerogpu(
-    tiny_pipe: RefineStylePipeline, on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a fork does not take the pool of threads along
-    try:
-        border = FakeZeroGPU()
-        away = adapt(Adapting(Jobs(whole(tiny_pipe), border), Stops()), pictures, steps=2)[-1]
-        here = adapt(on, pictures, steps=2)[-1]
-    finally:
-        torch.set_num_threads(threads)
-    assert len(border.seconds) == 3  # two chunks, and what comes of them
-    first, second = (TokenSet.from_pretrained(result[2]).state_dict() for result in (away, here))
-    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)

@@ -1,4 +1,4 @@
-"""The border to the accelerator: stopping, locking, deadlines, admission; once more across a fake ZeroGPU."""
+"""The border to the accelerator: stopping, locking, deadlines and admission."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from space_parts import request, whole
-from zero_gpu import FakeZeroGPU
 
 from refinestyle_hub.adapt import References
 from refinestyle_hub.fingerprint import fingerprint
@@ -163,26 +162,6 @@ def test_requested_seconds_grow_with_the_work_and_stay_allowed(size: int) -> Non
     assert 0 < wanted[0] < wanted[1] < wanted[2] <= 110
 
 
-def test_across_zerogpu(tiny_pipe: RefineStylePipeline, crop: Pixels, stops: Stops) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a fork does not take the pool of threads along
-    try:
-        border = FakeZeroGPU()
-        work = Jobs(tiny_pipe, border)
-        result = list(work.invert(crop, 3, True, 0, str(stops.flag("me", "invert"))))[-1]
-        assert isinstance(result, Result)
-        assert np.array_equal(work.draw(result.inversion, [Look()], {})[0][0], result.reconstruction)
-        stops.stop("invert", request("me"))
-        stopped = list(work.invert(crop, 400, True, 0, str(stops.flag("me", "invert"))))[-1]
-        assert isinstance(stopped, Result)
-        assert stopped.inversion.report["stopped"] == "cancelled"
-        assert len(border.seconds) == 3
-        with pytest.raises(gr.Error, match="nonsense"):  # the text comes through, not the name of a class
-            work.draw(result.inversion, [Look({"nonsense": 1.0})], {})
-    finally:
-        torch.set_num_threads(threads)
-
-
 def test_waiting_counts_a_session_where_it_waits_and_where_it_runs() -> None:
     def event(session: str, line: str = "draw") -> Any:
         return SimpleNamespace(session_hash=session, concurrency_id=line, request=request(session))
@@ -297,20 +276,6 @@ def test_seconds_of_an_adaptation_grow_with_steps_and_pictures(run: Run) -> None
     )
     assert 0 < wanted(run, 1) < wanted(run, 100) < wanted(run, 10_000) <= 110
     assert wanted(run, 50) < wanted(more, 50)
-
-
-def test_adaptation_across_zerogpu(pipe: RefineStylePipeline, run: Run) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a fork does not take the pool of threads along
-    try:
-        work = Jobs(pipe, FakeZeroGPU())
-        chunk = work.adapt(run, 2, None, "/nowhere")
-        domain = work.keep(work.adapt(chunk.run, 1, None, "/nowhere").run, "ink")
-        drawn = work.draw((1, 2), [Look(), Look(domains={"ink": 1.0, "it": 1.0})], {"it": domain})
-        assert [len(row) for row in drawn] == [2, 2]
-        assert not np.array_equal(drawn[0][1], drawn[1][1])
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_a_picture_waits_for_a_turn_and_not_for_the_job(
