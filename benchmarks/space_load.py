@@ -155,7 +155,10 @@ class User:
         """Every tenth user learns domains; the others invert, edit and stylise. They go when the time is up."""
         from gradio_client import Client
 
-        client = Client(self.server.url, verbose=False, analytics_enabled=False, download_files=str(self.got))
+        client = Client(
+            self.server.url, verbose=False, analytics_enabled=False, download_files=str(self.got),
+            httpx_kwargs={"timeout": 120},  # a cancel is answered when the present chunk is done
+        )  # fmt: skip
         have_face = False
         while time.monotonic() < until:
             if self.number % 10 == 9:
@@ -205,7 +208,7 @@ class User:
         began, updates = time.monotonic(), 0
         while not job.done():
             if time.monotonic() > until:
-                job.cancel()
+                self.visit.ask("/adapt, to stop", job.cancel)
                 break
             time.sleep(0.2)
             if len(job.outputs()) > updates:
@@ -241,7 +244,8 @@ def load(server: Server, users: int, seconds: float, size: int) -> list[str]:
         print(f"| {name} | {len(waits)} | {statistics.median(waits):.1f} s | {late:.1f} s | {ordered[-1]:.1f} s |")
     middle = memory[len(memory) // 2]
     print(f"refused because the line was full: {visit.refused}")
-    print(f"memory: {memory[0]:.0f} MB at first, {middle:.0f} MB half way, {memory[-1]:.0f} MB at the end")
+    eighths = ", ".join(f"{memory[(len(memory) - 1) * n // 8]:.0f}" for n in range(9))
+    print(f"memory in MB, from the start by eighths of the time: {eighths}")
     if memory[-1] > 1.15 * middle + 50:
         visit.failures.append("memory grew by more than 15 % in the second half")
     return visit.failures

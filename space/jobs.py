@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import gradio as gr
 import numpy as np
@@ -38,6 +38,7 @@ from refinestyle_hub.tokens import TokenSet
 from . import limits, messages
 from .images import Pixels
 from .session import Subject
+from .threads import Threads
 from .turns import Turns
 
 
@@ -76,6 +77,7 @@ class Result:
 
 
 Update: TypeAlias = "Step | Result"
+T = TypeVar("T")
 Who: TypeAlias = "Inversion | tuple[int, ...]"  # a face, or the seeds of several
 
 
@@ -130,6 +132,7 @@ class Jobs:
     def __init__(self, pipe: RefineStylePipeline, gpu: Callable[..., Any] = gpu) -> None:
         self.pipe = pipe
         self.turns = Turns()
+        self.threads = Threads()
         self.invert: Callable[..., Iterator[Update]] = gpu(duration=_inversion_seconds)(self._invert)
         self.draw: Callable[..., list[list[Pixels]]] = gpu(duration=10)(self._draw)
         self.adapt: Callable[..., Chunk] = gpu(duration=_adaptation_seconds)(self._adapt)
@@ -157,13 +160,24 @@ class Jobs:
             for parts in ([look.edits for look in looks], [look.domains for look in looks])
         )
         styles: dict[str | TokenSet, Any] = {sets.get(name, name): strength for name, strength in domains.items()}
-        with messages.explained(), self.turns.of("draw"):
+
+        def work() -> Any:
             if isinstance(who, Inversion):
-                bodies = [who] * len(looks)
-                drawn = self.pipe.render(bodies, edits=edits, domains=styles, output_type="np")
-            else:
-                drawn = self.pipe.generate(who * len(looks), edits=edits, domains=styles, output_type="np")
+                return self.pipe.render([who] * len(looks), edits=edits, domains=styles, output_type="np")
+            return self.pipe.generate(who * len(looks), edits=edits, domains=styles, output_type="np")
+
+        drawn = self._turn("draw", work)
         return [list(drawn[first : first + count]) for first in range(0, len(drawn), count)]
+
+    def _turn(self, kind: str, work: Callable[[], T]) -> T:
+        """Do it on the thread of its kind, when the kind has its turn."""
+
+        def turn() -> T:
+            with self.turns.of(kind):
+                return work()
+
+        with messages.explained():
+            return self.threads.do(kind, turn)
 
     def subject(self, inversion: Inversion) -> Subject:
         """A face that came as a file: drawn, and shown for the photo as well where the file holds none."""
@@ -194,12 +208,14 @@ class Jobs:
             nonlocal began, turn
             try:
                 with self.turns.of("invert"):
+                    if closed.is_set():  # nobody waits for it any more
+                        return
                     began = turn = time.monotonic()
                     updates.put(self._inverted(crop, steps, tokens, seed, on_step))
             except BaseException as error:  # it is raised again where the result is awaited
                 updates.put(error)
 
-        threading.Thread(target=work, daemon=True).start()
+        self.threads.start("invert", work)
         shown = time.monotonic()
         try:
             while True:
@@ -227,26 +243,27 @@ class Jobs:
 
     def _adapt(self, run: Run, count: int, face: Inversion | None, flag: str) -> Chunk:
         """Up to ``count`` more steps; none is begun once the file ``flag`` exists."""
-        with messages.explained(), self.turns.of("adapt"):
-            going = self._resumed(run)
-            while count > 0 and not going.finished and not os.path.exists(flag):
-                going.step()
-                count -= 1
-            plain, adapted = (
-                [np.asarray(image) for image in to_images(going.preview(limits.PREVIEWS, plain=without))]
-                for without in (True, False)
-            )
-            shown = None
-            if face is not None:
-                now = going.average.token_set(going.base)
-                shown = self.pipe.render(face, domains={now: 1.0}, output_type="np")
+        return self._turn("adapt", lambda: self._adapted(run, count, face, flag))
+
+    def _adapted(self, run: Run, count: int, face: Inversion | None, flag: str) -> Chunk:
+        going = self._resumed(run)
+        while count > 0 and not going.finished and not os.path.exists(flag):
+            going.step()
+            count -= 1
+        plain, adapted = (
+            [np.asarray(image) for image in to_images(going.preview(limits.PREVIEWS, plain=without))]
+            for without in (True, False)
+        )
+        shown = None
+        if face is not None:
+            now = going.average.token_set(going.base)
+            shown = self.pipe.render(face, domains={now: 1.0}, output_type="np")
         pace = going.seconds / going.done if going.done else run.pace
         return Chunk(replace(run, state=going.state(), pace=pace), plain, adapted, shown)
 
     def _keep(self, run: Run, name: str) -> TokenSet:
         """The domain that came of a run, the best of its steps."""
-        with messages.explained(), self.turns.of("adapt"):
-            return self._resumed(run).token_set({"name": name, "rights": RIGHTS}).to("cpu")
+        return self._turn("adapt", lambda: self._resumed(run).token_set({"name": name, "rights": RIGHTS}).to("cpu"))
 
     def _resumed(self, run: Run) -> Adaptation:
         return self.pipe.adaptation(run.references, steps=run.steps, tokens=run.tokens, seed=run.seed, state=run.state)

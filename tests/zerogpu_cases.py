@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from space import images, limits
 from space.adapting import Adapting
 from space.jobs import Jobs, Look, Result, Run, Stops
 from space.session import Shelf
+from space.threads import Threads
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +37,13 @@ def one_thread() -> Iterator[None]:
 def stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stops:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     return Stops()
+
+
+def test_a_fork_has_threads_of_its_own() -> None:
+    threads = Threads()
+    here = threads.do("draw", os.getpid)
+    away: int = FakeZeroGPU()(lambda: threads.do("draw", os.getpid))()
+    assert away != here == os.getpid()
 
 
 def test_inversion(tiny_pipe: RefineStylePipeline, stops: Stops) -> None:

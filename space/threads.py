@@ -1,0 +1,69 @@
+"""A thread for each kind of work, which does all of it.
+
+Whatever computes with PyTorch from a thread leaves helper threads, scratch memory and an arena of the allocator to it.
+Handlers run on any of some forty threads; were the work done on these, or on a new one each time, the process would
+grow with every visitor, and idle helpers of one thread would spin on the cores that another's need.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeAlias, TypeVar
+
+
+__all__ = ["Threads"]
+
+T = TypeVar("T")
+Line: TypeAlias = "queue.SimpleQueue[tuple[Callable[[], object], Future[object]] | None]"  # None: the end
+
+
+class Threads:
+    """Threads by kind, begun when they are first needed; they end with this, and do not keep a process from ending."""
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[int, str], Line] = {}  # by process too: a fork takes the queues along, not the threads
+        self._lock = threading.Lock()
+        weakref.finalize(self, _end, self._lines)
+
+    def do(self, kind: str, work: Callable[[], T]) -> T:
+        """Its result or exception, once it is done."""
+        return self.start(kind, work).result()
+
+    def start(self, kind: str, work: Callable[[], T]) -> Future[T]:
+        """Do it after what the kind's thread has been given before."""
+        future: Future[T] = Future()
+        self._line(kind).put((work, future))  # type: ignore[arg-type]
+        return future
+
+    def _line(self, kind: str) -> Line:
+        key = os.getpid(), kind
+        with self._lock:
+            if key not in self._lines:
+                self._lines[key] = queue.SimpleQueue()
+                threading.Thread(target=_serve, args=(self._lines[key],), name=kind, daemon=True).start()
+            return self._lines[key]
+
+
+def _serve(line: Line) -> None:
+    while given := line.get():
+        _do(*given)
+        del given  # nothing of a visitor is kept until the next comes
+
+
+def _end(lines: dict[tuple[int, str], Line]) -> None:
+    for line in lines.values():
+        line.put(None)
+
+
+def _do(work: Callable[[], object], future: Future[object]) -> None:
+    try:
+        result = work()
+    except BaseException as error:  # raised again where the result is awaited
+        future.set_exception(error)
+    else:
+        future.set_result(result)
