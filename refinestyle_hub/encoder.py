@@ -207,14 +207,18 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def learn_from(self, first: Reader) -> None:
-        """Begin with what a reader of codes knows of pictures: its backbone, which takes the first three channels, and
-        its blocks."""
+        """Begin with what a reader of codes knows of pictures: its backbone, which takes the first three channels, its
+        blocks, and where this one reads codes too, how it reads them."""
         source, target = first.state_dict(), self.state_dict()
         for name in target.keys() & source.keys():
             if target[name].shape == source[name].shape and not name.endswith("queries"):
                 target[name].copy_(source[name])
             elif name.startswith("backbone") and target[name][:, :3].shape == source[name].shape:
                 target[name][:, :3].copy_(source[name])
+        groups: Iterable[Any] = zip(self.groups, first.groups, strict=False)
+        for own, other in groups:
+            codes = min(len(own.codes), len(other.codes))  # their queries come first
+            own.queries[:codes].copy_(other.queries[:codes])
 
 
 # --- The encoder ----------------------------------------------------------------------------------------------------

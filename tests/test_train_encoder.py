@@ -238,6 +238,21 @@ def test_the_second_stage_can_start_from_another_runs_first(tiny: EncoderTrainin
         train_encoder(replace(further, width=32, out=str(tmp_path / "wider")))
 
 
+def test_one_stage_can_start_from_the_first_of_two(tiny: EncoderTraining, tmp_path: Path) -> None:
+    first = train_encoder(replace(tiny, pictures=0)).average
+    one = replace(tiny, stages="one", out=str(tmp_path / "one"))
+    trainer = trainer_of(one)
+    trainer.start_from(first)
+    codes, tokens = trainer.encoder(faces(2), trainer.generator)
+    torch.testing.assert_close(codes, first.codes(faces(2)), atol=0.3, rtol=0.3)  # tokens' queries are beside it now
+    mean = trainer.encoder.w_avg.expand_as(codes)
+    assert (codes - first.codes(faces(2))).norm() < 0.2 * (codes - mean).norm()
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.generator(codes, tokens), trainer.generator(codes))  # no residual yet
+    with pytest.raises(ModelFileError, match="another network"):
+        trainer_of(replace(one, width=32)).start_from(first)
+
+
 def test_codes_stay_in_the_coordinates_they_were_learnt_in(tiny: EncoderTraining, tmp_path: Path) -> None:
     """Another machine finds other axes for the same w: here those of the encoder, and of the saved run, are turned."""
     encoder = train_encoder(replace(tiny, pictures=0)).average

@@ -7,6 +7,7 @@ edit of what it found (``tasks.py``).
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -257,7 +258,7 @@ class EncoderTrainer:
             checkpoint.load_optimizer(tensors, name, self.learning[name], optimizer)
 
     def start_from(self, encoder: Encoder) -> None:
-        """Take over the first stage of an encoder.
+        """Take over the first stage of an encoder; a one-stage run may begin with one that reads codes alone.
 
         Raises:
             ModelFileError: its first stage is another network.
@@ -268,12 +269,21 @@ class EncoderTrainer:
             check_base(encoder.config.base, base, what="The encoder to start from")
         try:
             for own in (self.encoder, self.average):
-                own.first.load_state_dict(encoder.first.state_dict())
+                own.first.load_state_dict(self._beside_tokens(own.first, encoder.first))
         except RuntimeError as error:
             text = " ".join(str(error).split())[:200]
             raise ModelFileError(f"The first stage of that encoder is another network: {text}") from error
         if encoder.config.base is not None and encoder.config.base.digest == base.digest:
             self._take_coordinates(encoder)
+
+    def _beside_tokens(self, own: Reader, first: Reader) -> dict[str, Tensor]:
+        """The state of a first stage; where it has no tokens and its own has, these are those of the own."""
+        if self.config.stages == "one" and not first.start(1):
+            start = copy.deepcopy(own)
+            start.learn_from(first)
+            fresh = {name: x for name, x in start.state_dict().items() if ".tokens." in name or "queries" in name}
+            return first.state_dict() | fresh  # what does not fit is told by whoever loads it
+        return first.state_dict()
 
     def _take_coordinates(self, encoder: Encoder) -> None:
         """Those in which its codes are: where w varies alike in all directions, rounding decides which axes it has."""
