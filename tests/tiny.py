@@ -88,3 +88,25 @@ def attribute_net() -> AttributeNet:
             features=16,
         )
         return AttributeNet(config).eval().requires_grad_(False)
+
+
+MILD = {4: 8, 8: 8, 16: 8}  # channels of a generator of 16 px
+
+
+def mild_generator(resolution: int = 16) -> Generator:
+    """A generator whose pictures lie within [-1, 1], as those of a trained one do."""
+    channels = MILD if resolution == 16 else {**MILD, 32: 4}
+    generator = tiny_generator(config=GeneratorConfig(resolution, 8, 8, 2, channels))
+    with torch.no_grad():
+        for r in channels:
+            generator.layer(f"b{r}.torgb").weight *= 0.15
+        z = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+        generator.mapping.w_avg.copy_(generator.mapping(z).mean(dim=0))
+    return generator
+
+
+def faces(n: int = 4) -> Tensor:
+    """Pictures [n, 3, 16, 16] that the mild generator draws."""
+    generator = mild_generator()
+    with torch.no_grad():
+        return generator(generator.map(torch.randn(n, 8, generator=torch.Generator().manual_seed(1)))).clamp(-1, 1)
