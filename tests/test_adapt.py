@@ -422,7 +422,9 @@ def test_damaged_states(generator: Generator, discriminator: Discriminator, tmp_
 def test_presets() -> None:
     one, three, many = preset(1), preset(3), preset(20, tokens=8)
     assert one.adversarial == 0  # a verdict on whole pictures would end in copies of the one
-    assert one.reconstruction > three.reconstruction > many.reconstruction
+    shares = [each.reconstruction / each.sliced_pictures for each in (one, three, many)]
+    assert shares[0] > shares[1] > shares[2] == many.reconstruction
+    assert not one.layout  # the shape of one head is no style
     assert one.adversarial < three.adversarial < many.adversarial
     assert many.tokens == 8
     for count in (0, 21):

@@ -64,8 +64,9 @@ class AdaptSettings:
 def preset(pictures: int, tokens: int = 4) -> AdaptSettings:
     """Settings for a number of pictures.
 
-    One picture says little of what a style leaves open: patches are judged, not whole pictures, and its own inversion
-    tells what became of what. The more pictures, the more their distribution counts.
+    One picture says little of what a style leaves open: patches are judged, not whole pictures, its own inversion
+    tells what became of what, and neither the shape of its head nor all of its colours are the style. The more
+    pictures, the more their distribution counts.
 
     Raises:
         ConfigError: not 1 to 20 pictures, or no token.
@@ -73,7 +74,9 @@ def preset(pictures: int, tokens: int = 4) -> AdaptSettings:
     if not 1 <= pictures <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {pictures}.")
     if pictures == 1:
-        return AdaptSettings(tokens=tokens, adversarial=0.0, reconstruction=1.0)
+        return AdaptSettings(
+            tokens=tokens, sliced_pictures=0.3, sliced_features=0.5, layout=0.0, adversarial=0.0, reconstruction=0.2
+        )
     if pictures < 5:
         return AdaptSettings(tokens=tokens, adversarial=0.1, reconstruction=0.5)
     return AdaptSettings(tokens=tokens)
