@@ -33,6 +33,33 @@ def test_a_group_that_was_begun_ends_before_the_interpreter() -> None:
     assert out.split() == ["True", "1", "True", "False"]
 
 
+def test_nothing_keeps_the_group_when_it_has_ended() -> None:
+    """An optimiser imports modules of PyTorch that would hold the group, and its threads, until the process aborts."""
+    out = run(
+        "import atexit, weakref\n"
+        "import torch\n"
+        "from refinestyle_hub.processes import accelerator\n"
+        "atexit.register(lambda: print(group() is None))\n"
+        "accelerator()\n"
+        "torch.optim.Adam([torch.zeros(1, requires_grad=True)])\n"
+        "group = weakref.ref(torch.distributed.group.WORLD)\n"
+        "print(group() is None)\n"
+    )
+    assert out.split() == ["False", "True"]
+
+
+def test_a_group_that_the_caller_has_ended_is_not_ended_again() -> None:
+    out = run(
+        "import sys\n"
+        "from torch import distributed\n"
+        "from refinestyle_hub.processes import accelerator\n"
+        "sys.stderr = sys.stdout\n"
+        "accelerator()\n"
+        "distributed.destroy_process_group()\n"
+    )
+    assert out == ""
+
+
 def test_a_group_of_the_callers_own_is_theirs_to_end() -> None:
     out = run(
         "import atexit\n"
