@@ -32,7 +32,7 @@ def accelerator(**options: Any) -> Any:
     if distributed.is_available():
         # Its functions take the group of the moment as their default, and PyTorch's optimisers import it sooner or
         # later: were that after the group has begun, the group and its threads would outlive their end.
-        import torch.distributed.nn
+        import torch.distributed.nn  # noqa: F401
     ours = not _group()
     made = Accelerator(**options)
     if ours and _group():
