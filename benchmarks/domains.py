@@ -97,7 +97,6 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.pipe = RefineStylePipeline.from_pretrained(args.model)
-        self.pipe.generator.requires_grad_(False)
         net = AttributeNet.from_pretrained(args.attributes)
         self.judges = Judges(net, self.pipe.discriminator, self.pipe.perceptual)
         self.portraits = open_pictures(args.data, self.pipe.generator.config.resolution, "train")

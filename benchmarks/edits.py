@@ -101,7 +101,6 @@ def found(pipe: RefineStylePipeline, crops: Tensor, steps: int) -> tuple[Tensor,
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything, with a sheet for each direction written into ``args.out``."""
     pipe = RefineStylePipeline.from_pretrained(args.model, device=args.device)
-    pipe.generator.requires_grad_(False)
     pipe = with_encoder(pipe, args.encoder)
     if pipe.encoder is None or not pipe.directions:
         raise ConfigError(f"{args.model} needs an encoder (or --encoder) and directions.")

@@ -166,7 +166,6 @@ def _text(x: float, y: float, text: str, colour: str = "#222", anchor: str = "st
 def pipelines(args: argparse.Namespace) -> dict[str, RefineStylePipeline]:
     """By name: the model with its own encoder, and with each of those given."""
     first = RefineStylePipeline.from_pretrained(args.model, device=args.device)
-    first.generator.requires_grad_(False)
     found = {} if first.encoder is None else {args.name: first}
     for given in args.encoder:
         name, _, folder = given.partition("=")

@@ -93,7 +93,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args(argv)
     pipe = RefineStylePipeline.from_pretrained(args.model)
-    pipe.generator.requires_grad_(False)
     size = pipe.generator.config.resolution
     by = judges(size, pipe.perceptual, Perceptual.load("st-lpips-vgg"), AttributeNet.from_pretrained(args.attributes))
     crops = pictures(args, size)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .backbone import open_backbone
 from .config import EncoderConfig, GeneratorConfig, LayerSpec
 from .errors import ShapeError
-from .feedback import Told, feedback
+from .feedback import Feedback, Told
 from .fingerprint import fingerprint
 from .generator import Generator
 from .heads import CodeHead, TokenHead
@@ -287,9 +287,10 @@ class Encoder(Pretrained, nn.Module):
         with torch.no_grad():
             w_plus, _ = self._codes(seen)
         tokens = self.second.start(len(pictures))
+        feedback = self._feedback(pictures) if self.config.feedback and looks else None
         for look in range(looks):
             with torch.set_grad_enabled(torch.is_grad_enabled() and look == looks - 1):
-                drawn, told = self._draw(pictures, w_plus, tokens, generator)
+                drawn, told = self._draw(w_plus, tokens, generator, feedback)
                 drawn = self._look(drawn.clamp(-1, 1))
                 _, tokens = self.second(torch.cat([seen, drawn, seen - drawn], dim=1), tokens, told)
         return Encoded(w_plus, TokenBatch(len(pictures), self._of_kernels(tokens, generator)))
@@ -317,15 +318,17 @@ class Encoder(Pretrained, nn.Module):
         return pictures.contiguous(memory_format=torch.channels_last)
 
     def _draw(
-        self, pictures: Tensor, w_plus: Tensor, tokens: dict[str, LayerTokens], generator: Generator
+        self, w_plus: Tensor, tokens: dict[str, LayerTokens], generator: Generator, feedback: Feedback | None
     ) -> tuple[Tensor, dict[str, Told]]:
         """What w+ [N, L, D] and tokens draw, [N, 3, R, R]; and the feedback on it, if any is asked for."""
-        if self.config.feedback:
-            finish = partial(self._of_kernels, generator=generator)
-            judge = self._judge.to(pictures.device)  # it is no part of the encoder, and does not move with it
-            return feedback(generator, w_plus, tokens, finish, pictures, judge, self.config.size)
+        if feedback is not None:
+            return feedback(generator, w_plus, tokens, partial(self._of_kernels, generator=generator))
         with torch.no_grad():
-            return generator(w_plus, TokenBatch(len(pictures), self._of_kernels(tokens, generator))), {}
+            return generator(w_plus, TokenBatch(len(w_plus), self._of_kernels(tokens, generator))), {}
+
+    def _feedback(self, pictures: Tensor) -> Feedback:
+        judge = self._judge.to(pictures.device)  # it is no part of the encoder, and does not move with it
+        return Feedback(pictures, judge, self.config.size)
 
     @cached_property
     def _judge(self) -> Perceptual:

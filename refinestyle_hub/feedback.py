@@ -22,7 +22,7 @@ from .token_batch import TokenBatch
 from .tokens import LayerTokens
 
 
-__all__ = ["DISTANCES", "Told", "feedback"]
+__all__ = ["DISTANCES", "Feedback", "Told"]
 
 DISTANCES = 2  # whose gradients are told: the squared error of the pixels, and the perceptual distance
 
@@ -35,37 +35,46 @@ class Told(NamedTuple):
     q: Tensor  # [N, T, 2, I], or [N, T, 2, I k k] where every token has its own taps
 
 
-def feedback(
-    generator: Generator,
-    w_plus: Tensor,
-    tokens: Mapping[str, LayerTokens],
-    finish: Callable[[dict[str, LayerTokens]], dict[str, LayerTokens]],
-    pictures: Tensor,
-    perceptual: Perceptual,
-    size: int,
-) -> tuple[Tensor, dict[str, Told]]:
-    """Draw, and take the gradients of the distances from the pictures.
+class Feedback:
+    """On drawings of N pictures; what each look at the same pictures needs again is computed once.
 
     Args:
-        w_plus: [N, L, D]. tokens: of N samples, by layer, and ``finish`` makes of them what the generator takes.
-        pictures: [N, 3, R, R] in [-1, 1], which were to be drawn.
+        pictures: [N, 3, R, R] in [-1, 1], which are to be drawn.
         perceptual: looks at both averaged to ``size`` x ``size`` pixels, or what it needs at least.
-
-    Returns:
-        The drawing [N, 3, R, R], and the gradients by layer. Both without a graph.
     """
-    # a graph is needed even where the caller wants none, and no graph takes tensors of inference mode
-    with torch.inference_mode(False), torch.enable_grad():
-        w_plus, pictures = w_plus.detach().clone(), pictures.detach().clone()
-        held = {name: _detached(x) for name, x in tokens.items()}
-        drawn = generator(w_plus, TokenBatch(len(w_plus), finish(held)))
-        side = max(size, MIN_SIDE)
-        small, wanted = (F.interpolate(x.float(), size=(side, side), mode="area") for x in (drawn, pictures))
-        distances = [mse(drawn.float(), pictures).sum(), perceptual(small, wanted).sum()]
-        free = [tensor for x in held.values() for tensor in (x.p, x.q)]
-        gradients = [torch.autograd.grad(x, free, retain_graph=x is distances[0]) for x in distances]
-    both = [_even(torch.stack(pair, dim=2).flatten(3)) for pair in zip(*gradients, strict=True)]
-    return drawn.detach(), {name: Told(*both[2 * i : 2 * i + 2]) for i, name in enumerate(held)}
+
+    def __init__(self, pictures: Tensor, perceptual: Perceptual, size: int) -> None:
+        self._side = max(size, MIN_SIDE)
+        with torch.inference_mode(False), torch.no_grad():  # no graph takes tensors of inference mode
+            self._pictures = pictures.detach().clone()
+            self._perceptual = perceptual.reference(self._small(self._pictures))
+
+    def __call__(
+        self,
+        generator: Generator,
+        w_plus: Tensor,
+        tokens: Mapping[str, LayerTokens],
+        finish: Callable[[dict[str, LayerTokens]], dict[str, LayerTokens]],
+    ) -> tuple[Tensor, dict[str, Told]]:
+        """Draw, and take the gradients of the distances from the pictures.
+
+        Args:
+            w_plus: [N, L, D]. tokens: of N samples, by layer, and ``finish`` makes of them what the generator takes.
+
+        Returns:
+            The drawing [N, 3, R, R], and the gradients by layer. Both without a graph.
+        """
+        with torch.inference_mode(False), torch.enable_grad():  # a graph is needed even where the caller wants none
+            held = {name: _detached(x) for name, x in tokens.items()}
+            drawn = generator(w_plus.detach().clone(), TokenBatch(len(w_plus), finish(held)))
+            distances = [mse(drawn.float(), self._pictures).sum(), self._perceptual(self._small(drawn)).sum()]
+            free = [tensor for x in held.values() for tensor in (x.p, x.q)]
+            gradients = [torch.autograd.grad(x, free, retain_graph=x is distances[0]) for x in distances]
+        both = [_even(torch.stack(pair, dim=2).flatten(3)) for pair in zip(*gradients, strict=True)]
+        return drawn.detach(), {name: Told(*both[2 * i : 2 * i + 2]) for i, name in enumerate(held)}
+
+    def _small(self, pictures: Tensor) -> Tensor:
+        return F.interpolate(pictures.float(), size=(self._side, self._side), mode="area")
 
 
 def _even(gradient: Tensor) -> Tensor:

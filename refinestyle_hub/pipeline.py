@@ -92,7 +92,7 @@ class RefineStylePipeline(Pushable):
         local_files_only: bool = False,
         allow_base_mismatch: bool = False,
     ) -> RefineStylePipeline:
-        """Load a bundled model, a local folder or a Hub repo that has a ``model_index.json``.
+        """Load a bundled model, a local folder or a Hub repo with a ``model_index.json``; the generator is frozen.
 
         Args:
             subfolder, variant, revision, token, cache_dir, local_files_only: see ``Pretrained.from_pretrained``.
@@ -119,6 +119,7 @@ class RefineStylePipeline(Pushable):
             directions = Directions.from_source(source, subfolder=join(subfolder, "directions"))
         domains = {n: TokenSet.from_source(source, subfolder=join(subfolder, f"domains/{n}")) for n in index.domains}
         pipe = cls(generator, discriminator, directions, domains, encoder, allow_base_mismatch=allow_base_mismatch)
+        pipe.generator.requires_grad_(False)
         return pipe.to(device)
 
     def save_pretrained(self, folder: str | os.PathLike[str], variant: str | None = None) -> None:

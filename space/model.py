@@ -40,6 +40,5 @@ def load(name: str | None = None) -> tuple[RefineStylePipeline, str, str]:
 
 def _ready(name: str) -> RefineStylePipeline:
     pipe = RefineStylePipeline.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
-    pipe.generator.requires_grad_(False)
     _ = pipe.perceptual  # loads it: before a worker is forked, and before the first visitor waits for it
     return pipe

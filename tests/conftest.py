@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; name its folder in REFINESTYLE_DATA")
     return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """The command line, called with its arguments: its exit status, what it printed, and its errors."""
+    from refinestyle_hub.cli import main
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the perceptual distance comes from the installed weights
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*args: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+    return call
 
 
 @pytest.fixture
@@ -49,6 +68,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)  # between the client's retries
         yield server
         close_session()
+
+
+@pytest.fixture
+def pipeline(hub: HubServer, tmp_path: Path) -> str:
+    """me/faces on the Hub, a pipeline; its commit."""
+    from remote_model import host_pipeline
+
+    return host_pipeline(hub, tmp_path / "pipeline")
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +123,5 @@ def tiny_pipe(tiny_pipeline_dir: Path) -> RefineStylePipeline:
     from refinestyle_hub.losses import Perceptual
 
     pipe = RefineStylePipeline.from_pretrained(tiny_pipeline_dir)
-    pipe.generator.requires_grad_(False)
     pipe.perceptual = Perceptual.load("st-lpips-alex")
     return pipe

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import tiny_generator
 
 from refinestyle_hub.adapt import References, load_references
-from refinestyle_hub.cli import console, main
+from refinestyle_hub.cli import console
 from refinestyle_hub.cli.pictures import parse_domains
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.discriminator import Discriminator
@@ -124,21 +124,6 @@ def test_an_encoder_saves_the_inversions() -> None:
 
 
 # --- The command ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def call(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from refinestyle_hub.adapt import (
     text_settings,
 )
 from refinestyle_hub.cards import read_card
-from refinestyle_hub.cli import main
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.losses.clip import Clip
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -145,18 +144,10 @@ def test_no_clip_or_no_text_is_an_error(tiny_pipe: RefineStylePipeline, folder: 
 # --- The command ----------------------------------------------------------------------------------------------------
 
 
-def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([str(arg) for arg in args])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, *capsys.readouterr()
-
-
-def test_command(capsys: pytest.CaptureFixture[str], tiny_pipeline_dir: Path, folder: Path, tmp_path: Path) -> None:
+def test_command(run: Any, tiny_pipeline_dir: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "sketch"
     args = ["adapt", tiny_pipeline_dir, "--text", "pencil sketch", "--source-text", "photo", "--clip", folder]
-    code, text, err = command(capsys, *args, "--name", "sketch", "--steps", 2, "--out", out, "--json")
+    code, text, err = run(*args, "--name", "sketch", "--steps", 2, "--out", out, "--json")
     assert code == 0, err
     assert json.loads(text)["best_step"] == 2
     assert TokenSet.from_pretrained(out).metadata["source_text"] == "photo"
@@ -168,7 +159,7 @@ def test_command(capsys: pytest.CaptureFixture[str], tiny_pipeline_dir: Path, fo
 
 
 def test_command_with_pictures_and_clip(
-    capsys: pytest.CaptureFixture[str],
+    run: Any,
     monkeypatch: pytest.MonkeyPatch,
     tiny_pipeline_dir: Path,
     folder: Path,
@@ -178,7 +169,7 @@ def test_command_with_pictures_and_clip(
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "teal.png")
     out = tmp_path / "teal"
     args = ["adapt", tiny_pipeline_dir, tmp_path / "teal.png", "--align", "none", "--clip", folder, "--steps", 1]
-    code, _, err = command(capsys, *args, "--name", "teal", "--rights", "I drew it", "--out", out)
+    code, _, err = run(*args, "--name", "teal", "--rights", "I drew it", "--out", out)
     assert code == 0, err
     assert TokenSet.from_pretrained(out).metadata["objectives"]["clip tiny-clip"] == 1.0
     card = read_card(Folder(out))
@@ -198,7 +189,7 @@ def test_command_with_pictures_and_clip(
     ],
 )
 def test_command_says_what_is_wrong(
-    capsys: pytest.CaptureFixture[str],
+    run: Any,
     monkeypatch: pytest.MonkeyPatch,
     tiny_pipeline_dir: Path,
     tmp_path: Path,
@@ -206,7 +197,7 @@ def test_command_says_what_is_wrong(
     reason: str,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    code, _, err = command(capsys, "adapt", tiny_pipeline_dir, *args, "--name", "x", "--out", tmp_path / "x")
+    code, _, err = run("adapt", tiny_pipeline_dir, *args, "--name", "x", "--out", tmp_path / "x")
     assert code in (1, 2)
     assert reason in err
     assert "Traceback" not in err

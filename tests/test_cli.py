@@ -16,7 +16,7 @@ import pytest
 import typer
 from PIL import Image
 
-from refinestyle_hub.cli import main, options
+from refinestyle_hub.cli import options
 from refinestyle_hub.cli.pictures import parse_edits, parse_seeds
 from refinestyle_hub.dlib_models import FaceModels
 from refinestyle_hub.errors import ConfigError
@@ -26,25 +26,6 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.train.attributes import AttributeTraining
 from refinestyle_hub.train.encoder import EncoderTraining
 from refinestyle_hub.train.generator import GeneratorTraining
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the perceptual distance comes from the installed weights
-    monkeypatch.setenv("COLUMNS", "120")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from remote_model import (
     DOMAIN,
     GENERATOR,
     assert_same,
-    host_pipeline,
     saved,
 )
 from tiny import tiny_generator
@@ -28,12 +27,6 @@ from refinestyle_hub.tokens import TokenSet
 
 # huggingface_hub's own upload does what its HTTP library deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def pipeline(hub: HubServer, tmp_path: Path) -> str:
-    """me/faces on the Hub, a pipeline; its commit."""
-    return host_pipeline(hub, tmp_path / "pipeline")
 
 
 def test_domains_of_a_base_are_found(pipeline: str, hub: HubServer) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from refinestyle_hub import dlib_models
 from refinestyle_hub.cards import read_card
-from refinestyle_hub.cli import main
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.drift import Landmarks, attribute_drift
@@ -241,21 +240,6 @@ def test_figures_of_a_card(judges: Judges) -> None:
 
 
 # --- The command ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the perceptual distance comes from the installed weights
-
-    def call(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    return call
 
 
 @pytest.fixture

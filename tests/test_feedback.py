@@ -12,7 +12,7 @@ from tiny import tiny_generator
 from torch import Tensor
 
 from refinestyle_hub.encoder import Encoder
-from refinestyle_hub.feedback import Told, feedback
+from refinestyle_hub.feedback import Feedback, Told
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.losses import Perceptual, mse
 from refinestyle_hub.token_batch import TokenBatch
@@ -55,7 +55,7 @@ def told_of(
     generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual
 ) -> tuple[Tensor, dict[str, Told]]:
     w_plus, pictures = scene(generator)
-    return feedback(generator, w_plus, tokens, lambda x: x, pictures, perceptual, SIZE)
+    return Feedback(pictures, perceptual, SIZE)(generator, w_plus, tokens, lambda x: x)
 
 
 def test_it_is_the_gradient_of_both_distances(
@@ -138,7 +138,7 @@ def test_a_picture_that_is_drawn_already_has_nothing_to_tell(generator: Generato
     }
     with torch.no_grad():
         pictures = generator(w_plus, TokenBatch(2, tokens))
-    _, told = feedback(generator, w_plus, tokens, lambda x: x, pictures, perceptual, SIZE)
+    _, told = Feedback(pictures, perceptual, SIZE)(generator, w_plus, tokens, lambda x: x)
     for both in told.values():
         assert torch.isfinite(both.p).all()
         assert not both.p[:, :, 0].any()

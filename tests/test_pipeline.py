@@ -172,6 +172,7 @@ def test_saved_and_loaded_pipelines_draw_the_same(
     pipe.save_pretrained(tmp_path / "model")
     loaded = RefineStylePipeline.from_pretrained(tmp_path / "model")
     assert loaded.discriminator is not None
+    assert not any(weight.requires_grad for weight in loaded.generator.parameters())
     assert sorted(loaded.domains) == ["bronze", "sketch"]
     how = {"edits": {"smile": 1.0, "age": -0.5}, "domains": {"bronze": 0.8}, "output_type": "pt"}
     assert torch.equal(loaded.render(faces, **how), pipe.render(faces, **how))

@@ -16,7 +16,6 @@ from remote_model import (
     GENERATOR,
     assert_helps,
     assert_same,
-    host_pipeline,
 )
 from tiny import token_set
 
@@ -36,12 +35,6 @@ from refinestyle_hub.tokens import TokenSet
 
 # huggingface_hub's own upload does what its HTTP library deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def pipeline(hub: HubServer, tmp_path: Path) -> str:
-    """me/faces on the Hub, a pipeline; its commit."""
-    return host_pipeline(hub, tmp_path / "pipeline")
 
 
 def test_push_and_load(pipeline: str, hub: HubServer) -> None:

@@ -22,7 +22,6 @@ from remote_model import (
     GENERATOR,
     assert_helps,
     assert_same,
-    host_pipeline,
     saved,
 )
 from tiny import tiny_generator, token_set
@@ -47,12 +46,6 @@ from refinestyle_hub.tokens import TokenSet
 
 # huggingface_hub's own upload does what its HTTP library deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def pipeline(hub: HubServer, tmp_path: Path) -> str:
-    """me/faces on the Hub, a pipeline; its commit."""
-    return host_pipeline(hub, tmp_path / "pipeline")
 
 
 @pytest.fixture

@@ -105,9 +105,7 @@ def load(model: str, device: str) -> RefineStylePipeline:
     except (RuntimeError, AssertionError) as error:  # no such name; no driver; torch without that device
         reason = re.split(r"\.?(?:\s*\n|\. )", str(error).strip())[0]  # PyTorch goes on for pages
         raise ConfigError(f"The device {device!r} cannot be used here: {reason}.") from error
-    pipe = RefineStylePipeline.from_pretrained(model, device=device)
-    pipe.generator.requires_grad_(False)
-    return pipe
+    return RefineStylePipeline.from_pretrained(model, device=device)
 
 
 def with_encoder(pipe: RefineStylePipeline, place: str | None) -> RefineStylePipeline:
