@@ -180,7 +180,8 @@ def pipelines(args: argparse.Namespace) -> dict[str, RefineStylePipeline]:
 def sets(args: argparse.Namespace, size: int) -> Iterator[tuple[str, Tensor]]:
     """Pictures [N, 3, R, R] by the name of their set."""
     portraits = open_pictures(args.data, size, "test")
-    yield "portraits", to_float(portraits.take(evenly(len(portraits), args.test)))
+    if args.test:
+        yield "portraits", to_float(portraits.take(evenly(len(portraits), args.test)))
     if args.domains:
         yield "out-of-domain", out_of_domain(portraits, args.domains, args.each)
     if args.photos:
@@ -238,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--domains", type=Path, help="folder of the few-shot sets, a folder each")
     parser.add_argument("--photos", type=Path, help="folder of photos, in which faces are looked for")
     parser.add_argument("--attributes", default=Path(__file__).parent / "attributes", help="the attribute network")
-    parser.add_argument("--test", type=int, default=1000, help="portraits of the test split")
+    parser.add_argument("--test", type=int, default=1000, help="portraits of the test split; 0: none")
     parser.add_argument("--each", type=int, default=40, help="portraits for each change out of domain")
     parser.add_argument("--few", type=int, default=32, help="pictures of a set for the slow ways; 0: none")
     parser.add_argument("--short", action="store_true", help="of the slow ways only the longest, and 50 steps of ours")
