@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -25,6 +26,19 @@ Config: TypeAlias = Annotated[Path | None, typer.Option(help="JSON file with any
 PLACES = ("data", "out")  # settings that are arguments of every command
 
 
+@contextmanager
+def _progress(pictures: int) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
+    """What a training calls: it shows how far it is, and Ctrl-C ends the run after the present step."""
+    with console.progress("pictures", pictures) as tick, console.interruptible() as pressed:
+
+        def progress(seen: int, total: int, figures: Mapping[str, float]) -> None:
+            tick(seen, figures)
+            if pressed():
+                raise KeyboardInterrupt
+
+        yield progress
+
+
 @options.with_options(GeneratorTraining, skip=PLACES)
 def generator(
     data: Data,
@@ -40,13 +54,7 @@ def generator(
     """
     places = {"data": data, "out": str(out)}
     settings = options.build(GeneratorTraining, {**given, **places}, config, _settings_of(out / "state.safetensors"))
-    with console.progress("pictures", settings.pictures) as tick, console.interruptible() as pressed:
-
-        def progress(seen: int, total: int, figures: Mapping[str, float]) -> None:
-            tick(seen, figures)
-            if pressed():
-                raise KeyboardInterrupt
-
+    with _progress(settings.pictures) as progress:
         trainer = train_generator(settings, progress)
     if trainer.accelerator.is_main_process:
         save_index(out, PipelineIndex(("generator", "discriminator")))
@@ -71,13 +79,7 @@ def encoder(
     """
     places = {"data": data, "out": str(out)}
     settings = options.build(EncoderTraining, {**given, **places}, config, _settings_of(out / "state.safetensors"))
-    with console.progress("pictures", settings.total) as tick, console.interruptible() as pressed:
-
-        def progress(seen: int, total: int, figures: Mapping[str, float]) -> None:
-            tick(seen, figures)
-            if pressed():
-                raise KeyboardInterrupt
-
+    with _progress(settings.total) as progress:
         trainer = train_encoder(settings, progress)
     if trainer.accelerator.is_main_process:
         report = {"out": str(out), "pictures": trainer.seen}
