@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .generator import Generator
 
 
-__all__ = ["Fingerprint", "check_base", "fingerprint", "is_related"]
+__all__ = ["Fingerprint", "check_base", "fingerprint", "is_related", "youngest"]
 
 NOT_WEIGHTS = ("noise_const", "w_avg")
 
@@ -48,6 +49,26 @@ def is_related(base: Fingerprint, generator: Fingerprint) -> bool:
     """Whether two generators are the same, or parent and descendant of each other."""
     same = base.digest == generator.digest or base.digest in generator.parents or generator.digest in base.parents
     return same and base.architecture == generator.architecture
+
+
+def youngest(bases: Iterable[Fingerprint | None]) -> Fingerprint | None:
+    """Of generators that were fine-tuned one from the other the last, to which what was made for any of them applies.
+
+    ``None``, an unknown one, agrees with all; None if there is no other.
+
+    Raises:
+        BaseMismatchError: none of them descends from all the others.
+    """
+    known = list(dict.fromkeys(base for base in bases if base is not None))
+    for candidate in known:
+        ancestors = (candidate.digest, *candidate.parents)
+        if all(b.architecture == candidate.architecture and b.digest in ancestors for b in known):
+            return candidate
+    if known:
+        raise BaseMismatchError(
+            f"Token sets of different generators do not mix: {', '.join(sorted(map(str, known)))}."
+        )
+    return None
 
 
 def check_base(

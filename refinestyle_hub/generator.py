@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .config import GeneratorConfig, LayerSpec
 from .errors import BaseMismatchError, ConfigError, LayerError, MergeError, ShapeError
-from .fingerprint import fingerprint
+from .fingerprint import check_base, fingerprint
 from .hub import Pretrained
 from .refine import Residual, bias_offset, cross_terms, modulated_conv, residual_kernel
 from .resample import upsample
@@ -320,16 +320,28 @@ class Generator(Pretrained, nn.Module):
         return terms
 
     def merge(
-        self, tokens: TokenSet | Mapping[TokenSet, float] | Iterable[tuple[TokenSet, float]], strength: float = 1.0
+        self,
+        tokens: TokenSet | Mapping[TokenSet, float] | Iterable[tuple[TokenSet, float]],
+        strength: float = 1.0,
+        *,
+        allow_base_mismatch: bool = False,
     ) -> Generator:
         """A new generator with the tokens in its weights, exactly; this one stays as it is.
 
         It counts as a descendant of this one: what was made for this one is taken with a warning.
 
+        Args:
+            allow_base_mismatch: accept tokens that were made for other weights.
+
         Raises:
             MergeError: A token enters after the modulation: its share of the kernel differs from image to image.
+            BaseMismatchError: The tokens were made for another generator.
+            ConfigError: A strength is not finite.
         """
         whole = (tokens if isinstance(tokens, TokenSet) else TokenSet.mix(tokens)).scale(strength)
+        here = fingerprint(self)
+        if whole.base is not None:
+            check_base(whole.base, here, allow_base_mismatch=allow_base_mismatch)
         late = [name for name, x in whole.layers.items() if not bool(x.pre.all())]
         if late:
             raise MergeError(
@@ -337,7 +349,7 @@ class Generator(Pretrained, nn.Module):
                 "Draw with generator(w, tokens), or train the domain with pre-modulation tokens."
             )
         merged = copy.deepcopy(self)
-        merged.config = replace(self.config, parents=(fingerprint(self).digest, *self.config.parents))
+        merged.config = replace(self.config, parents=(here.digest, *self.config.parents))
         with torch.no_grad():
             for name, x in whole.layers.items():
                 self._check(name, [x.shared()])

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import Fingerprint
-from .errors import ShapeError
+from .errors import ConfigError, ShapeError
+from .fingerprint import youngest
 from .refine import Residual, promote
-from .tokens import LayerTokens, TokenSet
+from .tokens import LayerTokens, TokenSet, checked
 
 
 __all__ = ["Strength", "TokenBatch", "TokensLike", "strengths"]
@@ -57,20 +58,20 @@ class TokenBatch:
         Raises:
             ShapeError: A sample has more than ``bucket`` tokens in a layer, or a list of strengths is not N long.
             BaseMismatchError: The sets were made for different generators.
+            ConfigError: A strength is not finite.
         """
         size = len(rows)
         mixes, active = [], False
         for row in rows:
             pairs = [] if row is None else [(row, 1.0)] if isinstance(row, TokenSet) else list(row)
             active = active or any(_is_active(strength) for _, strength in pairs)
-            # as tensors, strengths of 0 keep their tokens, and with them the batch its shape
-            mixes.append(TokenSet.mix([(t, torch.as_tensor(s)) for t, s in pairs]))
+            mixes.append(TokenSet.mix(pairs, keep_zeros=True))  # so that the batch keeps its shape
         everyone = []
         for tokens, strength, *cross in shared:
-            active = active or _is_active(strength)
             factor = strengths(strength, size).expand(size).contiguous()
+            active = active or _is_active(strength)
             everyone.append(Shared(_padded(tokens, bucket), factor, cross[0] if cross else None))
-        TokenSet.mix([(tokens, 0.0) for tokens in [*mixes, *(s.tokens for s in everyone)]])  # of one base?
+        youngest(tokens.base for tokens in [*mixes, *(s.tokens for s in everyone)])  # of one base?
         names = dict.fromkeys(name for mix in mixes for name in mix.layers)
         own = {name: _stack([mix.layers.get(name) for mix in mixes], bucket, name) for name in names}
         return TokenBatch(size, own, tuple(everyone), active)
@@ -104,8 +105,13 @@ def strengths(strength: Strength, n: int) -> Tensor:
 
     Raises:
         ShapeError: Neither 1 nor N numbers.
+        ConfigError: One is no number, or not finite.
     """
-    values = torch.as_tensor(strength, dtype=None if isinstance(strength, Tensor) else torch.float32).reshape(-1)
+    try:
+        values = torch.as_tensor(strength, dtype=None if isinstance(strength, Tensor) else torch.float32).reshape(-1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"Strengths are finite numbers, not {strength!r}.") from error
+    checked(values)
     if values.shape[0] not in (1, n):
         raise ShapeError(f"{values.shape[0]} strengths for a batch of {n}: give one number, or one for each sample.")
     return values
@@ -167,14 +173,15 @@ def residuals_of(
 
     Raises:
         ShapeError: A batch of sets or strengths is not ``n`` long.
+        ConfigError: A strength is not finite.
     """
     if tokens is None or (isinstance(strength, (int, float)) and strength == 0):
         return {}
     # to look at values or sizes would tie a compiled graph to them
     looks = not torch.compiler.is_compiling()
+    factor = None if isinstance(strength, (int, float)) and strength == 1 else strengths(strength, n).to(device)
     if looks and not _is_active(strength):
         return {}
-    factor = None if isinstance(strength, (int, float)) and strength == 1 else strengths(strength, n).to(device)
     if isinstance(tokens, TokenSet):
         return {name: [x.shared(factor)] for name, x in tokens.layers.items()}
     batch = tokens if isinstance(tokens, TokenBatch) else TokenBatch.collate(tokens)

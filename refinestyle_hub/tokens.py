@@ -7,9 +7,11 @@ as well. A set is an argument of a drawing, and is never written into a generato
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -19,11 +21,12 @@ from torch import Tensor
 from .compress import compress_layer
 from .config import Fingerprint, TokenLayerConfig, TokenSetConfig
 from .errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError
+from .fingerprint import youngest
 from .hub import Pretrained
 from .refine import Residual, join, residual_kernel
 
 
-__all__ = ["LayerTokens", "TokenSet", "match_layers"]
+__all__ = ["LayerTokens", "TokenSet", "checked", "match_layers"]
 
 
 def _shape(x: Tensor | None) -> str:
@@ -129,6 +132,23 @@ def match_layers(patterns: str | Iterable[str], names: Iterable[str]) -> dict[st
     return found
 
 
+def checked(strength: float | Tensor) -> float | Tensor:
+    """A strength as it is.
+
+    Raises:
+        ConfigError: It is no number, or not finite.
+    """
+    if torch.compiler.is_compiling():  # to look at values would tie a compiled graph to them
+        return strength
+    if isinstance(strength, Tensor):
+        fine = bool(strength.detach().isfinite().all())
+    else:
+        fine = isinstance(strength, Real) and math.isfinite(strength)
+    if not fine:
+        raise ConfigError(f"A strength is a finite number, not {strength!r}.")
+    return strength
+
+
 @dataclass(frozen=True, eq=False)
 class TokenSet(Pretrained):
     """Kernel residuals and bias offsets for some layers of one generator: an inverted face, a domain, or a mix.
@@ -173,21 +193,27 @@ class TokenSet(Pretrained):
     # --- Algebra: exact, on the residuals ---
 
     @staticmethod
-    def mix(sets: Mapping[TokenSet, float | Tensor] | Iterable[tuple[TokenSet, float | Tensor]]) -> TokenSet:
+    def mix(
+        sets: Mapping[TokenSet, float | Tensor] | Iterable[tuple[TokenSet, float | Tensor]],
+        *,
+        keep_zeros: bool = False,
+    ) -> TokenSet:
         """Weighted sum of sets, exactly, by concatenation. Strengths are any real numbers.
 
-        A set of strength 0 is left out; one set at strength 1 is returned as it is.
+        A set of strength 0 is left out; of one set that remains the metadata stay, and at strength 1 it is returned as
+        it is. The metadata of a mix have those of its parts, as a list "mixed_from". Sets of a generator and of those
+        that were fine-tuned from it, one from the other, mix into a set of the last.
+
+        Args:
+            keep_zeros: also keep the tokens of sets of strength 0, so that the number of tokens depends on the sets alone.
 
         Raises:
             BaseMismatchError: The sets were made for different generators.
+            ConfigError: A strength is not finite.
         """
-        pairs: list[tuple[TokenSet, float | Tensor]] = list(sets.items() if isinstance(sets, Mapping) else sets)
-        bases = {tokens.base for tokens, _ in pairs if tokens.base is not None}
-        if len(bases) > 1:
-            raise BaseMismatchError(
-                f"Token sets of different generators do not mix: {', '.join(sorted(map(str, bases)))}."
-            )
-        pairs = [(t, s) for t, s in pairs if isinstance(s, Tensor) or s != 0]
+        pairs = [(t, checked(s)) for t, s in (sets.items() if isinstance(sets, Mapping) else sets)]
+        base = youngest(tokens.base for tokens, _ in pairs)
+        pairs = [(t, s) for t, s in pairs if keep_zeros or isinstance(s, Tensor) or s != 0]
         if len(pairs) == 1 and not isinstance(pairs[0][1], Tensor) and pairs[0][1] == 1:
             return pairs[0][0]
         parts: dict[str, list[LayerTokens]] = {}
@@ -195,13 +221,15 @@ class TokenSet(Pretrained):
             for name, layer in tokens.layers.items():
                 parts.setdefault(name, []).append(layer.scale(strength))
         layers = {name: LayerTokens.concatenate(found) for name, found in parts.items()}
-        return TokenSet(layers, base=next(iter(bases), None))
+        told = [dict(tokens.metadata) for tokens, _ in pairs if tokens.metadata]
+        return TokenSet(layers, base, told[0] if len(pairs) == 1 and told else {"mixed_from": told} if told else {})
 
     def __add__(self, other: TokenSet) -> TokenSet:
         return TokenSet.mix([(self, 1.0), (other, 1.0)])
 
     def lerp(self, other: TokenSet, t: float) -> TokenSet:
-        """(1 - t) self + t other, on the residuals; the ends are the sets themselves."""
+        """(1 - t) self + t other, on the residuals; the ends are the sets themselves. Raises what ``mix`` raises."""
+        checked(t)
         return TokenSet.mix([(self, 1.0 - t), (other, t)])
 
     def scale(self, strength: float | Tensor | Mapping[str, float | Tensor]) -> TokenSet:
@@ -209,6 +237,7 @@ class TokenSet(Pretrained):
 
         Raises:
             LayerError: A name or glob selects no layer of this set.
+            ConfigError: A strength is not finite.
         """
         each: dict[str, float | Tensor] = {}
         if isinstance(strength, Mapping):
@@ -216,7 +245,7 @@ class TokenSet(Pretrained):
                 each.update(dict.fromkeys(names, strength[pattern]))
         else:
             each = dict.fromkeys(self.layers, strength)
-        return replace(self, layers={n: x.scale(each[n]) if n in each else x for n, x in self.layers.items()})
+        return replace(self, layers={n: x.scale(checked(each[n])) if n in each else x for n, x in self.layers.items()})
 
     def select(self, layers: str | Iterable[str]) -> TokenSet:
         """Only the layers that names or globs select.

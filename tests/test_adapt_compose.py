@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from tiny import TINY, tiny_generator, token_set
 from torch import Tensor
 
 from refinestyle_hub.edit import Direction, Directions
+from refinestyle_hub.errors import BaseMismatchError
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.inversion import Inversion
@@ -112,3 +114,29 @@ def test_a_domain_runs_on_a_generator_fine_tuned_from_its_base(
     with pytest.warns(UserWarning, match="a relative of this generator"):
         adapted = pipe.generate([0], domains={domains["sketch"]: 1.0}, output_type="pt")
     assert not near(adapted, pipe.generate([0], output_type="pt"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("related", [True, False])
+def test_domains_of_the_base_meet_faces_and_domains_of_its_descendant(
+    generator: Generator, domains: dict[str, TokenSet], related: bool
+) -> None:
+    """Unrelated weights are taken where the pipeline is told so."""
+    config = replace(TINY, parents=(fingerprint(generator).digest,) if related else ())
+    tuned = Generator.from_state(config, {name: t * 1.01 for name, t in generator.state_dict().items()})
+    pipe = RefineStylePipeline(tuned.requires_grad_(False), allow_base_mismatch=not related)
+    own = replace(token_set(3, residual="pre"), base=fingerprint(tuned))
+    face = Inversion(tuned.map(torch.zeros(1, TINY.z_dim))[0], replace(token_set(0), base=own.base), base=own.base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = pipe.render(face, domains={domains["sketch"]: 0.5, own: 1.0}, output_type="pt")
+    assert face.tokens is not None
+    alike = [replace(tokens, base=None) for tokens in (face.tokens, domains["sketch"].scale(0.5), own)]
+    assert near(drawn, tuned(face.w_plus[None], alike[0] + alike[1] + alike[2])[0].clamp(-1, 1))
+
+
+def test_tokens_of_other_weights_are_not_merged(generator: Generator, domains: dict[str, TokenSet]) -> None:
+    other = tiny_generator(5)
+    with pytest.raises(BaseMismatchError, match="other weights"):
+        other.merge(domains["sketch"])
+    assert other.merge(domains["sketch"], allow_base_mismatch=True).config.parents == (fingerprint(other).digest,)

@@ -21,6 +21,7 @@ from refinestyle_hub.cards import (
     Figure,
     Picture,
     check,
+    check_rights,
     dump_card,
     edited,
     read_card,
@@ -416,3 +417,14 @@ def test_shipped_card_is_what_is_written(file: str, monkeypatch: pytest.MonkeyPa
 def test_no_card_without_its_artefact() -> None:
     cards = {path.name for path in (CHECKOUT / "model_cards").glob("*.md")} - {"README.md"}
     assert cards <= set(shipped(CHECKOUT))
+
+
+def test_a_mix_needs_the_rights_to_the_pictures_of_all_its_parts(tmp_path: Path) -> None:
+    stated = replace(token_set(seed=1), metadata={"name": "mine", "pictures": 3, "rights": "Drawn by me."})
+    silent = replace(token_set(seed=2), metadata={"name": "found", "pictures": 5})
+    (stated + stated.scale(0.5)).save_pretrained(tmp_path)
+    check_rights(tmp_path)
+    for mix in (stated + silent, stated.lerp(silent, 0.2) + stated, silent.scale(0.5)):
+        mix.save_pretrained(tmp_path)
+        with pytest.raises(CardError, match="5 pictures that 'found' was made from"):
+            check_rights(tmp_path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
-from tiny import TINY, token_set
+from tiny import TINY, tiny_generator, token_set
 
 from refinestyle_hub.config import Fingerprint
-from refinestyle_hub.errors import BaseMismatchError, ShapeError
-from refinestyle_hub.token_batch import TokenBatch
+from refinestyle_hub.errors import BaseMismatchError, ConfigError, ShapeError
+from refinestyle_hub.token_batch import TokenBatch, strengths
 from refinestyle_hub.tokens import TokenSet
 
 
@@ -69,3 +72,18 @@ def test_sets_and_strengths_that_do_not_fit() -> None:
         TokenBatch.collate([a, None], shared=[(b, 1.0)])
     with pytest.raises(ShapeError, match="3 strengths for a batch of 2"):
         TokenBatch.collate([a, None], shared=[(a, [1.0, 2.0, 3.0])])
+
+
+@pytest.mark.parametrize("strength", [math.nan, [0.0, math.inf], torch.tensor([math.nan, 1.0]), None, "x", ["x", 1]])
+def test_strengths_are_finite_numbers(strength: Any) -> None:
+    """Else the pictures would be black, or plain, without a word."""
+    tokens, generator = token_set(), tiny_generator()
+    with pytest.raises(ConfigError, match="finite number"):
+        strengths(strength, 2)
+    with pytest.raises(ConfigError, match="finite number"):
+        TokenBatch.collate([None, None], shared=[(tokens, strength)])
+    with pytest.raises(ConfigError, match="finite number"):
+        generator(generator.map(torch.zeros(2, TINY.z_dim)), tokens, strength)
+    if not isinstance(strength, (list, torch.Tensor)):
+        with pytest.raises(ConfigError, match="finite number"):
+            TokenBatch.collate([[(tokens, strength)], None])

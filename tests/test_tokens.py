@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from tiny import token_set
 from torch import Tensor
 
 from refinestyle_hub.config import Fingerprint, GeneratorConfig
-from refinestyle_hub.errors import BaseMismatchError, LayerError, ModelFileError, ShapeError
+from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError
 from refinestyle_hub.tokens import LayerTokens, TokenSet
 
 
@@ -129,6 +131,38 @@ def test_sets_of_different_generators() -> None:
     wide = token_set(config=GeneratorConfig(8, 8, 8, 1, {4: 6, 8: 4}))
     with pytest.raises(BaseMismatchError, match="6 -> 5, 6 -> 4"):
         make() + wide
+
+
+def test_sets_of_a_generator_and_of_its_descendant_mix() -> None:
+    old, new = Fingerprint("a", "1" * 32, ()), Fingerprint("a", "2" * 32, ("1" * 32,))
+    sibling = Fingerprint("a", "3" * 32, ("1" * 32,))
+    a, b, c = (TokenSet(make(n).layers, base) for n, base in enumerate((old, new, sibling)))
+    assert (a + b).base == (b + a).base == new
+    assert TokenSet.mix({a: 0.5, b: 0.0}).base == new
+    with pytest.raises(BaseMismatchError, match="do not mix"):
+        b + c
+
+
+def test_a_mix_remembers_what_it_was_made_of() -> None:
+    a, b = (replace(make(n), metadata={"name": name, "pictures": 3}) for n, name in enumerate("ab"))
+    assert TokenSet.mix({a: 0.5, b: 0.0}).metadata == a.metadata
+    assert (a + b).metadata == {"mixed_from": [a.metadata, b.metadata]}
+    assert a.lerp(b, 0.3).metadata == (a + b).metadata
+    assert (a + make(3)).metadata == {"mixed_from": [a.metadata]}
+    assert (make(3) + make(4)).metadata == {}
+
+
+@pytest.mark.parametrize("strength", [math.nan, math.inf, torch.tensor(math.nan), None, "x", [1.0]])
+def test_a_strength_is_a_finite_number(strength: Any) -> None:
+    a, b = make(0), make(1)
+    for attempt in (
+        lambda: TokenSet.mix({a: strength, b: 1.0}),
+        lambda: a.scale(strength),
+        lambda: a.scale({"*": strength}),
+        lambda: a.lerp(b, strength),
+    ):
+        with pytest.raises(ConfigError, match="finite number"):
+            attempt()
 
 
 @pytest.mark.parametrize("spatial", SPATIAL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,14 +27,21 @@ def check_rights(folder: Path) -> None:
     """
     for path in sorted(folder.rglob(CONFIG)):
         found = read_json(path)
-        told = found.get("metadata", {}) if found.get("class") == "TokenSet" else {}
-        if told.get("pictures") and not told.get("rights"):
-            name = told.get("name") or path.parent.name
-            raise CardError(
-                f"No word is said on the right to use the {told['pictures']} pictures that {name!r} was made from.\n"
-                "State it: refinestyle adapt ... --rights TEXT, once more into the same folder; or from Python\n"
-                'dataclasses.replace(domain, metadata={**domain.metadata, "rights": TEXT}).'
-            )
+        for told in _made(found.get("metadata", {})) if found.get("class") == "TokenSet" else ():
+            if told.get("pictures") and not told.get("rights"):
+                name = told.get("name") or path.parent.name
+                raise CardError(
+                    f"No word is said on the right to use the {told['pictures']} pictures that {name!r} was made from."
+                    "\nState it: refinestyle adapt ... --rights TEXT, once more into the same folder; or from Python\n"
+                    'dataclasses.replace(domain, metadata={**domain.metadata, "rights": TEXT}).'
+                )
+
+
+def _made(told: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What the metadata of a set tell of it, and of the sets that it was mixed from."""
+    yield told
+    for part in told.get("mixed_from", ()):
+        yield from _made(part)
 
 
 def relicensed(card: Card, old: str) -> Card:
