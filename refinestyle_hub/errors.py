@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from .tokens import TokenSet
+
 
 __all__ = [
     "BaseMismatchError",
@@ -102,6 +108,8 @@ class CancelledError(RefineStyleHubError, RuntimeError):
 
 class DivergedError(RefineStyleHubError, ArithmeticError):
     """The numbers of a run are no longer finite. What it reached before is kept."""
+
+    kept: TokenSet | None = None  # the best domain before, where a whole run was asked for
 
 
 class HubAccessError(RefineStyleHubError, PermissionError):

@@ -34,14 +34,13 @@ from .invert import InversionSettings, OnStep, invert
 from .losses import Perceptual
 from .losses.clip import Clip
 from .push import Pushable
-from .token_batch import TokenBatch, strengths
+from .token_batch import Strength, TokenBatch, strengths
 from .tokens import TokenSet
 
 
 __all__ = ["OutputType", "RefineStylePipeline"]
 
 OutputType: TypeAlias = Literal["pil", "np", "pt"]
-Strength: TypeAlias = "float | Sequence[float] | Tensor"
 STEPS, NEAR_STEPS = 270, 50  # of an inversion without an encoder, and from an encoder's answer
 W_SHARE = 0.4  # of them, for w+
 BATCH = 8  # pictures drawn at once
@@ -270,13 +269,10 @@ class RefineStylePipeline(Pushable):
         if not faces:
             raise ShapeError("There is no face to draw: give one inversion or several.")
         for one in faces:
-            self._check_base(one.base, "The inversion")
+            self._check_base(one.base or (one.tokens.base if one.tokens else None), "The inversion")
         w_plus = torch.stack([one.w_plus for one in faces])
         shares = strengths(refine, len(faces)).expand(len(faces)).tolist()
-        rows = [
-            None if one.tokens is None else [(one.tokens.to(self.device), s)]
-            for one, s in zip(faces, shares, strict=True)
-        ]
+        rows = [[(self._adopted(one.tokens), s)] if one.tokens else None for one, s in zip(faces, shares, strict=True)]
         pictures = _output(self._draw(w_plus, rows, edits or {}, domains or {}), output_type)
         return pictures[0] if single else pictures
 
@@ -306,7 +302,7 @@ class RefineStylePipeline(Pushable):
 
     def adapt(
         self,
-        pictures: Sequence[PictureSource] | References,
+        pictures: PictureSource | Sequence[PictureSource] | References,
         *,
         name: str = "",
         rights: str = "",
@@ -322,7 +318,7 @@ class RefineStylePipeline(Pushable):
         """Make a domain from 1 to 20 pictures of a style; they need neither be paired nor inverted.
 
         Args:
-            pictures: paths, file contents, open files or PIL images.
+            pictures: paths of pictures and folders, file contents, open files or PIL images.
             name: kept in the domain's metadata.
             rights: what you state about your right to use the pictures; kept too, and asked for by ``push_to_hub``.
             steps: of optimisation.
@@ -340,18 +336,18 @@ class RefineStylePipeline(Pushable):
         Raises:
             PictureError: a picture cannot be used; the message names it.
             ConfigError: not 1 to 20 pictures; ``state`` is of another run.
+            DivergedError: a term is no longer finite; ``kept`` of the error is the domain that was reached before.
             MissingDependencyError: the face detector is not installed ("none" does without), or, for one to four
                 pictures or without a discriminator, the perceptual distance.
         """
         saved = None if state is None or not Path(state).exists() else AdaptState.load(state)
         run = self.adaptation(pictures, steps=steps, tokens=tokens, align=align, seed=seed, state=saved,
                               settings=settings, terms=terms)  # fmt: skip
-        run.run(on_step, state)
-        return run.token_set({key: text for key, text in (("name", name), ("rights", rights)) if text})
+        return run.make({key: text for key, text in (("name", name), ("rights", rights)) if text}, on_step, state)
 
     def adaptation(
         self,
-        pictures: Sequence[PictureSource] | References,
+        pictures: PictureSource | Sequence[PictureSource] | References,
         *,
         steps: int = ADAPT_STEPS,
         tokens: int = 4,
@@ -416,8 +412,7 @@ class RefineStylePipeline(Pushable):
         clips = load_clips(clip, self.device)
         run = text_adaptation(self.generator, source, target, clips, steps=steps, tokens=tokens, codes=codes,
                               seed=seed, settings=settings, state=saved)  # fmt: skip
-        run.run(on_step, state)
-        return run.token_set({"name": name} if name else {})
+        return run.make({"name": name} if name else {}, on_step, state)
 
     def paste_back(self, picture: PictureSource, face: Inversion, edited: Image.Image) -> Image.Image:
         """Lay an edited picture of ``face`` back into the photo that it was found in.
@@ -453,6 +448,10 @@ class RefineStylePipeline(Pushable):
         if base is not None:
             check_base(base, self.fingerprint, what=what, allow_base_mismatch=self.allow_base_mismatch)
 
+    def _adopted(self, tokens: TokenSet) -> TokenSet:
+        """A set that passed ``_check_base``, on the device and as if made here: sets of two relatives may meet."""
+        return replace(tokens.to(self.device), base=self.fingerprint)
+
     def _latent(self, seed: int) -> Any:
         if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
             raise ConfigError(f"A seed is a whole number from 0 to {2**32 - 1}, not {seed}.")
@@ -480,7 +479,7 @@ class RefineStylePipeline(Pushable):
         """w+ [N, L, D] and each picture's own tokens -> pictures [N, 3, H, W], clamped."""
         n = len(w_plus)
         w_plus = apply(w_plus.to(self.device), edits, self.directions)
-        shared = [(self._domain(d).to(self.device), strengths(s, n).float().expand(n)) for d, s in domains.items()]
+        shared = [(self._adopted(self._domain(d)), strengths(s, n).float().expand(n)) for d, s in domains.items()]
         pictures = []
         for first in range(0, n, BATCH):
             part = slice(first, first + BATCH)

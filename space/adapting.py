@@ -126,7 +126,7 @@ class Adapting:
                 note = f"{messages.stopped(0, run.steps)}: nothing is kept."
                 yield gr.skip(), note, gr.skip(), gr.skip(), gr.skip()
                 return
-            domain = self.jobs.keep(run, clean_name(name))
+            domain, chunk = self.jobs.keep(run, clean_name(name), face)
             kept = shelf.add(clean_name(name), domain, self.jobs.pipe.domains)
             note = _told(run, kept, trouble, refused)
             yield png_file(_compared(chunk)), note, domain_file(domain, kept), shelf, {kept: 1.0}

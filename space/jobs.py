@@ -28,7 +28,7 @@ import torch
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from refinestyle_hub.adapt import Adaptation, AdaptState, References
+from refinestyle_hub.adapt import Adaptation, AdaptState, Preview, References
 from refinestyle_hub.images import to_images
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.invert import OnStep
@@ -112,7 +112,7 @@ class Chunk:
 
     run: Run
     plain: list[Pixels]  # fixed samples without the domain
-    adapted: list[Pixels]  # the same with it, as it stands
+    adapted: list[Pixels]  # the same with it, as it stands, or as it is kept
     face: Pixels | None  # the visitor's face with it
 
 
@@ -136,7 +136,7 @@ class Jobs:
         self.invert: Callable[..., Iterator[Update]] = gpu(duration=_inversion_seconds)(self._invert)
         self.draw: Callable[..., list[list[Pixels]]] = gpu(duration=10)(self._draw)
         self.adapt: Callable[..., Chunk] = gpu(duration=_adaptation_seconds)(self._adapt)
-        self.keep: Callable[..., TokenSet] = gpu(duration=15)(self._keep)
+        self.keep: Callable[..., tuple[TokenSet, Chunk]] = gpu(duration=15)(self._keep)
         megapixels = self.size**2 / 2**20
         fast = self.pipe.device.type != "cpu"
         self.pace = 0.05 + 0.15 * megapixels if fast else 0.3 + 25 * megapixels  # seconds of a step; measured later
@@ -250,20 +250,26 @@ class Jobs:
         while count > 0 and not going.finished and not os.path.exists(flag):
             going.step()
             count -= 1
-        plain, adapted = (
-            [np.asarray(image) for image in to_images(going.preview(limits.PREVIEWS, plain=without))]
-            for without in (True, False)
-        )
-        shown = None
-        if face is not None:
-            now = going.average.token_set(going.base)
-            shown = self.pipe.render(face, domains={now: 1.0}, output_type="np")
         pace = going.seconds / going.done if going.done else run.pace
-        return Chunk(replace(run, state=going.state(), pace=pace), plain, adapted, shown)
+        now = going.average.token_set(going.base)
+        return self._shown(going, replace(run, state=going.state(), pace=pace), face, now, "now")
 
-    def _keep(self, run: Run, name: str) -> TokenSet:
-        """The domain that came of a run, the best of its steps."""
-        return self._turn("adapt", lambda: self._resumed(run).token_set({"name": name, "rights": RIGHTS}).to("cpu"))
+    def _keep(self, run: Run, name: str, face: Inversion | None) -> tuple[TokenSet, Chunk]:
+        """The domain that came of a run, the best of its steps, and how that looks."""
+        return self._turn("adapt", lambda: self._kept(run, name, face))
+
+    def _kept(self, run: Run, name: str, face: Inversion | None) -> tuple[TokenSet, Chunk]:
+        going = self._resumed(run)
+        domain = going.token_set({"name": name, "rights": RIGHTS}).to("cpu")
+        return domain, self._shown(going, run, face, domain, "best")
+
+    def _shown(self, going: Adaptation, run: Run, face: Inversion | None, tokens: TokenSet, which: Preview) -> Chunk:
+        plain, adapted = (
+            [np.asarray(image) for image in to_images(going.preview(limits.PREVIEWS, kind))]
+            for kind in ("plain", which)
+        )
+        drawn = None if face is None else self.pipe.render(face, domains={tokens: 1.0}, output_type="np")
+        return Chunk(run, plain, adapted, drawn)
 
     def _resumed(self, run: Run) -> Adaptation:
         return self.pipe.adaptation(run.references, steps=run.steps, tokens=run.tokens, seed=run.seed, state=run.state)

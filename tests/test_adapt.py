@@ -16,7 +16,7 @@ from tiny import TINY, tiny_generator
 from torch import Tensor
 
 from refinestyle_hub.adapt import Adaptation, AdaptSettings, AdaptState, Context, References, preset
-from refinestyle_hub.adapt.terms import Layout, Reconstruction
+from refinestyle_hub.adapt.terms import Layout, Norm, Reconstruction
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ConfigError, DivergedError, ModelFileError, ShapeError
@@ -113,7 +113,7 @@ def test_the_critic_moves_only_its_coarse_part(generator: Generator, discriminat
 
 def test_no_steps_draw_the_plain_picture(generator: Generator, discriminator: Discriminator) -> None:
     run = begin(generator, discriminator)
-    assert torch.allclose(run.preview(), run.preview(plain=True), atol=1e-5)
+    assert torch.allclose(run.preview(), run.preview(which="plain"), atol=1e-5)
 
 
 def test_nothing_is_written_into_the_networks(generator: Generator, discriminator: Discriminator) -> None:
@@ -397,6 +397,9 @@ def test_a_state_of_another_run(
         begin(generator, discriminator, state=state, **how)
     with pytest.raises(ConfigError, match="base"):
         begin(tiny_generator(5), discriminator, state=state)
+    weighted = begin(generator, discriminator, terms=[Norm(0.5)]).state()
+    with pytest.raises(ConfigError, match="another run: its terms differ"):
+        begin(generator, discriminator, terms=[Norm(0.6)], state=weighted)
 
 
 def test_damaged_states(generator: Generator, discriminator: Discriminator, tmp_path: Path, whole: TokenSet) -> None:
@@ -406,6 +409,9 @@ def test_damaged_states(generator: Generator, discriminator: Discriminator, tmp_
     short = AdaptState({k: t for k, t in state.tensors.items() if k != "average.layers.0.p"}, state.numbers)
     with pytest.raises(ModelFileError, match=r"average\.layers\.0\.p"):
         begin(generator, discriminator, state=short)
+    for numbers in ({"run": None}, {"step": "first"}, {"best": 3}, {"best": []}):
+        with pytest.raises(ModelFileError, match="saved state"):
+            begin(generator, discriminator, state=changed(state, **numbers))
     path = tmp_path / "state.safetensors"
     state.save(path)
     path.write_bytes(path.read_bytes()[:-10])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,28 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_generator
+from tiny import tiny_generator, token_set
+from torch import Tensor
 
-from refinestyle_hub.adapt import References, load_references
+from refinestyle_hub import pipeline
+from refinestyle_hub.adapt import (
+    Adaptation,
+    AdaptSettings,
+    AdaptState,
+    Context,
+    References,
+    adaptation,
+    load_references,
+)
+from refinestyle_hub.cards import Card, Figure, dump_card, read_card
 from refinestyle_hub.cli import console
 from refinestyle_hub.cli.pictures import parse_domains
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.errors import ConfigError, PictureError
+from refinestyle_hub.errors import ConfigError, DivergedError, PictureError
+from refinestyle_hub.images import contact_sheet, to_images
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.sources import Folder
 from refinestyle_hub.tokens import TokenSet
 
 
@@ -49,7 +64,7 @@ def test_faces_are_cut_out_and_other_pictures_used_as_they_are(
     found = load_references([astronaut, path], 64)
     assert found.pictures.shape == (2, 3, 64, 64)
     assert found.aligned == (True, False)
-    assert found.report == {"aligned": ["picture 1"], "as_they_are": ["drawn.png"]}
+    assert found.report == {"aligned": ["picture 1"], "as_they_are": ["drawn.png"], "ignored": []}
     plain = load_references([astronaut, path], 64, align="none")
     assert plain.aligned == (False, False)
     assert torch.equal(plain.pictures[1], found.pictures[1])
@@ -72,6 +87,22 @@ def test_a_bad_picture_is_named(pipe: RefineStylePipeline, drawings: list[Image.
         pipe.adapt([drawings[0], b"\x89PNG rubbish"], align="none")
     with pytest.raises(ConfigError, match="align"):
         pipe.adapt(drawings, align="yes")  # type: ignore[arg-type]
+
+
+def test_one_picture_or_a_folder_needs_no_list(drawings: list[Image.Image], tmp_path: Path) -> None:
+    folder = tmp_path / "style"
+    (folder / "sub.png").mkdir(parents=True)
+    for name in ("b.png", "a.png", "._a.png"):
+        drawings[0].save(folder / name, "PNG")
+    (folder / "c.heic").write_bytes(b"")
+    found = load_references(folder, 32, "none")
+    assert (found.names, found.ignored) == (("a.png", "b.png"), ("c.heic",))
+    assert load_references([drawings[1], folder], 32, "none").names == ("picture 1", "a.png", "b.png")
+    for one in (drawings[0], str(folder / "a.png"), (folder / "a.png").read_bytes()):
+        assert torch.equal(load_references(one, 32, "none").pictures, found.pictures[:1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PictureError, match=r"no pictures in .*empty\. Known endings: .*png"):
+        load_references(tmp_path / "empty", 32)
 
 
 # --- The verb -------------------------------------------------------------------------------------------------------
@@ -104,6 +135,22 @@ def test_adapt_returns_a_domain_that_says_how_it_was_made(
     with pytest.raises(ConfigError, match="another run"):
         pipe.adapt(drawings[:4] * 2, steps=2, align="none", state=tmp_path / "state.safetensors")
     assert pipe.domains == {}
+
+
+def test_a_run_that_diverges_hands_over_what_it_reached(
+    pipe: RefineStylePipeline, drawings: list[Image.Image]
+) -> None:
+    class Bursts:
+        name, weight = "bursts", 1.0
+
+        def __call__(self, context: Context) -> Tensor:
+            return context.adapted.mean() / (0.0 if context.step == 2 else 1.0)
+
+    settings = AdaptSettings(batch=2, check_every=1)
+    with pytest.raises(DivergedError) as caught:
+        pipe.adapt(drawings, name="mine", rights="Mine.", steps=3, align="none", settings=settings, terms=[Bursts()])
+    assert caught.value.kept is not None
+    assert {"name": "mine", "rights": "Mine.", "steps": 2}.items() <= caught.value.kept.metadata.items()
 
 
 def test_an_encoder_saves_the_inversions() -> None:
@@ -209,7 +256,85 @@ def test_folders_of_pictures(run: Any, tiny_pipeline_dir: Path, files: list[Path
     assert json.loads(out)["pictures"]["as_they_are"] == [file.name for file in files]
     (tmp_path / "empty").mkdir()
     code, _, err = run("adapt", tiny_pipeline_dir, tmp_path / "empty", *args)
-    assert (code, "no pictures in" in err) == (2, True)
+    assert (code, "no pictures in" in err) == (1, True)
+
+
+def test_the_preview_shows_what_the_file_holds(
+    run: Any, model: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the last average, where an earlier one was better."""
+    distances = iter([1.0, *[9.0] * 30])
+    monkeypatch.setattr(Adaptation, "_distance", lambda self: next(distances))
+    monkeypatch.setattr(adaptation, "preset", lambda *_: AdaptSettings(batch=2, check_every=2))
+    monkeypatch.setattr(pipeline, "preset", lambda *_: AdaptSettings(batch=2, check_every=2))
+    out = tmp_path / "n"
+    code, text, _ = run("adapt", model, *files, "--name", "n", "--steps", 4, "--align", "none", "--out", out, "--json")
+    assert (code, json.loads(text)["best_step"]) == (0, 2)
+    going = RefineStylePipeline.from_pretrained(model).adaptation(
+        load_references(files, 32, "none"), steps=4, state=AdaptState.load(out / ".run" / "state.safetensors")
+    )
+    drawn = [going.preview(which=which) for which in ("plain", "best", "now")]
+    assert not torch.equal(drawn[1], drawn[2])
+    wanted = contact_sheet([*to_images(drawn[0]), *to_images(drawn[1])], columns=8)
+    with Image.open(out / "preview.png") as sheet:
+        assert np.array_equal(np.asarray(sheet), np.asarray(wanted))
+
+
+def test_nothing_of_the_users_is_overwritten(run: Any, model: Path, files: list[Path], tmp_path: Path) -> None:
+    args = ["adapt", model, files[0].parent, "--name", "n", "--steps", 1, "--align", "none", "--out"]
+    shared = tmp_path / "downloaded"
+    token_set().save_pretrained(shared)
+    before = {p: p.read_bytes() for folder in (model, shared) for p in folder.rglob("*") if p.is_file()}
+    for place in (model, model / "generator", shared):
+        code, _, err = run(*args, place)
+        assert (code, "Name another folder" in err) == (2, True)
+    code, _, err = run(*args, files[0].parent)
+    assert (code, "a folder of its own" in err) == (2, True)
+    code, _, err = run(*args, files[0])
+    assert (code, "is a file" in err) == (2, True)
+    assert before == {p: p.read_bytes() for p in before}
+
+
+def test_the_card_of_a_domain_made_again(run: Any, model: Path, files: list[Path], tmp_path: Path) -> None:
+    """Figures are those of the tokens beside them; rights once stated stay; the command is one to paste."""
+    out = tmp_path / "n"
+    args = ["adapt", model, *files, "--name", "it's mine", "--align", "none", "--out", out, "--steps"]
+    assert run(*args, 2, "--rights", "Drawn by me.")[0] == 0
+
+    def card() -> Card:
+        return read_card(Folder(out))
+
+    measured = replace(card(), figures=(Figure("kernel distance", 1.0, "mine"),))
+    (out / "card.json").write_bytes(dump_card(measured))
+    assert run(*args, 2)[0] == 0
+    assert card().figures == measured.figures
+    assert "Drawn by me." in card().data
+    assert TokenSet.from_pretrained(out).metadata["rights"] == "Drawn by me."
+    words = shlex.split(card().training)
+    assert words[:5] == ["refinestyle", "adapt", "MODEL", "PICTURES...", "--align"]
+    assert words[words.index("--name") + 1] == "it's mine"
+
+    (out / ".run" / "state.safetensors").unlink()
+    assert run(*args, 1)[0] == 0  # begun anew
+    assert card().figures == ()
+    assert "nothing is stated" in card().data
+
+
+def test_the_command_keeps_what_a_diverging_run_reached(
+    run: Any, model: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Adaptation._step
+
+    def bursts(self: Adaptation) -> dict[str, float]:
+        if self.done == 25:
+            raise DivergedError("The run diverged at step 26 of 30.")
+        return step(self)
+
+    monkeypatch.setattr(Adaptation, "_step", bursts)
+    out = tmp_path / "n"
+    code, _, err = run("adapt", model, *files, "--name", "n", "--steps", 30, "--align", "none", "--out", out)
+    assert (code, "diverged at step 26" in err) == (1, True)
+    assert TokenSet.from_pretrained(out).metadata["steps"] == 25
 
 
 def test_domains_on_the_command_line() -> None:

@@ -52,7 +52,7 @@ def values(tokens: TokenSet) -> torch.Tensor:
 
 def test_a_run_turns_samples_where_the_text_points(clips: list[Clip]) -> None:
     run = text_adaptation(tiny_generator(), *TEXTS, clips, steps=40)
-    before = run.direction(run.preview(plain=True), run.preview()).mean()
+    before = run.direction(run.preview(which="plain"), run.preview()).mean()
     assert float(before) == pytest.approx(1.0, abs=1e-4)  # nothing has changed yet
     run.run()
     assert run.finished
@@ -125,6 +125,7 @@ def test_pipeline_and_file(tiny_pipe: RefineStylePipeline, folder: Path, tmp_pat
     made.save_pretrained(tmp_path / "sketch")
     known = TokenSet.from_pretrained(tmp_path / "sketch")
     assert known.metadata["target_text"] == "a pencil sketch"
+    assert known.metadata["left_out"] == []  # no term asks for pictures
     assert torch.equal(values(known), values(made))
     again = tiny_pipe.adapt_text(*TEXTS, clip=[folder], steps=2, state=state)  # it is done already
     assert torch.equal(values(again), values(made))
@@ -153,6 +154,7 @@ def test_command(run: Any, tiny_pipeline_dir: Path, folder: Path, tmp_path: Path
     assert TokenSet.from_pretrained(out).metadata["source_text"] == "photo"
     card = read_card(Folder(out))
     assert 'to "pencil sketch"' in card.data
+    assert "--text 'pencil sketch' --source-text photo --clip CLIP --name sketch" in card.training
     assert [picture.file for picture in card.pictures] == ["preview.png"]
     assert (out / "preview.png").is_file()
     assert str(tmp_path) not in (out / "card.json").read_text() + (out / "config.json").read_text()

@@ -19,7 +19,7 @@ import pytest
 import torch
 from space_parts import request, whole
 
-from refinestyle_hub.adapt import References
+from refinestyle_hub.adapt import AdaptState, References
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -242,12 +242,23 @@ def test_the_domain_does_not_depend_on_the_chunks(pipe: RefineStylePipeline, run
     for count in (2, 1, 99):
         parts = pickle.loads(pickle.dumps(work.adapt(parts, count, None, "/nowhere").run))
     assert whole_run.done == parts.done == 5
-    made, again = work.keep(whole_run, "ink"), work.keep(parts, "ink")
+    (made, _), (again, _) = work.keep(whole_run, "ink", None), work.keep(parts, "ink", None)
     assert made.metadata["name"] == "ink"
     for name, tensor in made.state_dict().items():
         assert torch.allclose(tensor.float(), again.state_dict()[name].float(), atol=1e-5), name
     assert fingerprint(pipe.generator) == before
     assert not work.turns.locked()
+
+
+def test_the_last_pictures_are_those_of_the_domain_that_is_kept(pipe: RefineStylePipeline, run: Run) -> None:
+    """Not of the last step, where an earlier one was better: here one that changes nothing."""
+    work = Jobs(pipe)
+    run = work.adapt(run, 99, None, "/nowhere").run
+    assert run.state is not None
+    nothing = {name: t * 0 if name.startswith("best.") else t for name, t in run.state.tensors.items()}
+    domain, sheet = work.keep(replace(run, state=AdaptState(nothing, run.state.numbers)), "ink", None)
+    assert not any(bool(t.any()) for name, t in domain.state_dict().items() if name.endswith(".p"))
+    assert all(np.array_equal(*pair) for pair in zip(sheet.plain, sheet.adapted, strict=True))
 
 
 def test_a_chunk_shows_the_same_faces_and_the_visitors(pipe: RefineStylePipeline, run: Run, crop: Pixels) -> None:

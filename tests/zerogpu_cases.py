@@ -66,7 +66,7 @@ def test_adaptation(tiny_pipe: RefineStylePipeline) -> None:
     run = Run(References(pictures, tuple("abcde"), (False,) * 5), steps=5, tokens=2, seed=3, pace=0.1)
     work = Jobs(whole(tiny_pipe), FakeZeroGPU())
     chunk = work.adapt(run, 2, None, "/nowhere")
-    domain = work.keep(work.adapt(chunk.run, 1, None, "/nowhere").run, "ink")
+    domain, _ = work.keep(work.adapt(chunk.run, 1, None, "/nowhere").run, "ink", None)
     drawn = work.draw((1, 2), [Look(), Look(domains={"ink": 1.0, "it": 1.0})], {"it": domain})
     assert [len(row) for row in drawn] == [2, 2]
     assert not np.array_equal(drawn[0][1], drawn[1][1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .adaptation import STEPS, Adaptation
+from .adaptation import STEPS, Adaptation, Preview
 from .context import Context, Features, Learner, Term
 from .references import Align, References, load_references
 from .settings import MAX_PICTURES, AdaptSettings, preset
@@ -22,6 +22,7 @@ __all__ = [
     "Context",
     "Features",
     "Learner",
+    "Preview",
     "References",
     "Term",
     "TextAdaptation",

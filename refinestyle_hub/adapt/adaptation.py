@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -33,13 +33,14 @@ from .context import Context, Features, Learner, Term
 from .critic import Adversarial
 from .moments import adam_state, restore_adam
 from .references import References
-from .settings import AdaptSettings, preset
+from .settings import FEATURE_TERMS, AdaptSettings, preset
 from .state import AdaptState
 from .terms import Between, Layout, Norm, Reconstruction, SlicedFeatures, SlicedPictures, Within
 
 
-__all__ = ["STEPS", "Adaptation"]
+__all__ = ["STEPS", "Adaptation", "Preview"]
 
+Preview: TypeAlias = Literal["now", "best", "plain"]
 STEPS = 500
 PREVIEWS = 8  # fixed samples, for previews and to see how near they are
 PREVIEW_TRUNCATION = 0.7
@@ -169,13 +170,7 @@ class Adaptation:
         s, there = self.settings, {term.name for term in self.terms}
         if self.discriminator is not None:
             there.add("adversarial")  # a run too short for it is not for want of a model
-        wanted = {
-            "sliced_features": s.sliced_features,
-            "layout": s.layout,
-            "between": s.between,
-            "within": s.within,
-            "adversarial": s.adversarial or s.patches,
-        }
+        wanted = {name: getattr(s, name) for name in FEATURE_TERMS} | {"adversarial": s.adversarial or s.patches}
         return [name for name, weight in wanted.items() if weight and name not in there]
 
     # --- The loop ---
@@ -215,6 +210,20 @@ class Adaptation:
                 self.state().save(state)
         return going
 
+    def make(
+        self,
+        metadata: Mapping[str, Any] | None = None,
+        on_step: OnStep | None = None,
+        state: str | os.PathLike[str] | None = None,
+    ) -> TokenSet:
+        """``run`` and ``token_set`` in one; the error of a run that diverges has the domain as ``kept``."""
+        try:
+            self.run(on_step, state)
+        except DivergedError as error:
+            error.kept = self.token_set(metadata)
+            raise
+        return self.token_set(metadata)
+
     def _invert(self) -> None:
         """w+ of the references, where a term wants them: part of the first step."""
         if self.inversions is None and self.settings.reconstruction and not self.finished:
@@ -236,7 +245,7 @@ class Adaptation:
             wrong = ", ".join(name for name, loss in losses.items() if not bool(loss.isfinite()))
             raise DivergedError(
                 f"The run diverged at step {self.done + 1} of {self.steps}: {wrong} is not finite.\n"
-                "Lower the rates of the settings. What was reached before is kept: token_set() has it."
+                "Lower the rates of the settings. What was reached before is kept."
             )
         gradients = torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
         for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
@@ -318,7 +327,7 @@ class Adaptation:
 
     @torch.no_grad()
     def _distance(self) -> float:
-        drawn, rng = self._samples(1.0), _source(self.seed, 3)
+        drawn, rng = self._samples(1.0, self.average), _source(self.seed, 3)
         if self.features is None:
             return float(sliced_pictures(drawn, self.references.pictures, rng))
         return float(sliced_features(self.features(drawn), self._reference_features, rng))
@@ -326,21 +335,30 @@ class Adaptation:
     # --- What comes of it ---
 
     @torch.no_grad()
-    def preview(self, count: int = PREVIEWS, plain: bool = False) -> Tensor:
-        """Fixed samples [count, 3, R, R] in [-1, 1] with the tokens as they stand; ``plain``: without."""
-        return self._samples(PREVIEW_TRUNCATION, count, plain)
+    def preview(self, count: int = PREVIEWS, which: Preview = "now") -> Tensor:
+        """Fixed samples [count, 3, R, R] in [-1, 1]: with the tokens as they stand "now", with the "best", that are
+        kept, or "plain", without.
+        """
+        tokens = None if which == "plain" else self._kept()[0] if which == "best" else self.average
+        return self._samples(PREVIEW_TRUNCATION, tokens, count)
 
-    def _samples(self, truncation: float, count: int = PREVIEWS, plain: bool = False) -> Tensor:
+    def _samples(self, truncation: float, tokens: TokenParameters | None, count: int = PREVIEWS) -> Tensor:
         config = self.generator.config
         z = torch.randn(count, config.z_dim, generator=_source(self.seed, 2)).to(self.generator.mapping.w_avg)
-        drawn: Tensor = self.generator(self.generator.map(z, truncation), None if plain else self.average.token_set())
+        adapted = None if tokens is None else tokens.token_set()
+        drawn: Tensor = self.generator(self.generator.map(z, truncation), adapted)
         return drawn.clamp(-1, 1)
+
+    def _kept(self) -> tuple[TokenParameters, int]:
+        """The best so far and its step: where it is time for a look, the average may be it."""
+        looked = self.done % self.settings.check_every == 0 or self.finished
+        if not looked and self._is_good(self._distance()):
+            return self.average, self.done
+        return self.best, self.best_step
 
     def token_set(self, metadata: Mapping[str, Any] | None = None) -> TokenSet:
         """The best so far, as a domain; ``metadata`` is added to what says how it was made."""
-        best, step = self.best, self.best_step
-        if self.done % self.settings.check_every and not self.finished and self._is_good(self._distance()):
-            best, step = self.average, self.done
+        best, step = self._kept()
         made = {
             "method": "few-shot adaptation",
             "pictures": len(self.references),
@@ -380,11 +398,13 @@ class Adaptation:
             "settings": _plain(asdict(self.settings)),
             "steps": self.steps,
             "seed": self.seed,
-            "terms": [term.name for term in self.terms],
+            "terms": {term.name: term.weight for term in self.terms},
         }
 
     def _restore(self, state: AdaptState) -> None:
-        mine, other = self._run(), state.numbers.get("run", {})
+        mine, other = self._run(), state.numbers.get("run")
+        if not isinstance(other, Mapping):
+            raise ModelFileError("The saved state does not say of which run it is. Remove it to begin anew.")
         if different := [key for key in mine if mine[key] != other.get(key)]:
             raise ConfigError(
                 f"The saved state is of another run: its {' and '.join(different)} differ.\n"
@@ -400,13 +420,15 @@ class Adaptation:
             for term in self.terms:
                 if isinstance(term, Learner):
                     term.restore(_under(tensors, f"term.{term.name}."))
-            self.done, self.seconds = state.numbers["step"], state.numbers["seconds"]
-            if state.numbers["best"] is not None:
-                self.best_step, self.best_distance = state.numbers["best"]
-        except (KeyError, RuntimeError) as error:
-            raise ModelFileError(f"The saved state is incomplete: {error}. Remove it to begin anew.") from error
-        if "inversions" in tensors:
-            self.inversions = tensors["inversions"].to(self.references.pictures.device)
+            numbers = state.numbers
+            self.done, self.seconds = int(numbers["step"]), float(numbers["seconds"])
+            if numbers["best"] is not None:
+                self.best_step, self.best_distance = int(numbers["best"][0]), float(numbers["best"][1])
+            if "inversions" in tensors:
+                self.inversions = tensors["inversions"].to(self.references.pictures.device)
+                self._check()
+        except (KeyError, IndexError, RuntimeError, ShapeError, TypeError, ValueError) as error:
+            raise ModelFileError(f"The saved state is damaged: {error!r}. Remove it to begin anew.") from error
 
 
 def _frozen(network: Any) -> Any:

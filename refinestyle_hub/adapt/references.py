@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import ConfigError, FaceNotFoundError, PictureError
 from ..faces import crop_face
-from ..images import PictureSource, load_picture, to_tensor
+from ..images import SUFFIXES, PictureSource, load_picture, to_tensor
 from .settings import MAX_PICTURES
 
 
@@ -31,6 +32,7 @@ class References:
     pictures: Tensor  # [M, 3, R, R] in [-1, 1]
     names: tuple[str, ...]
     aligned: tuple[bool, ...]  # whether a face was found, and cut out as FFHQ does; else it is the central square
+    ignored: tuple[str, ...] = ()  # other files in the folders that were named
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -43,18 +45,20 @@ class References:
 
     @property
     def report(self) -> dict[str, Any]:
-        """Which pictures were aligned by their face and which are used as they are."""
+        """Which pictures were aligned by their face, which are used as they are, and what else lay in the folders."""
         return {
             "aligned": [name for name, yes in zip(self.names, self.aligned, strict=True) if yes],
             "as_they_are": [name for name, yes in zip(self.names, self.aligned, strict=True) if not yes],
+            "ignored": list(self.ignored),
         }
 
 
-def load_references(pictures: Sequence[PictureSource], size: int, align: Align = "auto") -> References:
+def load_references(pictures: PictureSource | Sequence[PictureSource], size: int, align: Align = "auto") -> References:
     """Read 1 to 20 pictures as squares of ``size``.
 
     Args:
-        pictures: paths, file contents, open files or PIL images.
+        pictures: paths, file contents, open files or PIL images, or one of these. Of a folder, the pictures that lie
+            in it, apart from hidden ones.
         align: "auto" cuts faces out as FFHQ does, and takes the central square where none is found (drawn faces often
             are not); "none" takes the central square of all.
 
@@ -65,19 +69,38 @@ def load_references(pictures: Sequence[PictureSource], size: int, align: Align =
     """
     if align not in ("auto", "none"):
         raise ConfigError(f"align must be 'auto' or 'none', not {align!r}.")
-    if not 1 <= len(pictures) <= MAX_PICTURES:
-        raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {len(pictures)}.")
+    single = isinstance(pictures, (str, bytes, os.PathLike, Image.Image)) or hasattr(pictures, "read")
+    found, ignored = _expanded([pictures] if single else list(pictures))  # type: ignore[list-item, arg-type]
+    if not 1 <= len(found) <= MAX_PICTURES:
+        raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {len(found)}.")
     tensors, names, aligned = [], [], []
-    for place, source in enumerate(pictures, 1):
+    for place, source in enumerate(found, 1):
         name = Path(source).name if isinstance(source, (str, os.PathLike)) else f"picture {place}"
         try:
-            image, found = load_picture(source), False
+            image, is_face = load_picture(source), False
             if align == "auto":
                 with contextlib.suppress(FaceNotFoundError):
-                    image, found = crop_face(image, size).image, True
+                    image, is_face = crop_face(image, size).image, True
         except PictureError as error:
             raise PictureError(f"{name}: {error}") from error
         tensors.append(to_tensor(image, size))
         names.append(name)
-        aligned.append(found)
-    return References(torch.cat(tensors), tuple(names), tuple(aligned))
+        aligned.append(is_face)
+    return References(torch.cat(tensors), tuple(names), tuple(aligned), tuple(ignored))
+
+
+def _expanded(sources: Sequence[PictureSource]) -> tuple[list[PictureSource], list[str]]:
+    """Pictures, with those that lie in folders; and the names of the other files there."""
+    pictures: list[PictureSource] = []
+    ignored: list[str] = []
+    for source in sources:
+        if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
+            pictures.append(source)
+            continue
+        files = sorted(p for p in Path(source).iterdir() if p.is_file() and not p.name.startswith("."))
+        inside = [p for p in files if p.suffix.lower() in SUFFIXES]
+        if not inside:
+            raise PictureError(f"There are no pictures in {source}. Known endings: {', '.join(sorted(SUFFIXES))}.")
+        pictures += inside
+        ignored += [p.name for p in files if p not in inside]
+    return pictures, ignored

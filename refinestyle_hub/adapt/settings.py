@@ -10,6 +10,7 @@ from ..errors import ConfigError
 __all__ = ["MAX_PICTURES", "AdaptSettings", "preset"]
 
 MAX_PICTURES = 20
+FEATURE_TERMS = ("sliced_features", "layout", "between", "within")  # what compares features of a network
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..tokens import TokenSet
 from .adaptation import Adaptation
 from .context import Context
 from .references import References
-from .settings import AdaptSettings
+from .settings import FEATURE_TERMS, AdaptSettings
 from .state import AdaptState
 
 
@@ -64,7 +64,7 @@ class TextAdaptation(Adaptation):
 
     @torch.no_grad()
     def _distance(self) -> float:
-        loss: Tensor = self.direction(self._samples(1.0, plain=True), self._samples(1.0))
+        loss: Tensor = self.direction(self._samples(1.0, None), self._samples(1.0, self.average))
         return float(loss.mean())
 
     def _run(self) -> dict[str, Any]:
@@ -78,8 +78,8 @@ class TextAdaptation(Adaptation):
 
 def text_settings(tokens: int = 4) -> AdaptSettings:
     """Without all that looks at pictures; batch and truncation as published."""
-    quiet = ("sliced_pictures", "sliced_features", "adversarial", "patches", "between", "within", "reconstruction")
-    return replace(AdaptSettings(tokens=tokens, batch=2, truncation=0.7), **dict.fromkeys(quiet, 0.0))  # type: ignore[arg-type]
+    looking = (*FEATURE_TERMS, "sliced_pictures", "adversarial", "patches", "reconstruction")
+    return replace(AdaptSettings(tokens=tokens, batch=2, truncation=0.7), **dict.fromkeys(looking, 0.0))  # type: ignore[arg-type]
 
 
 def load_clips(clips: Sequence[str | os.PathLike[str] | Clip], device: torch.device | str = "cpu") -> list[Clip]:

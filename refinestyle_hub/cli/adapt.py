@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..errors import DivergedError
 from . import console
 from .pictures import Device, Model, load
 
 
 if TYPE_CHECKING:
     from ..adapt import Adaptation
-    from ..images import PictureSource
     from ..tokens import TokenSet
 
 
@@ -36,7 +37,9 @@ class Align(str, Enum):
 def adapt(
     model: Model,
     name: Annotated[str, typer.Option(help="What the domain is called.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the domain. A run found in it goes on.")],
+    out: Annotated[
+        Path, typer.Option("--out", file_okay=False, help="Folder of the domain. A run found in it goes on.")
+    ],
     pictures: Annotated[
         list[Path] | None,
         typer.Argument(help="1 to 20 pictures of a style, or folders.", metavar="PICTURES..."),
@@ -75,11 +78,13 @@ def adapt(
         raise typer.BadParameter("A text takes the place of pictures, and needs --clip.", param_hint="--text")
     if text is None and codes is not None:
         raise typer.BadParameter("Layers are chosen by a text: give --text.", param_hint="--codes")
+    _check_place(out, pictures or [])
     from ..adapt import STEPS, TEXT_STEPS, AdaptState, load_clips, load_references, picture_term, text_adaptation
 
     pipe = load(model, device)
     state = out / RUN / "state.safetensors"
     saved = AdaptState.load(state) if state.exists() else None
+    rights = rights or ("" if saved is None else _stated_rights(out))
     clips = load_clips(clip, pipe.device) if clip else []
     run: Adaptation
     if text is not None:
@@ -88,15 +93,15 @@ def adapt(
             state=saved,
         )  # fmt: skip
     else:
-        references = load_references(_files(pictures or []), pipe.generator.config.resolution, align.value)
+        references = load_references(pictures or [], pipe.generator.config.resolution, align.value)
         terms = [picture_term(pipe.generator, references, clips, seed=seed)] if clips else []
         run = pipe.adaptation(references, steps=steps or STEPS, tokens=tokens, seed=seed, terms=terms, state=saved)
-    before = run.preview(plain=True)
+    before, begun_at = run.preview(which="plain"), run.done
 
-    def show(file: Path) -> None:
+    def show(file: Path, which: Literal["now", "best"]) -> None:
         from ..images import contact_sheet, save_png, to_images
 
-        rows = [*to_images(before), *to_images(run.preview())]
+        rows = [*to_images(before), *to_images(run.preview(which=which))]
         save_png(contact_sheet(rows, columns=len(before)), file)
 
     began = time.monotonic()
@@ -105,45 +110,76 @@ def adapt(
         def on_step(step: int, total: int, figures: Mapping[str, float]) -> bool:
             tick(step, {key: figures[key] for key in ("distance",) if key in figures})
             if step % preview_every == 0:
-                show(out / RUN / f"step{step:04d}.png")
+                show(out / RUN / f"step{step:04d}.png", "now")
             return pressed()
 
-        finished = run.run(on_step, state)
+        finished, trouble = False, None
+        try:
+            finished = run.run(on_step, state)
+        except DivergedError as error:
+            if not run.best_step:  # nothing to keep
+                raise
+            trouble = error
     domain = run.token_set({"name": name, **({"rights": rights} if rights else {})})
     domain.save_pretrained(out)
-    show(out / "preview.png")
-    _write_facts(domain, out, model, f"{run.seconds:.0f} s on {device}")
-    report = _report(run, model, name, time.monotonic() - began)
+    show(out / "preview.png", "best")
+    chosen = {"clip": clip, "source_text": source_text, "codes": codes, "align": align.value, "text": text}
+    _write_facts(domain, out, model, _command(chosen, domain), f"{run.seconds:.0f} s on {device}", run.done > begun_at)
+    report = _report(run, domain, model, time.monotonic() - began)
     console.write_json(out / RUN / "report.json", report)
     console.emit(report, _told(report, out, finished), as_json)
+    if trouble is not None:
+        raise trouble
     if not finished:
         raise typer.Exit(130)
 
 
-def _files(paths: list[Path]) -> list[PictureSource]:
-    """The pictures, and those that lie in the folders."""
-    from ..images import SUFFIXES
+def _check_place(out: Path, pictures: list[Path]) -> None:
+    """Nothing of the user's is overwritten: neither another model or part of one, nor a domain made elsewhere."""
+    from ..hub import CONFIG
+    from ..sources import INDEX
 
-    found: list[PictureSource] = []
-    for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        if not inside:
-            raise typer.BadParameter(f"There are no pictures in {path}.", param_hint="PICTURES")
-        found += inside
-    return found
+    if any(path.is_dir() and path.resolve() == out.resolve() for path in pictures):
+        raise typer.BadParameter("The domain needs a folder of its own, not that of the pictures.", param_hint="--out")
+    if any((out / name).exists() for name in (CONFIG, INDEX)) and not (out / RUN).is_dir():
+        raise typer.BadParameter(
+            f"{out} holds a model that was not made by this command. Name another folder.", param_hint="--out"
+        )
 
 
-def _report(run: Adaptation, model: str, name: str, seconds: float) -> dict[str, Any]:
-    made = run.token_set()
+def _stated_rights(out: Path) -> str:
+    """What was stated when the run began that is going on."""
+    from ..hub import CONFIG
+    from ..tokens import TokenSet
+
+    return str(TokenSet.from_pretrained(out).metadata.get("rights", "")) if (out / CONFIG).exists() else ""
+
+
+def _command(chosen: Mapping[str, Any], domain: TokenSet) -> str:
+    """What makes such a domain: the options that are not what they are by default, without names of pictures."""
+    told = domain.metadata
+    words = ["refinestyle", "adapt", "MODEL"]
+    if chosen["text"] is None:
+        words += ["PICTURES...", *(["--align", chosen["align"]] if chosen["align"] != "auto" else [])]
+    else:
+        words += ["--text", told["target_text"], "--source-text", told["source_text"]]
+        words += ["--codes", str(chosen["codes"])] if chosen["codes"] else []
+    for place in chosen["clip"] or []:
+        words += ["--clip", "CLIP" if Path(place).exists() else place]  # where it lies is nobody's business
+    words += ["--name", told["name"], "--tokens", str(told["settings"]["tokens"])]
+    return shlex.join([*words, "--steps", str(told["planned_steps"]), "--seed", str(told["seed"])])
+
+
+def _report(run: Adaptation, domain: TokenSet, model: str, seconds: float) -> dict[str, Any]:
     return {
         "model": model,
-        "name": name,
+        "name": domain.metadata["name"],
         "steps": run.done,
         "planned_steps": run.steps,
-        "best_step": made.metadata["steps"],
+        "best_step": domain.metadata["steps"],
         "tokens": run.settings.tokens,
-        "numbers": made.num_values,
-        "bytes": made.nbytes,
+        "numbers": domain.num_values,
+        "bytes": domain.nbytes,
         "seed": run.seed,
         "pictures": run.references.report,
         "left_out": run.left_out,
@@ -152,8 +188,10 @@ def _report(run: Adaptation, model: str, name: str, seconds: float) -> dict[str,
     }
 
 
-def _write_facts(domain: TokenSet, out: Path, model: str, cost: str) -> None:
-    """``card.json``: how the domain was made, and its preview. What else is in it, such as figures, stays."""
+def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: str, changed: bool) -> None:
+    """``card.json``: how the domain was made, and its preview. What else is in it stays; of a domain that changed, not
+    its figures.
+    """
     from ..cards import FACTS, Picture, dump_card, read_card
     from ..files import write_folder
     from ..sources import Folder, bundled_models, is_repo_id
@@ -165,14 +203,13 @@ def _write_facts(domain: TokenSet, out: Path, model: str, cost: str) -> None:
         data = f"Made from {what}. Rights to them, as the maker states: {told.get('rights', 'nothing is stated')}."
     else:
         data = f'Made without pictures, from the text "{told["source_text"]}" to "{told["target_text"]}".'
-    made_with = "PICTURES..." if told["pictures"] else f'--text "{told["target_text"]}" --clip CLIP'
-    size = f"--tokens {told['settings']['tokens']} --steps {told['planned_steps']} --seed {told['seed']}"
     card = replace(
         known,
         base_model=model if public else known.base_model,
         data=data,
-        training=f"refinestyle adapt MODEL {made_with} --name {told['name']} {size}",
+        training=command,
         cost=cost,
+        figures=() if changed else known.figures,
         pictures=(Picture("preview.png", "Random seeds of the generator; below, the same in this domain."),),
     )
     write_folder(out, {FACTS: dump_card(card)})
@@ -180,6 +217,7 @@ def _write_facts(domain: TokenSet, out: Path, model: str, cost: str) -> None:
 
 def _told(report: dict[str, Any], out: Path, finished: bool) -> str:
     lines = [f"used as it is, no face was aligned: {name}" for name in report["pictures"]["as_they_are"]]
+    lines += [f"not used: {name}" for name in report["pictures"]["ignored"]]
     if report["left_out"]:
         lines.append(f"the model has no discriminator; left out: {', '.join(report['left_out'])}")
     if not finished:
