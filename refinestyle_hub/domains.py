@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -11,13 +13,13 @@ from .config import Fingerprint, TokenSetConfig
 from .files import config_from_json, read_json, write_folder
 from .fingerprint import fingerprint, is_related
 from .generator import Generator
-from .hub import locate_config
+from .hub import CONFIG, locate_config
 from .push import LICENCE_FILE
 from .sources import find_repos, open_source
 from .tokens import TokenSet
 
 
-__all__ = ["DomainInfo", "FoundDomain", "domain_info", "download_domain", "find_domains"]
+__all__ = ["DomainInfo", "FoundDomain", "domain_info", "download_domain", "find_domains", "is_own"]
 
 TAG = "refinestyle-domain"
 
@@ -127,6 +129,18 @@ def download_domain(
     tokens.save_pretrained(folder)
     write_folder(Path(folder), {name: path.read_bytes() for name, path in beside.items() if path})
     return tokens
+
+
+def is_own(name: str, own: Collection[str]) -> bool:
+    """Whether a name means one of a model's ``own`` domains, not a folder, file or Hub id.
+
+    What is written as a path (./sketch) is one. Warns where a plain name could mean both.
+    """
+    if name in own and (Path(name) / CONFIG).exists():
+        warnings.warn(
+            f"{name!r} is the model's own domain here; the one in the folder of that name is ./{name}.", stacklevel=2
+        )
+    return name in own
 
 
 def _generator(base: Generator | str | os.PathLike[str], token: str | bool | None) -> Generator:

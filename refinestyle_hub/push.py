@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from .errors import HubConnectionError, ModelNotFoundError
-from .sources import LIBRARY, Folder, Repo, is_repo_id, translated
+from .sources import INDEX, LIBRARY, Folder, Repo, is_repo_id, translated
 
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pushable", "push_folder"]
 
-PUSHED = (".json", ".safetensors", ".md", ".jpeg", ".jpg", ".png", ".webp")  # what a model folder may consist of
+MODEL_FILE = re.compile(r"config\.json|model_index\.json|card\.json|README\.md|(model|tokens)(\..+)?\.safetensors")
+REFERENCE = re.compile(r"""\]\(<?([^)>\s]+)|\b(?:src|href)=["']([^"']+)""")  # to a file, in a README.md
+SHOWN = (".jpeg", ".jpg", ".png", ".webp", ".md")  # endings of what a card may name beside them
 LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|notice)(\.txt)?")  # what a card may link to
 
 
@@ -72,6 +75,9 @@ def push_folder(
 ) -> str:
     """Upload a saved part or pipeline as one commit; returns the commit's address.
 
+    What goes are the model's files, cards and licences, and the pictures and texts that a card names; nothing else in
+    the folder, such as the pictures that a domain was made from.
+
     The model card is written first. What people wrote outside its marked sections is kept: in the folder's README.md
     or, if nobody wrote into that one, in the repo's. The licence of the base model is looked up and noted.
 
@@ -96,12 +102,7 @@ def push_folder(
     source = Folder(Path(folder))
     kind, _ = cards.kind_of(source.root)
     cards.check_rights(source.root)
-    files: dict[str, Path | bytes] = {}
-    for path in sorted(source.root.rglob("*")):
-        name = path.relative_to(source.root).as_posix()
-        fits = path.suffix in PUSHED or LICENCE_FILE.fullmatch(path.name)
-        if fits and not re.search(r"(^|/)\.", name) and (found := source.find(name)):
-            files[name] = found
+    files: dict[str, Path | bytes] = dict(_pushed(source))
     remote, readme = _present(repo_id, revision, token)
     local, online = cards.read_text(source.find(cards.README)), cards.read_text(readme)
     old = local if cards.edited(local) else online or local
@@ -112,6 +113,7 @@ def push_folder(
     card = cards.with_base_terms(replace(card, **facts or {}), token)
     text = cards.render(source.root, card, repo_id, old)
     cards.check(text)
+    files |= {name: found for name in _named("", card, text) if (found := _beside(source, name))}
     files |= {cards.FACTS: cards.dump_card(card), cards.README: text.encode()}
     return _commit(
         repo_id,
@@ -124,6 +126,38 @@ def push_folder(
         private=private,
         token=token,
     )
+
+
+def _pushed(source: Folder) -> Iterator[tuple[str, Path]]:
+    """The files of a model: its own, those of the parts that its index names, and what the cards of these name."""
+    from . import cards
+    from .hub import read_index
+
+    index = read_index(source) if source.find(INDEX) else None
+    parts = [] if index is None else [*index.parts, *(f"domains/{name}" for name in index.domains)]
+    for folder in ["", *parts]:
+        for path in (source.root / folder).iterdir():
+            name = PurePosixPath(folder, path.name).as_posix()
+            if (MODEL_FILE.fullmatch(path.name) or LICENCE_FILE.fullmatch(path.name)) and (found := source.find(name)):
+                yield name, found
+        told = cards.read_text(source.find(PurePosixPath(folder, cards.README).as_posix()))
+        for name in _named(folder, cards.read_card(source, folder), told):
+            if found := _beside(source, name):
+                yield name, found
+
+
+def _named(folder: str, card: Card, text: str) -> set[str]:
+    """Paths in the repo that a card in ``folder`` shows or links to; addresses among them are no paths of files."""
+    linked = (unquote(a or b) for a, b in REFERENCE.findall(text))
+    return {PurePosixPath(folder, name).as_posix() for name in (*(p.file for p in card.pictures), *linked)}
+
+
+def _beside(source: Folder, name: str) -> Path | None:
+    """A picture or text of the folder that may go along; nothing hidden, nothing from outside."""
+    path = PurePosixPath(name)
+    fits = path.suffix.lower() in SHOWN and not path.is_absolute() and not set(name) & set("\\:\0")
+    hidden = any(part.startswith(".") for part in path.parts)
+    return source.find(name) if fits and not hidden else None
 
 
 def _present(repo_id: str, revision: str | None, token: str | bool | None) -> tuple[Repo, Path | None]:

@@ -341,6 +341,7 @@ def test_domains_on_the_command_line() -> None:
     import typer
 
     assert parse_domains(["sketch", "a/b=0.5", "x=y=-1"]) == {"sketch": 1.0, "a/b": 0.5, "x=y": -1.0}
+    assert parse_domains(["sketch=0.5", "sketch=0.25"]) == {"sketch": 0.75}  # domains add
     for bad in ("sketch=", "=1", "sketch=strong", "sketch=nan", ""):
         with pytest.raises(typer.BadParameter, match="DOMAIN"):
             parse_domains([bad])

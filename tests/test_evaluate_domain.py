@@ -26,6 +26,7 @@ from refinestyle_hub.images import save_png, to_image, to_tensor
 from refinestyle_hub.losses import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.sources import Folder
+from refinestyle_hub.tokens import TokenSet
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +274,26 @@ def test_command(run: Any, tiny_pipeline_dir: Path, domain: Path, true: Path, tm
     assert "around the references" in out
     assert "note: No discriminator features" in out
     assert len(read_card(Folder(domain)).figures) == len(written)  # replaced, not added
+
+
+def test_the_card_gets_the_figures_of_its_own_domain(
+    run: Any, tiny_pipe: RefineStylePipeline, domain: Path, true: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the model has another of the same name, which is meant by the name elsewhere."""
+    other = TokenSet.from_pretrained(domain).scale(-3.0)
+    RefineStylePipeline(tiny_pipe.generator, domains={"wild": other}).save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    figures = {}
+    for how in (["wild", "--card"], ["./wild"], ["wild"]):
+        if how == ["wild"]:
+            with pytest.warns(UserWarning, match=r"'wild' is the model's own domain here; .* is \./wild"):
+                code, out, err = run("evaluate", "domain", "model", *how, "--true", true, "--samples", 4, "--json")
+        else:
+            code, out, err = run("evaluate", "domain", "model", *how, "--true", true, "--samples", 4, "--json")
+        assert code == 0, err
+        report = json.loads(out)
+        figures[" ".join(how)] = report["attribute_features"] or report["diversity"]
+    assert figures["wild --card"] == figures["./wild"] != figures["wild"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from remote_model import (
 )
 from tiny import token_set
 
-from refinestyle_hub.cards import Card, read_card, write_card
+from refinestyle_hub.cards import Card, Picture, dump_card, read_card, write_card
 from refinestyle_hub.errors import (
     CardError,
     HubAccessError,
@@ -218,6 +218,29 @@ def test_a_readme_that_is_no_text(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(CardError, match="is not UTF-8 text"):
         push_folder(tmp_path, "me/faces", card=Card(license="mit"), token=hub.write_token)
     assert not hub.seen("POST|PUT")
+
+
+def test_only_pictures_that_a_card_names_are_pushed(hub: HubServer, tmp_path: Path) -> None:
+    """Never those that a domain was made from, though they may lie in its folder, nor what else does."""
+    part = "domains/sketch"
+    RefineStylePipeline(GENERATOR, domains={"sketch": DOMAIN}).save_pretrained(tmp_path)
+    model = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    DOMAIN.save_pretrained(tmp_path / "other")
+    yes = {"preview.png", "grids/all looks.jpg", "HOWTO.md", f"{part}/preview.png"}
+    no = {"1.png", "notes.md", "labels.json", "inversion.safetensors", "drawings/1.jpg", "drawings/README.md",
+          f"{part}/1.png", "grids/mine.png", ".run/step0050.png", "../outside.png"}  # fmt: skip
+    for name in (*yes, *no):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    card = replace(CARD, base_model=None, pictures=(Picture("preview.png", "Samples."),))
+    (tmp_path / part / "card.json").write_bytes(dump_card(card))
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: mit\n---\n[how](./HOWTO.md) <img src='grids/all%20looks.jpg'> ![](../outside.png)"
+        " [x](https://example.org/1.png) [y](mailto:1.png) ![](.run/step0050.png) ![](absent.png)\n"
+    )
+    push_folder(tmp_path, "me/mine", card=card, token=hub.write_token)
+    written = {".gitattributes", "README.md", "card.json", f"{part}/card.json"}
+    assert set(hub.files("me/mine")) == model | yes | written
 
 
 def test_push_of_a_pipeline(hub: HubServer, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ..config import EncoderConfig, GeneratorConfig, TokenSetConfig
 from ..errors import ModelFileError, ModelNotFoundError
 from ..files import config_from_json, read_header, read_json
 from ..hub import CONFIG
+from ..push import MODEL_FILE
 from ..sources import INDEX, Folder
 
 
@@ -57,7 +58,7 @@ def kind_of(folder: Path) -> tuple[Kind, Config]:
 def file_rows(folder: Path) -> Rows:
     """Size and number of values of the weight files directly in a folder."""
     rows = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(path for path in folder.glob("*.safetensors") if MODEL_FILE.fullmatch(path.name)):
         size = path.stat().st_size
         count = sum(math.prod(shape) for _, shape in read_header(path).tensors.values())
         rows[f"`{path.name}`"] = (

@@ -224,6 +224,12 @@ def _told(report: dict[str, Any], out: Path, finished: bool) -> str:
         lines.append(f"stopped after {report['steps']} of {report['planned_steps']} steps; the same command goes on")
     lines.append(
         f"{report['name']}: {report['numbers']:,} numbers, {report['bytes'] / 1024:.0f} KB, best at step "
-        f"{report['best_step']}, {report['seconds']:.0f} s; refinestyle generate ... --domain {out} draws with it"
+        f"{report['best_step']}, {report['seconds']:.0f} s; refinestyle generate ... --domain {_as_path(out)}"
+        " draws with it"
     )
     return "\n".join(lines)
+
+
+def _as_path(place: Path) -> str:
+    """So that it cannot be read as the name of a domain."""
+    return str(place) if len(place.parts) > 1 else f"./{place}"

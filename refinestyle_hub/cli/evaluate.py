@@ -46,7 +46,7 @@ def domain(
     if card and not Path(domain).is_dir():
         raise typer.BadParameter("The card is in the folder of a domain: name that folder.", param_hint="--card")
     pipe = load(model, device)
-    tokens = _domain(pipe, domain)
+    tokens = _domain(pipe, domain, elsewhere=card)
     from ..evaluate_domain import CLUSTERS, Judges, evaluate_domain
     from ..train.data import open_pictures, to_float
 
@@ -107,11 +107,13 @@ def inversion(
     console.emit(report, "\n".join([*lines, table(rows)]), as_json)
 
 
-def _domain(pipe: RefineStylePipeline, name: str) -> TokenSet:
+def _domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenSet:
+    """``elsewhere``: the name is that of a folder, whatever the model's own domains are called."""
+    from ..domains import is_own
     from ..fingerprint import check_base
     from ..tokens import TokenSet
 
-    if name in pipe.domains:
+    if not elsewhere and is_own(name, pipe.domains):
         return pipe.domains[name]
     tokens = TokenSet.from_pretrained(name)
     if tokens.base is not None:

@@ -65,11 +65,11 @@ def parse_edits(pairs: list[str]) -> dict[str, float]:
 
 
 def parse_domains(pairs: list[str]) -> dict[str, float]:
-    """``["sketch", "my/folder=0.7"]`` -> strength by name or place, 1 where none is given.
+    """``["sketch", "my/folder=0.7"]`` -> strength by name or place, 1 where none is given; of one given twice the sum.
 
     Raises typer.BadParameter.
     """
-    domains = {}
+    domains: dict[str, float] = {}
     for pair in pairs:
         name, given, strength = pair.rpartition("=")
         try:
@@ -79,17 +79,18 @@ def parse_domains(pairs: list[str]) -> dict[str, float]:
         name = (name if given else pair).strip()
         if not name or not math.isfinite(value):
             raise typer.BadParameter(f"{pair!r} is not of the form DOMAIN or DOMAIN=STRENGTH, such as sketch=0.7.")
-        domains[name] = value
+        domains[name] = domains.get(name, 0.0) + value
     return domains
 
 
 def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[str | TokenSet, float]:
     """The model's own domains by name, others from a folder, file or Hub id."""
+    from ..domains import is_own
     from ..tokens import TokenSet
 
     found: dict[str | TokenSet, float] = {}
     for name, strength in wanted.items():
-        elsewhere = name not in pipe.domains and ("/" in name or Path(name).exists())
+        elsewhere = not is_own(name, pipe.domains) and ("/" in name or Path(name).exists())
         found[TokenSet.from_pretrained(name) if elsewhere else name] = strength
     return found
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..discriminator import Discriminator
+from ..domains import is_own
 from ..errors import ConfigError, UnsupportedModelError
 from ..files import config_to_json, encode_tensors
 from ..fingerprint import check_base, fingerprint
@@ -166,7 +167,7 @@ def export(
 
 
 def _domain(source: Source, name: str, generator: Generator) -> TokenSet:
-    own = source.find(INDEX) is not None and name in read_index(source).domains
+    own = is_own(name, read_index(source).domains if source.find(INDEX) else ())
     tokens = TokenSet.from_source(source, subfolder=f"domains/{name}") if own else TokenSet.from_pretrained(name)
     if tokens.base is not None:
         check_base(tokens.base, fingerprint(generator), what=f"The domain {name!r}")
