@@ -106,7 +106,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"{args.model} needs an encoder (or --encoder) and directions.")
     net = AttributeNet.from_pretrained(args.attributes).to(args.device)
     pictures = open_pictures(args.data, pipe.generator.config.resolution, args.split)
-    chosen = (torch.arange(min(args.pictures, len(pictures))) * (len(pictures) / args.pictures)).long()
+    count = min(args.pictures, len(pictures))
+    chosen = torch.arange(count) * len(pictures) // max(count, 1)
     crops = [to_float(pictures.take(part)).to(args.device) for part in chosen.split(BATCH)]
     full = [found(pipe, crop, args.steps) for crop in crops]
     plain = [(w_plus, None) for w_plus, _ in full]
@@ -122,7 +123,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         own = net.config.attributes.index(attribute)
         rows[name] = compare(with_tokens, alone, own, net.config.num_attributes, strengths)
         save_png(sheet(pipe.generator, crops[0], full[0], name, pipe.directions, strengths), args.out / f"{name}.png")
-    count = sum(map(len, crops))
     return {
         "model": Path(args.model).name,
         "pictures": count,

@@ -169,6 +169,8 @@ def pipelines(args: argparse.Namespace) -> dict[str, RefineStylePipeline]:
     found = {} if first.encoder is None else {args.name: first}
     for given in args.encoder:
         name, _, folder = given.partition("=")
+        if not folder or name in found:
+            raise ConfigError(f"--encoder {given}: give NAME=FOLDER, with a name that no other encoder has.")
         pipe = RefineStylePipeline(first.generator, encoder=Encoder.from_pretrained(folder).to(args.device))
         pipe.perceptual = first.perceptual
         found[name] = pipe
@@ -211,7 +213,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for title, (pictures, methods) in plans.items():
             rows: list[dict[str, Any]] = []
             for method in methods if len(pictures) else []:
-                rows += evaluate_inversion([method], pictures.to(args.device), by)
+                rows += evaluate_inversion([method], pictures.to(args.device), by, warm=bool(rows))
                 report["tables"][title] = {"pictures": len(pictures), "rows": rows}
                 write_folder(args.out, {"inversion.json": dump_json(report), "inversion.md": text(report).encode()})
             if rows and title != name:

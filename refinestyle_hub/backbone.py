@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,21 +29,23 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]  # C_i
 
 
-def open_backbone(name: str, inputs: int, widths: Sequence[int], pretrained: bool = False) -> Backbone:
+def open_backbone(name: str, inputs: int, widths: Sequence[int], size: int, pretrained: bool = False) -> Backbone:
     """The backbone of a config.
 
     Args:
         name: "compact", or a timm model.
         inputs: channels of what it looks at.
         widths: of the compact backbone.
+        size: of what it looks at, pixels.
         pretrained: start from timm's published weights, which are fetched when they are not cached.
 
     Raises:
         MissingDependencyError: a timm model without the package timm.
-        ConfigError: timm has no such model, or none with feature maps; the compact backbone has no published weights.
+        ConfigError: timm has no such model, or none with feature maps of pictures of this size; the compact backbone
+            has no published weights.
     """
     if name != "compact":
-        return TimmBackbone(name, inputs, pretrained)
+        return TimmBackbone(name, inputs, size, pretrained)
     if pretrained:
         raise ConfigError("The compact backbone has no published weights; name a timm model.")
     return CompactBackbone(inputs, widths)
@@ -95,9 +98,13 @@ class CompactBackbone(Backbone):
 
 
 class TimmBackbone(Backbone):
-    """Feature maps of a timm model, those of strides 4, 8 and 16 where it has them, else its last three."""
+    """Feature maps of a timm model, those of strides 4, 8 and 16 where it has them, else its last three.
 
-    def __init__(self, name: str, inputs: int, pretrained: bool = False) -> None:
+    Batch normalisation keeps the statistics it comes with, so that no answer depends on the batch, on how it is shared
+    among processes, or on whether the network is being trained.
+    """
+
+    def __init__(self, name: str, inputs: int, size: int, pretrained: bool = False) -> None:
         super().__init__()
         self.body = _timm(name, inputs, pretrained=False)
         strides = self.body.feature_info.reduction()
@@ -108,8 +115,32 @@ class TimmBackbone(Backbone):
         if len(places) < len(STRIDES):
             raise ConfigError(f"The timm model {name!r} has {len(strides)} feature maps; an encoder needs three.")
         # once more, without the layers that no map needs
-        self.body = _timm(name, inputs, pretrained, out_indices=places)
+        known = self.body.feature_info.out_indices
+        self.body = _timm(name, inputs, pretrained, out_indices=[known[place] for place in places])
         self.channels = tuple(self.body.feature_info.channels())
+        self.train()
+        self._probe(name, inputs, size)
+
+    @torch.no_grad()
+    def _probe(self, name: str, inputs: int, size: int) -> None:
+        """Whether it takes pictures of this size, and gives maps [N, C_i, h, w]."""
+        try:
+            shapes = [x.shape for x in self.eval()(torch.zeros(1, inputs, size, size))]
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"The timm model {name!r} does not take pictures of {size} pixels: {reason}") from error
+        finally:
+            self.train()
+        if [shape[1] for shape in shapes if len(shape) == 4] != list(self.channels):
+            raise ConfigError(f"The timm model {name!r} gives no maps [N, C, H, W]: {[list(s) for s in shapes]}.")
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """As of all modules, without the statistics of batches."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.body(x)

@@ -173,7 +173,7 @@ class TokenSetConfig:
 class EncoderConfig:
     """Encoder of one generator: what it looks at, its backbone, its transformer blocks, and the residual it answers.
 
-    The defaults are for a generator of 1024 px: 56 M parameters in both stages.
+    The defaults are for a generator of 1024 px: 55 M parameters in both stages.
     """
 
     generator: GeneratorConfig
@@ -193,6 +193,8 @@ class EncoderConfig:
     feedback: bool = False  # each look is told which way the tokens would have to go, see ``feedback.py``
 
     def __post_init__(self) -> None:
+        if self.stages == "two" and not self.layers:
+            raise ConfigError("The second stage answers with tokens: name layers that get some, or take one stage.")
         if (self.feedback or self.looks > 1) and self.stages == "one":
             raise ConfigError("More looks, and feedback, are at what a first stage draws: they need two stages.")
         if not 1 <= self.looks <= 64:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -175,7 +175,7 @@ class Reader(nn.Module):
             if codes and count or chosen:
                 groups.append(Group(config, place, count if codes else 0, chosen))
         self.groups = nn.ModuleList(groups)
-        self.backbone = open_backbone(config.backbone, inputs, config.widths)
+        self.backbone = open_backbone(config.backbone, inputs, config.widths, config.size)
         used = self.backbone.channels[::-1][: groups[-1].place + 1]  # coarse to fine
         self.laterals = nn.ModuleList(nn.Linear(channels, config.width) for channels in used)
 
@@ -209,16 +209,24 @@ class Reader(nn.Module):
     def learn_from(self, first: Reader) -> None:
         """Begin with what a reader of codes knows of pictures: its backbone, which takes the first three channels, its
         blocks, and where this one reads codes too, how it reads them."""
-        source, target = first.state_dict(), self.state_dict()
+        mine, theirs = cast(Sequence[Any], self.groups), cast(Sequence[Any], first.groups)
+        places = {group.place: k for k, group in enumerate(theirs)}  # a reader of few layers lacks some
+        pairs = {places[group.place]: i for i, group in enumerate(mine) if group.place in places}
+        source, target = {}, self.state_dict()
+        for name, tensor in first.state_dict().items():
+            top, _, rest = name.partition(".")
+            if top == "groups":
+                their, _, rest = rest.partition(".")
+                name = f"groups.{pairs.get(int(their))}.{rest}"  # noqa: PLW2901
+            source[name] = tensor
         for name in target.keys() & source.keys():
             if target[name].shape == source[name].shape and not name.endswith("queries"):
                 target[name].copy_(source[name])
             elif name.startswith("backbone") and target[name][:, :3].shape == source[name].shape:
                 target[name][:, :3].copy_(source[name])
-        groups: Iterable[Any] = zip(self.groups, first.groups, strict=False)
-        for own, other in groups:
-            codes = min(len(own.codes), len(other.codes))  # their queries come first
-            own.queries[:codes].copy_(other.queries[:codes])
+        for k, i in pairs.items():
+            codes = min(len(mine[i].codes), len(theirs[k].codes))  # their queries come first
+            mine[i].queries[:codes].copy_(theirs[k].queries[:codes])
 
 
 # --- The encoder ----------------------------------------------------------------------------------------------------
@@ -265,7 +273,7 @@ class Encoder(Pretrained, nn.Module):
             for reader, inputs in ((encoder.first, 3), (encoder.second, 9)):
                 if reader is not None:
                     config = encoder.config
-                    reader.backbone = open_backbone(config.backbone, inputs, config.widths, pretrained=True)
+                    reader.backbone = open_backbone(config.backbone, inputs, config.widths, config.size, True)
         return encoder
 
     def forward(self, pictures: Tensor, generator: Generator, looks: int | None = None) -> Encoded:
@@ -309,7 +317,7 @@ class Encoder(Pretrained, nn.Module):
     def _look(self, pictures: Tensor) -> Tensor:
         """[N, 3, R, R] -> [N, 3, S, S]."""
         side = self.config.generator.resolution
-        if pictures.dim() != 4 or pictures.shape[1:] != (3, side, side):
+        if pictures.dim() != 4 or pictures.shape[1:] != (3, side, side) or not len(pictures):
             raise ShapeError(f"This encoder reads pictures [N, 3, {side}, {side}], not {list(pictures.shape)}.")
         if side > self.config.size:
             pictures = F.interpolate(pictures, size=(self.config.size,) * 2, mode="area")

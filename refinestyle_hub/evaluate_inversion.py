@@ -25,7 +25,7 @@ from .images import SUFFIXES, load_picture, to_tensor
 from .invert import FINE
 from .losses import Perceptual, mse, shrink
 from .metrics import Estimate, PairDistance, ms_ssim
-from .pipeline import STEPS, RefineStylePipeline
+from .pipeline import NEAR_STEPS, STEPS, RefineStylePipeline
 
 
 __all__ = ["Method", "baselines", "evaluate_inversion", "judges", "our_methods", "read_crops", "table"]
@@ -48,10 +48,10 @@ class Method:
 # --- Ways -----------------------------------------------------------------------------------------------------------
 
 
-def our_methods(pipe: RefineStylePipeline, steps: Sequence[int] = (50,), name: str = "encoder") -> list[Method]:
+def our_methods(pipe: RefineStylePipeline, steps: Sequence[int] | None = None, name: str = "encoder") -> list[Method]:
     """The encoder's w+ alone, its whole answer if that is more, and with so many steps of optimisation from there.
 
-    Without an encoder: optimisation from the mean latent, with the pipeline's own number of steps.
+    Without an encoder: optimisation from the mean latent. ``steps``: None takes the pipeline's own number.
     """
     generator, encoder = pipe.generator, pipe.encoder
 
@@ -65,7 +65,7 @@ def our_methods(pipe: RefineStylePipeline, steps: Sequence[int] = (50,), name: s
         return invert
 
     if encoder is None:
-        return [Method(f"tokens, {STEPS} steps", optimised(STEPS))]
+        return [Method(f"tokens, {count} steps", optimised(count)) for count in ([STEPS] if steps is None else steps)]
     codes = generator.config.num_layers * generator.config.w_dim
     kept, whole = codes + token_values(encoder), sum(p.numel() for p in encoder.parameters())
 
@@ -79,7 +79,8 @@ def our_methods(pipe: RefineStylePipeline, steps: Sequence[int] = (50,), name: s
         return generator(w_plus, tokens), kept
 
     first = sum(p.numel() for p in encoder.first.parameters())
-    further = [Method(f"{name} + {count} steps", optimised(count), whole) for count in steps]
+    counts = [NEAR_STEPS] if steps is None else steps
+    further = [Method(f"{name} + {count} steps", optimised(count), whole) for count in counts]
     answers = [Method(name, answer, whole)] if encoder.config.layers else []
     return [Method(f"{name}, w+ alone", alone, first), *answers, *further]
 
@@ -192,8 +193,10 @@ def evaluate_inversion(
     crops: Tensor,
     by: Mapping[str, PairDistance],
     on_picture: OnPicture | None = None,
+    *,
+    warm: bool = False,
 ) -> list[dict[str, Any]]:
-    """Invert every picture of [N, 3, R, R] in every way.
+    """Invert every picture of [N, 3, R, R] in every way; ``warm``: what is slow for the first time has been done.
 
     Returns:
         For each method its name; ``figures``: mean and standard deviation over the pictures of every distance and of
@@ -208,8 +211,9 @@ def evaluate_inversion(
     if not len(crops):
         raise ShapeError("There is no picture to invert.")
     rows, done = [], 0
-    with torch.enable_grad():
-        methods[0].invert(crops[:1])  # to warm up
+    if not warm:
+        with torch.enable_grad():
+            methods[0].invert(crops[:1])
     for method in methods:
         drawn, seconds, values = [], [], 0
         for crop in crops.split(1):

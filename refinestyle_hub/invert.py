@@ -110,20 +110,20 @@ def invert(
     perceptual = perceptual or Perceptual.load().to(crops.device)
     pixels: Distance = partial(mse, crops)
     fine, coarse = _perceptual_distances(crops, perceptual)
-    rng = torch.Generator().manual_seed(seed)
+    rngs = [torch.Generator().manual_seed(seed) for _ in crops]  # so that no picture's answer depends on the others
     watch = _Watch(on_step, w_steps + token_steps)
 
     mean = frozen.mapping.w_avg.expand(len(crops), generator.config.num_layers, -1)
     w_plus = mean if start is None else start.detach().float()
     if w_steps:
-        codes = _Codes(frozen, w_plus, start_tokens, s, rng)
+        codes = _Codes(frozen, w_plus, start_tokens, s, rngs)
         pace = _Pace(s.w_rate if start is None else s.near_rate, s.w_warmup, s.w_perceptual, s.patience)
         w_plus = torch.stack(_descend(codes, pace, w_steps, pixels, [coarse], watch))
     w_done, watch.base = watch.done, w_steps
     tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
     if token_steps and watch.stopped != "cancelled":
         watch.stopped = "finished"  # what the report gives is the reason of the last phase
-        refinement = _Tokens(frozen, w_plus, start_tokens, s, rng)
+        refinement = _Tokens(frozen, w_plus, start_tokens, s, rngs)
         pace = _Pace(s.token_rate, s.token_warmup, s.perceptual, s.patience)
         found = _descend(refinement, pace, token_steps, pixels, [fine, coarse], watch)
         tokens = found
@@ -220,11 +220,11 @@ class _Codes:
         start: Tensor,
         tokens: Sequence[TokenSet] | None,
         settings: InversionSettings,
-        rng: torch.Generator,
+        rngs: Sequence[torch.Generator],
     ) -> None:
-        self.generator, self.start, self.tokens, self.settings, self.rng = generator, start, tokens, settings, rng
+        self.generator, self.start, self.tokens, self.settings, self.rngs = generator, start, tokens, settings, rngs
         mean = generator.mapping.w_avg
-        self.basis, inverse = standard_coordinates(generator, rng)
+        self.basis, inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
         self.offset = (start - mean) @ inverse  # [N, L, D], of the start from the mean
         self.common = mean.new_zeros(len(start), 1, start.shape[2]).requires_grad_()
         self.each = mean.new_zeros(start.shape).requires_grad_()
@@ -237,7 +237,8 @@ class _Codes:
         move = self.common + self.each
         if not self.settled(progress):
             amount = self.settings.w_noise * (1 - 2 * progress) ** 2
-            move = move + amount * torch.randn(move.shape, generator=self.rng).to(move)
+            noise = [torch.randn(move.shape[1:], generator=rng) for rng in self.rngs]
+            move = move + amount * torch.stack(noise).to(move)
         pictures: Tensor = self.generator(self.start + move @ self.basis, self.tokens)
         return pictures
 
@@ -262,7 +263,7 @@ class _Tokens:
         w_plus: Tensor,
         start: Sequence[TokenSet] | None,
         settings: InversionSettings,
-        rng: torch.Generator,
+        rngs: Sequence[torch.Generator],
     ) -> None:
         self.generator, self.w_plus, self.settings = generator, w_plus, settings
         stats = generator.kernel_stats()
@@ -271,7 +272,7 @@ class _Tokens:
         else:
             self.sets = [
                 TokenParameters(stats, settings.rank, settings.layers, "post", rng=rng).to(w_plus.device)
-                for _ in w_plus
+                for rng in rngs
             ]
         self.leaves: list[Tensor] = [leaf for each in self.sets for leaf in each.parameters()]
         self.base = fingerprint(generator)

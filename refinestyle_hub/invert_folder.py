@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import processes
-from .errors import ConfigError, FaceNotFoundError, PictureError
+from .errors import ConfigError, FaceNotFoundError, ModelFileError, PictureError
 from .faces import Crop, crop_face
 from .fingerprint import check_base
 from .images import SUFFIXES, load_picture, to_tensor
@@ -62,12 +62,15 @@ def invert_folder(
     Raises:
         PictureError: there are no pictures in ``folder``.
         BaseMismatchError: an inversion that is there was made for another generator.
-        ConfigError: ``batch`` is below 1; more steps for w+ than there are.
+        ConfigError: ``batch`` is below 1; more steps for w+ than there are; ``out`` is ``folder``.
+        ModelFileError: an inversion that is there is damaged.
         MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
     """
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, not {batch}.")
     folder, out, state = Path(folder), Path(out), processes.accelerator()
+    if out.resolve() == folder.resolve():
+        raise ConfigError(f"The inversions of {folder} need a folder of their own: each gets the name of its picture.")
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = sorted(path.relative_to(folder).as_posix() for path in paths)
     if not names:
@@ -77,7 +80,11 @@ def invert_folder(
     kept = [name for name in names if (out / name / NAME).exists()]
     for name in kept:
         path = out / name / NAME
-        if (base := Inversion.from_pretrained(path).base) is not None:
+        try:
+            base = Inversion.from_pretrained(path).base
+        except ModelFileError as error:
+            raise ModelFileError(f"{error}\nRemove it, and it is made again.") from error
+        if base is not None:
             check_base(base, pipe.fingerprint, what=f"{path}, from an earlier run,")
     state.wait_for_everyone()  # until all have looked
     mine = sorted(set(names) - set(kept))[state.process_index :: state.num_processes]
@@ -89,7 +96,7 @@ def invert_folder(
             try:
                 found[name] = _look(pipe, folder / name, aligned)
             except (FaceNotFoundError, PictureError) as error:
-                skipped[name] = str(error)
+                skipped[name] = str(error).replace(str(folder / name), name)  # a report may be shared
         if found:
             crops = torch.cat([crop for crop, _ in found.values()])
             made = pipe.invert_crops(crops, steps=steps, w_steps=w_steps, tokens=tokens, seed=seed, settings=settings)

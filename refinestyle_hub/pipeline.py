@@ -214,8 +214,7 @@ class RefineStylePipeline(Pushable):
     ) -> list[Inversion]:
         """``invert`` for a batch of crops [N, 3, R, R] in [-1, 1], which share the steps.
 
-        Raises:
-            ShapeError: crops of another size.
+        Raises ShapeError for crops of another size, ConfigError for more steps for w+ than there are.
         """
         crops = crops.to(self.device)
         start, sets = None, None
@@ -226,6 +225,8 @@ class RefineStylePipeline(Pushable):
         steps = (STEPS if start is None else NEAR_STEPS) if steps is None else steps
         if not tokens or w_steps is None:
             w_steps = steps if not tokens else round(steps * W_SHARE) if start is None else 0
+        if w_steps > steps:
+            raise ConfigError(f"w_steps are a part of the steps: {w_steps} of {steps} cannot be.")
         return invert(
             self.generator,
             crops,

@@ -19,6 +19,7 @@ from PIL import Image
 from refinestyle_hub.cli import options
 from refinestyle_hub.cli.pictures import parse_edits, parse_seeds
 from refinestyle_hub.dlib_models import FaceModels
+from refinestyle_hub.encoder import Encoder
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.inversion import Inversion
@@ -99,6 +100,25 @@ def test_aligned_and_w_plus_alone(run: Any, tiny_pipeline_dir: Path, tmp_path: P
     assert (report["w_steps"], report["token_steps"], report["seed"]) == (2, 0, 5)
     assert report["identity_distance"] is None  # there is no face in grey
     assert Inversion.from_pretrained(tmp_path / "face" / "inversion.safetensors").tokens is None
+
+
+def test_as_many_steps_as_the_help_says(
+    run: Any, tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photo by itself like one in a folder: steps follow an encoder's answer."""
+    encoder = Encoder.for_generator(tiny_pipe.generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2)
+    RefineStylePipeline(tiny_pipe.generator, encoder=encoder).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("refinestyle_hub.pipeline.NEAR_STEPS", 3)
+    Image.new("RGB", (32, 32), "gray").save(tmp_path / "crop.png")
+    args = ["invert", tmp_path / "model", tmp_path / "crop.png", "--aligned", "--out", tmp_path / "face", "--json"]
+    for more, wanted in (([], (0, 3)), (["--w-steps", 2], (2, 1)), (["--w-only"], (3, 0))):
+        code, out, err = run(*args, *more)
+        assert code == 0, err
+        assert tuple(json.loads(out)[kind] for kind in ("w_steps", "token_steps")) == wanted
+    code, _, err = run(*args, "--w-steps", 4)
+    assert (code, "4 of 3 cannot be" in err) == (1, True)
+    code, _, err = run(*args, "--w-only", "--w-steps", 1)
+    assert (code, "give --steps" in err) == (2, True)
 
 
 def test_aligned_pictures_need_no_dlib(
@@ -260,25 +280,29 @@ def test_a_run_goes_on_with_its_own_settings_and_ends_as_a_model(run: Any, portr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there")
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_a_run_after_a_whole_step(
-    run: Any, portraits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, portraits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: signal.Signals
 ) -> None:
+    """So does the signal of schedulers; as a run of another kind it does not go on."""
     from refinestyle_hub.train.generator import Trainer
 
     step = Trainer.step
 
     def interrupted(self: Trainer, *args: Any) -> dict[str, float]:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), which)
         return step(self, *args)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
     sizes = ["--resolution", 16, "--channels", "4:8,8:8,16:8", "--z-dim", 8, "--mapping-layers", 1, "--batch", 4]
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(which)
     code, out, err = run("train", "generator", portraits, "--out", tmp_path / "run", *sizes, "--pictures", 400)
     assert code == 130
     assert "Traceback" not in err
     assert (tmp_path / "run" / "state.safetensors").is_file()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(which) is before
+    code, _, err = run("train", "encoder", portraits, "--model", "mini-faces-128", "--out", tmp_path / "run")
+    assert (code, "a run of another kind" in err) == (1, True)
 
 
 def test_a_damaged_state_is_named(run: Any, portraits: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from tiny import TINY, tiny_generator
 from torch import Tensor, nn
 
+from refinestyle_hub.backbone import open_backbone
 from refinestyle_hub.config import EncoderConfig, GeneratorConfig
 from refinestyle_hub.encoder import Encoder, layer_groups, standard_coordinates
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ShapeError
@@ -237,6 +238,16 @@ def test_a_second_stage_begins_with_what_the_first_knows_of_pictures(generator: 
         assert all(torch.equal(block[name], other[name]) for name in block)
 
 
+def test_a_second_stage_of_few_layers_begins_with_the_blocks_at_its_own_maps(generator: Generator) -> None:
+    encoder = taught(encoder_for(generator, layers=("b32.conv*",)))
+    assert encoder.second is not None
+    encoder.second.learn_from(encoder.first)
+    (group,) = encoder.second.groups
+    (same,) = (first for first in encoder.first.groups if first.place == group.place)
+    block, wanted = group.blocks[0].state_dict(), same.blocks[0].state_dict()
+    assert all(torch.equal(block[name], wanted[name]) for name in block)
+
+
 def test_every_picture_gets_its_own_answer(generator: Generator) -> None:
     encoder = taught(encoder_for(generator))
     x = pictures(3)
@@ -335,6 +346,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "widths": (lambda: EncoderConfig(TINY, widths=(8, 8)), ConfigError, "four widths"),
     "rank": (lambda: EncoderConfig(TINY, rank=0), ConfigError, "rank"),
     "heads": (lambda: EncoderConfig(TINY, width=30, heads=2), ConfigError, "width 30"),
+    "no layers": (lambda: EncoderConfig(TINY, layers=()), ConfigError, "take one stage"),
     "layer": (lambda: Encoder(EncoderConfig(TINY, layers=("b512.*",))), LayerError, "b512"),
 }
 
@@ -349,6 +361,8 @@ def test_what_cannot_be(bad: tuple[Callable[[], object], type[Exception], str]) 
 def test_pictures_of_another_size(generator: Generator) -> None:
     with pytest.raises(ShapeError, match=r"\[N, 3, 32, 32\]"):
         encoder_for(generator)(pictures(side=16), generator)
+    with pytest.raises(ShapeError, match=r"not \[0, 3, 32, 32\]"):
+        encoder_for(generator).codes(pictures()[:0])
 
 
 def test_the_answer_is_a_token_batch(generator: Generator) -> None:
@@ -380,7 +394,7 @@ def test_a_pipeline_with_an_encoder_starts_from_its_answer(generator: Generator,
     assert torch.allclose(better.w_plus, expected.w_plus[0], atol=0.05)  # levels of 8 bits
     both = pipe.invert(image, aligned=True, steps=6, w_steps=2)
     assert (both.report["w_steps"], both.report["token_steps"]) == (2, 4)
-    with pytest.raises(ConfigError, match="0 or more"):
+    with pytest.raises(ConfigError, match="3 of 2"):
         pipe.invert(image, aligned=True, steps=2, w_steps=3)
     likeness = pipe.invert(image, aligned=True, steps=2, tokens=False)
     assert (likeness.report["w_steps"], likeness.tokens) == (2, None)
@@ -402,8 +416,22 @@ def test_a_timm_backbone_by_its_name(generator: Generator, tmp_path: Path) -> No
     generator(expected.w_plus, expected.tokens).sum().backward()
     assert encoder.second is not None
     assert all(p.grad is not None for p in encoder.second.parameters())  # no layer is carried along unused
-    for name in ("nonsense", "hf-hub:someone/model"):
+    for name in ("nonsense", "hf-hub:someone/model", "vit_tiny_patch16_224", "mambaout_femto"):
         with pytest.raises(ConfigError, match="timm"):
             Encoder(EncoderConfig(TINY, backbone=name))
     with pytest.raises(ConfigError, match="no published weights"):
         encoder_for(generator, pretrained=True)
+
+
+@pytest.mark.slow
+def test_no_answer_of_a_timm_backbone_depends_on_the_batch(generator: Generator) -> None:
+    """Nor on training: its batch normalisation keeps its statistics. Maps have the strides that are wanted."""
+    pytest.importorskip("timm")
+    reader = open_backbone("resnet10t", 3, (), 64).train()
+    before = {name: x.clone() for name, x in reader.named_buffers()}
+    x = pictures(side=64)
+    together, alone = reader(x), reader(x[:1])
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one[:1], other, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in reader.named_buffers())
+    assert [y.shape[2] for y in open_backbone("dla34", 3, (), 64)(x)] == [16, 8, 4]

@@ -102,6 +102,7 @@ def test_ways_of_a_model(pipe: RefineStylePipeline) -> None:
     )
     assert kept == found.w_plus.numel()
     assert further.name == "encoder + 2 steps"
+    assert [way.name for way in our_methods(RefineStylePipeline(pipe.generator), [3])] == ["tokens, 3 steps"]
     assert alone.parameters < answer.parameters == sum(p.numel() for p in pipe.encoder.parameters())
     multiply = Encoder.for_generator(pipe.generator, widths=(8,) * 4, width=16, heads=2, residual="multiply",
                                      spatial="broadcast", rank=2)  # fmt: skip

@@ -17,13 +17,13 @@ from tiny import TINY, tiny_generator
 
 from refinestyle_hub.edit import Direction, DirectionInfo, Directions
 from refinestyle_hub.encoder import Encoder
-from refinestyle_hub.errors import BaseMismatchError
+from refinestyle_hub.errors import BaseMismatchError, ConfigError
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.hub import PipelineIndex, read_index, save_index
 from refinestyle_hub.images import save_png, to_image
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.sources import open_source
-from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.data import Pictures, open_pictures
 from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining
 
 
@@ -132,6 +132,9 @@ def test_all_tables_of_a_tiny_model(
     few = [row["method"] for row in report["portraits, a few"]["rows"]]
     assert few == [*quick, "two-stage + 1 steps", "w+, 2 steps", "PTI, 1 + 1 steps"]
     assert "## out-of-domain: 3 pictures" in capsys.readouterr().out
+    for given in (f"two-stage={folder / 'other'}", str(folder / "other")):
+        with pytest.raises(ConfigError, match="give NAME=FOLDER, with a name"):
+            inversion.main([str(folder / "model"), *map(str, where), "--encoder", given])
     assert (tmp_path / "portraits.svg").read_text().startswith("<svg")
 
 
@@ -191,18 +194,29 @@ def test_slopes_and_drift_of_known_readings(edits: ModuleType) -> None:
     assert row["w_plus_leak"] == pytest.approx(0.5)
 
 
-def test_edits_of_a_tiny_model(edits: ModuleType, folder: Path, tmp_path: Path) -> None:
+def test_edits_of_a_tiny_model(
+    edits: ModuleType, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The encoder has learnt nothing: its tokens are nought, and change no edit."""
     where = ["--data", folder / "portraits", "--attributes", folder / "attributes", "--out", tmp_path]
-    edits.main([str(folder / "model"), *map(str, where), "--pictures", "3"])
+    taken: list[list[int]] = []
+    take = Pictures.take
+
+    def noted(self: Pictures, places: torch.Tensor) -> torch.Tensor:
+        taken.append(places.tolist())
+        return take(self, places)
+
+    monkeypatch.setattr(Pictures, "take", noted)
+    edits.main([str(folder / "model"), *map(str, where), "--pictures", "64"])
+    assert taken == [[0, 1, 2, 3, 4]]  # all that there are, each once
     report = json.loads((tmp_path / "edits.json").read_text())
     assert list(report["directions"]) == ["smile"]  # nobody reads sparkle
-    assert report["pictures"] == 3
+    assert report["pictures"] == 5
     row = report["directions"]["smile"]
     assert row["response"] == pytest.approx(1, abs=1e-3)
     assert row["tokens_drift"] == pytest.approx(row["w_plus_drift"], abs=1e-3)
     with Image.open(tmp_path / "smile.png") as sheet:
-        assert sheet.size == (6 * 34 - 2, 6 * 34 - 2)  # three portraits, two lines each; five strengths
+        assert sheet.size == (6 * 34 - 2, 8 * 34 - 2)  # four portraits, two lines each; five strengths
 
 
 def test_ablation_of_a_tiny_model(ablation: ModuleType, folder: Path, tmp_path: Path) -> None:

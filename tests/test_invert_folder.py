@@ -15,7 +15,7 @@ from tiny import TINY, tiny_generator
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.encoder import Encoder
-from refinestyle_hub.errors import BaseMismatchError, ConfigError, PictureError
+from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError, PictureError
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.images import to_tensor
 from refinestyle_hub.inversion import Inversion
@@ -78,6 +78,29 @@ def test_what_another_model_made_is_not_taken_for_ours(
     Inversion(codes, base=fingerprint(other)).save(tmp_path / "out" / "a.png" / "inversion.safetensors")
     with pytest.raises(BaseMismatchError, match=r"(?s)a\.png.*earlier run"):
         invert_folder(pipe, folder, tmp_path / "out", aligned=True)
+
+
+def test_an_inversion_that_is_damaged_is_named(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    (tmp_path / "out" / "a.png" / "inversion.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelFileError, match=r"(?s)a\.png.*Remove it, and it is made again"):
+        invert_folder(pipe, folder, tmp_path / "out", aligned=True)
+
+
+def test_the_pictures_folder_is_not_that_of_the_inversions(pipe: RefineStylePipeline, folder: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder of their own"):
+        invert_folder(pipe, folder, folder / "more" / "..")
+
+
+def test_reasons_name_no_folder_of_this_machine(
+    pipe: RefineStylePipeline, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Image.Image:
+        raise PictureError(f"{path} cannot be read: Input/output error.")
+
+    monkeypatch.setattr("refinestyle_hub.invert_folder.load_picture", fail)
+    report = invert_folder(pipe, folder, tmp_path / "out", aligned=True)
+    assert report.skipped["more/b.png"] == "more/b.png cannot be read: Input/output error."
 
 
 def test_a_second_run_goes_on(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,13 +17,14 @@ import pytest
 import torch
 from PIL import Image
 from tiny import MILD, faces, mild_generator
-from torch import Tensor
+from torch import Tensor, nn
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.encoder import Encoder
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.images import to_image
 from refinestyle_hub.losses import Perceptual
@@ -264,6 +266,60 @@ def test_a_first_stage_that_stays_is_of_the_same_generator(tiny: EncoderTraining
     trainer_of(tiny).start_from(encoder)  # and learns the codes of this one
 
 
+def test_a_first_stage_that_stays_keeps_its_coordinates_on_a_relative(tiny: EncoderTraining) -> None:
+    """A generator that was tuned from that of the encoder has other axes, of arbitrary signs."""
+    encoder = train_encoder(replace(tiny, pictures=0)).average
+    parent = Generator.from_pretrained(tiny.model)
+    tuned = Generator.from_state(
+        replace(parent.config, parents=(fingerprint(parent).digest,)),
+        {name: x * 1.03 if name.endswith("fc0.weight") else x for name, x in parent.state_dict().items()},
+    )
+    trainer = EncoderTrainer(replace(tiny, w_pictures=0), tuned, open_pictures(tiny.data, 16))
+    with pytest.warns(UserWarning, match="relative"):
+        trainer.start_from(encoder)
+    torch.testing.assert_close(trainer.encoder.codes(faces(2)), encoder.codes(faces(2)))
+
+
+def test_moments_come_back_also_where_a_parameter_had_none(tmp_path: Path) -> None:
+    """As those of layers that no step has used so far."""
+    nets = {name: nn.ModuleDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)}) for name in ("saved", "again")}
+    adams = {name: torch.optim.Adam(net.parameters()) for name, net in nets.items()}
+    nets["saved"]["used"](torch.ones(1, 2)).sum().backward()
+    adams["saved"].step()
+    checkpoint.write(tmp_path / "state", {"net": nets["saved"]}, {"net": adams["saved"]}, {})
+    tensors, _ = checkpoint.read(tmp_path / "state")
+    assert checkpoint.load_optimizer(tensors, "net", nets["again"], adams["again"])
+    for name in ("weight", "bias"):
+        mine, theirs = (adams[which].state[nets[which]["used"].get_parameter(name)] for which in ("again", "saved"))
+        assert mine.keys() == theirs.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert not adams["again"].state.get(nets["again"]["unused"].get_parameter("weight"))
+    assert not checkpoint.load_optimizer({}, "net", nets["again"], torch.optim.Adam(nets["again"].parameters()))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"), [({"depth": 2}, "depth"), ({"feedback": True, "looks": 2}, "looks, feedback")]
+)
+def test_a_run_goes_on_only_as_the_network_that_it_was(
+    tiny: EncoderTraining, change: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(Stop):
+        train_encoder(tiny, stop_at(8))
+    with pytest.raises(ConfigError, match=f"other settings of the network: {what}. Take what it had"):
+        train_encoder(replace(tiny, **change))
+
+
+def test_a_run_goes_on_only_for_its_own_generator(tiny: EncoderTraining, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        train_encoder(tiny, stop_at(8))
+    other = Generator.from_pretrained(tiny.model)
+    with torch.no_grad():
+        other.mapping.get_parameter("fc0.weight").mul_(1.5)
+    other.save_pretrained(tmp_path / "other" / "generator")
+    with pytest.raises(ConfigError, match="for another generator"):
+        train_encoder(replace(tiny, model=str(tmp_path / "other")))
+
+
 def test_parts_of_a_batch_add_up_to_it(tiny: EncoderTraining, tmp_path: Path) -> None:
     whole = train_encoder(tiny)
     parts = train_encoder(replace(tiny, accumulate=2, out=str(tmp_path / "parts")))
@@ -299,7 +355,7 @@ def test_every_term_has_its_weight(tiny: EncoderTraining) -> None:
     assert seen[0].keys() == terms - {"latent"} | {"discriminator", "r1"}  # w+ of an edited picture is not known
     assert not [name for name, p in discriminator.named_parameters() if torch.equal(p, before[name])]
     with pytest.raises(ConfigError, match="discriminator"):
-        trainer_of(config)
+        trainer_of(replace(config, perceptual=0.0))
 
 
 def test_nothing_is_written_into_the_generator(tiny: EncoderTraining, model: Path) -> None:
@@ -313,8 +369,20 @@ def test_bad_input_is_named(tiny: EncoderTraining, tmp_path: Path) -> None:
         replace(tiny, batch=6, accumulate=2)
     with pytest.raises(ConfigError, match="at least 1"):
         replace(tiny, save_every=0)
-    with pytest.raises(ConfigError, match="shares"):
-        replace(tiny, foreign=1.5)
+    for change, what in (
+        ({"foreign": 1.5}, "shares"),
+        ({"mixing": -3.0}, "shares"),
+        ({"clip": 0.0}, "positive"),
+        ({"learning_rate": math.nan}, "positive"),
+        ({"perceptual_size": 0}, "at least 32"),
+        ({"seed": -1}, "seed"),
+        ({"stages": "one", "pictures": 0}, "no pictures to learn from"),
+    ):
+        with pytest.raises(ConfigError, match=what):
+            replace(tiny, **change)
+    with pytest.raises(ConfigError, match="set perceptual to 0"):
+        trainer_of(replace(tiny, perceptual=0.1))
+    assert train_encoder(replace(tiny, stages="one", layers=(), pictures=8, out=str(tmp_path / "codes"))).seen == 8
     with pytest.raises(ModelNotFoundError):
         train_encoder(replace(tiny, model=str(tmp_path / "nowhere")))
     (tmp_path / "run").mkdir()

@@ -17,6 +17,7 @@ import typer
 
 __all__ = ["AsJson", "Tick", "emit", "interruptible", "progress", "write_json"]
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print a machine-readable report on stdout.")]
 Tick: TypeAlias = Callable[[int, Mapping[str, float]], None]  # how much is done, and figures to show
 
@@ -67,15 +68,20 @@ def progress(what: str, total: int) -> Iterator[Tick]:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yields a question: was Ctrl-C pressed? So a run can end after a whole step. The second Ctrl-C does not wait."""
+    """Yields a question: was Ctrl-C pressed? So a run can end after a whole step. The second Ctrl-C does not wait.
+
+    The signal by which schedulers and launchers end a process counts as one.
+    """
     pressed: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         pressed.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for one in STOPS:
+            signal.signal(one, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {one: signal.signal(one, note) for one in STOPS}
     try:
         yield lambda: bool(pressed)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

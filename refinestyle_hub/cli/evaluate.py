@@ -79,7 +79,9 @@ def domain(
 def inversion(
     model: Model,
     pictures: Annotated[list[Path], typer.Argument(help="Pictures of faces, or folders of them.", metavar="PICTURES")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps of optimisation after the encoder's answer.")] = 50,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of optimisation; by default 50 after an encoder, 270 without.")
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Also w+ optimisation and PTI, minutes a picture.")
     ] = True,
@@ -97,7 +99,7 @@ def inversion(
 
     pipe = with_encoder(load(model, device), encoder)
     crops, skipped = read_crops(pictures, pipe.generator.config.resolution, aligned=aligned)
-    methods = our_methods(pipe, [steps]) + (baselines(pipe) if compare else [])
+    methods = our_methods(pipe, None if steps is None else [steps]) + (baselines(pipe) if compare else [])
     unseen = Perceptual.load("st-lpips-vgg").to(device)
     by = judges(crops.shape[-1], pipe.perceptual, unseen, _attributes(attributes, device))
     with console.progress("pictures", len(crops) * len(methods)) as tick:

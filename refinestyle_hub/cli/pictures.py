@@ -181,6 +181,8 @@ def invert(
     """
     if photo.is_dir() and face:
         raise typer.BadParameter("Of each photo in a folder the largest face is taken.", param_hint="--face")
+    if w_only and w_steps is not None:
+        raise typer.BadParameter("With --w-only all steps move w+: give --steps.", param_hint="--w-steps")
     pipe = with_encoder(load(model, device), encoder)
     how: dict[str, Any] = {"w_steps": w_steps, "tokens": not w_only, "aligned": aligned, "seed": seed}
     if photo.is_dir():
@@ -189,13 +191,13 @@ def invert(
     from PIL import Image
 
     from ..images import save_png
-    from ..pipeline import STEPS
+    from ..pipeline import NEAR_STEPS, STEPS
 
-    planned = (STEPS if pipe.encoder is None else 0) if steps is None else steps
+    planned = (STEPS if pipe.encoder is None else NEAR_STEPS) if steps is None else steps
     with console.progress("steps", max(planned, 1)) as tick:
         inversion = pipe.invert(
             photo,
-            steps=planned,
+            steps=steps,
             face=face,
             **how,
             on_step=lambda step, total, figures: tick(step, figures),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from ..errors import ModelFileError
+from ..errors import ConfigError, ModelFileError
 from ..hub import PipelineIndex, save_index
 from ..train.attributes import AttributeTraining, train_attributes
 from ..train.encoder import EncoderTraining, train_encoder
@@ -53,7 +54,7 @@ def generator(
     Several processes: accelerate launch -m refinestyle_hub train generator ...
     """
     places = {"data": data, "out": str(out)}
-    settings = options.build(GeneratorTraining, {**given, **places}, config, _settings_of(out / "state.safetensors"))
+    settings = options.build(GeneratorTraining, {**given, **places}, config, _settings_of(GeneratorTraining, out))
     with _progress(settings.pictures) as progress:
         trainer = train_generator(settings, progress)
     if trainer.accelerator.is_main_process:
@@ -78,7 +79,7 @@ def encoder(
     Several processes: accelerate launch -m refinestyle_hub train encoder ...
     """
     places = {"data": data, "out": str(out)}
-    settings = options.build(EncoderTraining, {**given, **places}, config, _settings_of(out / "state.safetensors"))
+    settings = options.build(EncoderTraining, {**given, **places}, config, _settings_of(EncoderTraining, out))
     with _progress(settings.total) as progress:
         trainer = train_encoder(settings, progress)
     if trainer.accelerator.is_main_process:
@@ -104,14 +105,18 @@ def attributes(
         console.emit(report, text, as_json)
 
 
-def _settings_of(state: Path) -> dict[str, Any]:
+def _settings_of(kind: type, out: Path) -> dict[str, Any]:
     """The settings of a run that can go on; none where there is no run."""
     from safetensors import SafetensorError, safe_open
 
+    state = out / "state.safetensors"
     if not state.is_file():
         return {}
     try:
         with safe_open(state, "pt") as file:
-            return dict(json.loads(file.metadata()["state"])["config"])
+            found = dict(json.loads(file.metadata()["state"])["config"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{state} is not the state of a training run; give another --out.") from error
+    if not found.keys() <= {field.name for field in fields(kind)}:
+        raise ConfigError(f"{out} holds a run of another kind, or of a newer version; give another --out.")
+    return found

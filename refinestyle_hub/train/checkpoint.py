@@ -82,12 +82,12 @@ def load_networks(tensors: Mapping[str, Tensor], networks: Mapping[str, nn.Modul
 
 
 def load_optimizer(tensors: Mapping[str, Tensor], part: str, net: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
-    """Restore Adam's moments; False, and nothing changed, when the file has none."""
-    names = {f"{part}.{name}": p for name, p in net.named_parameters()}
-    if not all(f"{name}.{key}" in tensors for name in names for key in MOMENTS):
-        return False
-    for name, p in names.items():
-        optimizer.state[p] = {
-            key: tensors[f"{name}.{key}"].to(p.device if key != "step" else "cpu") for key in MOMENTS
-        }
-    return True
+    """Restore Adam's moments of every parameter that had some; False when the file has none."""
+    found = False
+    for name, p in net.named_parameters():
+        own = {key: tensors.get(f"{part}.{name}.{key}") for key in MOMENTS}
+        moments = {key: t.to(p.device if key != "step" else "cpu") for key, t in own.items() if t is not None}
+        if len(moments) == len(MOMENTS):
+            optimizer.state[p] = moments
+            found = True
+    return found

@@ -22,19 +22,20 @@ from .. import processes
 from ..discriminator import Discriminator
 from ..encoder import Encoder, Reader
 from ..errors import ConfigError, ModelFileError
-from ..fingerprint import check_base, fingerprint
+from ..fingerprint import check_base, fingerprint, is_related
 from ..generator import Generator
 from ..losses import Perceptual, gan
 from . import checkpoint
 from .attributes import schedule
 from .data import Batch, Pictures, batches, open_pictures, to_float
-from .encoder_settings import EncoderTraining
+from .encoder_settings import SMALLEST, EncoderTraining
 from .redraw import Features, Objective, figures, save_sheet, sheet
 from .tasks import Task, Tasks, sources
 
 
 __all__ = ["EncoderTrainer", "EncoderTraining", "Progress", "train_encoder"]
 
+ANEW = "Take what it had, or name another folder."
 Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # pictures seen, pictures in all, figures
 
 
@@ -58,6 +59,8 @@ class EncoderTrainer:
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
         if config.batch % (2 * config.accumulate * self.world):
             raise ConfigError(f"batch {config.batch} is not divisible by 2 x accumulate x {self.world} processes.")
+        if config.perceptual and generator.config.resolution < SMALLEST:
+            raise ConfigError(f"The perceptual distance needs {SMALLEST} pixels or more: set perceptual to 0.")
         self.config, self.pictures, self.held_out = config, pictures, held_out
         self.generator: Generator = self._place(generator).requires_grad_(False).eval()
         with torch.random.fork_rng(devices=[]):
@@ -189,7 +192,7 @@ class EncoderTrainer:
         found = self.objective.pictures(drawn, task.wanted, self.window())
         if self.stage != "tokens":
             found |= self.objective.codes(w_plus, task)
-        if tokens is not None:
+        if tokens is not None and tokens.own:
             found |= self.objective.residual(tokens)
         terms = {name: values.mean() for name, values in found.items()}
         if judge is not None:
@@ -246,11 +249,22 @@ class EncoderTrainer:
 
     def save(self, path: Path) -> None:
         """Everything a run needs."""
-        checkpoint.write(path, self.networks, self.optimizers, {"seen": self.seen, "config": asdict(self.config)})
+        state = {"seen": self.seen, "config": asdict(self.config), "base": fingerprint(self.generator).digest}
+        checkpoint.write(path, self.networks, self.optimizers, state)
 
     def load(self, path: Path) -> None:
-        """Continue the run saved at ``path``."""
+        """Continue the run saved at ``path``.
+
+        Raises:
+            ConfigError: it trains another network, or one for another generator.
+            ModelFileError: it is damaged.
+        """
         tensors, state = checkpoint.read(path)
+        own, saved = json.loads(json.dumps(self.config.network())), state.get("config", {})
+        if other := [name for name, value in own.items() if saved.get(name, value) != value]:
+            raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ANEW}")
+        if state.get("base", base := fingerprint(self.generator).digest) != base:
+            raise ConfigError(f"The run at {path} is for another generator. {ANEW}")
         checkpoint.load_networks(tensors, self.networks)
         self._take_coordinates(self.average)
         self.seen = state["seen"]
@@ -273,7 +287,7 @@ class EncoderTrainer:
         except RuntimeError as error:
             text = " ".join(str(error).split())[:200]
             raise ModelFileError(f"The first stage of that encoder is another network: {text}") from error
-        if encoder.config.base is not None and encoder.config.base.digest == base.digest:
+        if encoder.config.base is None or is_related(encoder.config.base, base):
             self._take_coordinates(encoder)
 
     def _beside_tokens(self, own: Reader, first: Reader) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from ..errors import ConfigError
 
 
 __all__ = ["EncoderTraining"]
+
+SMALLEST = 32  # pixels that the perceptual distance needs
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,21 @@ class EncoderTraining:
         counts = (self.w_pictures, self.blind, self.pictures, self.validation, self.cycle_every)
         if min(intervals) < 1 or min(counts) < 0:
             raise ConfigError("The intervals must be at least 1, and no number of pictures negative.")
-        shares = (self.foreign, self.windows)
+        shares = (self.foreign, self.windows, self.mixing)
         if self.blind and self.stages == "one":
             raise ConfigError("A blind start is for the first of two stages; of one stage all is drawn.")
         if self.batch < 2 or self.batch % (2 * self.accumulate):
             raise ConfigError(f"batch {self.batch} must be divisible by 2 x accumulate: half of it are portraits.")
-        if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or not all(0 <= x <= 1 for x in shares):
-            raise ConfigError("learning_rate must be positive; foreign, windows and warmup are shares, from 0 to 1.")
+        if not 0 <= self.warmup < 1 or not all(0 <= x <= 1 for x in shares):
+            raise ConfigError("foreign, windows, mixing and warmup are shares, from 0 to 1.")
+        if not all(0 < x < math.inf for x in (self.learning_rate, self.clip)):
+            raise ConfigError("learning_rate and clip must be positive numbers; a large clip does not clip.")
+        if self.perceptual_size < SMALLEST:
+            raise ConfigError(f"perceptual_size must be at least {SMALLEST}, not {self.perceptual_size}.")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"A seed is a whole number from 0 to {2**32 - 1}, not {self.seed}.")
+        if self.total < 1:
+            raise ConfigError("The run has no pictures to learn from: pictures, and for two stages w_pictures, are 0.")
 
     @property
     def total(self) -> int:
