@@ -225,7 +225,7 @@ class RefineStylePipeline(Pushable):
         steps = (STEPS if start is None else NEAR_STEPS) if steps is None else steps
         if not tokens or w_steps is None:
             w_steps = steps if not tokens else round(steps * W_SHARE) if start is None else 0
-        if w_steps > steps:
+        if 0 <= steps < w_steps:
             raise ConfigError(f"w_steps are a part of the steps: {w_steps} of {steps} cannot be.")
         return invert(
             self.generator,

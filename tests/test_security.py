@@ -159,8 +159,8 @@ def test_links_within_the_folder_and_the_hubs_cache_are_fine(tmp_path: Path, dom
 
 
 def test_pushing_follows_no_link_out_of_the_folder(domain: Path, tmp_path: Path, hub: HubServer) -> None:
-    (tmp_path / "id.json").write_text('{"secret": 1}')
-    (domain / "notes.json").symlink_to(tmp_path / "id.json")
+    (tmp_path / "secret").write_text("secret")
+    (domain / "LICENSE").symlink_to(tmp_path / "secret")
     card = Card(license="mit", base_model="me/faces")
     assert_refused(lambda: push_folder(domain, "me/x", card=card, token=hub.write_token), "link out")
     assert not hub.seen("POST|PUT")
