@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Pushable", "push_folder"]
 
 MODEL_FILE = re.compile(r"config\.json|model_index\.json|card\.json|README\.md|(model|tokens)(\..+)?\.safetensors")
-REFERENCE = re.compile(r"""\]\(<?([^)>\s]+)|\b(?:src|href)=["']([^"']+)""")  # to a file, in a README.md
+REFERENCE = re.compile(r"""\]\(<?([^)>\s#?]+)|\b(?:src|href)=["']([^"'#?]+)""")  # to a file, in a README.md
 SHOWN = (".jpeg", ".jpg", ".png", ".webp", ".md")  # endings of what a card may name beside them
 LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|notice)(\.txt)?")  # what a card may link to
 
@@ -75,8 +75,8 @@ def push_folder(
 ) -> str:
     """Upload a saved part or pipeline as one commit; returns the commit's address.
 
-    What goes are the model's files, cards and licences, and the pictures and texts that a card names; nothing else in
-    the folder, such as the pictures that a domain was made from.
+    What goes are the model's files, cards and licences, and the pictures and texts that a card names, one in the
+    folder or ``card``; nothing else in the folder, such as the pictures that a domain was made from.
 
     The model card is written first. What people wrote outside its marked sections is kept: in the folder's README.md
     or, if nobody wrote into that one, in the repo's. The licence of the base model is looked up and noted.
@@ -91,8 +91,8 @@ def push_folder(
     Raises:
         CardError: no licence, no statement of the right to the pictures of a domain, or something that the Hub would
             refuse. Nothing was uploaded.
-        ModelNotFoundError: no such folder, or no possible id.
-        ModelFileError: the folder holds no model.
+        ModelNotFoundError: no such folder or part of it, or no possible id.
+        ModelFileError: the folder, or that of a part, holds no model.
         HubAccessError, HubConnectionError: no right to write, no connection. Nothing was committed.
     """
     from . import cards
@@ -103,6 +103,8 @@ def push_folder(
     kind, _ = cards.kind_of(source.root)
     cards.check_rights(source.root)
     files: dict[str, Path | bytes] = dict(_pushed(source))
+    given = replace(card or cards.Card(), **facts or {})  # not what the repo's card names: others write that one
+    files |= _beside(source, _named("", given, ""))
     remote, readme = _present(repo_id, revision, token)
     local, online = cards.read_text(source.find(cards.README)), cards.read_text(readme)
     old = local if cards.edited(local) else online or local
@@ -113,7 +115,6 @@ def push_folder(
     card = cards.with_base_terms(replace(card, **facts or {}), token)
     text = cards.render(source.root, card, repo_id, old)
     cards.check(text)
-    files |= {name: found for name in _named("", card, text) if (found := _beside(source, name))}
     files |= {cards.FACTS: cards.dump_card(card), cards.README: text.encode()}
     return _commit(
         repo_id,
@@ -136,14 +137,13 @@ def _pushed(source: Folder) -> Iterator[tuple[str, Path]]:
     index = read_index(source) if source.find(INDEX) else None
     parts = [] if index is None else [*index.parts, *(f"domains/{name}" for name in index.domains)]
     for folder in ["", *parts]:
-        for path in (source.root / folder).iterdir():
-            name = PurePosixPath(folder, path.name).as_posix()
-            if (MODEL_FILE.fullmatch(path.name) or LICENCE_FILE.fullmatch(path.name)) and (found := source.find(name)):
+        cards.kind_of(source.root / folder)  # an index may name what is not there, and nobody could load that
+        for file in source.names(folder):
+            name = PurePosixPath(folder, file).as_posix()
+            if (MODEL_FILE.fullmatch(file) or LICENCE_FILE.fullmatch(file)) and (found := source.find(name)):
                 yield name, found
         told = cards.read_text(source.find(PurePosixPath(folder, cards.README).as_posix()))
-        for name in _named(folder, cards.read_card(source, folder), told):
-            if found := _beside(source, name):
-                yield name, found
+        yield from _beside(source, _named(folder, cards.read_card(source, folder), told)).items()
 
 
 def _named(folder: str, card: Card, text: str) -> set[str]:
@@ -152,12 +152,15 @@ def _named(folder: str, card: Card, text: str) -> set[str]:
     return {PurePosixPath(folder, name).as_posix() for name in (*(p.file for p in card.pictures), *linked)}
 
 
-def _beside(source: Folder, name: str) -> Path | None:
-    """A picture or text of the folder that may go along; nothing hidden, nothing from outside."""
-    path = PurePosixPath(name)
-    fits = path.suffix.lower() in SHOWN and not path.is_absolute() and not set(name) & set("\\:\0")
-    hidden = any(part.startswith(".") for part in path.parts)
-    return source.find(name) if fits and not hidden else None
+def _beside(source: Folder, names: Iterable[str]) -> dict[str, Path]:
+    """Of ``names`` the pictures and texts of the folder that may go along; nothing hidden, nothing from outside."""
+    fit = []
+    for name in names:
+        path = PurePosixPath(name)
+        inside = not path.is_absolute() and not set(name) & set("\\:\0")
+        if inside and path.suffix.lower() in SHOWN and not any(part.startswith(".") for part in path.parts):
+            fit.append(name)
+    return {name: found for name in fit if (found := source.find(name))}
 
 
 def _present(repo_id: str, revision: str | None, token: str | bool | None) -> tuple[Repo, Path | None]:

@@ -235,12 +235,28 @@ def test_only_pictures_that_a_card_names_are_pushed(hub: HubServer, tmp_path: Pa
     card = replace(CARD, base_model=None, pictures=(Picture("preview.png", "Samples."),))
     (tmp_path / part / "card.json").write_bytes(dump_card(card))
     (tmp_path / "README.md").write_text(
-        "---\nlicense: mit\n---\n[how](./HOWTO.md) <img src='grids/all%20looks.jpg'> ![](../outside.png)"
+        "---\nlicense: mit\n---\n[how](./HOWTO.md#first) <img src='grids/all%20looks.jpg'> ![](../outside.png)"
         " [x](https://example.org/1.png) [y](mailto:1.png) ![](.run/step0050.png) ![](absent.png)\n"
     )
     push_folder(tmp_path, "me/mine", card=card, token=hub.write_token)
     written = {".gitattributes", "README.md", "card.json", f"{part}/card.json"}
     assert set(hub.files("me/mine")) == model | yes | written
+
+
+def test_words_on_the_hub_ask_for_no_local_file(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
+    """Others may write there: neither their text nor their card.json fetches a picture from here."""
+    DOMAIN.push_to_hub("me/my-sketch", card=CARD, token=hub.write_token)
+    theirs = replace(CARD, pictures=(Picture("2.png", "Mine."),))
+    text = hub.files("me/my-sketch")["README.md"] + b"\n![](1.png)\n"
+    hub.add("me/my-sketch", {"README.md": text, "card.json": dump_card(theirs)})
+    DOMAIN.save_pretrained(tmp_path)
+    for name in ("1.png", "2.png", "3.png"):
+        (tmp_path / name).write_bytes(b"x")
+    push_folder(tmp_path, "me/my-sketch", token=hub.write_token)
+    assert b"![](1.png)" in hub.files("me/my-sketch")["README.md"]
+    assert not {"1.png", "2.png", "3.png"} & set(hub.files("me/my-sketch"))
+    push_folder(tmp_path, "me/my-sketch", facts={"pictures": theirs.pictures}, token=hub.write_token)
+    assert "2.png" in hub.files("me/my-sketch")
 
 
 def test_push_of_a_pipeline(hub: HubServer, tmp_path: Path) -> None:
@@ -254,6 +270,14 @@ def test_push_of_a_pipeline(hub: HubServer, tmp_path: Path) -> None:
         "generator/model.safetensors",
     }  # fmt: skip
     assert_same(Generator.from_pretrained("me/faces"), GENERATOR)
+
+
+def test_an_index_that_names_more_than_there_is(hub: HubServer, tmp_path: Path) -> None:
+    GENERATOR.save_pretrained(tmp_path / "generator")
+    save_index(tmp_path, PipelineIndex(("generator",), ("sketch",)))
+    with pytest.raises(ModelNotFoundError, match=r"no folder .*sketch"):
+        push_folder(tmp_path, "me/faces", card=Card(license="apache-2.0"), token=hub.write_token)
+    assert not hub.seen("POST|PUT")
 
 
 def test_push_without_the_right_to_write(pipeline: str, hub: HubServer) -> None:
