@@ -131,6 +131,17 @@ def _locate_weights(source: Source, folder: str, stem: str, variant: str | None)
     raise type(error)(f"{error}\nAvailable as variant=: {available}.")
 
 
+def _holds(weights: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> bool:
+    """Whether a weights file holds ``config`` and ``state``, as far as half precision tells."""
+    try:
+        header = read_header(weights)
+        kept = read_tensors(weights, state, header=header)
+        same = encode_tensors(kept, config, torch.float16) == encode_tensors(state, config, torch.float16)
+    except ModelFileError:  # damaged; tensors of another config; values that are too large for a half-precision file
+        return False
+    return same and header.config in (None, config)
+
+
 class _Unfilled(TorchFunctionMode):
     """Modules built inside get their shapes and constants but no random values, and leave the random state alone.
 
@@ -179,7 +190,8 @@ class Pretrained(Pushable):
         """Write ``config.json`` and the weights into ``folder``: all of it or nothing, the same bytes every time.
 
         Args:
-            folder: made when it does not exist; other files in it are left alone.
+            folder: made when it does not exist; other files in it are left alone, but for the other variant, which
+                goes if it is of other weights: ``from_pretrained`` would take it for what was saved now.
             variant: None for float32, "fp16" for half precision.
 
         Raises:
@@ -191,7 +203,11 @@ class Pretrained(Pushable):
         dtype = torch.float16 if variant else torch.float32
         state: Mapping[str, Tensor] = self.state_dict()  # type: ignore[attr-defined]
         weights = encode_tensors(state, config, dtype)
+        other = Path(folder) / _weights_name(self.stem, None if variant else "fp16")
+        stale = other.is_file() and not _holds(other, state, config)
         write_folder(Path(folder), {_weights_name(self.stem, variant): weights, CONFIG: dump_json(config)})
+        if stale:
+            other.unlink(missing_ok=True)
 
     @classmethod
     def from_pretrained(

@@ -197,6 +197,50 @@ def test_half_precision_is_the_default_where_only_it_ships(tmp_path: Path, gener
     assert_same(Generator.from_pretrained(tmp_path), Generator.from_pretrained(tmp_path, variant="fp16"))
 
 
+def test_a_folder_holds_variants_of_the_same_weights(tmp_path: Path, generator: Generator) -> None:
+    """What is loaded is what was saved last, whichever variant that is."""
+    names = {None: "model.safetensors", "fp16": "model.fp16.safetensors"}
+
+    def weights() -> set[str]:
+        return {path.name for path in tmp_path.glob("*.safetensors")}
+
+    for variant, other in ((None, "fp16"), ("fp16", None)):
+        generator.save_pretrained(tmp_path, variant)
+        generator.save_pretrained(tmp_path, other)
+        Generator.from_pretrained(tmp_path, variant="fp16").save_pretrained(tmp_path, "fp16")
+        Generator.from_pretrained(tmp_path, variant=variant).save_pretrained(tmp_path)
+        assert weights() == {*names.values()}
+        with torch.no_grad():
+            generator.mapping.w_avg.add_(1.0)
+        generator.save_pretrained(tmp_path, variant)
+        assert weights() == {names[variant]}
+        assert torch.allclose(Generator.from_pretrained(tmp_path).mapping.w_avg, generator.mapping.w_avg, rtol=1e-3)
+
+
+@pytest.mark.parametrize("change", ["damaged", "too large", "another size"])
+def test_another_variant_that_cannot_be_the_same_goes(tmp_path: Path, generator: Generator, change: str) -> None:
+    generator.save_pretrained(tmp_path, "fp16")
+    if change == "damaged":
+        (tmp_path / "model.fp16.safetensors").write_bytes(b"not the weights")
+    elif change == "too large":
+        with torch.no_grad():
+            generator.mapping.w_avg.fill_(1e6)
+    else:
+        generator = Generator(GeneratorConfig(16, 8, 8, 3, WIDTHS))
+    generator.save_pretrained(tmp_path)
+    assert not (tmp_path / "model.fp16.safetensors").exists()
+    assert_same(Generator.from_pretrained(tmp_path), generator)
+
+
+def test_a_set_of_tokens_that_became_another(tmp_path: Path) -> None:
+    """Of the same values, but of other words about them, which its file carries."""
+    tokens = token_set()
+    tokens.save_pretrained(tmp_path)
+    again = replace(tokens, metadata={"steps": 4})
+    again.save_pretrained(tmp_path, "fp16")
+    assert TokenSet.from_pretrained(tmp_path).metadata == again.metadata
+
+
 def test_missing_variant_lists_those_there_are(tmp_path: Path, generator: Generator) -> None:
     generator.save_pretrained(tmp_path)
     with pytest.raises(ModelNotFoundError, match=r"no model\.fp16\.safetensors.\nAvailable as variant=: None"):
