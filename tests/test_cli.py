@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from tiny import token_set
 
 from refinestyle_hub.cli import options
-from refinestyle_hub.cli.pictures import parse_edits, parse_seeds
+from refinestyle_hub.cli.pictures import load_domains, parse_edits, parse_seeds
+from refinestyle_hub.config import GeneratorConfig
 from refinestyle_hub.dlib_models import FaceModels
 from refinestyle_hub.encoder import Encoder
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens import TokenSet
 from refinestyle_hub.train.attributes import AttributeTraining
 from refinestyle_hub.train.encoder import EncoderTraining
 from refinestyle_hub.train.generator import GeneratorTraining
@@ -227,6 +230,19 @@ def test_seeds_and_edits_are_parsed() -> None:
     assert parse_edits(["smile=1.5", "age=-2"]) == {"smile": 1.5, "age": -2.0}
     with pytest.raises(typer.BadParameter):
         parse_seeds("0-99999999")
+
+
+def test_a_name_is_the_models_and_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = token_set()
+    here.save_pretrained("wild")
+    here.save_pretrained("other")
+    pipe = RefineStylePipeline(Generator(GeneratorConfig(32, 8, 8, 2, {4: 6, 8: 4, 16: 2, 32: 2})))
+    pipe.domains["wild"] = here
+    with pytest.warns(UserWarning, match=r"'wild' is the model's own domain here; .* is \./wild"):
+        assert load_domains(pipe, {"wild": 0.5}) == {"wild": 0.5}
+    for place in ("./wild", str(tmp_path / "wild"), "other"):
+        assert all(isinstance(found, TokenSet) for found in load_domains(pipe, {place: 0.5}))
 
 
 # --- Training ---

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from refinestyle_hub import dlib_models
 from refinestyle_hub.cards import read_card
+from refinestyle_hub.cli.evaluate import _domain
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.drift import Landmarks, attribute_drift
@@ -294,6 +295,15 @@ def test_the_card_gets_the_figures_of_its_own_domain(
         report = json.loads(out)
         figures[" ".join(how)] = report["attribute_features"] or report["diversity"]
     assert figures["wild --card"] == figures["./wild"] != figures["wild"]
+
+
+def test_a_folder_that_is_called_as_a_bundled_model(
+    tiny_pipe: RefineStylePipeline, domain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    domain.rename("mini-faces-128")
+    found = _domain(tiny_pipe, "mini-faces-128", elsewhere=True)  # as --card asks for it
+    assert found.config == TokenSet.from_pretrained(tmp_path / "mini-faces-128").config
 
 
 @pytest.mark.parametrize(

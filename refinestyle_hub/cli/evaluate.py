@@ -110,14 +110,14 @@ def inversion(
 
 
 def _domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenSet:
-    """``elsewhere``: the name is that of a folder, whatever the model's own domains are called."""
+    """``elsewhere``: the name is that of a folder, whatever domains and bundled models are called."""
     from ..domains import is_own
     from ..fingerprint import check_base
     from ..tokens import TokenSet
 
     if not elsewhere and is_own(name, pipe.domains):
         return pipe.domains[name]
-    tokens = TokenSet.from_pretrained(name)
+    tokens = TokenSet.from_pretrained(Path(name) if elsewhere else name)
     if tokens.base is not None:
         check_base(tokens.base, pipe.fingerprint, what=f"The domain {name!r}", allow_base_mismatch=False)
     return tokens
