@@ -39,6 +39,7 @@ __all__ = [
     "bundled_models",
     "join",
     "locate_config",
+    "model_folders",
     "open_source",
     "push_folder",
     "read_index",
@@ -79,6 +80,14 @@ def read_index(source: Source, subfolder: str | None = None) -> PipelineIndex:
     return config_from_json("RefineStylePipeline", PipelineIndex, read_json(path), path)
 
 
+def model_folders(source: Source) -> list[str]:
+    """Folders of a model in its source: its own, "", and those of the parts and domains that its index names."""
+    if source.find(INDEX) is None:
+        return [""]
+    index = read_index(source)
+    return ["", *index.parts, *(f"domains/{name}" for name in index.domains)]
+
+
 def save_index(folder: str | os.PathLike[str], index: PipelineIndex) -> None:
     """Write ``model_index.json``; do it after the parts, so that the index never names one that is not there yet."""
     write_folder(Path(folder), {INDEX: dump_json(config_to_json("RefineStylePipeline", index))})
@@ -107,8 +116,7 @@ def locate_config(source: Source, part: str, subfolder: str | None) -> tuple[str
         return names[found[0]], found[1]
     error = source.missing(*names)
     if all(map(source.is_absent, names)) and source.find(INDEX) is not None:
-        index = read_index(source)
-        known = ", ".join([*index.parts, *(f"domains/{name}" for name in index.domains)])
+        known = ", ".join(model_folders(source)[1:])
         raise ModelNotFoundError(f"{error}\nIt is a pipeline; give one of its folders as subfolder: {known}.")
     raise error
 
@@ -190,12 +198,13 @@ class Pretrained(Pushable):
         """Write ``config.json`` and the weights into ``folder``: all of it or nothing, the same bytes every time.
 
         Args:
-            folder: made when it does not exist; other files in it are left alone, but for the other variant, which
-                goes if it is of other weights: ``from_pretrained`` would take it for what was saved now.
+            folder: made when it does not exist; other files in it are left alone, but for an fp16 variant of other
+                weights, which goes when float32 is saved.
             variant: None for float32, "fp16" for half precision.
 
         Raises:
-            ModelFileError: ``folder`` is a file, or a value is NaN, infinite, or too large for the variant.
+            ModelFileError: ``folder`` is a file, a value is NaN, infinite, or too large for the variant, or half
+                precision would lie beside other weights in full precision, which may be the only ones.
         """
         if variant not in (None, "fp16"):
             raise ConfigError(f"variant must be None or 'fp16', not {variant!r}.")
@@ -205,6 +214,11 @@ class Pretrained(Pushable):
         weights = encode_tensors(state, config, dtype)
         other = Path(folder) / _weights_name(self.stem, None if variant else "fp16")
         stale = other.is_file() and not _holds(other, state, config)
+        if stale and variant:
+            raise ModelFileError(
+                f"{other} holds other weights in full precision, and would be loaded in place of these.\n"
+                "Save to another folder, or remove that file."
+            )
         write_folder(Path(folder), {_weights_name(self.stem, variant): weights, CONFIG: dump_json(config)})
         if stale:
             other.unlink(missing_ok=True)

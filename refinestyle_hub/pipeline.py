@@ -269,8 +269,8 @@ class RefineStylePipeline(Pushable):
         faces = [face] if isinstance(face, Inversion) else list(face)
         if not faces:
             raise ShapeError("There is no face to draw: give one inversion or several.")
-        for one in faces:
-            self._check_base(one.base or (one.tokens.base if one.tokens else None), "The inversion")
+        for part in (part for one in faces for part in (one, one.tokens) if part):
+            self._check_base(part.base, "The inversion")
         w_plus = torch.stack([one.w_plus for one in faces])
         shares = strengths(refine, len(faces)).expand(len(faces)).tolist()
         rows = [[(self._adopted(one.tokens), s)] if one.tokens else None for one, s in zip(faces, shares, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["Pushable", "push_folder"]
 
 MODEL_FILE = re.compile(r"config\.json|model_index\.json|card\.json|README\.md|(model|tokens)(\..+)?\.safetensors")
-REFERENCE = re.compile(r"""\]\(<?([^)>\s#?]+)|\b(?:src|href)=["']([^"'#?]+)""")  # to a file, in a README.md
+REFERENCE = re.compile(  # to a file, in a README.md: Markdown, HTML, and the fields of its head
+    r"""(?mx) \]\( \s* (?: <([^>\n]+)> | ((?:[^()<>\s] | \([^()\s]*\))+) )
+    | ^[ ]{0,3} \[[^\]\n]+\]: \s* (?: <([^>\n]+)> | (\S+) )
+    | \b (?:src|href) \s*=\s* (?: "([^"]+)" | '([^']+)' | ([^\s"'>]+) )
+    | ^[ -]* (?:thumbnail|url|license_link): [ ]* (?: "([^"\n]+)" | '([^'\n]+)' | (\S.*?) ) [ ]*$"""
+)
 SHOWN = (".jpeg", ".jpg", ".png", ".webp", ".md")  # endings of what a card may name beside them
-LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|notice)(\.txt)?")  # what a card may link to
+LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|notice)(\.txt|\.md)?")  # what a card may link to
 
 
 class Pushable:
@@ -100,8 +106,9 @@ def push_folder(
     if not is_repo_id(repo_id):
         raise ModelNotFoundError(f"{repo_id!r} is not a Hub id: that is owner/name.")
     source = Folder(Path(folder))
+    _note_unnamed(source)
     kind, _ = cards.kind_of(source.root)
-    cards.check_rights(source.root)
+    cards.check_rights(source)
     files: dict[str, Path | bytes] = dict(_pushed(source))
     given = replace(card or cards.Card(), **facts or {})  # not what the repo's card names: others write that one
     files |= _beside(source, _named("", given, ""))
@@ -132,11 +139,9 @@ def push_folder(
 def _pushed(source: Folder) -> Iterator[tuple[str, Path]]:
     """The files of a model: its own, those of the parts that its index names, and what the cards of these name."""
     from . import cards
-    from .hub import read_index
+    from .hub import model_folders
 
-    index = read_index(source) if source.find(INDEX) else None
-    parts = [] if index is None else [*index.parts, *(f"domains/{name}" for name in index.domains)]
-    for folder in ["", *parts]:
+    for folder in model_folders(source):
         cards.kind_of(source.root / folder)  # an index may name what is not there, and nobody could load that
         for file in source.names(folder):
             name = PurePosixPath(folder, file).as_posix()
@@ -146,10 +151,21 @@ def _pushed(source: Folder) -> Iterator[tuple[str, Path]]:
         yield from _beside(source, _named(folder, cards.read_card(source, folder), told)).items()
 
 
+def _note_unnamed(source: Folder) -> None:
+    """Warn of models below the folder that it does not name, and that therefore do not go along."""
+    from .hub import CONFIG, model_folders
+
+    found = {path.parent.relative_to(source.root) for path in source.root.rglob(CONFIG)}
+    visible = {path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)}
+    if unnamed := sorted(visible - {".", *model_folders(source)}):
+        warnings.warn(f"Not pushed, since no {INDEX} in {source} names them: {', '.join(unnamed)}", stacklevel=3)
+
+
 def _named(folder: str, card: Card, text: str) -> set[str]:
     """Paths in the repo that a card in ``folder`` shows or links to; addresses among them are no paths of files."""
-    linked = (unquote(a or b) for a, b in REFERENCE.findall(text))
-    return {PurePosixPath(folder, name).as_posix() for name in (*(p.file for p in card.pictures), *linked)}
+    linked = (unquote(re.split("[?#]", "".join(found))[0]) for found in REFERENCE.findall(text))
+    names = (*(picture.file for picture in card.pictures), card.license_link or "", *linked)
+    return {PurePosixPath(folder, name).as_posix() for name in names if name}
 
 
 def _beside(source: Folder, names: Iterable[str]) -> dict[str, Path]:

@@ -242,10 +242,10 @@ class TokenSet(Pretrained):
         each: dict[str, float | Tensor] = {}
         if isinstance(strength, Mapping):
             for pattern, names in match_layers(strength, self.layers).items():
-                each.update(dict.fromkeys(names, strength[pattern]))
+                each.update(dict.fromkeys(names, checked(strength[pattern])))
         else:
-            each = dict.fromkeys(self.layers, strength)
-        return replace(self, layers={n: x.scale(checked(each[n])) if n in each else x for n, x in self.layers.items()})
+            each = dict.fromkeys(self.layers, checked(strength))
+        return replace(self, layers={n: x.scale(each[n]) if n in each else x for n, x in self.layers.items()})
 
     def select(self, layers: str | Iterable[str]) -> TokenSet:
         """Only the layers that names or globs select.

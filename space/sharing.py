@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 
 from refinestyle_hub import cards
-from refinestyle_hub.sources import bundled_models, is_repo_id
+from refinestyle_hub.sources import Folder, bundled_models, is_repo_id
 from refinestyle_hub.tokens import TokenSet
 
 from . import limits, messages
@@ -200,7 +200,7 @@ class Sharing:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "domain"
             domain.save_pretrained(folder)
-            cards.check_rights(folder)
+            cards.check_rights(Folder(folder))
             card = cards.with_base_terms(card)
             if preview:
                 (folder / "preview.png").write_bytes(self._preview(domain))

@@ -288,8 +288,9 @@ def test_nothing_of_the_users_is_overwritten(run: Any, model: Path, files: list[
     for place in (model, model / "generator", shared):
         code, _, err = run(*args, place)
         assert (code, "Name another folder" in err) == (2, True)
-    code, _, err = run(*args, files[0].parent)
-    assert (code, "a folder of its own" in err) == (2, True)
+    for given in ([files[0].parent], files):  # the folder, or what a shell makes of its *.png
+        code, _, err = run(*args[:2], *given, *args[3:], files[0].parent)
+        assert (code, "a folder of its own" in err) == (2, True)
     code, _, err = run(*args, files[0])
     assert (code, "is a file" in err) == (2, True)
     assert before == {p: p.read_bytes() for p in before}
@@ -310,6 +311,9 @@ def test_the_card_of_a_domain_made_again(run: Any, model: Path, files: list[Path
     assert card().figures == measured.figures
     assert "Drawn by me." in card().data
     assert TokenSet.from_pretrained(out).metadata["rights"] == "Drawn by me."
+    (out / "config.json").write_text("{")  # damaged, and written anew by a run that goes on
+    assert run(*args, 2)[0] == 0
+    assert TokenSet.from_pretrained(out).metadata["name"] == "it's mine"
     words = shlex.split(card().training)
     assert words[:5] == ["refinestyle", "adapt", "MODEL", "PICTURES...", "--align"]
     assert words[words.index("--name") + 1] == "it's mine"
@@ -320,21 +324,22 @@ def test_the_card_of_a_domain_made_again(run: Any, model: Path, files: list[Path
     assert "nothing is stated" in card().data
 
 
+@pytest.mark.parametrize("at", [12, 25])  # between two looks at fixed samples, and at one
 def test_the_command_keeps_what_a_diverging_run_reached(
-    run: Any, model: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, model: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     step = Adaptation._step
 
     def bursts(self: Adaptation) -> dict[str, float]:
-        if self.done == 25:
-            raise DivergedError("The run diverged at step 26 of 30.")
+        if self.done == at:
+            raise DivergedError(f"The run diverged at step {at + 1} of 30.")
         return step(self)
 
     monkeypatch.setattr(Adaptation, "_step", bursts)
     out = tmp_path / "n"
-    code, _, err = run("adapt", model, *files, "--name", "n", "--steps", 30, "--align", "none", "--out", out)
-    assert (code, "diverged at step 26" in err) == (1, True)
-    assert TokenSet.from_pretrained(out).metadata["steps"] == 25
+    code, told, err = run("adapt", model, *files, "--name", "n", "--steps", 30, "--align", "none", "--out", out)
+    assert (code, f"diverged at step {at + 1}" in err, "goes on" in told) == (1, True, False)
+    assert TokenSet.from_pretrained(out).metadata["steps"] == at
 
 
 def test_domains_on_the_command_line() -> None:

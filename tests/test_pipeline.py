@@ -160,6 +160,9 @@ def test_parts_of_another_generator_are_refused(pipe: RefineStylePipeline, faces
     bare = RefineStylePipeline(other)
     with pytest.raises(BaseMismatchError, match="inversion"):
         bare.render(faces[0])
+    unknown = replace(faces[0], base=bare.fingerprint)  # whose tokens are still another generator's
+    with pytest.raises(BaseMismatchError, match="inversion"):
+        bare.render(unknown)
     with pytest.raises(BaseMismatchError, match="token set"):
         bare.generate([0], domains={pipe.domains["sketch"]: 1.0})
     lenient = RefineStylePipeline(other, directions=pipe.directions, allow_base_mismatch=True)

@@ -203,11 +203,11 @@ def test_edits_on_the_hub_survive_a_folder_with_a_card_of_its_own(hub: HubServer
 
 def test_the_licence_that_a_card_links_to_is_pushed(hub: HubServer, tmp_path: Path) -> None:
     GENERATOR.save_pretrained(tmp_path)
-    for name in ("LICENSE", "NOTICE.txt", "licences.txt", "LICENSE.py"):
+    for name in ("LICENSE", "NOTICE.txt", "TERMS.md", "licences.txt", "LICENSE.py"):
         (tmp_path / name).write_text("terms")
-    card = Card(license="other", license_name="mine", license_link="LICENSE")
+    card = Card(license="other", license_name="mine", license_link="TERMS.md")
     push_folder(tmp_path, "me/faces", card=card, token=hub.write_token)
-    assert {"LICENSE", "NOTICE.txt"} == set(hub.files("me/faces")) - {
+    assert {"LICENSE", "NOTICE.txt", "TERMS.md"} == set(hub.files("me/faces")) - {
         ".gitattributes", "README.md", "card.json", "config.json", "model.safetensors",
     }  # fmt: skip
 
@@ -226,7 +226,8 @@ def test_only_pictures_that_a_card_names_are_pushed(hub: HubServer, tmp_path: Pa
     RefineStylePipeline(GENERATOR, domains={"sketch": DOMAIN}).save_pretrained(tmp_path)
     model = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     DOMAIN.save_pretrained(tmp_path / "other")
-    yes = {"preview.png", "grids/all looks.jpg", "HOWTO.md", f"{part}/preview.png"}
+    yes = {"preview.png", "grids/all looks.jpg", "HOWTO.md", f"{part}/preview.png", "my look.png", "look(2).png",
+           "by-name.png", "bare.png", "small.webp", "shown.png"}  # fmt: skip
     no = {"1.png", "notes.md", "labels.json", "inversion.safetensors", "drawings/1.jpg", "drawings/README.md",
           f"{part}/1.png", "grids/mine.png", ".run/step0050.png", "../outside.png"}  # fmt: skip
     for name in (*yes, *no):
@@ -235,10 +236,13 @@ def test_only_pictures_that_a_card_names_are_pushed(hub: HubServer, tmp_path: Pa
     card = replace(CARD, base_model=None, pictures=(Picture("preview.png", "Samples."),))
     (tmp_path / part / "card.json").write_bytes(dump_card(card))
     (tmp_path / "README.md").write_text(
-        "---\nlicense: mit\n---\n[how](./HOWTO.md#first) <img src='grids/all%20looks.jpg'> ![](../outside.png)"
+        "---\nlicense: mit\nthumbnail: 'small.webp'\nwidget:\n- text: a\n  output:\n    url: shown.png\n---\n"
+        "![a](<my look.png>) ![b](look(2).png) ![c][one] <img src=bare.png>\n\n[one]: by-name.png\n"
+        "[how](./HOWTO.md#first) <img src='grids/all%20looks.jpg'> ![](../outside.png)"
         " [x](https://example.org/1.png) [y](mailto:1.png) ![](.run/step0050.png) ![](absent.png)\n"
     )
-    push_folder(tmp_path, "me/mine", card=card, token=hub.write_token)
+    with pytest.warns(UserWarning, match="no model_index.json in .* names them: other$"):
+        push_folder(tmp_path, "me/mine", card=card, token=hub.write_token)
     written = {".gitattributes", "README.md", "card.json", f"{part}/card.json"}
     assert set(hub.files("me/mine")) == model | yes | written
 
@@ -249,13 +253,14 @@ def test_words_on_the_hub_ask_for_no_local_file(pipeline: str, hub: HubServer, t
     theirs = replace(CARD, pictures=(Picture("2.png", "Mine."),))
     text = hub.files("me/my-sketch")["README.md"] + b"\n![](1.png)\n"
     hub.add("me/my-sketch", {"README.md": text, "card.json": dump_card(theirs)})
-    DOMAIN.save_pretrained(tmp_path)
+    folder = tmp_path / "mine"
+    DOMAIN.save_pretrained(folder)
     for name in ("1.png", "2.png", "3.png"):
-        (tmp_path / name).write_bytes(b"x")
-    push_folder(tmp_path, "me/my-sketch", token=hub.write_token)
+        (folder / name).write_bytes(b"x")
+    push_folder(folder, "me/my-sketch", token=hub.write_token)
     assert b"![](1.png)" in hub.files("me/my-sketch")["README.md"]
     assert not {"1.png", "2.png", "3.png"} & set(hub.files("me/my-sketch"))
-    push_folder(tmp_path, "me/my-sketch", facts={"pictures": theirs.pictures}, token=hub.write_token)
+    push_folder(folder, "me/my-sketch", facts={"pictures": theirs.pictures}, token=hub.write_token)
     assert "2.png" in hub.files("me/my-sketch")
 
 

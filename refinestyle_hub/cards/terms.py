@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import CardError, ModelNotFoundError
 from ..files import read_json
-from ..hub import CONFIG
+from ..hub import CONFIG, model_folders
 from ..sources import Repo, Source, bundled_models, is_repo_id, open_source
 from .facts import README, Card, read_card, read_text
 from .metadata import split
@@ -19,17 +19,18 @@ from .metadata import split
 __all__ = ["check_rights", "relicensed", "stated_licence", "with_base_terms"]
 
 
-def check_rights(folder: Path) -> None:
-    """Every domain in a saved folder that was made from pictures says by what right they were used.
+def check_rights(source: Source) -> None:
+    """Every domain of a saved model that was made from pictures says by what right they were used.
 
     Raises:
         CardError: one does not.
     """
-    for path in sorted(folder.rglob(CONFIG)):
-        found = read_json(path)
+    for folder in model_folders(source):
+        path = source.find(str(PurePosixPath(folder, CONFIG)))
+        found = {} if path is None else read_json(path)
         for told in _made(found.get("metadata", {})) if found.get("class") == "TokenSet" else ():
             if told.get("pictures") and not told.get("rights"):
-                name = told.get("name") or path.parent.name
+                name = told.get("name") or folder or "the domain"
                 raise CardError(
                     f"No word is said on the right to use the {told['pictures']} pictures that {name!r} was made from."
                     "\nState it: refinestyle adapt ... --rights TEXT, once more into the same folder; or from Python\n"

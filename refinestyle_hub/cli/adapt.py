@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import DivergedError
+from ..errors import DivergedError, ModelFileError
 from . import console
 from .pictures import Device, Model, load
 
@@ -117,17 +117,17 @@ def adapt(
         try:
             finished = run.run(on_step, state)
         except DivergedError as error:
-            if not run.best_step:  # nothing to keep
-                raise
             trouble = error
     domain = run.token_set({"name": name, **({"rights": rights} if rights else {})})
+    if trouble is not None and not domain.metadata["steps"]:  # nothing to keep
+        raise trouble
     domain.save_pretrained(out)
     show(out / "preview.png", "best")
     chosen = {"clip": clip, "source_text": source_text, "codes": codes, "align": align.value, "text": text}
     _write_facts(domain, out, model, _command(chosen, domain), f"{run.seconds:.0f} s on {device}", run.done > begun_at)
     report = _report(run, domain, model, time.monotonic() - began)
     console.write_json(out / RUN / "report.json", report)
-    console.emit(report, _told(report, out, finished), as_json)
+    console.emit(report, _told(report, out, finished or trouble is not None), as_json)
     if trouble is not None:
         raise trouble
     if not finished:
@@ -139,7 +139,7 @@ def _check_place(out: Path, pictures: list[Path]) -> None:
     from ..hub import CONFIG
     from ..sources import INDEX
 
-    if any(path.is_dir() and path.resolve() == out.resolve() for path in pictures):
+    if any((path if path.is_dir() else path.parent).resolve() == out.resolve() for path in pictures):
         raise typer.BadParameter("The domain needs a folder of its own, not that of the pictures.", param_hint="--out")
     if any((out / name).exists() for name in (CONFIG, INDEX)) and not (out / RUN).is_dir():
         raise typer.BadParameter(
@@ -148,11 +148,14 @@ def _check_place(out: Path, pictures: list[Path]) -> None:
 
 
 def _stated_rights(out: Path) -> str:
-    """What was stated when the run began that is going on."""
+    """What was stated when the run began that is going on; a config.json that is damaged will be written anew."""
+    from ..files import read_json
     from ..hub import CONFIG
-    from ..tokens import TokenSet
 
-    return str(TokenSet.from_pretrained(out).metadata.get("rights", "")) if (out / CONFIG).exists() else ""
+    try:
+        return str(read_json(out / CONFIG)["metadata"].get("rights", ""))
+    except (KeyError, AttributeError, OSError, ModelFileError):
+        return ""
 
 
 def _command(chosen: Mapping[str, Any], domain: TokenSet) -> str:
@@ -215,12 +218,12 @@ def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: st
     write_folder(out, {FACTS: dump_card(card)})
 
 
-def _told(report: dict[str, Any], out: Path, finished: bool) -> str:
+def _told(report: dict[str, Any], out: Path, ended: bool) -> str:
     lines = [f"used as it is, no face was aligned: {name}" for name in report["pictures"]["as_they_are"]]
     lines += [f"not used: {name}" for name in report["pictures"]["ignored"]]
     if report["left_out"]:
         lines.append(f"the model has no discriminator; left out: {', '.join(report['left_out'])}")
-    if not finished:
+    if not ended:
         lines.append(f"stopped after {report['steps']} of {report['planned_steps']} steps; the same command goes on")
     lines.append(
         f"{report['name']}: {report['numbers']:,} numbers, {report['bytes'] / 1024:.0f} KB, best at step "
