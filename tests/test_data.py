@@ -97,6 +97,8 @@ def test_dataset_with_splits(tmp_path: Path) -> None:
     assert len(open_pictures(tmp_path, 16, None)) == 2
     with pytest.raises(ConfigError, match="no split 'val'; it has train, test"):
         open_pictures(tmp_path, 16, "val")
+    datasets.DatasetDict({"train": part[0], "validation": part[1]}).save_to_disk(tmp_path / "other")
+    assert torch.equal(open_pictures(tmp_path / "other", 16, "val")[0], pixels(1))
 
 
 def test_folder_is_searched_recursively_and_pictures_are_fitted(tmp_path: Path) -> None:

@@ -149,6 +149,23 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
         assert torch.equal(ours[name], theirs[name]), name
 
 
+def test_what_a_killed_run_logged_too_much_goes(tiny: EncoderTraining) -> None:
+    config = replace(tiny, stages="one", validate_every=8)
+    out = Path(config.out)
+    with pytest.raises(Stop):
+        train_encoder(config, stop_at(16))
+    earlier = (out / "state.safetensors").read_bytes()
+    train_encoder(config)
+    whole = [json.loads(line)["seen"] for line in (out / "log.jsonl").read_text().splitlines()]
+    (out / "state.safetensors").write_bytes(earlier)  # as if it had been killed before it saved again
+    with (out / "log.jsonl").open("a") as file:
+        file.write('{"seen": 4')
+    train_encoder(config)
+    assert [json.loads(line)["seen"] for line in (out / "log.jsonl").read_text().splitlines()] == whole
+    assert whole == sorted(whole)
+    assert len(whole) > 3
+
+
 def test_the_stages_learn(tiny: EncoderTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given the same pictures again and again, the first stage finds their w+ and the second what w+ cannot say."""
     config = replace(tiny, w_pictures=160, pictures=240, learning_rate=1e-2, foreign=1.0, clip=10.0, norm=0.0)

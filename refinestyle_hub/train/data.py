@@ -223,6 +223,8 @@ def _open_dataset(source: str, resolution: int, split: str | None) -> Pictures:
     except Exception as error:  # the loader raises many kinds, some without a common base
         raise PictureError(f"{source} is no folder, no zip, and not a dataset that can be loaded: {error}") from error
     if isinstance(loaded, datasets.DatasetDict):
+        if split == "val" and split not in loaded and "validation" in loaded:  # as datasets are used to call it
+            split = "validation"
         if split is not None and split not in loaded:
             raise ConfigError(f"{source} has no split {split!r}; it has {', '.join(loaded)}.")
         loaded = datasets.concatenate_datasets(list(loaded.values())) if split is None else loaded[split]

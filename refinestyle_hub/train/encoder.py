@@ -25,7 +25,7 @@ from ..errors import ConfigError, ModelFileError
 from ..fingerprint import check_base, fingerprint, is_related
 from ..generator import Generator
 from ..losses import Perceptual, gan
-from . import checkpoint
+from . import checkpoint, runlog
 from .attributes import schedule
 from .data import Batch, Pictures, batches, open_pictures, to_float
 from .encoder_settings import SMALLEST, EncoderTraining
@@ -309,6 +309,8 @@ class EncoderTrainer:
         """Train to the end; an exception of ``progress`` stops the run after its state has been saved."""
         config, out, main = self.config, Path(self.config.out), self.accelerator.is_main_process
         out.mkdir(parents=True, exist_ok=True)
+        if main:
+            runlog.rewind(out, self.seen)
         stream = batches(
             self.pictures,
             len(self.pairs(0)),
@@ -329,7 +331,7 @@ class EncoderTrainer:
                 if main and self.every(50):
                     rate = round(50 * config.batch / (time.monotonic() - last), 2)
                     means = {key: round(sum(v) / len(v), 5) for key, v in sums.items()}
-                    self.log({**line, "seen": self.seen, "rate": rate, **means})
+                    runlog.append(out, {**line, "seen": self.seen, "rate": rate, **means})
                     sums, last = {}, time.monotonic()
                 if main:
                     self.look(line)
@@ -351,7 +353,8 @@ class EncoderTrainer:
         config, nets = self.config, (self.average, self.generator)
         if self.held_out is not None and config.validation and self.due(config.validate_every):
             pictures = sheet(self.held_out, config.validation).to(self.device)
-            self.log({**line, "seen": self.seen, **figures(*nets, pictures, self.objective)})
+            found = figures(*nets, pictures, self.objective)
+            runlog.append(Path(config.out), {**line, "seen": self.seen, **found})
         if self.due(config.grid_every):
             pictures = sheet(self.held_out or self.pictures, 8).to(self.device)
             save_sheet(*nets, pictures, Path(config.out) / "grids" / f"{self.seen:08d}.png")
@@ -359,10 +362,6 @@ class EncoderTrainer:
     def due(self, interval: int) -> bool:
         """Whether an interval has passed, or the run is over."""
         return self.seen % interval < self.config.batch or self.seen >= self.config.total
-
-    def log(self, line: Mapping[str, Any]) -> None:
-        with (Path(self.config.out) / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
 
 
 def train_encoder(config: EncoderTraining, progress: Progress | None = None) -> EncoderTrainer:

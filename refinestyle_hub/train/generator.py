@@ -7,7 +7,6 @@ into the generator, the gradient with respect to the weights moves the discrimin
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,7 +24,7 @@ from ..generator import Generator
 from ..images import contact_sheet, save_png, to_images
 from ..losses import gan
 from ..losses.diffaugment import translate
-from . import checkpoint, latents
+from . import checkpoint, latents, runlog
 from .anchors import Scenes, couple, scenes_of
 from .data import Pictures, batches, open_pictures, to_float
 from .generator_settings import GeneratorTraining
@@ -305,6 +304,8 @@ class Trainer:
         config, out = self.config, Path(self.config.out)
         main = self.accelerator.is_main_process
         out.mkdir(parents=True, exist_ok=True)
+        if main:
+            runlog.rewind(out, self.seen)
         stream = batches(
             self.pictures,
             self.local_batch,
@@ -327,8 +328,7 @@ class Trainer:
                 if main and self.every(50):
                     line = {key: round(sum(v) / len(v), 5) for key, v in sums.items()}
                     line |= {"seen": self.seen, "rate": round(50 * config.batch / (time.monotonic() - last), 2)}
-                    with (out / "log.jsonl").open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                    runlog.append(out, line)
                     sums, last = {}, time.monotonic()
                 if main and self.seen % config.grid_every < config.batch:
                     self.grid(out / "grids" / f"{self.seen:08d}.png")
