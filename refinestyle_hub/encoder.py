@@ -309,7 +309,7 @@ class Encoder(Pretrained, nn.Module):
 
     def without_tokens(self) -> Encoder:
         """The first of two stages alone: an encoder of w+, whose answers have no tokens."""
-        encoder = Encoder(replace(self.config, stages="one", layers=()))
+        encoder = Encoder(replace(self.config, stages="one", layers=(), looks=1, feedback=False))
         states = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("second.")}
         encoder.load_state_dict(states)
         return encoder.to(self.w_avg.device)

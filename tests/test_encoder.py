@@ -82,7 +82,7 @@ def test_any_generator_by_config_alone(plan: GeneratorConfig, stages: str) -> No
 def test_the_first_stage_stands_alone(tmp_path: Path) -> None:
     """Its answers have no tokens, and steps after it begin without."""
     generator = tiny_generator()
-    encoder = taught(encoder_for(generator))
+    encoder = taught(encoder_for(generator, looks=2, feedback=True))
     crops = pictures()
     alone = encoder.without_tokens()
     answer = alone(crops, generator)

@@ -30,7 +30,7 @@ from refinestyle_hub.images import to_image
 from refinestyle_hub.losses import Perceptual
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.data import open_pictures
-from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining, train_encoder
+from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining, _held_out, train_encoder
 from refinestyle_hub.train.redraw import Objective
 from refinestyle_hub.train.tasks import sources
 
@@ -159,11 +159,23 @@ def test_what_a_killed_run_logged_too_much_goes(tiny: EncoderTraining) -> None:
     whole = [json.loads(line)["seen"] for line in (out / "log.jsonl").read_text().splitlines()]
     (out / "state.safetensors").write_bytes(earlier)  # as if it had been killed before it saved again
     with (out / "log.jsonl").open("a") as file:
-        file.write('{"seen": 4')
+        file.write('{"seen": 4{"seen": 8}\n{"seen": 4')
     train_encoder(config)
     assert [json.loads(line)["seen"] for line in (out / "log.jsonl").read_text().splitlines()] == whole
     assert whole == sorted(whole)
     assert len(whole) > 3
+
+
+def test_it_is_never_validated_on_the_test_split(tiny: EncoderTraining, tmp_path: Path) -> None:
+    own = _held_out(tiny, 32)
+    named = _held_out(replace(tiny, validate=tiny.data), 32)
+    assert own is not None
+    assert named is not None
+    assert own.names == named.names
+    Image.new("RGB", (32, 32)).save(tmp_path / "1.png")
+    plain = _held_out(replace(tiny, validate=str(tmp_path)), 32)  # of no splits: all
+    assert plain is not None
+    assert len(plain) == 1
 
 
 def test_the_stages_learn(tiny: EncoderTraining, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -408,8 +408,19 @@ def _features(config: EncoderTraining, device: torch.device) -> Features | None:
 
 def _held_out(config: EncoderTraining, size: int) -> Pictures | None:
     if config.validate:
-        return open_pictures(config.validate, size, None)
+        return _validation(config.validate, size)
     try:
         return open_pictures(config.data, size, "val")
     except ConfigError:  # these pictures know no splits
         return None
+
+
+def _validation(source: str, size: int) -> Pictures:
+    """The split "val"; everything, where the source knows no splits. Raises ConfigError if it has others alone."""
+    try:
+        return open_pictures(source, size, "val")
+    except ConfigError:
+        everything = open_pictures(source, size, None)
+        if len(open_pictures(source, size, "train")) < len(everything):
+            raise
+        return everything

@@ -27,7 +27,7 @@ class EncoderTraining:
     blind: int = 0  # of those, the first learn w+ from samples by the latent loss alone: nothing is drawn
     pictures: int = 200_000  # of the stage that learns tokens; 0: w+ alone
     start_from: str = ""  # encoder whose first stage is taken over; with w_pictures 0 it stays as it is
-    validate: str = ""  # pictures to validate on; empty: the split "val" of data, where there is one
+    validate: str = ""  # pictures to validate on, their split "val"; empty: that of data, where there is one
     # the network, see EncoderConfig
     size: int = 0  # of what it looks at, pixels; 0: the generator's, at most 256
     backbone: str = "compact"  # or a timm model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,17 @@ def append(out: Path, line: Mapping[str, Any]) -> None:
 
 
 def rewind(out: Path, seen: int) -> None:
-    """Drop what was logged later than ``seen``, and half a line at the end: a killed run logs that again."""
+    """Drop what was logged later than ``seen``, and broken lines: a killed run logs that again."""
     file = out / LOG
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["seen"] <= seen]
+    kept = [line for line in lines if _seen(line) <= seen]
     if kept != lines:
         write_folder(out, {LOG: "".join(kept).encode()})
+
+
+def _seen(line: str) -> float:
+    """Infinite where a line was cut off, or the next one written onto its rest."""
+    try:
+        return float(json.loads(line)["seen"]) if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
