@@ -100,9 +100,13 @@ class CompactBackbone(Backbone):
 class TimmBackbone(Backbone):
     """Feature maps of a timm model, those of strides 4, 8 and 16 where it has them, else its last three.
 
+    It sees pictures as it was made to: with the mean and deviation that timm states for it, three channels at a time.
     Batch normalisation keeps the statistics it comes with, so that no answer depends on the batch, on how it is shared
     among processes, or on whether the network is being trained.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, name: str, inputs: int, size: int, pretrained: bool = False) -> None:
         super().__init__()
@@ -118,21 +122,27 @@ class TimmBackbone(Backbone):
         known = self.body.feature_info.out_indices
         self.body = _timm(name, inputs, pretrained, out_indices=[known[place] for place in places])
         self.channels = tuple(self.body.feature_info.channels())
+        known = self.body.pretrained_cfg
+        for part in ("mean", "std"):
+            values = torch.tensor(known[part]).repeat(inputs)[:inputs, None, None]
+            self.register_buffer(part, values, persistent=False)
         self.train()
         self._probe(name, inputs, size)
 
     @torch.no_grad()
     def _probe(self, name: str, inputs: int, size: int) -> None:
-        """Whether it takes pictures of this size, and gives maps [N, C_i, h, w]."""
+        """Whether it takes pictures of this size, and gives maps; and whether their channels come last."""
         try:
-            shapes = [x.shape for x in self.eval()(torch.zeros(1, inputs, size, size))]
+            shapes = [x.shape for x in self.eval().body(torch.zeros(1, inputs, size, size))]
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"The timm model {name!r} does not take pictures of {size} pixels: {reason}") from error
         finally:
             self.train()
-        if [shape[1] for shape in shapes if len(shape) == 4] != list(self.channels):
+        found = {axis: tuple(shape[axis] for shape in shapes if len(shape) == 4) for axis in (1, 3)}
+        if self.channels not in found.values():
             raise ConfigError(f"The timm model {name!r} gives no maps [N, C, H, W]: {[list(s) for s in shapes]}.")
+        self.channels_last = found[1] != self.channels
 
     def train(self, mode: bool = True) -> TimmBackbone:
         """As of all modules, without the statistics of batches."""
@@ -143,8 +153,8 @@ class TimmBackbone(Backbone):
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = self.body(x)
-        return maps
+        maps: list[Tensor] = self.body(((x + 1) / 2 - self.mean) / self.std)
+        return [y.permute(0, 3, 1, 2) for y in maps] if self.channels_last else maps
 
 
 def _timm(name: str, inputs: int, pretrained: bool, **options: Any) -> Any:

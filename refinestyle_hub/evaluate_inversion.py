@@ -21,11 +21,11 @@ from .encoder import Encoder
 from .errors import ConfigError, FaceNotFoundError, PictureError, ShapeError
 from .faces import crop_face
 from .heads import TokenHead
-from .images import SUFFIXES, load_picture, to_tensor
-from .invert import FINE
+from .images import load_picture, pictures_in, to_tensor
+from .invert import FINE, NEAR_STEPS, STEPS
 from .losses import Perceptual, mse, shrink
 from .metrics import Estimate, PairDistance, ms_ssim
-from .pipeline import NEAR_STEPS, STEPS, RefineStylePipeline
+from .pipeline import RefineStylePipeline
 
 
 __all__ = ["Method", "baselines", "evaluate_inversion", "judges", "our_methods", "read_crops", "table"]
@@ -43,6 +43,7 @@ class Method:
     name: str
     invert: Invert
     parameters: int = 0  # of the network that was trained for it, beside the generator
+    quick: bool = False  # so that a first picture, for which more is loaded, would weigh in its seconds
 
 
 # --- Ways -----------------------------------------------------------------------------------------------------------
@@ -81,8 +82,8 @@ def our_methods(pipe: RefineStylePipeline, steps: Sequence[int] | None = None, n
     first = sum(p.numel() for p in encoder.first.parameters())
     counts = [NEAR_STEPS] if steps is None else steps
     further = [Method(f"{name} + {count} steps", optimised(count), whole) for count in counts]
-    answers = [Method(name, answer, whole)] if encoder.config.layers else []
-    return [Method(f"{name}, w+ alone", alone, first), *answers, *further]
+    answers = [Method(name, answer, whole, quick=True)] if encoder.config.layers else []
+    return [Method(f"{name}, w+ alone", alone, first, quick=True), *answers, *further]
 
 
 def token_values(encoder: Encoder) -> int:
@@ -135,7 +136,7 @@ def read_crops(paths: Sequence[Path], size: int, *, aligned: bool = False) -> tu
         MissingDependencyError: the face detector is not installed.
     """
     crops, skipped = [], {}
-    for path in itertools.chain.from_iterable(_pictures_in(p) if p.is_dir() else [p] for p in paths):
+    for path in itertools.chain.from_iterable(pictures_in(p) if p.is_dir() else [p] for p in paths):
         try:
             image = load_picture(path) if aligned else crop_face(path, size).image
             crops.append(to_tensor(image, size))
@@ -145,10 +146,6 @@ def read_crops(paths: Sequence[Path], size: int, *, aligned: bool = False) -> tu
         reasons = "; ".join(f"{path}: {why}" for path, why in list(skipped.items())[:1])
         raise PictureError(f"No picture can be used. {reasons}")
     return torch.cat(crops), skipped
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 # --- Figures --------------------------------------------------------------------------------------------------------
@@ -196,7 +193,7 @@ def evaluate_inversion(
     *,
     warm: bool = False,
 ) -> list[dict[str, Any]]:
-    """Invert every picture of [N, 3, R, R] in every way; ``warm``: what is slow for the first time has been done.
+    """Invert every picture of [N, 3, R, R] in every way; ``warm``: some way of these was gone before.
 
     Returns:
         For each method its name; ``figures``: mean and standard deviation over the pictures of every distance and of
@@ -210,11 +207,12 @@ def evaluate_inversion(
         raise ConfigError("Two methods have the same name; give the encoders names of their own.")
     if not len(crops):
         raise ShapeError("There is no picture to invert.")
-    rows, done = [], 0
-    if not warm:
-        with torch.enable_grad():
-            methods[0].invert(crops[:1])
+    rows: list[dict[str, Any]] = []
+    done = 0
     for method in methods:
+        if method.quick or not (rows or warm):
+            with torch.enable_grad():
+                method.invert(crops[:1])
         drawn, seconds, values = [], [], 0
         for crop in crops.split(1):
             start = time.perf_counter()

@@ -36,6 +36,11 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", 
 ORIENTATION = 0x0112  # the EXIF tag
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder and of those below, by their endings, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
 def load_picture(source: PictureSource, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a picture as upright sRGB, mode RGB, without any metadata.
 

@@ -28,13 +28,15 @@ from .token_parameters import TokenParameters
 from .tokens import TokenSet
 
 
-__all__ = ["Inversion", "InversionSettings", "OnStep", "invert"]
+__all__ = ["Inversion", "InversionSettings", "OnStep", "invert", "planned_steps"]
 
 OnStep: TypeAlias = Callable[[int, int, Mapping[str, float]], "bool | None"]
 Distance: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, R, R] -> [N]
 FINE, SMALLEST = 256, 32  # pixels: what the perceptual distance looks at, at most and at least
 T = TypeVar("T")
 W_STEPS = 100
+STEPS, NEAR_STEPS = 270, 50  # of both phases, from the mean latent and from an encoder's answer
+W_SHARE = 0.4  # of them, for w+
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,29 @@ class InversionSettings:
     rank: int = 8  # T
     layers: str | tuple[str, ...] = "*.conv*"  # that get tokens
     patience: int = 40  # a phase ends when so many steps together gain less than 1 %
+
+
+def planned_steps(
+    steps: int | None, w_steps: int | None, *, tokens: bool = True, started: bool = False
+) -> tuple[int, int]:
+    """How many steps go to w+ and how many to tokens.
+
+    Args:
+        steps: both together; None: 270, or 50 where the search has ``started`` from an encoder's answer.
+        w_steps: of them, those for w+; None: 40 %, or none where it has started, or all of them without ``tokens``.
+
+    Raises ConfigError where they do not add up.
+    """
+    if not tokens and steps is None:
+        steps = w_steps
+    steps = (NEAR_STEPS if started else STEPS) if steps is None else steps
+    if w_steps is None:
+        w_steps = steps if not tokens else 0 if started else round(steps * W_SHARE)
+    if not tokens and w_steps != steps:
+        raise ConfigError(f"Without tokens all steps move w+: w_steps cannot be {w_steps} of {steps}.")
+    if 0 <= steps < w_steps:
+        raise ConfigError(f"w_steps are a part of the steps: {w_steps} of {steps} cannot be.")
+    return w_steps, steps - w_steps
 
 
 def invert(

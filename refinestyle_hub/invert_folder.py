@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,16 +14,17 @@ from torch import Tensor
 from . import processes
 from .errors import ConfigError, FaceNotFoundError, ModelFileError, PictureError
 from .faces import Crop, crop_face
-from .fingerprint import check_base
-from .images import SUFFIXES, load_picture, to_tensor
+from .files import dump_json, read_json, write_folder
+from .fingerprint import check_base, digest
+from .images import SUFFIXES, load_picture, pictures_in, to_tensor
 from .inversion import Inversion
-from .invert import InversionSettings
+from .invert import InversionSettings, planned_steps
 from .pipeline import RefineStylePipeline
 
 
 __all__ = ["FolderReport", "invert_folder"]
 
-NAME = "inversion.safetensors"
+NAME, HOW = "inversion.safetensors", "how.json"
 OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, of this process
 
 
@@ -51,8 +53,9 @@ def invert_folder(
 ) -> FolderReport:
     """Write ``<out>/<picture>/inversion.safetensors`` for each picture in ``folder`` and below.
 
-    An inversion that is there already is kept, so the same call goes on where it was stopped. Under ``accelerate
-    launch`` or ``torchrun`` the processes share the pictures; each uses the device that accelerate gives it.
+    An inversion that is there already is kept, so the same call goes on where it was stopped; ``<out>/how.json`` says
+    how they were made, and a call that would make them otherwise is refused. Under ``accelerate launch`` or
+    ``torchrun`` the processes share the pictures, and the pipeline moves to the device that accelerate gives each.
 
     Args:
         steps, w_steps, tokens, aligned, seed, settings: as for ``RefineStylePipeline.invert``.
@@ -62,7 +65,8 @@ def invert_folder(
     Raises:
         PictureError: there are no pictures in ``folder``.
         BaseMismatchError: an inversion that is there was made for another generator.
-        ConfigError: ``batch`` is below 1; more steps for w+ than there are; ``out`` is ``folder``.
+        ConfigError: ``batch`` is below 1; steps that do not add up; ``out`` is ``folder``, or has inversions that were
+            made in another way.
         ModelFileError: an inversion that is there is damaged.
         MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
     """
@@ -71,8 +75,8 @@ def invert_folder(
     folder, out, state = Path(folder), Path(out), processes.accelerator()
     if out.resolve() == folder.resolve():
         raise ConfigError(f"The inversions of {folder} need a folder of their own: each gets the name of its picture.")
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    how = _how(pipe, steps, w_steps, tokens, {"aligned": aligned, "seed": seed, "settings": settings})
+    names = sorted(path.relative_to(folder).as_posix() for path in pictures_in(folder))
     if not names:
         raise PictureError(f"There are no pictures in {folder}. Known endings: {', '.join(sorted(SUFFIXES))}.")
     if state.num_processes > 1:
@@ -86,7 +90,11 @@ def invert_folder(
             raise ModelFileError(f"{error}\nRemove it, and it is made again.") from error
         if base is not None:
             check_base(base, pipe.fingerprint, what=f"{path}, from an earlier run,")
+    if kept:
+        _check_how(out, how)
     state.wait_for_everyone()  # until all have looked
+    if state.is_main_process:
+        write_folder(out, {HOW: dump_json(how)})
     mine = sorted(set(names) - set(kept))[state.process_index :: state.num_processes]
     inverted: list[str] = []
     skipped: dict[str, str] = {}
@@ -115,6 +123,28 @@ def invert_folder(
         shares = gather_object(shares)
     everyone = sorted(name for share, _ in shares for name in share)
     return FolderReport(tuple(everyone), tuple(kept), {n: why for _, share in shares for n, why in share.items()})
+
+
+def _how(
+    pipe: RefineStylePipeline, steps: int | None, w_steps: int | None, tokens: bool, others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What decides the inversion of a picture, beside the generator."""
+    encoder, settings = pipe.encoder, others["settings"] or InversionSettings()
+    first, then = planned_steps(steps, w_steps, tokens=tokens, started=encoder is not None)
+    own = {"w_steps": first, "token_steps": then, "tokens": tokens, "encoder": encoder and digest(encoder)}
+    found: dict[str, Any] = json.loads(json.dumps({**own, **others, "settings": asdict(settings)}))
+    return found
+
+
+def _check_how(out: Path, how: Mapping[str, Any]) -> None:
+    if not (out / HOW).is_file():  # of a version that did not note it
+        return
+    before = read_json(out / HOW)
+    other = {name: (before.get(name), value) for name, value in how.items() if before.get(name) != value}
+    if other:
+        plain = {name: f"{name} {was}, not {now}" for name, (was, now) in other.items()}
+        told = [f"other {name}" if name in ("encoder", "settings") else text for name, text in plain.items()]
+        raise ConfigError(f"The inversions in {out} were made in another way: {'; '.join(told)}. Name another folder.")
 
 
 def _look(pipe: RefineStylePipeline, path: Path, aligned: bool) -> tuple[Tensor, Crop | None]:

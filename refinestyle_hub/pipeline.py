@@ -30,7 +30,7 @@ from .generator import Generator
 from .hub import PipelineIndex, join, open_source, read_index, save_index
 from .images import PictureSource, load_picture, to_images, to_tensor
 from .inversion import Inversion
-from .invert import InversionSettings, OnStep, invert
+from .invert import InversionSettings, OnStep, invert, planned_steps
 from .losses import Perceptual
 from .losses.clip import Clip
 from .push import Pushable
@@ -41,8 +41,6 @@ from .tokens import TokenSet
 __all__ = ["OutputType", "RefineStylePipeline"]
 
 OutputType: TypeAlias = Literal["pil", "np", "pt"]
-STEPS, NEAR_STEPS = 270, 50  # of an inversion without an encoder, and from an encoder's answer
-W_SHARE = 0.4  # of them, for w+
 BATCH = 8  # pictures drawn at once
 
 
@@ -180,7 +178,7 @@ class RefineStylePipeline(Pushable):
             steps: of optimisation; None: 50 from an encoder's answer, 270 without an encoder. 0: that answer.
             w_steps: how many of them, the first ones, go to w+; the others go to the tokens. None: 0 from an encoder's
                 answer, 40 % without an encoder.
-            tokens: False finds w+ alone, and spends all steps on it.
+            tokens: False finds w+ alone, and spends all steps on it (``w_steps`` are the same).
             aligned: the picture is a crop already; its central square is taken. Otherwise a face is looked for.
             face: which one, the largest being 0.
             seed: the same seed gives the same result.
@@ -214,7 +212,7 @@ class RefineStylePipeline(Pushable):
     ) -> list[Inversion]:
         """``invert`` for a batch of crops [N, 3, R, R] in [-1, 1], which share the steps.
 
-        Raises ShapeError for crops of another size, ConfigError for more steps for w+ than there are.
+        Raises ShapeError for crops of another size, ConfigError for steps that do not add up.
         """
         crops = crops.to(self.device)
         start, sets = None, None
@@ -222,16 +220,12 @@ class RefineStylePipeline(Pushable):
             with torch.no_grad():
                 start, read = self.encoder(crops, self.generator) if tokens else (self.encoder.codes(crops), None)
             sets = read.unbind(self.fingerprint) if read is not None and read.own else None
-        steps = (STEPS if start is None else NEAR_STEPS) if steps is None else steps
-        if not tokens or w_steps is None:
-            w_steps = steps if not tokens else round(steps * W_SHARE) if start is None else 0
-        if 0 <= steps < w_steps:
-            raise ConfigError(f"w_steps are a part of the steps: {w_steps} of {steps} cannot be.")
+        w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=start is not None)
         return invert(
             self.generator,
             crops,
             w_steps=w_steps,
-            token_steps=steps - w_steps,
+            token_steps=token_steps,
             start=start,
             start_tokens=sets,
             seed=seed,

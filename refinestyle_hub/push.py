@@ -27,10 +27,10 @@ REFERENCE = re.compile(  # to a file, in a README.md: Markdown, HTML, and the fi
     r"""(?mx) \]\( \s* (?: <([^>\n]+)> | ((?:[^()<>\s] | \([^()\s]*\))+) )
     | ^[ ]{0,3} \[[^\]\n]+\]: \s* (?: <([^>\n]+)> | (\S+) )
     | \b (?:src|href) \s*=\s* (?: "([^"]+)" | '([^']+)' | ([^\s"'>]+) )
-    | ^[ -]* (?:thumbnail|url|license_link): [ ]* (?: "([^"\n]+)" | '([^'\n]+)' | (\S.*?) ) [ ]*$"""
+    | ^[ -]* (?:thumbnail|url|license_link): [ ]* (?: "([^"\n]+)" | '([^'\n]+)' | (\S.*?) ) [ ]* (?: [ ]\#.* )? $"""
 )
-SHOWN = (".jpeg", ".jpg", ".png", ".webp", ".md")  # endings of what a card may name beside them
-LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|notice)(\.txt|\.md)?")  # what a card may link to
+SHOWN = (".jpeg", ".jpg", ".png", ".webp", ".md", ".txt", ".pdf")  # endings of what a card may name beside them
+LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|notice|copying|copyright|terms)(\.txt|\.md)?")
 
 
 class Pushable:
@@ -174,7 +174,8 @@ def _beside(source: Folder, names: Iterable[str]) -> dict[str, Path]:
     for name in names:
         path = PurePosixPath(name)
         inside = not path.is_absolute() and not set(name) & set("\\:\0")
-        if inside and path.suffix.lower() in SHOWN and not any(part.startswith(".") for part in path.parts):
+        known = path.suffix.lower() in SHOWN or LICENCE_FILE.fullmatch(path.name)
+        if inside and known and not any(part.startswith(".") for part in path.parts):
             fit.append(name)
     return {name: found for name in fit if (found := source.find(name))}
 

@@ -398,6 +398,9 @@ def test_a_pipeline_with_an_encoder_starts_from_its_answer(generator: Generator,
         pipe.invert(image, aligned=True, steps=2, w_steps=3)
     likeness = pipe.invert(image, aligned=True, steps=2, tokens=False)
     assert (likeness.report["w_steps"], likeness.tokens) == (2, None)
+    assert pipe.invert(image, aligned=True, tokens=False, w_steps=3).report["w_steps"] == 3
+    with pytest.raises(ConfigError, match="all steps move"):
+        pipe.invert(image, aligned=True, tokens=False, steps=4, w_steps=3)
 
 
 def test_an_encoder_of_another_generator_is_refused(generator: Generator) -> None:
@@ -416,7 +419,7 @@ def test_a_timm_backbone_by_its_name(generator: Generator, tmp_path: Path) -> No
     generator(expected.w_plus, expected.tokens).sum().backward()
     assert encoder.second is not None
     assert all(p.grad is not None for p in encoder.second.parameters())  # no layer is carried along unused
-    for name in ("nonsense", "hf-hub:someone/model", "vit_tiny_patch16_224", "mambaout_femto"):
+    for name in ("nonsense", "hf-hub:someone/model", "vit_tiny_patch16_224"):
         with pytest.raises(ConfigError, match="timm"):
             Encoder(EncoderConfig(TINY, backbone=name))
     with pytest.raises(ConfigError, match="no published weights"):
@@ -435,3 +438,19 @@ def test_no_answer_of_a_timm_backbone_depends_on_the_batch(generator: Generator)
         torch.testing.assert_close(one[:1], other, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(buffer, before[name]) for name, buffer in reader.named_buffers())
     assert [y.shape[2] for y in open_backbone("dla34", 3, (), 64)(x)] == [16, 8, 4]
+
+
+@pytest.mark.slow
+def test_a_timm_backbone_sees_what_it_was_made_for() -> None:
+    """ImageNet's mean and deviation; and channels that a model puts last come to their place."""
+    pytest.importorskip("timm")
+    reader = open_backbone("mambaout_femto", 6, (), 64).eval()
+    taken: list[Tensor] = []
+    reader.get_submodule("body").register_forward_pre_hook(lambda _, args: taken.append(args[0]))
+    grey = torch.tensor([0.485, 0.456, 0.406] * 2)[:, None, None] * 2 - 1
+    maps = reader(grey.expand(1, 6, 64, 64))
+    torch.testing.assert_close(taken[0], torch.zeros(1, 6, 64, 64), rtol=0, atol=1e-5)
+    reader(grey.expand(1, 6, 64, 64) + 0.458)
+    torch.testing.assert_close(taken[1][0, 0], torch.ones(64, 64), rtol=0, atol=1e-5)  # a deviation of 0.229
+    assert [y.shape[1] for y in maps] == list(reader.channels) == [48, 96, 192]
+    assert [y.shape[2] for y in maps] == [16, 8, 4]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileErro
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.images import to_tensor
 from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.invert import InversionSettings
 from refinestyle_hub.invert_folder import invert_folder
 from refinestyle_hub.pipeline import RefineStylePipeline
 
@@ -117,6 +119,24 @@ def test_a_second_run_goes_on(pipe: RefineStylePipeline, folder: Path, tmp_path:
     assert report.kept == ("a.jpg", "a.png")
     assert report.inverted == ("d.webp", "more/b.png", "more/c.png")
     assert (tmp_path / "out" / "a.jpg" / "inversion.safetensors").stat().st_mtime_ns == first.st_mtime_ns
+
+
+def test_inversions_of_one_folder_are_made_in_one_way(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
+    """So that nobody takes quick answers for those of many steps."""
+    where, out = folder / "more", tmp_path / "out"
+    invert_folder(pipe, where, out, aligned=True, steps=0)
+    untrained = Encoder.for_generator(pipe.generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1)
+    other = RefineStylePipeline(pipe.generator, encoder=untrained)
+    for one, change, what in (
+        (pipe, {"steps": 2}, "token_steps 0, not 2"),
+        (pipe, {"seed": 3}, "seed 0, not 3"),
+        (pipe, {"settings": InversionSettings(norm=0.1)}, "other settings"),
+        (other, {}, "other encoder"),
+    ):
+        options: dict[str, Any] = {"aligned": True, "steps": 0, **change}
+        with pytest.raises(ConfigError, match=what):
+            invert_folder(one, where, out, **options)
+    assert invert_folder(pipe, where, out, aligned=True, steps=0, batch=1).kept == ("b.png", "c.png")
 
 
 def test_faces_are_found_and_their_lack_is_listed(

@@ -201,13 +201,15 @@ def test_edits_on_the_hub_survive_a_folder_with_a_card_of_its_own(hub: HubServer
     assert "Their words." not in text
 
 
-def test_the_licence_that_a_card_links_to_is_pushed(hub: HubServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", ["RULES.md", "my-terms.txt", "rights/EULA.pdf"])
+def test_the_licence_that_a_card_links_to_is_pushed(hub: HubServer, tmp_path: Path, link: str) -> None:
     GENERATOR.save_pretrained(tmp_path)
-    for name in ("LICENSE", "NOTICE.txt", "TERMS.md", "licences.txt", "LICENSE.py"):
+    (tmp_path / "rights").mkdir()
+    for name in ("LICENSE", "NOTICE.txt", "COPYING", link, "licences.txt", "LICENSE.py"):
         (tmp_path / name).write_text("terms")
-    card = Card(license="other", license_name="mine", license_link="TERMS.md")
+    card = Card(license="other", license_name="mine", license_link=link)
     push_folder(tmp_path, "me/faces", card=card, token=hub.write_token)
-    assert {"LICENSE", "NOTICE.txt", "TERMS.md"} == set(hub.files("me/faces")) - {
+    assert {"LICENSE", "NOTICE.txt", "COPYING", link} == set(hub.files("me/faces")) - {
         ".gitattributes", "README.md", "card.json", "config.json", "model.safetensors",
     }  # fmt: skip
 
@@ -236,7 +238,8 @@ def test_only_pictures_that_a_card_names_are_pushed(hub: HubServer, tmp_path: Pa
     card = replace(CARD, base_model=None, pictures=(Picture("preview.png", "Samples."),))
     (tmp_path / part / "card.json").write_bytes(dump_card(card))
     (tmp_path / "README.md").write_text(
-        "---\nlicense: mit\nthumbnail: 'small.webp'\nwidget:\n- text: a\n  output:\n    url: shown.png\n---\n"
+        "---\nlicense: mit\nthumbnail: 'small.webp'  # of the best\nwidget:\n- text: a\n  output:\n"
+        "    url: shown.png # mine\n---\n"
         "![a](<my look.png>) ![b](look(2).png) ![c][one] <img src=bare.png>\n\n[one]: by-name.png\n"
         "[how](./HOWTO.md#first) <img src='grids/all%20looks.jpg'> ![](../outside.png)"
         " [x](https://example.org/1.png) [y](mailto:1.png) ![](.run/step0050.png) ![](absent.png)\n"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import typer
 
@@ -19,7 +19,6 @@ __all__ = ["AsJson", "Tick", "emit", "interruptible", "progress", "write_json"]
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print a machine-readable report on stdout.")]
-Tick: TypeAlias = Callable[[int, Mapping[str, float]], None]  # how much is done, and figures to show
 
 
 def emit(report: Mapping[str, Any], text: str, as_json: bool) -> None:
@@ -42,8 +41,14 @@ def _dumps(report: Mapping[str, Any]) -> str:
     return json.dumps(report, indent=2, allow_nan=False)
 
 
+class Tick(Protocol):
+    """How much is done, figures to show, and how much there is in all, where that was not known before."""
+
+    def __call__(self, done: int, figures: Mapping[str, float], total: int | None = None) -> None: ...
+
+
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Tick]:
+def progress(what: str, total: int | None) -> Iterator[Tick]:
     """A progress bar on stderr, gone when the block ends; silent where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,9 +64,9 @@ def progress(what: str, total: int) -> Iterator[Tick]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total, figures="")
 
-        def tick(done: int, figures: Mapping[str, float]) -> None:
+        def tick(done: int, figures: Mapping[str, float], total: int | None = None) -> None:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            bar.update(task, completed=done, figures=shown)
+            bar.update(task, completed=done, total=total, figures=shown)
 
         yield tick
 

@@ -191,16 +191,14 @@ def invert(
     from PIL import Image
 
     from ..images import save_png
-    from ..pipeline import NEAR_STEPS, STEPS
 
-    planned = (STEPS if pipe.encoder is None else NEAR_STEPS) if steps is None else steps
-    with console.progress("steps", max(planned, 1)) as tick:
+    with console.progress("steps", None) as tick:
         inversion = pipe.invert(
             photo,
             steps=steps,
             face=face,
             **how,
-            on_step=lambda step, total, figures: tick(step, figures),
+            on_step=lambda step, total, figures: tick(step, figures, total),
         )
     assert inversion.crop is not None
     crop, reconstruction = Image.fromarray(inversion.crop.numpy()), pipe.render(inversion)
@@ -239,8 +237,8 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
     """One inversion for each picture; under ``accelerate launch`` by several processes."""
     from ..invert_folder import invert_folder
 
-    with console.progress("pictures", sum(1 for _ in folder.rglob("*"))) as tick:
-        made = invert_folder(pipe, folder, out, on_picture=lambda done, total: tick(done, {}), **how)
+    with console.progress("pictures", None) as tick:
+        made = invert_folder(pipe, folder, out, on_picture=lambda done, total: tick(done, {}, total), **how)
     if os.environ.get("RANK", "0") == "0":
         report = {"inverted": made.inverted, "kept": made.kept, "skipped": made.skipped}
         console.write_json(out / "report.json", report)

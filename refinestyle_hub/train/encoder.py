@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import copy
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +28,8 @@ from . import checkpoint, runlog
 from .attributes import schedule
 from .data import Batch, Pictures, batches, open_pictures, to_float
 from .encoder_settings import SMALLEST, EncoderTraining
+from .held_out import open_held_out
+from .loop import STATE, Progress, Run
 from .redraw import Features, Objective, figures, save_sheet, sheet
 from .tasks import Task, Tasks, sources
 
@@ -36,11 +37,10 @@ from .tasks import Task, Tasks, sources
 __all__ = ["EncoderTrainer", "EncoderTraining", "Progress", "train_encoder"]
 
 ANEW = "Take what it had, or name another folder."
-Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # pictures seen, pictures in all, figures
 
 
-class EncoderTrainer:
-    """A run that can be stopped after any step and continued as if it had not been."""
+class EncoderTrainer(Run):
+    """All randomness of a step is derived from the seed and the pictures seen: only tensors and counters are saved."""
 
     def __init__(
         self,
@@ -53,21 +53,24 @@ class EncoderTrainer:
         features: Features | None = None,
         discriminator: Discriminator | None = None,
         accelerator: Any = None,
+        continued: bool = False,
     ) -> None:
-        """The networks are taken over: moved to the device, and frozen but for the discriminator."""
-        self.accelerator: Any = processes.accelerator() if accelerator is None else accelerator
-        self.device, self.world = self.accelerator.device, self.accelerator.num_processes
+        """The networks are taken over: moved to the device, and frozen but for the discriminator.
+
+        ``continued``: a state is loaded next, which has the weights of a backbone that was published.
+        """
+        super().__init__(config, processes.accelerator() if accelerator is None else accelerator, config.total)
         if config.batch % (2 * config.accumulate * self.world):
             raise ConfigError(f"batch {config.batch} is not divisible by 2 x accumulate x {self.world} processes.")
         if config.perceptual and generator.config.resolution < SMALLEST:
             raise ConfigError(f"The perceptual distance needs {SMALLEST} pixels or more: set perceptual to 0.")
         self.config, self.pictures, self.held_out = config, pictures, held_out
-        self.generator: Generator = self._place(generator).requires_grad_(False).eval()
+        self.generator: Generator = self.place(generator).requires_grad_(False).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            options = config.network() | {"pretrained": config.pretrained}
-            self.encoder: Encoder = self._place(Encoder.for_generator(self.generator, **options))
-            self.average: Encoder = self._place(Encoder.for_generator(self.generator, **config.network()))
+            options = config.network() | {"pretrained": config.pretrained and not continued}
+            self.encoder: Encoder = self.place(Encoder.for_generator(self.generator, **options))
+            self.average: Encoder = self.place(Encoder.for_generator(self.generator, **config.network()))
         self.average.load_state_dict(self.encoder.state_dict())
         self.average.eval().requires_grad_(False)
         self.objective = Objective(self.generator, perceptual, features, config.perceptual_size)
@@ -76,18 +79,14 @@ class EncoderTrainer:
         if config.adversarial:
             if discriminator is None:
                 raise ConfigError("The adversarial term needs a model that has a discriminator.")
-            self.learning["discriminator"] = self._place(discriminator).train()
+            self.learning["discriminator"] = self.place(discriminator).train()
         self.optimizers = {
             name: torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.99)) for name, net in self.learning.items()
         }
-        self.seen = 0  # pictures, over all processes
 
     def autocast(self) -> torch.autocast:
         """Of the networks; losses and norms are taken outside, in full precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    def _place(self, net: Any) -> Any:
-        return net.to(self.device, memory_format=torch.channels_last)
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
@@ -108,9 +107,6 @@ class EncoderTrainer:
     def blind(self) -> bool:
         """Whether w+ is learnt from samples by the latent loss alone, before anything is drawn."""
         return self.stage == "codes" and self.seen < self.config.blind
-
-    def every(self, steps: int) -> bool:
-        return steps > 0 and (self.seen // self.config.batch) % steps == 0
 
     def chance(self, purpose: int) -> torch.Generator:
         """What is random about this step, and the same for all processes."""
@@ -217,9 +213,7 @@ class EncoderTrainer:
         start, end = self.span
         progress = min(1.0, (self.seen - start + config.batch / 2) / (end - start))
         grads = {p: p.grad for p in self.learning[which].parameters() if p.grad is not None}
-        flat = torch.cat([g.flatten() for g in grads.values()])
-        if self.world > 1:
-            flat = self.accelerator.reduce(flat, "mean")
+        flat = self.mean_over_processes(torch.cat([g.flatten() for g in grads.values()]))
         torch.nan_to_num_(flat, nan=0.0, posinf=0.0, neginf=0.0)
         flat *= config.clip / flat.norm().clamp_min(config.clip)
         for p, g in zip(grads, flat.split([p.numel() for p in grads]), strict=True):
@@ -247,16 +241,27 @@ class EncoderTrainer:
         """Everything that has a state."""
         return {**self.learning, "average": self.average}
 
+    @property
+    def distance(self) -> str | None:
+        """The perceptual distance that is learnt by."""
+        return None if self.objective.perceptual is None else self.objective.perceptual.name
+
     def save(self, path: Path) -> None:
         """Everything a run needs."""
-        state = {"seen": self.seen, "config": asdict(self.config), "base": fingerprint(self.generator).digest}
+        state = {
+            "seen": self.seen,
+            "config": asdict(self.config),
+            "base": fingerprint(self.generator).digest,
+            "perceptual": self.distance,
+            "means": self.means.state(),
+        }
         checkpoint.write(path, self.networks, self.optimizers, state)
 
     def load(self, path: Path) -> None:
         """Continue the run saved at ``path``.
 
         Raises:
-            ConfigError: it trains another network, or one for another generator.
+            ConfigError: it trains another network, for another generator, or by another perceptual distance.
             ModelFileError: it is damaged.
         """
         tensors, state = checkpoint.read(path)
@@ -265,9 +270,13 @@ class EncoderTrainer:
             raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ANEW}")
         if state.get("base", base := fingerprint(self.generator).digest) != base:
             raise ConfigError(f"The run at {path} is for another generator. {ANEW}")
-        checkpoint.load_networks(tensors, self.networks)
+        if self.distance and (learnt_by := state.get("perceptual") or self.distance) != self.distance:
+            raise ConfigError(f"The run at {path} learns by {learnt_by}, not {self.distance}: set perceptual_backend.")
+        new = {"discriminator"} if not saved.get("adversarial") else set()  # the term can join later
+        checkpoint.load_networks(tensors, {name: net for name, net in self.networks.items() if name not in new})
         self._take_coordinates(self.average)
         self.seen = state["seen"]
+        self.means.load(state.get("means", {}))
         for name, optimizer in self.optimizers.items():
             checkpoint.load_optimizer(tensors, name, self.learning[name], optimizer)
 
@@ -305,91 +314,74 @@ class EncoderTrainer:
             own.w_avg.copy_(encoder.w_avg)
             own.basis.copy_(encoder.basis)
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Train to the end; an exception of ``progress`` stops the run after its state has been saved."""
-        config, out, main = self.config, Path(self.config.out), self.accelerator.is_main_process
-        out.mkdir(parents=True, exist_ok=True)
-        if main:
-            runlog.rewind(out, self.seen)
-        stream = batches(
+    def pictures_from(self, seen: int) -> Iterator[Batch]:
+        """Portraits, which are half of what is seen."""
+        return batches(
             self.pictures,
             len(self.pairs(0)),
-            seed=config.seed,
-            position=self.seen // 2,
+            seed=self.config.seed,
+            position=seen // 2,
             rank=self.accelerator.process_index,
             world=self.world,
-            flip=config.flip,
+            flip=self.config.flip,
         )
-        sums: dict[str, list[float]] = {}
-        last, saved = time.monotonic(), self.seen
-        try:
-            while self.seen < config.total:
-                line: dict[str, Any] = {"stage": self.stage}
-                report = self.step(stream)
-                for key, value in report.items():
-                    sums.setdefault(key, []).append(value)
-                if main and self.every(50):
-                    rate = round(50 * config.batch / (time.monotonic() - last), 2)
-                    means = {key: round(sum(v) / len(v), 5) for key, v in sums.items()}
-                    runlog.append(out, {**line, "seen": self.seen, "rate": rate, **means})
-                    sums, last = {}, time.monotonic()
-                if main:
-                    self.look(line)
-                if main and self.due(config.save_every):
-                    self.save(out / "state.safetensors")
-                    saved = self.seen
-                if progress is not None:
-                    progress(self.seen, config.total, report)
-        finally:
-            if main and saved != self.seen:
-                self.save(out / "state.safetensors")
-        self.accelerator.wait_for_everyone()
-        if main:
-            done = self.average.without_tokens() if config.stages == "two" and not config.pictures else self.average
-            done.save_pretrained(out / "encoder")
 
-    def look(self, line: Mapping[str, Any]) -> None:
+    def facts(self) -> dict[str, Any]:
+        """Which stage learns."""
+        return {"stage": self.stage}
+
+    def look(self, facts: Mapping[str, Any]) -> None:
         """Figures and a sheet, where they are due."""
         config, nets = self.config, (self.average, self.generator)
         if self.held_out is not None and config.validation and self.due(config.validate_every):
             pictures = sheet(self.held_out, config.validation).to(self.device)
             found = figures(*nets, pictures, self.objective)
-            runlog.append(Path(config.out), {**line, "seen": self.seen, **found})
+            runlog.append(Path(config.out), {**facts, "seen": self.seen, **found})
         if self.due(config.grid_every):
             pictures = sheet(self.held_out or self.pictures, 8).to(self.device)
             save_sheet(*nets, pictures, Path(config.out) / "grids" / f"{self.seen:08d}.png")
 
-    def due(self, interval: int) -> bool:
-        """Whether an interval has passed, or the run is over."""
-        return self.seen % interval < self.config.batch or self.seen >= self.config.total
+    def finish(self) -> None:
+        """The average, without a second stage that has learnt nothing."""
+        config = self.config
+        done = self.average.without_tokens() if config.stages == "two" and not config.pictures else self.average
+        done.save_pretrained(Path(config.out) / "encoder")
 
 
-def train_encoder(config: EncoderTraining, progress: Progress | None = None) -> EncoderTrainer:
+def train_encoder(
+    config: EncoderTraining, progress: Progress | None = None, *, features: Features | None = None
+) -> EncoderTrainer:
     """Train for the generator of ``config.model`` on ``config.data``; a run found in ``config.out`` is continued.
 
     Several processes under ``accelerate launch`` or ``torchrun`` share each batch.
 
+    Args:
+        features: any network of yours, one that knows people say: pictures [N, 3, H, W] in [-1, 1] -> [N, F], through
+            which gradients pass. None: the attribute network at ``config.feature_model``, if one is named.
+
     Raises:
         ModelNotFoundError: no generator there; or no discriminator, where the adversarial term needs one.
         PictureError: no pictures at ``config.data``.
-        ConfigError: a value that cannot be.
+        ConfigError: a value that cannot be; a second stage alone without a first one to start from.
         MissingDependencyError: accelerate, timm or the perceptual distance is not installed.
         ModelFileError: the state in ``config.out`` is damaged or of another network.
     """
     accelerator = processes.accelerator()
     generator = Generator.from_pretrained(config.model)
-    size = generator.config.resolution
+    size, state = generator.config.resolution, Path(config.out) / STATE
+    if config.stages == "two" and not (config.w_pictures or config.start_from or state.exists()):
+        raise ConfigError("With w_pictures 0 the first stage is not learnt: name an encoder that has one, start_from.")
     trainer = EncoderTrainer(
         config,
         generator,
         open_pictures(config.data, size),
-        _held_out(config, size),
-        perceptual=Perceptual.load().to(accelerator.device) if config.perceptual else None,
-        features=_features(config, accelerator.device),
+        open_held_out(config.data, config.validate, size),
+        perceptual=Perceptual.load(config.perceptual_backend).to(accelerator.device) if config.perceptual else None,
+        features=features or _features(config, accelerator.device),
         discriminator=Discriminator.from_pretrained(config.model) if config.adversarial else None,
         accelerator=accelerator,
+        continued=state.exists(),
     )
-    state = Path(config.out) / "state.safetensors"
     if state.exists():
         trainer.load(state)
     elif config.start_from:
@@ -404,23 +396,3 @@ def _features(config: EncoderTraining, device: torch.device) -> Features | None:
     from ..attributes import AttributeNet
 
     return AttributeNet.from_pretrained(config.feature_model).requires_grad_(False).to(device).features
-
-
-def _held_out(config: EncoderTraining, size: int) -> Pictures | None:
-    if config.validate:
-        return _validation(config.validate, size)
-    try:
-        return open_pictures(config.data, size, "val")
-    except ConfigError:  # these pictures know no splits
-        return None
-
-
-def _validation(source: str, size: int) -> Pictures:
-    """The split "val"; everything, where the source knows no splits. Raises ConfigError if it has others alone."""
-    try:
-        return open_pictures(source, size, "val")
-    except ConfigError:
-        everything = open_pictures(source, size, None)
-        if len(open_pictures(source, size, "train")) < len(everything):
-            raise
-        return everything

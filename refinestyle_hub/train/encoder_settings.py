@@ -45,6 +45,7 @@ class EncoderTraining:
     # the loss: weights of its terms
     l2: float = 1.0  # weight of the squared error of the pixels
     perceptual: float = 0.8  # weight of the perceptual distance
+    perceptual_backend: Literal["auto", "lpips-alex", "st-lpips-alex"] = "auto"  # auto: LPIPS where it can be had
     features: float = 0.1  # weight of the angle between features, where there is a feature model
     latent: float = 0.5  # weight of the squared error of a sample's w+, by how much of it shows
     delta: float = 2e-4  # weight of the codes' squared distance from their mean, in deviations

@@ -7,11 +7,10 @@ into the generator, the gradient with respect to the weights moves the discrimin
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,27 +23,23 @@ from ..generator import Generator
 from ..images import contact_sheet, save_png, to_images
 from ..losses import gan
 from ..losses.diffaugment import translate
-from . import checkpoint, latents, runlog
+from . import checkpoint, latents
 from .anchors import Scenes, couple, scenes_of
-from .data import Pictures, batches, open_pictures, to_float
+from .data import Batch, Pictures, batches, open_pictures, to_float
 from .generator_settings import GeneratorTraining
+from .loop import STATE, Progress, Run
 from .teach import SceneReader, refit_styles, teach_mapping
 
 
 __all__ = ["GeneratorTraining", "Progress", "Trainer", "train_generator"]
-
-Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # pictures seen, pictures in all, figures
 
 
 def adam(*groups: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam([{"params": list(g.parameters())} for g in groups], lr=0.0, betas=(0.0, 0.99), eps=1e-8)
 
 
-class Trainer:
-    """A run that can be stopped after any step and continued as if it had not been.
-
-    All randomness of a step is derived from (seed, step, process): only tensors and counters are saved.
-    """
+class Trainer(Run):
+    """All randomness of a step is derived from (seed, step, process): only tensors and counters are saved."""
 
     def __init__(
         self,
@@ -58,11 +53,11 @@ class Trainer:
             accelerator = processes.accelerator(mixed_precision=config.precision)
         if config.batch % accelerator.num_processes:
             raise ConfigError(f"batch {config.batch} must be divisible by the {accelerator.num_processes} processes.")
-        self.accelerator, self.config, self.pictures = accelerator, config, pictures
+        super().__init__(config, accelerator, config.pictures)
+        self.config, self.pictures = config, pictures
         self.codes: Tensor | None = None if anchors is None else anchors[0]
         self.scenes: Scenes | None = None if anchors is None else anchors[1]
-        self.device = accelerator.device
-        self.local_batch = config.batch // accelerator.num_processes
+        self.local_batch = config.batch // self.world
         shape = GeneratorConfig(
             resolution=config.resolution,
             z_dim=config.z_dim,
@@ -73,8 +68,8 @@ class Trainer:
         self.reader: SceneReader | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.generator, self.average = self._place(Generator(shape)), self._place(Generator(shape)).eval()
-            self.discriminator = self._place(
+            self.generator, self.average = self.place(Generator(shape)), self.place(Generator(shape)).eval()
+            self.discriminator = self.place(
                 Discriminator(DiscriminatorConfig(config.resolution, channels=shape.channels))
             )
             if self.scenes is not None and config.scene_weight:
@@ -94,12 +89,8 @@ class Trainer:
         self.synthesis: Callable[..., Tensor] = self.generator.synthesis
         if config.compile:
             self.synthesis = torch.compile(self.generator.synthesis)
-        self.seen = 0  # pictures, over all processes
         self.cold = dict.fromkeys(self.optimizers, 0)  # where each optimiser last started without moments
         self.path_mean = torch.zeros([], device=self.device)
-
-    def _place(self, net: Any) -> Any:
-        return net.to(self.device, memory_format=torch.channels_last)
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
@@ -109,10 +100,13 @@ class Trainer:
             ((self.config.seed * 1_000_003 + step) * 1024 + self.accelerator.process_index) * 8 + purpose
         )
 
-    def every(self, steps: int) -> bool:
-        return (self.seen // self.config.batch) % steps == 0
+    def step(self, stream: Iterator[Batch]) -> dict[str, float]:
+        """Both networks learn from a batch."""
+        batch = next(stream)
+        real = to_float(batch.pictures).to(self.device, memory_format=torch.channels_last)
+        return self.learn(real, batch.indices + batch.flipped.long() * len(self.pictures))
 
-    def step(self, real: Tensor, rows: Tensor) -> dict[str, float]:
+    def learn(self, real: Tensor, rows: Tensor) -> dict[str, float]:
         """One step on pictures [n, 3, H, W] in [-1, 1], which are the anchors ``rows`` [n]."""
         config, report, n = self.config, {}, len(real)
         playing = self.seen >= config.adversarial_from
@@ -199,12 +193,6 @@ class Trainer:
         (loss * self.config.path_weight * self.config.path_every).backward()
         return loss.item()
 
-    def mean_over_processes(self, x: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return x
-        y: Tensor = self.accelerator.reduce(x, "mean")
-        return y
-
     def update(self, which: str) -> None:
         """Average the gradients of all processes, then step."""
         config, optimizer = self.config, self.optimizers[which]
@@ -245,6 +233,7 @@ class Trainer:
             "cold": self.cold,
             "path_mean": self.path_mean.item(),
             "config": asdict(self.config),
+            "means": self.means.state(),
         }
         dtype = torch.bfloat16 if compact else torch.float32
         checkpoint.write(path, self.networks, {} if compact else self.optimizers, state, dtype)
@@ -254,6 +243,7 @@ class Trainer:
         tensors, state = checkpoint.read(path)
         checkpoint.load_networks(tensors, self.networks)
         self.seen = state["seen"]
+        self.means.load(state.get("means", {}))
         self.path_mean.fill_(state["path_mean"])
         for part, optimizer in self.optimizers.items():
             warm = checkpoint.load_optimizer(tensors, part, self.networks[part], optimizer)
@@ -299,51 +289,27 @@ class Trainer:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_png(contact_sheet([image for row in rows for image in to_images(row.cpu())], columns=side), path)
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Train to the end; an exception of ``progress`` stops the run after its state has been saved."""
-        config, out = self.config, Path(self.config.out)
-        main = self.accelerator.is_main_process
-        out.mkdir(parents=True, exist_ok=True)
-        if main:
-            runlog.rewind(out, self.seen)
-        stream = batches(
+    def pictures_from(self, seen: int) -> Iterator[Batch]:
+        """Portraits alone."""
+        return batches(
             self.pictures,
             self.local_batch,
-            seed=config.seed,
-            position=self.seen,
+            seed=self.config.seed,
+            position=seen,
             rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            flip=config.flip,
+            world=self.world,
+            flip=self.config.flip,
         )
-        sums: dict[str, list[float]] = {}
-        last, saved = time.monotonic(), self.seen
-        try:
-            while self.seen < config.pictures:
-                batch = next(stream)
-                real = to_float(batch.pictures).to(self.device, memory_format=torch.channels_last)
-                rows = batch.indices + batch.flipped.long() * len(self.pictures)
-                report = self.step(real, rows)
-                for key, value in report.items():
-                    sums.setdefault(key, []).append(value)
-                if main and self.every(50):
-                    line = {key: round(sum(v) / len(v), 5) for key, v in sums.items()}
-                    line |= {"seen": self.seen, "rate": round(50 * config.batch / (time.monotonic() - last), 2)}
-                    runlog.append(out, line)
-                    sums, last = {}, time.monotonic()
-                if main and self.seen % config.grid_every < config.batch:
-                    self.grid(out / "grids" / f"{self.seen:08d}.png")
-                if main and self.seen % config.save_every < config.batch:
-                    self.save(out / "state.safetensors")
-                    saved = self.seen
-                if progress is not None:
-                    progress(self.seen, config.pictures, report)
-        finally:
-            if main and saved != self.seen:
-                self.save(out / "state.safetensors")
-        self.accelerator.wait_for_everyone()
-        if main:
-            self.average.save_pretrained(out / "generator")
-            self.discriminator.save_pretrained(out / "discriminator")
+
+    def look(self, facts: Mapping[str, Any]) -> None:
+        """A sheet, where it is due."""
+        if self.due(self.config.grid_every):
+            self.grid(Path(self.config.out) / "grids" / f"{self.seen:08d}.png")
+
+    def finish(self) -> None:
+        """The average, and the discriminator."""
+        self.average.save_pretrained(Path(self.config.out) / "generator")
+        self.discriminator.save_pretrained(Path(self.config.out) / "discriminator")
 
 
 def train_generator(config: GeneratorTraining, progress: Progress | None = None) -> Trainer:
@@ -362,8 +328,8 @@ def train_generator(config: GeneratorTraining, progress: Progress | None = None)
     out = Path(config.out)
     anchors = _anchors(config, pictures, accelerator) if config.anchors else None
     trainer = Trainer(config, pictures, anchors, accelerator)
-    if (out / "state.safetensors").exists():
-        trainer.load(out / "state.safetensors")
+    if (out / STATE).exists():
+        trainer.load(out / STATE)
     else:
         if config.start_from:
             trainer.start_from(Path(config.start_from))

@@ -11,9 +11,39 @@ from typing import Any
 from ..files import write_folder
 
 
-__all__ = ["LOG", "append", "rewind"]
+__all__ = ["LOG", "Means", "append", "rewind"]
 
 LOG = "log.jsonl"
+
+
+class Means:
+    """Figures of the steps since the last line; saved with a run, whose lines do not tell where it was stopped."""
+
+    def __init__(self) -> None:
+        self.steps, self.seconds = 0, 0.0
+        self.sums: dict[str, tuple[float, int]] = {}  # by figure its sum and how many steps had it
+
+    def add(self, figures: Mapping[str, float], seconds: float) -> None:
+        """Count a step that took so many seconds."""
+        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
+        for name, value in figures.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value, count + 1)
+
+    def take(self, batch: int) -> dict[str, float]:
+        """Pictures a second ("rate") and the means, which begin anew."""
+        rate = round(self.steps * batch / max(self.seconds, 1e-9), 2)
+        means = {name: round(total / count, 5) for name, (total, count) in self.sums.items()}
+        self.steps, self.seconds, self.sums = 0, 0.0, {}
+        return {"rate": rate, **means}
+
+    def state(self) -> dict[str, Any]:
+        """To be saved."""
+        return dict(vars(self))
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """As saved."""
+        vars(self).update(state)
 
 
 def append(out: Path, line: Mapping[str, Any]) -> None:

@@ -1,0 +1,30 @@
+"""Pictures that a training is judged by while it goes on: never those of the test split."""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+from .data import Pictures, open_pictures
+
+
+__all__ = ["open_held_out"]
+
+
+def open_held_out(data: str, validate: str, size: int) -> Pictures | None:
+    """The split "val" of ``validate``, or where that is empty of ``data``; None if ``data`` has no splits.
+
+    Of a ``validate`` that has no splits, everything.
+
+    Raises:
+        ConfigError: ``validate`` has splits, but not that one. PictureError: no pictures there.
+    """
+    try:
+        return open_pictures(validate or data, size, "val")
+    except ConfigError:  # these pictures know no splits
+        return _everything(validate, size) if validate else None
+
+
+def _everything(source: str, size: int) -> Pictures:
+    everything = open_pictures(source, size, None)
+    if len(open_pictures(source, size, "train")) < len(everything):
+        raise ConfigError(f'{source} has splits, but none that is called "val".')
+    return everything
