@@ -198,7 +198,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     size = main.generator.config.resolution
     net = AttributeNet.from_pretrained(args.attributes).to(args.device) if args.attributes else None
     by = judges(size, main.perceptual, Perceptual.load("st-lpips-vgg").to(args.device), net)
-    quick = [way for name, pipe in pipes.items() for way in our_methods(pipe, [], name)]
+    looks = {first: [int(count) for count in args.looks.split(",") if count]}
+    if looks[first] and (main.encoder is None or main.encoder.second is None):
+        raise ConfigError(f"--looks: {first} has no second stage that could look.")
+    quick = [way for name, pipe in pipes.items() for way in our_methods(pipe, [], name, looks.get(name, []))]
 
     def further(steps: Sequence[int]) -> list[Method]:
         return our_methods(main, steps, first)[len(our_methods(main, [], first)) :]
@@ -245,6 +248,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--each", type=int, default=40, help="portraits for each change out of domain")
     parser.add_argument("--few", type=int, default=32, help="pictures of a set for the slow ways; 0: none")
     parser.add_argument("--short", action="store_true", help="of the slow ways only the longest, and 50 steps of ours")
+    parser.add_argument(
+        "--looks", default="", help="of the first encoder's second stage, such as 0,1,2,4, on all pictures"
+    )
     parser.add_argument("--steps", type=int, default=50, help="after the first encoder, on all pictures; 0: none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/inversion"))

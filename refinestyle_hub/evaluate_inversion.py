@@ -49,10 +49,16 @@ class Method:
 # --- Ways -----------------------------------------------------------------------------------------------------------
 
 
-def our_methods(pipe: RefineStylePipeline, steps: Sequence[int] | None = None, name: str = "encoder") -> list[Method]:
+def our_methods(
+    pipe: RefineStylePipeline, steps: Sequence[int] | None = None, name: str = "encoder", looks: Sequence[int] = ()
+) -> list[Method]:
     """The encoder's w+ alone, its whole answer if that is more, and with so many steps of optimisation from there.
 
-    Without an encoder: optimisation from the mean latent. ``steps``: None takes the pipeline's own number.
+    Without an encoder: optimisation from the mean latent.
+
+    Args:
+        steps: None takes the pipeline's own number.
+        looks: of two stages, the answer also after so many looks of the second.
     """
     generator, encoder = pipe.generator, pipe.encoder
 
@@ -74,15 +80,19 @@ def our_methods(pipe: RefineStylePipeline, steps: Sequence[int] | None = None, n
     def alone(crop: Tensor) -> tuple[Tensor, int]:
         return generator(encoder.codes(crop)), codes
 
-    @torch.no_grad()
-    def answer(crop: Tensor) -> tuple[Tensor, int]:
-        w_plus, tokens = encoder(crop, generator)
-        return generator(w_plus, tokens), kept
+    def answer(count: int | None) -> Invert:
+        @torch.no_grad()
+        def invert(crop: Tensor) -> tuple[Tensor, int]:
+            w_plus, tokens = encoder(crop, generator, count)
+            return generator(w_plus, tokens), kept
+
+        return invert
 
     first = sum(p.numel() for p in encoder.first.parameters())
     counts = [NEAR_STEPS] if steps is None else steps
     further = [Method(f"{name} + {count} steps", optimised(count), whole) for count in counts]
-    answers = [Method(name, answer, whole, quick=True)] if encoder.config.layers else []
+    answers = [Method(name, answer(None), whole, quick=True)] if encoder.config.layers else []
+    answers += [Method(f"{name}, {count} looks", answer(count), whole, quick=True) for count in looks]
     return [Method(f"{name}, w+ alone", alone, first, quick=True), *answers, *further]
 
 
