@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 import skimage.data
+import torch
 from hub_server import HubServer
 from PIL import Image
 
 from refinestyle_hub.pipeline import RefineStylePipeline
+
+
+def pytest_configure() -> None:
+    """Workers share the cores, and so do the processes that they start."""
+    if count := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        threads = max(1, len(os.sched_getaffinity(0)) // int(count)) if hasattr(os, "sched_getaffinity") else 1
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +111,6 @@ def closed_loops() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved pipeline of 32 px with random weights, and directions of some of the names that shipped models have."""
-    import torch
     from tiny import TINY, tiny_generator
 
     from refinestyle_hub.edit import Direction, DirectionInfo, Directions

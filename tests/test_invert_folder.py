@@ -54,7 +54,7 @@ def test_every_picture_gets_a_file_and_what_cannot_is_listed(
 ) -> None:
     calls: list[tuple[int, int]] = []
     report = invert_folder(
-        pipe, folder, tmp_path / "out", aligned=True, batch=4, on_picture=lambda *call: calls.append(call)
+        pipe, folder, tmp_path / "out", aligned=True, steps=3, batch=4, on_picture=lambda *call: calls.append(call)
     )
     names = ("a.jpg", "a.png", "d.webp", "more/b.png", "more/c.png")
     assert (report.inverted, report.kept, list(report.skipped)) == (names, (), ["broken.png"])
@@ -66,7 +66,7 @@ def test_every_picture_gets_a_file_and_what_cannot_is_listed(
     ]
     found = Inversion.from_pretrained(tmp_path / "out" / "more" / "b.png" / "inversion.safetensors")
     with Image.open(folder / "more" / "b.png") as image:
-        alone = pipe.invert_crops(to_tensor(image, TINY.resolution))[0]
+        alone = pipe.invert_crops(to_tensor(image, TINY.resolution), steps=3)[0]
     torch.testing.assert_close(found.w_plus, alone.w_plus, rtol=0, atol=1e-5)  # sums of a batch run in another order
     assert found.tokens is not None
     assert found.crop is None
@@ -113,9 +113,9 @@ def test_a_second_run_goes_on(pipe: RefineStylePipeline, folder: Path, tmp_path:
         raise Stop
 
     with pytest.raises(Stop):
-        invert_folder(pipe, folder, tmp_path / "out", aligned=True, batch=2, on_picture=stop)
+        invert_folder(pipe, folder, tmp_path / "out", aligned=True, steps=1, batch=2, on_picture=stop)
     first = (tmp_path / "out" / "a.jpg" / "inversion.safetensors").stat()
-    report = invert_folder(pipe, folder, tmp_path / "out", aligned=True, batch=2)
+    report = invert_folder(pipe, folder, tmp_path / "out", aligned=True, steps=1, batch=2)
     assert report.kept == ("a.jpg", "a.png")
     assert report.inverted == ("d.webp", "more/b.png", "more/c.png")
     assert (tmp_path / "out" / "a.jpg" / "inversion.safetensors").stat().st_mtime_ns == first.st_mtime_ns

@@ -85,17 +85,17 @@ def test_what_a_killed_run_logged_too_much_goes(tiny: EncoderTraining) -> None:
 
 
 def test_the_log_does_not_tell_where_a_run_was_stopped(tiny: EncoderTraining, tmp_path: Path) -> None:
-    whole = replace(tiny, stages="one", pictures=440, save_every=1000, validate_every=1000, grid_every=1000)
+    whole = replace(tiny, stages="one", batch=2, pictures=106, save_every=1000, validate_every=1000, grid_every=1000)
     train_encoder(whole)
     broken = replace(whole, out=str(tmp_path / "broken"))
     with pytest.raises(Stop):
-        train_encoder(broken, stop_at(240))
+        train_encoder(broken, stop_at(60))
     train_encoder(broken)
     (ours, *_), (theirs, *_) = log(broken.out), log(whole.out)
     assert ours.pop("rate") > 0
     assert theirs.pop("rate") > 0
     assert ours == theirs
-    assert (ours["seen"], ours["stage"]) == (400, "both")
+    assert (ours["seen"], ours["stage"]) == (100, "both")
 
 
 def test_the_second_stage_can_start_from_another_runs_first(tiny: EncoderTraining, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_two_processes_are_one_with_twice_the_batch(tiny: EncoderTraining, tmp_p
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    slow = replace(tiny, learning_rate=1e-6, w_pictures=400)  # as above; long enough for a line of the log
+    slow = replace(tiny, learning_rate=1e-6, batch=4, w_pictures=200)  # as above; long enough for a line of the log
     done = subprocess.run(
         [*command, str(script), json.dumps(asdict(slow))], env=environment, capture_output=True, text=True, timeout=300
     )
