@@ -125,7 +125,7 @@ class TimmBackbone(Backbone):
         known = self.body.pretrained_cfg
         for part in ("mean", "std"):
             values = torch.tensor(known[part]).repeat(inputs)[:inputs, None, None]
-            self.register_buffer(part, values, persistent=False)
+            self.register_buffer(part, values)  # of the model as it was when it learnt
         self.train()
         self._probe(name, inputs, size)
 

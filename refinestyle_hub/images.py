@@ -21,7 +21,16 @@ from PIL import Image, ImageCms, ImageOps
 from .errors import PictureError, ShapeError
 
 
-__all__ = ["PictureSource", "contact_sheet", "load_picture", "save_png", "to_image", "to_images", "to_tensor"]
+__all__ = [
+    "PictureSource",
+    "contact_sheet",
+    "load_picture",
+    "pictures_in",
+    "save_png",
+    "to_image",
+    "to_images",
+    "to_tensor",
+]
 
 PictureSource: TypeAlias = str | Path | bytes | BinaryIO | Image.Image
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from . import processes
 from .errors import ConfigError, FaceNotFoundError, ModelFileError, PictureError
 from .faces import Crop, crop_face
-from .files import dump_json, read_json, write_folder
 from .fingerprint import check_base, digest
 from .images import SUFFIXES, load_picture, pictures_in, to_tensor
 from .inversion import Inversion
@@ -24,7 +23,7 @@ from .pipeline import RefineStylePipeline
 
 __all__ = ["FolderReport", "invert_folder"]
 
-NAME, HOW = "inversion.safetensors", "how.json"
+NAME = "inversion.safetensors"
 OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, of this process
 
 
@@ -53,9 +52,9 @@ def invert_folder(
 ) -> FolderReport:
     """Write ``<out>/<picture>/inversion.safetensors`` for each picture in ``folder`` and below.
 
-    An inversion that is there already is kept, so the same call goes on where it was stopped; ``<out>/how.json`` says
-    how they were made, and a call that would make them otherwise is refused. Under ``accelerate launch`` or
-    ``torchrun`` the processes share the pictures, and the pipeline moves to the device that accelerate gives each.
+    An inversion that is there already is kept, so the same call goes on where it was stopped. Its report says under
+    "how" what it was asked for; where that is not what is asked for now, it is an error. Under ``accelerate launch``
+    or ``torchrun`` the processes share the pictures, and the pipeline moves to the device that accelerate gives each.
 
     Args:
         steps, w_steps, tokens, aligned, seed, settings: as for ``RefineStylePipeline.invert``.
@@ -65,8 +64,8 @@ def invert_folder(
     Raises:
         PictureError: there are no pictures in ``folder``.
         BaseMismatchError: an inversion that is there was made for another generator.
-        ConfigError: ``batch`` is below 1; steps that do not add up; ``out`` is ``folder``, or has inversions that were
-            made in another way.
+        ConfigError: ``batch`` is below 1; steps that do not add up; ``out`` is ``folder``; an inversion that is there
+            was made in another way.
         ModelFileError: an inversion that is there is damaged.
         MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
     """
@@ -75,7 +74,15 @@ def invert_folder(
     folder, out, state = Path(folder), Path(out), processes.accelerator()
     if out.resolve() == folder.resolve():
         raise ConfigError(f"The inversions of {folder} need a folder of their own: each gets the name of its picture.")
-    how = _how(pipe, steps, w_steps, tokens, {"aligned": aligned, "seed": seed, "settings": settings})
+    planned = planned_steps(steps, w_steps, tokens=tokens, started=pipe.encoder is not None)
+    how: dict[str, Any] = {
+        "w_steps": planned[0],
+        "token_steps": planned[1],
+        "tokens": tokens,
+        "aligned": aligned,
+        "seed": seed,
+    }
+    how |= _marks(pipe, settings or InversionSettings())
     names = sorted(path.relative_to(folder).as_posix() for path in pictures_in(folder))
     if not names:
         raise PictureError(f"There are no pictures in {folder}. Known endings: {', '.join(sorted(SUFFIXES))}.")
@@ -85,16 +92,13 @@ def invert_folder(
     for name in kept:
         path = out / name / NAME
         try:
-            base = Inversion.from_pretrained(path).base
+            there = Inversion.from_pretrained(path)
         except ModelFileError as error:
             raise ModelFileError(f"{error}\nRemove it, and it is made again.") from error
-        if base is not None:
-            check_base(base, pipe.fingerprint, what=f"{path}, from an earlier run,")
-    if kept:
-        _check_how(out, how)
+        if there.base is not None:
+            check_base(there.base, pipe.fingerprint, what=f"{path}, from an earlier run,")
+        _check_how(path, there.report.get("how", {}), how)
     state.wait_for_everyone()  # until all have looked
-    if state.is_main_process:
-        write_folder(out, {HOW: dump_json(how)})
     mine = sorted(set(names) - set(kept))[state.process_index :: state.num_processes]
     inverted: list[str] = []
     skipped: dict[str, str] = {}
@@ -112,6 +116,7 @@ def invert_folder(
                 if crop is not None:
                     quad = torch.from_numpy(crop.quad).float()
                     inversion = replace(inversion, quad=quad, source_size=crop.source_size)
+                inversion = replace(inversion, report={**inversion.report, "how": how})
                 inversion.save(out / name / NAME)
                 inverted.append(name)
         if on_picture is not None:
@@ -125,26 +130,20 @@ def invert_folder(
     return FolderReport(tuple(everyone), tuple(kept), {n: why for _, share in shares for n, why in share.items()})
 
 
-def _how(
-    pipe: RefineStylePipeline, steps: int | None, w_steps: int | None, tokens: bool, others: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What decides the inversion of a picture, beside the generator."""
-    encoder, settings = pipe.encoder, others["settings"] or InversionSettings()
-    first, then = planned_steps(steps, w_steps, tokens=tokens, started=encoder is not None)
-    own = {"w_steps": first, "token_steps": then, "tokens": tokens, "encoder": encoder and digest(encoder)}
-    found: dict[str, Any] = json.loads(json.dumps({**own, **others, "settings": asdict(settings)}))
-    return found
+def _marks(pipe: RefineStylePipeline, settings: InversionSettings) -> dict[str, str]:
+    """What cannot be said in a word, so that it can at least be told from another."""
+    encoder = pipe.encoder
+    whole = {"settings": settings, "encoder": None if encoder is None else (encoder.config, digest(encoder))}
+    marks = {name: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for name, value in whole.items()}
+    return {"perceptual": pipe.perceptual.name, **marks}
 
 
-def _check_how(out: Path, how: Mapping[str, Any]) -> None:
-    if not (out / HOW).is_file():  # of a version that did not note it
-        return
-    before = read_json(out / HOW)
-    other = {name: (before.get(name), value) for name, value in how.items() if before.get(name) != value}
-    if other:
-        plain = {name: f"{name} {was}, not {now}" for name, (was, now) in other.items()}
-        told = [f"other {name}" if name in ("encoder", "settings") else text for name, text in plain.items()]
-        raise ConfigError(f"The inversions in {out} were made in another way: {'; '.join(told)}. Name another folder.")
+def _check_how(path: Path, before: Mapping[str, Any], how: Mapping[str, Any]) -> None:
+    """An inversion by itself, or of a version that did not note how it was made, says nothing."""
+    other = {name: value for name, value in how.items() if before.get(name, value) != value}
+    told = [f"other {x}" if x in ("encoder", "settings") else f"{x} {before[x]}, not {how[x]}" for x in other]
+    if told:
+        raise ConfigError(f"{path} was made in another way: {'; '.join(told)}. Name another folder.")
 
 
 def _look(pipe: RefineStylePipeline, path: Path, aligned: bool) -> tuple[Tensor, Crop | None]:

@@ -217,9 +217,9 @@ def test_lengths_that_the_file_does_not_have(tmp_path: Path, claim: bytes) -> No
 def test_storages_that_the_file_does_not_have(tmp_path: Path) -> None:
     """Nothing is set aside for a storage whose bytes cannot follow."""
     for claimed in (3, 5, 1 << 31, 1 << 61):
-        started = time.monotonic()
+        started = time.process_time()
         refused(tmp_path / "claim.pt", stream((1,), (1,), claimed), match="damaged")
-        assert time.monotonic() - started < 5
+        assert time.process_time() - started < 5
 
 
 def test_one_storage_named_many_times_is_read_once(tmp_path: Path) -> None:
@@ -292,9 +292,9 @@ def test_modules_that_hold_one_another(tmp_path: Path) -> None:
         above = nvidia.Persistent()
         above.a, above.b = network, network
         network = above
-    started = time.monotonic()
+    started = time.process_time()
     refused(tmp_path / "paths.pkl", nvidia.pickled({"G_ema": network}), match="not a module of a StyleGAN2")
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_a_module_that_holds_itself(tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def fuzz(folder: Path, file: str, content: bytes, rounds: int, seed: int) -> dic
     for number in range(rounds):
         (folder / file).write_bytes(mutated(content, rng))
         out = folder / f"out{number}"
-        started = time.monotonic()
+        started = time.process_time()
         error = None
         try:
             convert(folder / file, out, license="mit")
@@ -440,7 +440,7 @@ def fuzz(folder: Path, file: str, content: bytes, rounds: int, seed: int) -> dic
         assert len(str(error).splitlines()) <= 3
         if error is None:  # the change was to a number, or to what is not used
             assert Generator.from_pretrained(out).config.resolution == 8
-        assert time.monotonic() - started < 30
+        assert time.process_time() - started < 30
     return outcomes
 
 

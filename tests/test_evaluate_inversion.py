@@ -176,3 +176,22 @@ def test_every_way_may_optimise_the_first_too() -> None:
 
     evaluate_inversion([Method("a", invert)], crops(1), {"mse": mse})
     assert enabled == [True, True]
+
+
+def test_seconds_are_of_a_way_that_was_gone_before() -> None:
+    """The first of all; and each quick one, in whose seconds what it loads would weigh."""
+    gone: list[str] = []
+
+    def way(name: str, quick: bool) -> Method:
+        def invert(crop: Tensor) -> tuple[Tensor, int]:
+            gone.append(name)
+            return crop, 0
+
+        return Method(name, invert, quick=quick)
+
+    ways = [way("slow", False), way("slower", False), way("quick", True), way("quicker", True)]
+    evaluate_inversion(ways, crops(1), {"mse": mse})
+    assert [gone.count(one.name) for one in ways] == [2, 1, 2, 2]
+    gone.clear()
+    evaluate_inversion(ways, crops(1), {"mse": mse}, warm=True)
+    assert [gone.count(one.name) for one in ways] == [1, 1, 2, 2]

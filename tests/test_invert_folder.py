@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +126,31 @@ def test_a_second_run_goes_on(pipe: RefineStylePipeline, folder: Path, tmp_path:
 def test_inversions_of_one_folder_are_made_in_one_way(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
     """So that nobody takes quick answers for those of many steps."""
     where, out = folder / "more", tmp_path / "out"
+    endless = InversionSettings(patience=math.inf)  # type: ignore[arg-type]
+    invert_folder(pipe, where, tmp_path / "endless", aligned=True, steps=0, settings=endless)
     invert_folder(pipe, where, out, aligned=True, steps=0)
     untrained = Encoder.for_generator(pipe.generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1)
     other = RefineStylePipeline(pipe.generator, encoder=untrained)
+    assert pipe.encoder is not None
+    again = Encoder(replace(pipe.encoder.config, looks=2))  # the same weights, and other answers
+    again.load_state_dict(pipe.encoder.state_dict())
     for one, change, what in (
         (pipe, {"steps": 2}, "token_steps 0, not 2"),
         (pipe, {"seed": 3}, "seed 0, not 3"),
         (pipe, {"settings": InversionSettings(norm=0.1)}, "other settings"),
         (other, {}, "other encoder"),
+        (RefineStylePipeline(pipe.generator, encoder=again), {}, "other encoder"),
     ):
         options: dict[str, Any] = {"aligned": True, "steps": 0, **change}
         with pytest.raises(ConfigError, match=what):
             invert_folder(one, where, out, **options)
-    assert invert_folder(pipe, where, out, aligned=True, steps=0, batch=1).kept == ("b.png", "c.png")
+    invert_folder(pipe, folder, tmp_path / "all", aligned=True, steps=1)
+    (tmp_path / "all" / "more" / "b.png" / "inversion.safetensors").unlink()
+    for name in ("b.png", "c.png"):  # of another folder of pictures in the same way: both kinds are known
+        (out / name).rename(tmp_path / "all" / name)
+    with pytest.raises(ConfigError, match=r"b.png.*token_steps 0, not 1"):
+        invert_folder(pipe, where, tmp_path / "all", aligned=True, steps=1)
+    assert invert_folder(pipe, where, tmp_path / "all", aligned=True, steps=0, batch=1).kept == ("b.png", "c.png")
 
 
 def test_faces_are_found_and_their_lack_is_listed(

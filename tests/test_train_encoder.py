@@ -70,10 +70,21 @@ def test_it_is_never_validated_on_the_test_split(tiny: EncoderTraining, tmp_path
     named = open_held_out("elsewhere", tiny.data, 32)
     assert own is not None
     assert named is not None
-    assert own.names == named.names
-    Image.new("RGB", (32, 32)).save(tmp_path / "1.png")
-    assert open_held_out(str(tmp_path), "", 32) is None  # of no splits, and all of it is learnt from
-    plain = open_held_out(tiny.data, str(tmp_path), 32)
+    assert list(own.names) == list(named.names) == [f"{i:03d}.png" for i in range(12, 16)]
+    rows = [{"id": i, "split": "train" if i < 12 else "test"} for i in range(20)]
+    others = tmp_path / "others"
+    others.mkdir()
+    for kind in (rows, rows[12:]):
+        for row in kind:
+            Image.new("RGB", (32, 32)).save(others / f"{row['id']:03d}.png")
+        (others / "labels.jsonl").write_text("\n".join(map(json.dumps, kind)))
+        assert open_held_out(str(others), "", 32) is None
+        with pytest.raises(ConfigError, match='none that is called "val"'):
+            open_held_out(tiny.data, str(others), 32)
+    (tmp_path / "plain").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "plain" / "1.png")
+    assert open_held_out(str(tmp_path / "plain"), "", 32) is None  # of no splits, and all of it is learnt from
+    plain = open_held_out(tiny.data, str(tmp_path / "plain"), 32)
     assert plain is not None
     assert len(plain) == 1
 
@@ -184,6 +195,10 @@ def test_features_of_ones_own(tiny: EncoderTraining) -> None:
         replace(tiny, stages="one", pictures=8), lambda count, total, figures: seen.append(figures), features=features
     )
     assert 0 < seen[0]["features"] < 2
+    longer = replace(tiny, stages="one", pictures=16)
+    with pytest.raises(ConfigError, match="give their network again"):
+        train_encoder(longer)
+    train_encoder(replace(longer, features=0.0))
     assert taken[0] == (8, 3, 16, 16)
 
 
@@ -236,6 +251,3 @@ def test_from_the_command_line(tiny: EncoderTraining, pictures: Path, model: Pat
     run("train", "encoder", pictures, "--out", out, "--pictures", 16)
     log = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
     assert (log["stage"], log["seen"]) == ("tokens", 32)
-
-
-# --- Several processes ----------------------------------------------------------------------------------------------

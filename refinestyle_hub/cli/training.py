@@ -16,6 +16,7 @@ from ..hub import PipelineIndex, save_index
 from ..train.attributes import AttributeTraining, train_attributes
 from ..train.encoder import EncoderTraining, train_encoder
 from ..train.generator import GeneratorTraining, train_generator
+from ..train.loop import STATE
 from . import console, options
 
 
@@ -109,7 +110,7 @@ def _settings_of(kind: type, out: Path) -> dict[str, Any]:
     """The settings of a run that can go on; none where there is no run."""
     from safetensors import SafetensorError, safe_open
 
-    state = out / "state.safetensors"
+    state = out / STATE
     if not state.is_file():
         return {}
     try:

@@ -253,6 +253,7 @@ class EncoderTrainer(Run):
             "config": asdict(self.config),
             "base": fingerprint(self.generator).digest,
             "perceptual": self.distance,
+            "features": self.objective.features is not None,
             "means": self.means.state(),
         }
         checkpoint.write(path, self.networks, self.optimizers, state)
@@ -261,7 +262,8 @@ class EncoderTrainer(Run):
         """Continue the run saved at ``path``.
 
         Raises:
-            ConfigError: it trains another network, for another generator, or by another perceptual distance.
+            ConfigError: it trains another network, for another generator, by another perceptual distance, or by
+                features of a network that is not there.
             ModelFileError: it is damaged.
         """
         tensors, state = checkpoint.read(path)
@@ -272,6 +274,10 @@ class EncoderTrainer(Run):
             raise ConfigError(f"The run at {path} is for another generator. {ANEW}")
         if self.distance and (learnt_by := state.get("perceptual") or self.distance) != self.distance:
             raise ConfigError(f"The run at {path} learns by {learnt_by}, not {self.distance}: set perceptual_backend.")
+        if state.get("features") and self.config.features and self.objective.features is None:
+            raise ConfigError(
+                f"The run at {path} learns by features too: give their network again, or set features to 0."
+            )
         new = {"discriminator"} if not saved.get("adversarial") else set()  # the term can join later
         checkpoint.load_networks(tensors, {name: net for name, net in self.networks.items() if name not in new})
         self._take_coordinates(self.average)
@@ -360,7 +366,8 @@ def train_encoder(
             which gradients pass. None: the attribute network at ``config.feature_model``, if one is named.
 
     Raises:
-        ModelNotFoundError: no generator there; or no discriminator, where the adversarial term needs one.
+        ModelNotFoundError: no generator there; or no discriminator, where the adversarial term needs one; or LPIPS,
+            asked for by name, cannot be had.
         PictureError: no pictures at ``config.data``.
         ConfigError: a value that cannot be; a second stage alone without a first one to start from.
         MissingDependencyError: accelerate, timm or the perceptual distance is not installed.
