@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +63,6 @@ def settings(model: Path, pictures: Path, out: Path) -> EncoderTraining:
         validate_every=32,
         validation=3,
     )
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(count: int) -> Callable[[int, int, dict[str, float]], None]:
-    def progress(seen: int, total: int, figures: dict[str, float]) -> None:
-        if seen >= count:
-            raise Stop
-
-    return progress
 
 
 def state(run: str) -> dict[str, Tensor]:

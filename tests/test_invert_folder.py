@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.invert import InversionSettings
 from refinestyle_hub.invert_folder import invert_folder
 from refinestyle_hub.pipeline import RefineStylePipeline
+from runs import in_two_processes
 
 
 @pytest.fixture(scope="module")
@@ -206,27 +204,20 @@ def test_from_the_command_line(
 @pytest.mark.slow
 def test_two_processes_share_a_folder(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "model")
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import json, os, sys\n"
-        "from dataclasses import asdict\n"
-        "from pathlib import Path\n"
-        "from refinestyle_hub.invert_folder import invert_folder\n"
-        "from refinestyle_hub.pipeline import RefineStylePipeline\n"
-        "model, folder, out = sys.argv[1:]\n"
-        "seen = []\n"
-        "pipe = RefineStylePipeline.from_pretrained(model)\n"
-        "report = invert_folder(pipe, folder, out, aligned=True, on_picture=lambda *n: seen.append(n))\n"
-        "text = json.dumps({**asdict(report), 'seen': seen})\n"
-        "Path(out + '-' + os.environ['RANK'] + '.json').write_text(text)\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "model"), str(folder), str(tmp_path / "out")],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    lines = [
+        "import json, os, sys",
+        "from dataclasses import asdict",
+        "from pathlib import Path",
+        "from refinestyle_hub.invert_folder import invert_folder",
+        "from refinestyle_hub.pipeline import RefineStylePipeline",
+        "model, folder, out = sys.argv[1:]",
+        "seen = []",
+        "pipe = RefineStylePipeline.from_pretrained(model)",
+        "report = invert_folder(pipe, folder, out, aligned=True, on_picture=lambda *n: seen.append(n))",
+        "text = json.dumps({**asdict(report), 'seen': seen})",
+        "Path(out + '-' + os.environ['RANK'] + '.json').write_text(text)",
+    ]
+    in_two_processes(tmp_path / "go.py", lines, tmp_path / "model", folder, tmp_path / "out")
     reports = [json.loads((tmp_path / f"out-{rank}.json").read_text()) for rank in (0, 1)]
     assert [report["seen"] for report in reports] == [[[3, 3]], [[3, 3]]]
     for report in reports:

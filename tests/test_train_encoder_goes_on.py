@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from encoder_runs import Stop, log, make_model, make_pictures, settings, state, stop_at, trainer_of
+from encoder_runs import log, make_model, make_pictures, settings, state, trainer_of
 from safetensors.torch import save_file
 from tiny import faces, mild_generator
 from torch import Tensor, nn
@@ -28,6 +25,7 @@ from refinestyle_hub.losses import Perceptual
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.data import open_pictures
 from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining, train_encoder
+from runs import Stop, in_two_processes, stop_at
 
 
 @pytest.fixture(scope="module")
@@ -296,20 +294,14 @@ def test_parts_of_a_batch_add_up_to_it(tiny: EncoderTraining, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(tiny: EncoderTraining, tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import json, sys\n"
-        "from refinestyle_hub.files import construct\n"
-        "from refinestyle_hub.train.encoder import *\n"
-        "train_encoder(construct(EncoderTraining, json.loads(sys.argv[1])))\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    lines = [
+        "import json, sys",
+        "from refinestyle_hub.files import construct",
+        "from refinestyle_hub.train.encoder import *",
+        "train_encoder(construct(EncoderTraining, json.loads(sys.argv[1])))",
+    ]
     slow = replace(tiny, learning_rate=1e-6, batch=4, w_pictures=200)  # as above; long enough for a line of the log
-    done = subprocess.run(
-        [*command, str(script), json.dumps(asdict(slow))], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    in_two_processes(tmp_path / "train.py", lines, json.dumps(asdict(slow)))
     alone = replace(slow, out=str(tmp_path / "alone"))
     train_encoder(alone)
     assert max(distances(slow.out, alone.out)) < 1e-4  # the same pairs in the same order, summed in another

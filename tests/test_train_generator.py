@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from refinestyle_hub.errors import ConfigError, ModelFileError, PictureError
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.generator import GeneratorTraining, Trainer, train_generator
+from runs import Stop, in_two_processes, stop_at
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +53,6 @@ def tiny(pictures: Path, tmp_path: Path) -> GeneratorTraining:
         grid_every=24,
         save_every=16,
     )
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(count: int):  # noqa: ANN201
-    def progress(seen: int, total: int, figures: dict[str, float]) -> None:
-        if seen >= count:
-            raise Stop
-
-    return progress
 
 
 def weights(run: str) -> dict[str, torch.Tensor]:
@@ -202,24 +188,14 @@ def test_bad_input_is_named(tiny: GeneratorTraining, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_share_a_batch(tiny: GeneratorTraining, tmp_path: Path) -> None:
     config = replace(tiny, pictures=16, mixing=0.0)
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import json, sys\n"
-        "from refinestyle_hub.train.generator import *\n"
-        "config = json.loads(sys.argv[1])\n"
-        "config['channels'] = {int(k): v for k, v in config['channels'].items()}\n"
-        "train_generator(GeneratorTraining(**config))\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(script), json.dumps(asdict(config))],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    lines = [
+        "import json, sys",
+        "from refinestyle_hub.train.generator import *",
+        "config = json.loads(sys.argv[1])",
+        "config['channels'] = {int(k): v for k, v in config['channels'].items()}",
+        "train_generator(GeneratorTraining(**config))",
+    ]
+    in_two_processes(tmp_path / "train.py", lines, json.dumps(asdict(config)))
     state = checkpoint.read(Path(config.out) / "state.safetensors")
     assert state[1]["seen"] == 16
     assert all(torch.isfinite(t).all() for t in state[0].values())
