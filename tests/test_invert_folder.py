@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from run_parts import in_two_processes
 from tiny import TINY, tiny_generator
 
 from refinestyle_hub.cli import main
@@ -22,7 +23,6 @@ from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.invert import InversionSettings
 from refinestyle_hub.invert_folder import invert_folder
 from refinestyle_hub.pipeline import RefineStylePipeline
-from runs import in_two_processes
 
 
 @pytest.fixture(scope="module")

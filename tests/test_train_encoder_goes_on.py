@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from encoder_runs import log, make_model, make_pictures, settings, state, trainer_of
+from run_parts import Stop, in_two_processes, stop_at
 from safetensors.torch import save_file
 from tiny import faces, mild_generator
 from torch import Tensor, nn
@@ -25,7 +26,6 @@ from refinestyle_hub.losses import Perceptual
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.data import open_pictures
 from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining, train_encoder
-from runs import Stop, in_two_processes, stop_at
 
 
 @pytest.fixture(scope="module")

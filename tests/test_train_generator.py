@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_parts import Stop, in_two_processes, stop_at
 
 from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ConfigError, ModelFileError, PictureError
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.generator import GeneratorTraining, Trainer, train_generator
-from runs import Stop, in_two_processes, stop_at
 
 
 @pytest.fixture(scope="module")
