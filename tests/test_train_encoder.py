@@ -221,6 +221,7 @@ def test_bad_input_is_named(tiny: EncoderTraining, tmp_path: Path) -> None:
         ({"perceptual_size": 0}, "at least 32"),
         ({"seed": -1}, "seed"),
         ({"stages": "one", "pictures": 0}, "no pictures to learn from"),
+        ({"start_whole": True}, "name it, start_from"),
     ):
         with pytest.raises(ConfigError, match=what):
             replace(tiny, **change)

@@ -108,6 +108,28 @@ def test_the_second_stage_can_start_from_another_runs_first(tiny: EncoderTrainin
         train_encoder(replace(further, width=32, out=str(tmp_path / "wider")))
 
 
+@pytest.mark.parametrize("stages", ["one", "two"])
+def test_a_whole_encoder_learns_on(tiny: EncoderTraining, tmp_path: Path, stages: Any) -> None:
+    taught = train_encoder(replace(tiny, stages=stages)).average
+    start = str(Path(tiny.out) / "encoder")
+    on = replace(tiny, stages=stages, out=str(tmp_path / "on"), start_from=start, start_whole=True, w_pictures=0)
+    on = replace(on, looks=2 if stages == "two" else 1, warmup=0.0)
+    still = train_encoder(replace(on, learning_rate=1e-12, out=str(tmp_path / "still")))
+    generator = still.generator
+    for net in (still.encoder, still.average):
+        (codes, tokens), (theirs, told) = (any_net(faces(2), generator, 1) for any_net in (net, taught))
+        torch.testing.assert_close(codes, theirs)
+        torch.testing.assert_close(generator(codes, tokens), generator(codes, told))
+    assert (generator(codes, told) - generator(codes)).abs().max() > 1e-4  # it had learnt some
+    done = train_encoder(on).encoder
+    moved = {name for name, x in done.state_dict().items() if not torch.equal(x, taught.state_dict()[name])}
+    assert any(name.startswith("second." if stages == "two" else "first.") for name in moved)
+    assert stages == "one" or not any(name.startswith("first.") for name in moved)
+    assert done.config.looks == on.looks
+    with pytest.raises(ConfigError, match="other settings: rank"):
+        train_encoder(replace(on, rank=3, out=str(tmp_path / "other")))
+
+
 def test_one_stage_can_start_from_the_first_of_two(tiny: EncoderTraining, tmp_path: Path) -> None:
     first = train_encoder(replace(tiny, pictures=0)).average
     one = replace(tiny, stages="one", out=str(tmp_path / "one"))

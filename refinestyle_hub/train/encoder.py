@@ -153,8 +153,9 @@ class EncoderTrainer(Run):
         """Gradients for the stage that moves. The second starts from the first's average, which stays."""
         if moving == "second" and self.seen - self.span[0] < self.config.batch:
             self.encoder.first.load_state_dict(self.average.first.state_dict())
-            for own in (self.encoder, self.average):
-                cast(Reader, own.second).learn_from(own.first)
+            if not self.config.start_whole:
+                for own in (self.encoder, self.average):
+                    cast(Reader, own.second).learn_from(own.first)
         for name, net in self.encoder.named_children():
             net.requires_grad_(name == moving).train(name == moving)
 
@@ -289,21 +290,33 @@ class EncoderTrainer(Run):
     def start_from(self, encoder: Encoder) -> None:
         """Take over the first stage of an encoder; a one-stage run may begin with one that reads codes alone.
 
+        With ``start_whole`` all of it, which then learns on; the number of looks may be another.
+
         Raises:
-            ModelFileError: its first stage is another network.
+            ConfigError: all of it is asked for, and it has other settings of the network.
+            ModelFileError: it is another network.
             BaseMismatchError: it reads codes of another generator, and would stay as it is.
         """
         base = fingerprint(self.generator)
         if self.config.stages == "two" and not self.config.w_pictures and encoder.config.base is not None:
             check_base(encoder.config.base, base, what="The encoder to start from")
+        if self.config.start_whole and (names := self._made_otherwise(encoder)):
+            raise ConfigError(f"The encoder to learn on from has other settings: {', '.join(names)}. Take its own.")
         try:
             for own in (self.encoder, self.average):
                 own.first.load_state_dict(self._beside_tokens(own.first, encoder.first))
+                if self.config.start_whole and own.second is not None:
+                    own.second.load_state_dict(cast(Reader, encoder.second).state_dict())
         except RuntimeError as error:
             text = " ".join(str(error).split())[:200]
-            raise ModelFileError(f"The first stage of that encoder is another network: {text}") from error
+            raise ModelFileError(f"That encoder is another network: {text}") from error
         if encoder.config.base is None or is_related(encoder.config.base, base):
             self._take_coordinates(encoder)
+
+    def _made_otherwise(self, encoder: Encoder) -> list[str]:
+        """Settings of the network that an encoder has otherwise, but for the looks, which may be more or fewer."""
+        own, other = vars(self.encoder.config), vars(encoder.config)
+        return [name for name in self.config.network() if name != "looks" and own[name] != other[name]]
 
     def _beside_tokens(self, own: Reader, first: Reader) -> dict[str, Tensor]:
         """The state of a first stage; where it has no tokens and its own has, these are those of the own."""

@@ -27,6 +27,7 @@ class EncoderTraining:
     blind: int = 0  # of those, the first learn w+ from samples by the latent loss alone: nothing is drawn
     pictures: int = 200_000  # of the stage that learns tokens; 0: w+ alone
     start_from: str = ""  # encoder whose first stage is taken over; with w_pictures 0 it stays as it is
+    start_whole: bool = False  # take over all of that encoder, and learn on what it has learnt
     validate: str = ""  # pictures to validate on, their split "val"; empty: that of data, where there is one
     # the network, see EncoderConfig
     size: int = 0  # of what it looks at, pixels; 0: the generator's, at most 256
@@ -81,6 +82,8 @@ class EncoderTraining:
         counts = (self.w_pictures, self.blind, self.pictures, self.validation, self.cycle_every)
         if min(intervals) < 1 or min(counts) < 0:
             raise ConfigError("The intervals must be at least 1, and no number of pictures negative.")
+        if self.start_whole and not self.start_from:
+            raise ConfigError("start_whole learns on from an encoder: name it, start_from.")
         shares = (self.foreign, self.windows, self.mixing)
         if self.blind and self.stages == "one":
             raise ConfigError("A blind start is for the first of two stages; of one stage all is drawn.")
