@@ -12,6 +12,7 @@ few-shot sets and portraits changed in ways that the training does not know.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -208,21 +209,34 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     whole = [args.steps] if args.steps else []
     curve, w_curve, pti_curve = ((50,), W_CURVE[-1:], PTI_CURVE[-1:]) if args.short else (CURVE, W_CURVE, PTI_CURVE)
-    slow = [*further(curve), *baselines(main, w_curve, pti_curve)]
+    slow, ways = further(curve), baselines(main, w_curve, pti_curve)
+    earlier = json.loads(args.baselines.read_text(encoding="utf-8"))["tables"] if args.baselines else {}
+    slow += [] if earlier else ways
     report: dict[str, Any] = {"model": Path(args.model).name, "tables": {}}
     for name, crops in sets(args, size):
         few = crops[evenly(len(crops), args.few)]
         plans = {f"{name}, a few": (few, [*quick, *slow]), name: (crops, [*quick, *further(whole)])}
         for title, (pictures, methods) in plans.items():
             rows: list[dict[str, Any]] = []
+            reused = earlier and title != name and len(pictures)
+            taken = taken_over(earlier, title, len(pictures), ways) if reused else []
             for method in methods if len(pictures) else []:
                 rows += evaluate_inversion([method], pictures.to(args.device), by, warm=bool(rows))
-                report["tables"][title] = {"pictures": len(pictures), "rows": rows}
+                report["tables"][title] = {"pictures": len(pictures), "rows": rows + taken}
                 write_folder(args.out, {"inversion.json": dump_json(report), "inversion.md": text(report).encode()})
             if rows and title != name:
-                drawing = plot(rows, main.perceptual.name, f"{name}, {len(pictures)} pictures")
+                drawing = plot(rows + taken, main.perceptual.name, f"{name}, {len(pictures)} pictures")
                 write_folder(args.out, {f"{name}.svg": drawing.encode()})
     return report
+
+
+def taken_over(tables: Mapping[str, Any], title: str, pictures: int, ways: Sequence[Method]) -> list[Any]:
+    """Rows of an earlier run: ways that know of no encoder need not be measured again for another one."""
+    found, names = tables.get(title, {"pictures": 0, "rows": []}), {way.name for way in ways}
+    rows = [row for row in found["rows"] if row["method"] in names]
+    if found["pictures"] != pictures or len(rows) != len(names):
+        raise ConfigError(f"--baselines has no table {title!r} of {pictures} pictures and {', '.join(sorted(names))}.")
+    return rows
 
 
 def text(report: Mapping[str, Any]) -> str:
@@ -252,6 +266,9 @@ def main(argv: list[str] | None = None) -> None:
         "--looks", default="", help="of the first encoder's second stage, such as 0,1,2,4, on all pictures"
     )
     parser.add_argument("--steps", type=int, default=50, help="after the first encoder, on all pictures; 0: none")
+    parser.add_argument(
+        "--baselines", type=Path, help="inversion.json of a run with another encoder, whose w+ and PTI are taken over"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/inversion"))
     print(text(measure(parser.parse_args(argv))))

@@ -145,6 +145,13 @@ def test_all_tables_of_a_tiny_model(
         with pytest.raises(ConfigError, match="give NAME=FOLDER, with a name"):
             inversion.main([str(folder / "model"), *map(str, where), "--encoder", given])
     assert (tmp_path / "portraits.svg").read_text().startswith("<svg")
+    again = [str(tmp_path / "model"), *map(str, where), *map(str, sizes[:-1]), str(tmp_path / "again")]
+    inversion.main([*again, "--baselines", str(tmp_path / "inversion.json")])
+    rerun = json.loads((tmp_path / "again" / "inversion.json").read_text())["tables"]["portraits, a few"]["rows"]
+    assert rerun[-2:] == report["portraits, a few"]["rows"][-2:]  # seconds too: they were not measured again
+    assert [row["method"] for row in rerun] == [name for name in few if not name.startswith("other")]
+    with pytest.raises(ConfigError, match="no table 'portraits, a few' of 2 pictures"):
+        inversion.main([*again, "--few", "2", "--baselines", str(tmp_path / "inversion.json")])
 
 
 def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> None:
