@@ -88,8 +88,11 @@ def figures(path: Path | None, own: str) -> tuple[cards.Figure, ...]:
     )
 
 
-def bundle(run: Path, model: Path, data: str, picture: Path, **facts: Any) -> None:
+def bundle(run: Path, model: Path, data: str, picture: Path, began: str = "", **facts: Any) -> None:
     """Write the encoder of a run, its card's facts and its picture, and name it in the model's index.
+
+    Args:
+        began: folder of the encoder that the run began with, where the name that it was given means another by now.
 
     Raises:
         BaseMismatchError: it was trained for another generator.
@@ -100,14 +103,16 @@ def bundle(run: Path, model: Path, data: str, picture: Path, **facts: Any) -> No
     shutil.rmtree(model / "encoder", ignore_errors=True)  # of an earlier one nothing stays
     encoder.save_pretrained(model / "encoder", "fp16")
     state = checkpoint.read(run / "state.safetensors")[1]
+    config = state["config"] | ({"start_from": began} if began else {})
+    more = " more than the encoder that it began with" if config.get("start_whole") else ""
     answers, seen = ("w+ and tokens", "w+ alone and with tokens") if encoder.config.layers else ("w+", "w+")
     card = cards.Card(
         license="apache-2.0",
         title=f"{NAME}: encoder",
-        summary=f"Reads {answers} off a portrait; after {state['seen']:,} pictures.",
+        summary=f"Reads {answers} off a portrait; after {state['seen']:,} pictures{more}.",
         base_model=NAME,
         data=DATA,
-        training=command(state["config"]),
+        training=command(config),
         limits=(*LIMITS, OF_TOKENS if encoder.config.layers else NO_TOKENS),
         pictures=(cards.Picture(picture.name, f"Test portraits, and as drawn by {seen}; the same, distorted"),),
         **facts,
@@ -126,6 +131,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the training run")
     parser.add_argument("--data", required=True, help="zip or folder of the portraits, with their splits")
     parser.add_argument("--cost", default="", help="machine and time, for the card")
+    parser.add_argument("--began", default="", help="the encoder that it began with, as the card is to name it")
     parser.add_argument("--inversion", type=Path, default=None, help="inversion.json of benchmarks/inversion.py")
     parser.add_argument("--own", default="two-stage", help="the row of it that is this encoder's")
     arguments = parser.parse_args()
@@ -136,6 +142,7 @@ def main() -> None:
         ROOT / "refinestyle_hub" / "pretrained" / NAME,
         arguments.data,
         ROOT / "model_cards" / f"{NAME}-encoder.png",
+        arguments.began,
         cost=arguments.cost,
         figures=measured,
     )

@@ -187,6 +187,9 @@ def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> No
     assert "--layers 'b8.conv*,*.torgb'" in card  # as a shell takes it
     assert "--no-flip" in card
     assert "--start-from first" in card
+    script.bundle(run, model, str(folder / "portraits"), tmp_path / "encoder.png", "runs/first/encoder")
+    again = (model / "encoder" / "card.json").read_text()
+    assert "--start-from runs/first/encoder" in again
     assert str(tmp_path) not in card
     with Image.open(tmp_path / "encoder.png") as picture:
         assert picture.size == (5 * 34 - 2, 6 * 34 - 2)  # five portraits, six rows
