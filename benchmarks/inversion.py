@@ -210,32 +210,36 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     whole = [args.steps] if args.steps else []
     curve, w_curve, pti_curve = ((50,), W_CURVE[-1:], PTI_CURVE[-1:]) if args.short else (CURVE, W_CURVE, PTI_CURVE)
     slow, ways = further(curve), baselines(main, w_curve, pti_curve)
-    earlier = json.loads(args.baselines.read_text(encoding="utf-8"))["tables"] if args.baselines else {}
-    slow += [] if earlier else ways
+    slow += [] if args.baselines else ways
     report: dict[str, Any] = {"model": Path(args.model).name, "tables": {}}
-    for name, crops in sets(args, size):
+    pictured = list(sets(args, size))
+    taken = {
+        f"{name}, a few": taken_over(args.baselines, f"{name}, a few", min(args.few, len(crops)), ways, list(by))
+        for name, crops in (pictured if args.baselines and args.few else [])
+    }
+    for name, crops in pictured:
         few = crops[evenly(len(crops), args.few)]
         plans = {f"{name}, a few": (few, [*quick, *slow]), name: (crops, [*quick, *further(whole)])}
         for title, (pictures, methods) in plans.items():
             rows: list[dict[str, Any]] = []
-            reused = earlier and title != name and len(pictures)
-            taken = taken_over(earlier, title, len(pictures), ways) if reused else []
             for method in methods if len(pictures) else []:
                 rows += evaluate_inversion([method], pictures.to(args.device), by, warm=bool(rows))
-                report["tables"][title] = {"pictures": len(pictures), "rows": rows + taken}
+                report["tables"][title] = {"pictures": len(pictures), "rows": rows + taken.get(title, [])}
                 write_folder(args.out, {"inversion.json": dump_json(report), "inversion.md": text(report).encode()})
             if rows and title != name:
-                drawing = plot(rows + taken, main.perceptual.name, f"{name}, {len(pictures)} pictures")
+                drawing = plot(rows + taken.get(title, []), main.perceptual.name, f"{name}, {len(pictures)} pictures")
                 write_folder(args.out, {f"{name}.svg": drawing.encode()})
     return report
 
 
-def taken_over(tables: Mapping[str, Any], title: str, pictures: int, ways: Sequence[Method]) -> list[Any]:
+def taken_over(path: Path, title: str, pictures: int, ways: Sequence[Method], by: Sequence[str]) -> list[Any]:
     """Rows of an earlier run: ways that know of no encoder need not be measured again for another one."""
-    found, names = tables.get(title, {"pictures": 0, "rows": []}), {way.name for way in ways}
-    rows = [row for row in found["rows"] if row["method"] in names]
+    found = json.loads(path.read_text(encoding="utf-8"))["tables"].get(title, {"pictures": 0, "rows": []})
+    names = {way.name for way in ways}
+    rows = [row for row in found["rows"] if row["method"] in names and set(by) <= set(row["figures"])]
     if found["pictures"] != pictures or len(rows) != len(names):
-        raise ConfigError(f"--baselines has no table {title!r} of {pictures} pictures and {', '.join(sorted(names))}.")
+        told = f"with {', '.join(sorted(names))} by {', '.join(by)}"
+        raise ConfigError(f"--baselines has no table {title!r} of {pictures} pictures {told}.")
     return rows
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import ConfigError
+from .files import check_choices
 
 
 __all__ = [
@@ -193,6 +194,7 @@ class EncoderConfig:
     feedback: bool = False  # each look is told which way the tokens would have to go, see ``feedback.py``
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.stages == "two" and not self.layers:
             raise ConfigError("The second stage answers with tokens: name layers that get some, or take one stage.")
         if (self.feedback or self.looks > 1) and self.stages == "one":

@@ -263,12 +263,9 @@ class Encoder(Pretrained, nn.Module):
             ConfigError: a value out of range. LayerError: no layer of such a name. MissingDependencyError: no timm.
         """
         encoder = cls(EncoderConfig(generator.config, fingerprint(generator), **options))
-        stats = generator.kernel_stats()
+        encoder.take_scales(generator)
         encoder.w_avg.copy_(generator.mapping.w_avg)
         encoder.basis.copy_(standard_coordinates(generator, torch.Generator().manual_seed(0))[0])
-        for module in encoder.modules():
-            if isinstance(module, TokenHead):
-                module.scale(stats[module.spec.name])
         if pretrained:
             for reader, inputs in ((encoder.first, 3), (encoder.second, 9)):
                 if reader is not None:
@@ -302,6 +299,13 @@ class Encoder(Pretrained, nn.Module):
                 drawn = self._look(drawn.clamp(-1, 1))
                 _, tokens = self.second(torch.cat([seen, drawn, seen - drawn], dim=1), tokens, told)
         return Encoded(w_plus, TokenBatch(len(pictures), self._of_kernels(tokens, generator)))
+
+    def take_scales(self, generator: Generator) -> None:
+        """The units of tokens: those of the generator's kernels."""
+        stats = generator.kernel_stats()
+        for module in self.modules():
+            if isinstance(module, TokenHead):
+                module.scale(stats[module.spec.name])
 
     def codes(self, pictures: Tensor) -> Tensor:
         """w+ [N, L, D] alone, without a drawing: of two stages, the answer of the first."""

@@ -145,7 +145,20 @@ def _typed(value: Any, hint: Any, name: str, ignored: list[str] | None) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, not '{printable(value)}'.")
+    wanted = _choices(hint) if origin is Literal else getattr(hint, "__name__", hint)
+    raise ConfigError(f"{name} must be {wanted}, not '{printable(value)}'.")
+
+
+def _choices(hint: Any) -> str:
+    *most, last = (repr(choice) for choice in get_args(hint))
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def check_choices(made: Any) -> None:
+    """Whether each field of a dataclass that is one of some words is one of them; raises ConfigError."""
+    for name, hint in get_type_hints(type(made)).items():
+        if get_origin(hint) is Literal and (value := getattr(made, name)) not in get_args(hint):
+            raise ConfigError(f"{name} must be {_choices(hint)}, not '{printable(str(value))}'.")
 
 
 def construct(cls: Any, data: Mapping[str, Any], name: str = "", ignored: list[str] | None = None) -> Any:

@@ -87,6 +87,8 @@ def planned_steps(
     return w_steps, steps - w_steps
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def invert(
     generator: Generator,
     crops: Tensor,
@@ -127,6 +129,7 @@ def invert(
         MissingDependencyError, ModelFileError: the perceptual distance cannot be loaded.
     """
     began = time.monotonic()
+    crops = crops.clone()  # one that was made in inference mode could not be descended on
     s = settings or InversionSettings()
     w_steps = (W_STEPS if start is None else 0) if w_steps is None else w_steps
     _check(generator, crops, start, start_tokens, w_steps, token_steps)
@@ -139,7 +142,7 @@ def invert(
     watch = _Watch(on_step, w_steps + token_steps)
 
     mean = frozen.mapping.w_avg.expand(len(crops), generator.config.num_layers, -1)
-    w_plus = mean if start is None else start.detach().float()
+    w_plus = mean if start is None else start.detach().clone().float()
     if w_steps:
         codes = _Codes(frozen, w_plus, start_tokens, s, rngs)
         pace = _Pace(s.w_rate if start is None else s.near_rate, s.w_warmup, s.w_perceptual, s.patience)
@@ -189,7 +192,7 @@ def _check(
 ) -> None:
     config = generator.config
     side = config.resolution
-    if crops.dim() != 4 or crops.shape[1:] != (3, side, side):
+    if crops.dim() != 4 or crops.shape[1:] != (3, side, side) or not len(crops):
         raise ShapeError(f"This generator inverts pictures [N, 3, {side}, {side}], not {list(crops.shape)}.")
     codes = (len(crops), config.num_layers, config.w_dim)
     if start is not None and start.shape != codes:

@@ -65,7 +65,7 @@ def invert_folder(
         PictureError: there are no pictures in ``folder``.
         BaseMismatchError: an inversion that is there was made for another generator.
         ConfigError: ``batch`` is below 1; steps that do not add up; ``out`` is ``folder``; an inversion that is there
-            was made in another way.
+            was made in another way, or of another picture.
         ModelFileError: an inversion that is there is damaged.
         MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
     """
@@ -97,7 +97,7 @@ def invert_folder(
             raise ModelFileError(f"{error}\nRemove it, and it is made again.") from error
         if there.base is not None:
             check_base(there.base, pipe.fingerprint, what=f"{path}, from an earlier run,")
-        _check_how(path, there.report.get("how", {}), how)
+        _check_how(path, there.report.get("how", {}), how | {"picture": _mark(folder / name)})
     state.wait_for_everyone()  # until all have looked
     mine = sorted(set(names) - set(kept))[state.process_index :: state.num_processes]
     inverted: list[str] = []
@@ -116,7 +116,8 @@ def invert_folder(
                 if crop is not None:
                     quad = torch.from_numpy(crop.quad).float()
                     inversion = replace(inversion, quad=quad, source_size=crop.source_size)
-                inversion = replace(inversion, report={**inversion.report, "how": how})
+                noted = how | {"picture": _mark(folder / name)}
+                inversion = replace(inversion, report={**inversion.report, "how": noted})
                 inversion.save(out / name / NAME)
                 inverted.append(name)
         if on_picture is not None:
@@ -138,9 +139,16 @@ def _marks(pipe: RefineStylePipeline, settings: InversionSettings) -> dict[str, 
     return {"perceptual": pipe.perceptual.name, **marks}
 
 
+def _mark(picture: Path) -> str:
+    """So that another picture of the same name is told from this one."""
+    return hashlib.sha256(picture.read_bytes()).hexdigest()[:16]
+
+
 def _check_how(path: Path, before: Mapping[str, Any], how: Mapping[str, Any]) -> None:
     """An inversion by itself, or of a version that did not note how it was made, says nothing."""
     other = {name: value for name, value in how.items() if before.get(name, value) != value}
+    if "picture" in other:
+        raise ConfigError(f"{path} is of another picture of that name. Remove it, or name another folder.")
     told = [f"other {x}" if x in ("encoder", "settings") else f"{x} {before[x]}, not {how[x]}" for x in other]
     if told:
         raise ConfigError(f"{path} was made in another way: {'; '.join(told)}. Name another folder.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -199,6 +200,8 @@ class RefineStylePipeline(Pushable):
             return inversion
         return replace(inversion, quad=torch.from_numpy(found.quad).float(), source_size=found.source_size)
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def invert_crops(
         self,
         crops: Tensor,
@@ -214,6 +217,7 @@ class RefineStylePipeline(Pushable):
 
         Raises ShapeError for crops of another size, ConfigError for steps that do not add up.
         """
+        began = time.monotonic()
         crops = crops.to(self.device)
         start, sets = None, None
         if self.encoder is not None:
@@ -221,7 +225,7 @@ class RefineStylePipeline(Pushable):
                 start, read = self.encoder(crops, self.generator) if tokens else (self.encoder.codes(crops), None)
             sets = read.unbind(self.fingerprint) if read is not None and read.own else None
         w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=start is not None)
-        return invert(
+        found = invert(
             self.generator,
             crops,
             w_steps=w_steps,
@@ -233,6 +237,8 @@ class RefineStylePipeline(Pushable):
             on_step=on_step,
             settings=settings,
         )
+        seconds = {"seconds": round(time.monotonic() - began, 3)}  # with the encoder's look
+        return [replace(one, report={**one.report, **seconds}) for one in found]
 
     def render(
         self,

@@ -222,6 +222,9 @@ def test_ctrl_c_while_inverting(
 def test_what_is_refused_leaves_nothing_behind(run: Any, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
     assert run("invert", tiny_pipeline_dir, tmp_path / "black.png", "--out", tmp_path / "out")[0] == 1
+    where = [tiny_pipeline_dir, tmp_path / "black.png", "--out", tmp_path / "out"]
+    code, _, err = run("invert", *where, "--aligned", "--face", 1)
+    assert (code, "An aligned crop has one face" in err) == (2, True)
     assert not (tmp_path / "out").exists()
 
 

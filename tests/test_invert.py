@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
 from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.generator import Generator
 from refinestyle_hub.inversion import Inversion
 from refinestyle_hub.invert import InversionSettings, invert
 from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.pipeline import RefineStylePipeline
 
 
 # The shipped prior is for generators whose pictures differ more from the mean than an untrained one's.
@@ -203,9 +206,25 @@ def test_pictures_of_a_batch_do_not_mix(generator: Generator, perceptual: Percep
             torch.testing.assert_close(both[n].tokens.layers[name].q, x.q, rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_mode_does_not_matter(generator: Generator, drawn: Tensor, mode: Any) -> None:
+    encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1)
+    pipe = RefineStylePipeline(generator, encoder=encoder)
+    (wanted,) = pipe.invert_crops(drawn[:1], steps=2, w_steps=1)
+    again = RefineStylePipeline(generator, encoder=encoder)  # which loads its perceptual distance in the mode
+    with mode():
+        (found,) = again.invert_crops(drawn[:1].clone(), steps=2, w_steps=1)
+        (alone,) = invert(generator, drawn[:1].clone(), w_steps=1, token_steps=1, start=wanted.w_plus.clone()[None])
+    torch.testing.assert_close(found.w_plus, wanted.w_plus)
+    assert found.report["mse"] == pytest.approx(wanted.report["mse"])
+    assert alone.report["token_steps"] == 1
+
+
 def test_wrong_sizes_are_refused(generator: Generator, perceptual: Perceptual, drawn: Tensor) -> None:
     with pytest.raises(ShapeError, match=r"\[N, 3, 32, 32\]"):
         invert(generator, drawn[..., :16], perceptual=perceptual)
+    with pytest.raises(ShapeError, match=r"not \[0, 3, 32, 32\]"):
+        invert(generator, drawn[:0], perceptual=perceptual)
     with pytest.raises(ShapeError, match="start must be"):
         invert(generator, drawn, start=torch.zeros(1, 8, 16), perceptual=perceptual)
     with pytest.raises(ShapeError, match="start_tokens"):

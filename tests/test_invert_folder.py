@@ -149,6 +149,9 @@ def test_inversions_of_one_folder_are_made_in_one_way(pipe: RefineStylePipeline,
     with pytest.raises(ConfigError, match=r"b.png.*token_steps 0, not 1"):
         invert_folder(pipe, where, tmp_path / "all", aligned=True, steps=1)
     assert invert_folder(pipe, where, tmp_path / "all", aligned=True, steps=0, batch=1).kept == ("b.png", "c.png")
+    (where / "b.png").write_bytes((where / "c.png").read_bytes())
+    with pytest.raises(ConfigError, match=r"b.png.*is of another picture of that name"):
+        invert_folder(pipe, where, tmp_path / "endless", aligned=True, steps=0, settings=endless)
 
 
 def test_faces_are_found_and_their_lack_is_listed(

@@ -222,6 +222,8 @@ def test_bad_input_is_named(tiny: EncoderTraining, tmp_path: Path) -> None:
         ({"seed": -1}, "seed"),
         ({"stages": "one", "pictures": 0}, "no pictures to learn from"),
         ({"start_whole": True}, "name it, start_from"),
+        ({"residual": "Post"}, "residual must be 'post', 'pre' or 'multiply', not 'Post'"),
+        ({"precision": "fp16"}, "precision must be 'no' or 'bf16'"),
     ):
         with pytest.raises(ConfigError, match=what):
             replace(tiny, **change)

@@ -128,6 +128,58 @@ def test_a_whole_encoder_learns_on(tiny: EncoderTraining, tmp_path: Path, stages
     assert done.config.looks == on.looks
     with pytest.raises(ConfigError, match="other settings: rank"):
         train_encoder(replace(on, rank=3, out=str(tmp_path / "other")))
+    with pytest.raises(ConfigError, match="began with a whole encoder"):
+        train_encoder(replace(on, start_whole=False))
+
+
+def test_a_whole_encoder_keeps_its_tokens_while_w_plus_learns_on(tiny: EncoderTraining, tmp_path: Path) -> None:
+    taught = train_encoder(tiny).average
+    start = str(Path(tiny.out) / "encoder")
+    on = replace(tiny, out=str(tmp_path / "on"), start_from=start, start_whole=True, learning_rate=1e-12)
+    still = train_encoder(on).average  # through both stages
+    first = train_encoder(replace(on, out=str(tmp_path / "first"), pictures=0)).average  # through the first alone
+    saved = Encoder.from_pretrained(tmp_path / "first" / "encoder")
+    for net in (still, first, saved):
+        assert net.config.stages == "two"
+        for name, x in taught.state_dict().items():
+            torch.testing.assert_close(net.state_dict()[name], x, msg=lambda told, name=name: f"{name}: {told}")
+
+
+def test_tokens_of_another_generators_encoder_get_the_units_of_this_one(tiny: EncoderTraining) -> None:
+    other = Generator.from_pretrained(tiny.model)
+    with torch.no_grad():
+        for name, p in other.named_parameters():
+            if ".conv" in name and name.endswith("weight"):
+                p.mul_(4.0)
+    trainer = trainer_of(replace(tiny, start_from="that", start_whole=True))
+    units = {name: x.clone() for name, x in trainer.encoder.state_dict().items() if name.endswith("unit")}
+    theirs = Encoder.for_generator(other, **tiny.network())
+    assert any(not torch.equal(theirs.state_dict()[name], x) for name, x in units.items())
+    trainer.start_from(theirs)
+    for net in (trainer.encoder, trainer.average):
+        assert all(torch.equal(net.state_dict()[name], x) for name, x in units.items())
+
+
+def test_an_interrupt_amid_a_step_leaves_the_state_before(
+    tiny: EncoderTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(tiny, stages="one", save_every=8)
+    track = EncoderTrainer.track
+
+    def interrupted(self: EncoderTrainer, moving: str) -> None:
+        if self.seen == 16:
+            raise KeyboardInterrupt  # the weights have moved, their average has not
+        track(self, moving)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EncoderTrainer, "track", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_encoder(config)
+    whole = replace(config, out=str(tmp_path / "whole"))
+    train_encoder(whole)
+    train_encoder(config)
+    ours, theirs = state(config.out), state(whole.out)
+    assert all(torch.equal(x, theirs[name]) for name, x in ours.items())
 
 
 def test_one_stage_can_start_from_the_first_of_two(tiny: EncoderTraining, tmp_path: Path) -> None:

@@ -179,6 +179,8 @@ def invert(
 
     A folder by several processes: accelerate launch -m refinestyle_hub invert ...
     """
+    if aligned and face:
+        raise typer.BadParameter("An aligned crop has one face.", param_hint="--face")
     if photo.is_dir() and face:
         raise typer.BadParameter("Of each photo in a folder the largest face is taken.", param_hint="--face")
     if w_only and w_steps is not None:

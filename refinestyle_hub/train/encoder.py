@@ -221,6 +221,7 @@ class EncoderTrainer(Run):
             p.grad = g.view_as(p)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(progress, config.warmup)
+        self.torn = True
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -269,6 +270,9 @@ class EncoderTrainer(Run):
         """
         tensors, state = checkpoint.read(path)
         own, saved = json.loads(json.dumps(self.config.network())), state.get("config", {})
+        if self.config.start_whole != saved.get("start_whole", False):
+            began = "did not begin" if self.config.start_whole else "began"
+            raise ConfigError(f"The run at {path} {began} with a whole encoder (start_whole). {ANEW}")
         if other := [name for name, value in own.items() if saved.get(name, value) != value]:
             raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ANEW}")
         if state.get("base", base := fingerprint(self.generator).digest) != base:
@@ -312,10 +316,13 @@ class EncoderTrainer(Run):
             raise ModelFileError(f"That encoder is another network: {text}") from error
         if encoder.config.base is None or is_related(encoder.config.base, base):
             self._take_coordinates(encoder)
+        else:  # what was taken over has the units of another generator's kernels
+            for own in (self.encoder, self.average):
+                own.take_scales(self.generator)
 
     def _made_otherwise(self, encoder: Encoder) -> list[str]:
         """Settings of the network that an encoder has otherwise, but for the looks, which may be more or fewer."""
-        own, other = vars(self.encoder.config), vars(encoder.config)
+        own, other = (json.loads(json.dumps(asdict(net.config))) for net in (self.encoder, encoder))
         return [name for name in self.config.network() if name != "looks" and own[name] != other[name]]
 
     def _beside_tokens(self, own: Reader, first: Reader) -> dict[str, Tensor]:
@@ -363,7 +370,8 @@ class EncoderTrainer(Run):
     def finish(self) -> None:
         """The average, without a second stage that has learnt nothing."""
         config = self.config
-        done = self.average.without_tokens() if config.stages == "two" and not config.pictures else self.average
+        untaught = config.stages == "two" and not (config.pictures or config.start_whole)
+        done = self.average.without_tokens() if untaught else self.average
         done.save_pretrained(Path(config.out) / "encoder")
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..config import EncoderConfig
 from ..errors import ConfigError
+from ..files import check_choices
 
 
 __all__ = ["EncoderTraining"]
@@ -78,6 +79,7 @@ class EncoderTraining:
     validation: int = 64  # pictures; as many foreign ones are made of them
 
     def __post_init__(self) -> None:
+        check_choices(self)
         intervals = (self.grid_every, self.save_every, self.validate_every, self.r1_every, self.accumulate)
         counts = (self.w_pictures, self.blind, self.pictures, self.validation, self.cycle_every)
         if min(intervals) < 1 or min(counts) < 0:

@@ -188,6 +188,7 @@ class Trainer(Run):
         w = latents.prior(self.generator, n, self.config.mixing, rng)
         noise = [None if m is None else m.to(self.device) for m in self.generator.noise(n, rng)]
         lengths = gan.path_lengths(self.generator.synthesis(w, noise), w, rng)
+        self.torn = True
         self.path_mean = self.path_mean.lerp(self.mean_over_processes(lengths.detach().mean()), 0.01)
         loss = (lengths - self.path_mean).square().mean()
         (loss * self.config.path_weight * self.config.path_every).backward()
@@ -211,6 +212,7 @@ class Trainer(Run):
         torch.nan_to_num_(flat, nan=0.0, posinf=1e5, neginf=-1e5)
         for p, g in zip(grads, flat.split([p.numel() for p in grads]), strict=True):
             p.grad = g.view_as(p)
+        self.torn = True
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

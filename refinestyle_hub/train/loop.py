@@ -41,6 +41,7 @@ class Run(ABC):
         self.device, self.world = accelerator.device, accelerator.num_processes
         self.seen = 0  # pictures, over all processes
         self.means = runlog.Means()
+        self.torn = False  # between the first thing that a step changes and its end: nothing that could be continued
 
     # -- what a training is -----------------------------------------------------------------------------------------
 
@@ -90,7 +91,11 @@ class Run(ABC):
         return mean
 
     def run(self, progress: Progress | None = None) -> None:
-        """Train to the end; an exception of ``progress`` stops the run after its state has been saved."""
+        """Train to the end; an exception of ``progress`` stops the run after its state has been saved.
+
+        One that comes from elsewhere, such as Ctrl-C, does too, but for the moments in which the networks change: then
+        the state saved before stays.
+        """
         out, main = Path(self.settings.out), self.accelerator.is_main_process
         out.mkdir(parents=True, exist_ok=True)
         if main:
@@ -100,6 +105,7 @@ class Run(ABC):
             while self.seen < self.total:
                 start, facts = time.monotonic(), self.facts()
                 own = self.step(stream)
+                self.torn = False
                 values = self.mean_over_processes(torch.tensor(list(own.values()), device=self.device))
                 figures = dict(zip(own, values.tolist(), strict=True))
                 self.means.add(figures, time.monotonic() - start)
@@ -115,7 +121,7 @@ class Run(ABC):
                 if progress is not None:
                     progress(self.seen, self.total, figures)
         finally:
-            if main and saved != self.seen:
+            if main and saved != self.seen and not self.torn:
                 self.save(out / STATE)
         self.accelerator.wait_for_everyone()
         if main:
