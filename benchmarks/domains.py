@@ -36,10 +36,11 @@ from torch import Tensor
 
 from refinestyle_hub import RefineStylePipeline
 from refinestyle_hub.adapt import STEPS, References, preset
-from refinestyle_hub.attributes import AttributeNet
-from refinestyle_hub.evaluate_domain import TRAINING_BYTES, Draw, Judges, compare, sample_codes
-from refinestyle_hub.files import dump_json, write_folder
+from refinestyle_hub.evaluation.attributes import AttributeNet
+from refinestyle_hub.evaluation.domain import TRAINING_BYTES, Draw, Judges, compare, sample_codes
 from refinestyle_hub.images import contact_sheet, save_png, to_images
+from refinestyle_hub.storage.atomic import write_folder
+from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.train.data import Pictures, open_pictures, to_float
 
 

@@ -22,17 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refinestyle_hub.attributes import AttributeNet
 from refinestyle_hub.cli.pictures import with_encoder
-from refinestyle_hub.edit import Direction, apply
+from refinestyle_hub.editing.directions import Direction, apply
 from refinestyle_hub.errors import ConfigError
-from refinestyle_hub.files import dump_json, write_folder
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.evaluation.attributes import AttributeNet
+from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.atomic import write_folder
+from refinestyle_hub.storage.schema import dump_json
+from refinestyle_hub.tokens.token_set import TokenSet
 from refinestyle_hub.train.data import open_pictures, to_float
-from refinestyle_hub.train.directions import SHIPPED
+from refinestyle_hub.train.direction_fit import SHIPPED
 
 
 BATCH = 16

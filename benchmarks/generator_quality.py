@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refinestyle_hub import metrics
-from refinestyle_hub.attributes import AttributeNet
 from refinestyle_hub.errors import FaceNotFoundError
-from refinestyle_hub.faces import find_faces
-from refinestyle_hub.files import dump_json, write_folder
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.evaluation import metrics
+from refinestyle_hub.evaluation.attributes import AttributeNet
+from refinestyle_hub.faces.detect import find_faces
+from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.images import contact_sheet, save_png, to_images
-from refinestyle_hub.train.attributes import blur
+from refinestyle_hub.storage.atomic import write_folder
+from refinestyle_hub.storage.schema import dump_json
+from refinestyle_hub.train.attribute_trainer import blur
 from refinestyle_hub.train.data import Pictures, open_pictures, to_float
 
 

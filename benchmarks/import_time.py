@@ -10,7 +10,7 @@ import sys
 CASES = {
     "import torch": "import torch",
     "import refinestyle_hub": "import refinestyle_hub",
-    "import refinestyle_hub.generator": "import refinestyle_hub.generator",
+    "import refinestyle_hub.generators.stylegan2": "import refinestyle_hub.generators.stylegan2",
 }
 FIRST = """
 import time, torch

@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refinestyle_hub.attributes import AttributeNet
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError
-from refinestyle_hub.evaluate_inversion import (
+from refinestyle_hub.evaluation.attributes import AttributeNet
+from refinestyle_hub.evaluation.reconstruction import (
     Method,
     baselines,
     evaluate_inversion,
@@ -36,9 +36,10 @@ from refinestyle_hub.evaluate_inversion import (
     read_crops,
     table,
 )
-from refinestyle_hub.files import dump_json, write_folder
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.storage.atomic import write_folder
+from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.train.data import Pictures, open_pictures, to_float
 
 

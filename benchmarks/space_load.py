@@ -377,7 +377,7 @@ def main() -> int:
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     from refinestyle_hub import RefineStylePipeline
-    from refinestyle_hub.token_parameters import TokenParameters
+    from refinestyle_hub.tokens.parameters import TokenParameters
     from space.tokenfiles import domain_file
 
     pipe = RefineStylePipeline.from_pretrained(options.model)

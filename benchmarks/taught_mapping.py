@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from refinestyle_hub.config import GeneratorConfig
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.train.anchors import Scenes, couple, scenes_of
 from refinestyle_hub.train.data import open_pictures
 from refinestyle_hub.train.teach import teach_mapping

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refinestyle_hub.attributes import AttributeNet
 from refinestyle_hub.errors import ConfigError
-from refinestyle_hub.evaluate_inversion import Method, evaluate_inversion, judges, table
-from refinestyle_hub.files import dump_json, write_folder
-from refinestyle_hub.invert import invert
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.evaluation.attributes import AttributeNet
+from refinestyle_hub.evaluation.reconstruction import Method, evaluate_inversion, judges, table
+from refinestyle_hub.inversion.optimise import invert
+from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.token_parameters import TokenParameters
+from refinestyle_hub.storage.atomic import write_folder
+from refinestyle_hub.storage.schema import dump_json
+from refinestyle_hub.tokens.parameters import TokenParameters
 from refinestyle_hub.train.data import open_pictures, to_float
 
 

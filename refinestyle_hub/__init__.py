@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from .discriminator import Discriminator
-    from .edit import Directions
+    from .editing import Directions
     from .encoder import Encoder
-    from .generator import Generator
+    from .generators import Discriminator, Generator
     from .inversion import Inversion
     from .pipeline import RefineStylePipeline
     from .tokens import TokenSet
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Directions", "Discriminator", "Encoder", "Generator", "Inversion", "RefineStylePipeline", "TokenSet"]
 
 _HOMES = {  # imported at the first use, and torch with them
-    "Directions": "edit",
-    "Discriminator": "discriminator",
+    "Directions": "editing",
+    "Discriminator": "generators",
     "Encoder": "encoder",
-    "Generator": "generator",
+    "Generator": "generators",
     "Inversion": "inversion",
     "RefineStylePipeline": "pipeline",
     "TokenSet": "tokens",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .errors import ConfigError
-from .files import check_choices
+from .errors import ConfigError, printable
 
 
 __all__ = [
@@ -18,6 +17,7 @@ __all__ = [
     "LayerSpec",
     "TokenLayerConfig",
     "TokenSetConfig",
+    "check_choices",
 ]
 
 MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for the moon
@@ -191,7 +191,7 @@ class EncoderConfig:
     spatial: Literal["scaled", "broadcast", "full"] = "scaled"  # A per token; A = 1; or every token its own taps
     layers: tuple[str, ...] = ("*.conv*",)  # names or globs of those that are refined
     looks: int = 1  # of a second stage, each at what the one before it draws
-    feedback: bool = False  # each look is told which way the tokens would have to go, see ``feedback.py``
+    feedback: bool = False  # each look is told which way the tokens would have to go, see ``encoder.gradients``
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -214,3 +214,16 @@ class EncoderConfig:
                 f"depth must be from 1 to 64 (it is {self.depth}), and width {self.width} a multiple of 4 x heads "
                 f"({self.heads})."
             )
+
+
+def choices(hint: Any) -> str:
+    """The words of a ``Literal``, as a sentence lists them."""
+    *most, last = (repr(choice) for choice in get_args(hint))
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def check_choices(made: Any) -> None:
+    """Whether each field of a dataclass that is one of some words is one of them; raises ConfigError."""
+    for name, hint in get_type_hints(type(made)).items():
+        if get_origin(hint) is Literal and (value := getattr(made, name)) not in get_args(hint):
+            raise ConfigError(f"{name} must be {choices(hint)}, not '{printable(str(value))}'.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from .tokens import TokenSet
+    from .tokens.token_set import TokenSet
 
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "ShapeError",
     "UnsafePickleError",
     "UnsupportedModelError",
+    "listed",
+    "printable",
 ]
 
 
@@ -122,3 +124,17 @@ class HubConnectionError(RefineStyleHubError, ConnectionError):
 
 class CardError(RefineStyleHubError, ValueError):
     """A model card lacks what it must say, or says it in a form that the Hub refuses."""
+
+
+# --- Tensors --------------------------------------------------------------------------------------------------------
+
+
+def printable(text: object) -> str:
+    """What a file says, fit for a message: short, on one line, without control characters."""
+    return repr(str(text)[:80])[1:-1]
+
+
+def listed(names: list[str]) -> str:
+    """Up to five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(printable(name) for name in names[:5]) + more

@@ -21,22 +21,23 @@ from .adapt import STEPS as ADAPT_STEPS
 from .adapt import Adaptation, AdaptSettings, AdaptState, Align, References, Term, load_references, preset
 from .adapt.text import TEXT_STEPS, load_clips, text_adaptation
 from .config import Fingerprint
-from .discriminator import Discriminator
-from .edit import Directions, apply
-from .encoder import Encoder
+from .editing.directions import Directions, apply
+from .encoder.encoder import Encoder
 from .errors import ConfigError, DomainError, ShapeError
-from .faces import crop_face, paste_back
-from .fingerprint import check_base, fingerprint
-from .generator import Generator
-from .hub import PipelineIndex, join, open_source, read_index, save_index
+from .faces.align import crop_face, paste_back
+from .generators.discriminator import Discriminator
+from .generators.stylegan2 import Generator
+from .hub.push import Pushable
+from .hub.sources import open_source
 from .images import PictureSource, load_picture, to_images, to_tensor
-from .inversion import Inversion
-from .invert import InversionSettings, OnStep, invert, planned_steps
-from .losses import Perceptual
+from .inversion.inversion import Inversion
+from .inversion.optimise import InversionSettings, OnStep, invert, planned_steps
 from .losses.clip import Clip
-from .push import Pushable
-from .token_batch import Strength, TokenBatch, strengths
-from .tokens import TokenSet
+from .losses.perceptual import Perceptual
+from .storage.fingerprint import check_base, fingerprint
+from .storage.index import PipelineIndex, join, read_index, save_index
+from .tokens.batch import Strength, TokenBatch, strengths
+from .tokens.token_set import TokenSet
 
 
 __all__ = ["OutputType", "RefineStylePipeline"]
@@ -172,7 +173,7 @@ class RefineStylePipeline(Pushable):
         on_step: OnStep | None = None,
         settings: InversionSettings | None = None,
     ) -> Inversion:
-        """Find w+ and tokens of a face: by the encoder, if there is one, and by optimisation, see ``invert.invert``.
+        """Find w+ and tokens of a face: by the encoder, if there is one, and by optimisation, see ``inversion``.
 
         Args:
             picture: path, file contents, open file or PIL image.

@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw, ImageOps
 
 from refinestyle_hub.adapt import MAX_PICTURES, References, load_references
 from refinestyle_hub.errors import FaceNotFoundError, PictureError
-from refinestyle_hub.faces import Face, align, face_quad, find_faces
+from refinestyle_hub.faces.align import align, face_quad
+from refinestyle_hub.faces.detect import Face, find_faces
 from refinestyle_hub.images import FORMATS, contact_sheet, load_picture
 
 from . import limits, messages

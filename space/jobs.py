@@ -30,10 +30,10 @@ from PIL import Image
 
 from refinestyle_hub.adapt import Adaptation, AdaptState, Preview, References
 from refinestyle_hub.images import to_images
-from refinestyle_hub.inversion import Inversion
-from refinestyle_hub.invert import OnStep
+from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.inversion.optimise import OnStep
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
 from .images import Pixels

@@ -9,7 +9,7 @@ import torch
 
 from refinestyle_hub.errors import RefineStyleHubError
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.sources import is_repo_id
+from refinestyle_hub.storage.model_folder import is_repo_id
 
 
 __all__ = ["BUNDLED", "load"]

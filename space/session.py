@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from refinestyle_hub.faces import Face
-from refinestyle_hub.inversion import Inversion
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.faces.detect import Face
+from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
 from .images import Pixels, png

@@ -16,11 +16,12 @@ from typing import TypeAlias
 import torch
 
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError
-from refinestyle_hub.files import config_to_json, encode_tensors, read_header
-from refinestyle_hub.fingerprint import check_base
-from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.fingerprint import check_base
+from refinestyle_hub.storage.schema import config_to_json
+from refinestyle_hub.storage.tensors import encode_tensors, read_header
+from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
 from .images import cache_file

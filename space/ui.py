@@ -12,13 +12,13 @@ from starlette.middleware import Middleware
 from refinestyle_hub.pipeline import RefineStylePipeline
 
 from . import agents, limits
-from .adapting import Adapting
 from .guard import Guard
-from .handlers import Handlers
+from .handlers.adapt_handlers import Adapting
+from .handlers.face_handlers import Handlers
+from .handlers.share_handlers import Sharing
+from .handlers.stylise_handlers import Styling
 from .jobs import Jobs, Stops, gpu
 from .page import HIDDEN, Page
-from .sharing import Sharing
-from .styling import Styling
 from .tabs import about, adapt, edit, invert, share, stylise
 from .theme import CSS, PAGE, theme
 

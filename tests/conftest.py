@@ -113,8 +113,8 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved pipeline of 32 px with random weights, and directions of some of the names that shipped models have."""
     from tiny import TINY, tiny_generator
 
-    from refinestyle_hub.edit import Direction, DirectionInfo, Directions
-    from refinestyle_hub.fingerprint import fingerprint
+    from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions
+    from refinestyle_hub.storage.fingerprint import fingerprint
 
     rng = torch.Generator().manual_seed(0)
     generator = tiny_generator()
@@ -128,7 +128,7 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_pipe(tiny_pipeline_dir: Path) -> RefineStylePipeline:
     """The tiny pipeline, loaded; its perceptual distance is the one that needs no network."""
-    from refinestyle_hub.losses import Perceptual
+    from refinestyle_hub.losses.perceptual import Perceptual
 
     pipe = RefineStylePipeline.from_pretrained(tiny_pipeline_dir)
     pipe.perceptual = Perceptual.load("st-lpips-alex")

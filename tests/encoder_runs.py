@@ -11,12 +11,13 @@ from tiny import MILD, mild_generator
 from torch import Tensor
 
 from refinestyle_hub.config import DiscriminatorConfig
-from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.images import to_image
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.data import open_pictures
-from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining
+from refinestyle_hub.train.encoder_settings import EncoderTraining
+from refinestyle_hub.train.encoder_trainer import EncoderTrainer
 
 
 def make_model(folder: Path) -> Path:

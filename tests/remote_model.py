@@ -12,14 +12,14 @@ import torch
 from hub_server import HubServer
 from tiny import tiny_generator, token_set
 
-from refinestyle_hub.cards import Card, Figure
+from refinestyle_hub.cards.facts import Card, Figure
 from refinestyle_hub.config import DiscriminatorConfig, EncoderConfig
-from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.edit import Direction, Directions
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.editing.directions import Direction, Directions
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import RefineStyleHubError
-from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.storage.fingerprint import fingerprint
 
 
 GENERATOR = tiny_generator()

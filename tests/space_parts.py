@@ -12,9 +12,9 @@ from PIL import Image
 from tiny import TINY, token_set
 
 from refinestyle_hub.config import DiscriminatorConfig
-from refinestyle_hub.discriminator import Discriminator
+from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 def whole(pipe: RefineStylePipeline) -> RefineStylePipeline:

@@ -16,13 +16,13 @@ from tiny import TINY, tiny_generator
 from torch import Tensor
 
 from refinestyle_hub.adapt import Adaptation, AdaptSettings, AdaptState, Context, References, preset
-from refinestyle_hub.adapt.terms import Layout, Norm, Reconstruction
+from refinestyle_hub.adapt.objectives import Layout, Norm, Reconstruction
 from refinestyle_hub.config import DiscriminatorConfig
-from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ConfigError, DivergedError, ModelFileError, ShapeError
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.losses import Perceptual
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.losses.perceptual import Perceptual
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 QUICK = AdaptSettings(batch=2, check_every=2, critic_from=0.25, critic_least=0)

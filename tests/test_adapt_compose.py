@@ -10,13 +10,13 @@ import torch
 from tiny import TINY, tiny_generator, token_set
 from torch import Tensor
 
-from refinestyle_hub.edit import Direction, Directions
+from refinestyle_hub.editing.directions import Direction, Directions
 from refinestyle_hub.errors import BaseMismatchError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 @pytest.fixture(scope="module")

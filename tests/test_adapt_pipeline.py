@@ -27,16 +27,16 @@ from refinestyle_hub.adapt import (
     adaptation,
     load_references,
 )
-from refinestyle_hub.cards import Card, Figure, dump_card, read_card
+from refinestyle_hub.cards.facts import Card, Figure, dump_card, read_card
 from refinestyle_hub.cli import console
 from refinestyle_hub.cli.pictures import parse_domains
 from refinestyle_hub.config import DiscriminatorConfig
-from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ConfigError, DivergedError, PictureError
+from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.images import contact_sheet, to_images
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.sources import Folder
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.model_folder import Folder
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 @pytest.fixture(scope="module")

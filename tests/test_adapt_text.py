@@ -21,12 +21,12 @@ from refinestyle_hub.adapt import (
     text_adaptation,
     text_settings,
 )
-from refinestyle_hub.cards import read_card
+from refinestyle_hub.cards.facts import read_card
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.losses.clip import Clip
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.sources import Folder
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.model_folder import Folder
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 pytest.importorskip("transformers")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from refinestyle_hub.attributes import AttributeConfig, AttributeNet, standardisation
 from refinestyle_hub.errors import CancelledError, ConfigError, ModelFileError, ShapeError
-from refinestyle_hub.train import attributes
-from refinestyle_hub.train.attributes import AttributeTraining, train_attributes
+from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet, standardisation
+from refinestyle_hub.train import attribute_trainer as attributes
+from refinestyle_hub.train.attribute_trainer import AttributeTraining, train_attributes
 from refinestyle_hub.train.data import to_float
 
 

@@ -14,7 +14,7 @@ from tiny import attribute_net, tiny_generator
 
 from refinestyle_hub.adapt import References, preset
 from refinestyle_hub.images import save_png, to_image
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.losses.perceptual import Perceptual
 
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

@@ -39,11 +39,11 @@ from space_parts import style, whole
 
 from refinestyle_hub.adapt import load_references
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.tokens.token_set import TokenSet
 from space import images, limits, messages
-from space.handlers import Handlers
+from space.handlers.face_handlers import Handlers
+from space.handlers.stylise_handlers import RANDOM, Styling
 from space.session import Shelf
-from space.styling import RANDOM, Styling
 from space.ui import build, launch_settings
 
 

@@ -14,33 +14,23 @@ import torch
 import yaml
 from tiny import tiny_generator, token_set
 
-from refinestyle_hub import sources
-from refinestyle_hub.attributes import AttributeConfig, AttributeNet
-from refinestyle_hub.cards import (
-    Card,
-    Figure,
-    Picture,
-    check,
-    check_rights,
-    dump_card,
-    edited,
-    read_card,
-    render,
-    shipped,
-    stated_licence,
-    with_base_terms,
-    write_all,
-    write_card,
-)
+from refinestyle_hub.cards.facts import Card, Figure, Picture, dump_card, read_card
+from refinestyle_hub.cards.licences import check_rights, stated_licence
+from refinestyle_hub.cards.metadata import check
+from refinestyle_hub.cards.rendering import edited, render, write_card
 from refinestyle_hub.config import DiscriminatorConfig, EncoderConfig
-from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.edit import Direction, Directions
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.editing.directions import Direction, Directions
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import CardError, ConfigError, ModelFileError, ModelNotFoundError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.hub import PipelineIndex, save_index
-from refinestyle_hub.inversion import Inversion
-from refinestyle_hub.sources import Folder
+from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.hub import sources
+from refinestyle_hub.hub.push import with_base_terms
+from refinestyle_hub.hub.shipped import shipped, write_all
+from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.storage.index import PipelineIndex, save_index
+from refinestyle_hub.storage.model_folder import Folder
 
 
 GENERATOR = tiny_generator()
@@ -404,7 +394,7 @@ def test_write_card_beside_a_part(domain: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(shipped(CHECKOUT)))
 def test_shipped_card_is_what_is_written(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bring them up to date: python -c "from refinestyle_hub.cards import write_all; write_all('.')"."""
+    """Bring them up to date: python -c "from refinestyle_hub.hub.shipped import write_all; write_all('.')"."""
     folder, name, subfolder = shipped(CHECKOUT)[file]
     cards = CHECKOUT / "model_cards"
     text = (cards / file).read_text(encoding="utf-8")

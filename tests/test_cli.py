@@ -20,16 +20,16 @@ from tiny import token_set
 from refinestyle_hub.cli import options
 from refinestyle_hub.cli.pictures import load_domains, parse_edits, parse_seeds
 from refinestyle_hub.config import GeneratorConfig
-from refinestyle_hub.dlib_models import FaceModels
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.faces.dlib_models import FaceModels
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
-from refinestyle_hub.train.attributes import AttributeTraining
-from refinestyle_hub.train.encoder import EncoderTraining
-from refinestyle_hub.train.generator import GeneratorTraining
+from refinestyle_hub.tokens.token_set import TokenSet
+from refinestyle_hub.train.attribute_trainer import AttributeTraining
+from refinestyle_hub.train.encoder_settings import EncoderTraining
+from refinestyle_hub.train.generator_settings import GeneratorTraining
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_as_many_steps_as_the_help_says(
     """A photo by itself like one in a folder: steps follow an encoder's answer."""
     encoder = Encoder.for_generator(tiny_pipe.generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2)
     RefineStylePipeline(tiny_pipe.generator, encoder=encoder).save_pretrained(tmp_path / "model")
-    monkeypatch.setattr("refinestyle_hub.invert.NEAR_STEPS", 3)
+    monkeypatch.setattr("refinestyle_hub.inversion.optimise.NEAR_STEPS", 3)
     Image.new("RGB", (32, 32), "gray").save(tmp_path / "crop.png")
     args = ["invert", tmp_path / "model", tmp_path / "crop.png", "--aligned", "--out", tmp_path / "face", "--json"]
     for more, wanted in (([], (0, 3)), (["--w-steps", 2], (2, 1)), (["--w-only"], (3, 0))):
@@ -128,7 +128,7 @@ def test_aligned_pictures_need_no_dlib(
     run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "dlib", None)
-    monkeypatch.setattr("refinestyle_hub.faces.default_models", FaceModels)
+    monkeypatch.setattr("refinestyle_hub.faces.detect.default_models", FaceModels)
     Image.new("RGB", (32, 32), "gray").save(tmp_path / "crop.png")
     args = ["--aligned", "--w-only", "--steps", 0, "--out", tmp_path / "face", "--json"]
     code, out, _ = run("invert", tiny_pipeline_dir, tmp_path / "crop.png", *args)
@@ -304,7 +304,7 @@ def test_ctrl_c_ends_a_run_after_a_whole_step(
     run: Any, portraits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: signal.Signals
 ) -> None:
     """So does the signal of schedulers; as a run of another kind it does not go on."""
-    from refinestyle_hub.train.generator import Trainer
+    from refinestyle_hub.train.generator_trainer import Trainer
 
     step = Trainer.step
 

@@ -12,9 +12,9 @@ from tiny import tiny_generator
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.convert import export_rosinality
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.token_parameters import TokenParameters
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.tokens.parameters import TokenParameters
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own

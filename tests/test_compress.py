@@ -8,7 +8,7 @@ from tiny import token_set
 
 from refinestyle_hub.config import GeneratorConfig
 from refinestyle_hub.errors import ConfigError
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 CONFIG = GeneratorConfig(8, 8, 8, 1, {4: 10, 8: 9})

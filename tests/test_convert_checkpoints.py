@@ -12,9 +12,8 @@ import rosinality_layout as rosinality
 import stylegan2_reference as reference
 import torch
 
-from refinestyle_hub.cards import read_card
+from refinestyle_hub.cards.facts import read_card
 from refinestyle_hub.convert import convert
-from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import (
     CardError,
     ConfigError,
@@ -23,9 +22,10 @@ from refinestyle_hub.errors import (
     RefineStyleHubError,
     UnsupportedModelError,
 )
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.hub import read_index
-from refinestyle_hub.sources import Folder
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.storage.index import read_index
+from refinestyle_hub.storage.model_folder import Folder
 
 
 TOLERANCE = 1e-4  # of pictures and logits of the size of 1: sums in another order, in fp32

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from refinestyle_hub.convert.directions import read_directions
-from refinestyle_hub.edit import apply
+from refinestyle_hub.convert.direction_files import read_directions
+from refinestyle_hub.editing.directions import apply
 from refinestyle_hub.errors import ModelFileError, ModelNotFoundError
 
 

@@ -23,7 +23,6 @@ from refinestyle_hub.convert import (
     read_nvidia_state,
     rosinality_checkpoint,
 )
-from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import (
     BaseMismatchError,
     ConfigError,
@@ -32,9 +31,10 @@ from refinestyle_hub.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.hub import PipelineIndex, save_index
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.storage.index import PipelineIndex, save_index
 
 
 @pytest.fixture(scope="module")

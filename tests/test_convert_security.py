@@ -28,7 +28,7 @@ from refinestyle_hub.convert import convert
 from refinestyle_hub.convert.torch_files import MAGIC, read_torch
 from refinestyle_hub.convert.unpickle import Record, unpickle
 from refinestyle_hub.errors import ModelFileError, RefineStyleHubError, UnsafePickleError
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.generators.stylegan2 import Generator
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import torch
 from tiny import randomise
 
 from refinestyle_hub.config import DiscriminatorConfig
-from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ShapeError
+from refinestyle_hub.generators.discriminator import Discriminator
 
 
 CHANNELS = {4: 12, 8: 12, 16: 10, 32: 8}

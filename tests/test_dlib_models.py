@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hub_server import HubServer
 
-from refinestyle_hub.dlib_models import IDENTITY_FILE, LANDMARK_FILE, FaceModels, default_models
 from refinestyle_hub.errors import HubConnectionError, MissingDependencyError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.faces.dlib_models import IDENTITY_FILE, LANDMARK_FILE, FaceModels, default_models
 
 
 PIXELS = np.zeros((64, 64, 3), np.uint8)
@@ -33,7 +33,7 @@ def test_the_package_of_models_is_found_but_not_imported() -> None:
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
-    code = "import sys, refinestyle_hub.faces; assert not {'dlib', 'huggingface_hub'} & set(sys.modules)"
+    code = "import sys, refinestyle_hub.faces.identity; assert not {'dlib', 'huggingface_hub'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -16,13 +16,13 @@ from remote_model import (
 )
 from tiny import tiny_generator
 
-from refinestyle_hub.cards import Picture
-from refinestyle_hub.domains import domain_info, download_domain, find_domains
+from refinestyle_hub.cards.facts import Picture
 from refinestyle_hub.errors import CardError, ModelFileError, ModelNotFoundError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.hub import push_folder
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.hub.push import push_folder
+from refinestyle_hub.hub.search import domain_info, download_domain, find_domains
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 # huggingface_hub's own upload does what its HTTP library deprecates

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from refinestyle_hub.config import GeneratorConfig
-from refinestyle_hub.edit import Direction, DirectionInfo, Directions, apply, find_from_labels, pca, sefa
+from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions, apply
+from refinestyle_hub.editing.discover import find_from_labels, pca, sefa
 from refinestyle_hub.errors import ConfigError, DirectionError, ShapeError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.storage.fingerprint import fingerprint
 
 
 L, D = 8, 16

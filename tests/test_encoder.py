@@ -10,18 +10,19 @@ import torch
 from tiny import TINY, tiny_generator
 from torch import Tensor, nn
 
-from refinestyle_hub.backbone import open_backbone
 from refinestyle_hub.config import EncoderConfig, GeneratorConfig
-from refinestyle_hub.encoder import Encoder, layer_groups, standard_coordinates
+from refinestyle_hub.encoder.backbone import open_backbone
+from refinestyle_hub.encoder.encoder import Encoder, standard_coordinates
+from refinestyle_hub.encoder.stage import layer_groups
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ShapeError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.hub import _Unfilled
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.hub.pretrained import _Unfilled
 from refinestyle_hub.images import to_image
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.refine import Residual, squared_residual_norm
-from refinestyle_hub.token_batch import TokenBatch
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.tokens.batch import TokenBatch
+from refinestyle_hub.tokens.modulated_conv import Residual, squared_residual_norm
 
 
 SMALL = {"widths": (8, 8, 16, 16), "width": 16, "heads": 2, "depth": 1, "rank": 2}

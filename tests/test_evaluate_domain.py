@@ -14,20 +14,20 @@ from PIL import Image
 from tiny import TINY, attribute_net, tiny_generator, token_set
 from torch import Tensor
 
-from refinestyle_hub import dlib_models
-from refinestyle_hub.cards import read_card
+from refinestyle_hub.cards.facts import read_card
 from refinestyle_hub.cli.evaluate import _domain
 from refinestyle_hub.config import DiscriminatorConfig
-from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.drift import Landmarks, attribute_drift
 from refinestyle_hub.errors import ConfigError, MissingDependencyError, ShapeError
-from refinestyle_hub.evaluate_domain import Judges, compare, evaluate_domain, figures, sample_codes
-from refinestyle_hub.fingerprint import fingerprint
+from refinestyle_hub.evaluation.domain import Judges, compare, evaluate_domain, figures, sample_codes
+from refinestyle_hub.evaluation.drift import Landmarks, attribute_drift
+from refinestyle_hub.faces import dlib_models
+from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.images import save_png, to_image, to_tensor
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.sources import Folder
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.storage.model_folder import Folder
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_right_change_closes_the_gap_and_another_does_not(judges: Judges) ->
 def test_figures_do_not_depend_on_the_batches_and_are_json(judges: Judges, monkeypatch: pytest.MonkeyPatch) -> None:
     true = darker(codes(7, seed=1))
     one = compare(Toy(), darker, codes(20), true, judges, faces=0)
-    monkeypatch.setattr("refinestyle_hub.evaluate_domain.BATCH", 6)
+    monkeypatch.setattr("refinestyle_hub.evaluation.domain.BATCH", 6)
     other = compare(Toy(), darker, codes(20), [picture for picture in true], judges, faces=0)  # noqa: C416
     assert json.loads(json.dumps(one, allow_nan=False)).keys() == other.keys()
     for name in ("attribute_features", "discriminator_features"):

@@ -12,12 +12,12 @@ from test_evaluate_domain import attribute_net
 from tiny import TINY, tiny_generator
 from torch import Tensor
 
-from refinestyle_hub import evaluate_inversion as module
-from refinestyle_hub.baselines import pivotal_tuning, project_w_plus
 from refinestyle_hub.cli import main
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, PictureError
-from refinestyle_hub.evaluate_inversion import (
+from refinestyle_hub.evaluation import reconstruction as module
+from refinestyle_hub.evaluation.baselines import pivotal_tuning, project_w_plus
+from refinestyle_hub.evaluation.reconstruction import (
     Method,
     attribute_error,
     baselines,
@@ -29,7 +29,8 @@ from refinestyle_hub.evaluate_inversion import (
     token_values,
 )
 from refinestyle_hub.images import save_png, to_image
-from refinestyle_hub.losses import Perceptual, mse
+from refinestyle_hub.losses.perceptual import Perceptual
+from refinestyle_hub.losses.pixel import mse
 from refinestyle_hub.pipeline import RefineStylePipeline
 
 

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refinestyle_hub.errors import FaceNotFoundError, PictureError, ShapeError
-from refinestyle_hub.faces import Face, align, crop_face, face_quad, find_faces, identity_distance, paste_back
+from refinestyle_hub.faces.align import align, crop_face, face_quad, paste_back
+from refinestyle_hub.faces.detect import Face, find_faces
+from refinestyle_hub.faces.identity import identity_distance
 
 
 Floats = NDArray[np.float64]

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from tiny import tiny_generator
 from torch import Tensor
 
-from refinestyle_hub.encoder import Encoder
-from refinestyle_hub.feedback import Feedback, Told
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.losses import Perceptual, mse
-from refinestyle_hub.token_batch import TokenBatch
-from refinestyle_hub.tokens import LayerTokens
+from refinestyle_hub.encoder.encoder import Encoder
+from refinestyle_hub.encoder.gradients import Feedback, Told
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.losses.perceptual import Perceptual
+from refinestyle_hub.losses.pixel import mse
+from refinestyle_hub.tokens.batch import TokenBatch
+from refinestyle_hub.tokens.token_set import LayerTokens
 
 
 SIZE = 32

@@ -14,16 +14,9 @@ import torch
 
 from refinestyle_hub.config import GeneratorConfig
 from refinestyle_hub.errors import ConfigError, ModelFileError, RefineStyleHubError
-from refinestyle_hub.files import (
-    config_from_json,
-    config_to_json,
-    dump_json,
-    encode_tensors,
-    parse_json,
-    read_header,
-    read_tensors,
-    write_folder,
-)
+from refinestyle_hub.storage.atomic import write_folder
+from refinestyle_hub.storage.schema import config_from_json, config_to_json, dump_json, parse_json
+from refinestyle_hub.storage.tensors import encode_tensors, read_header, read_tensors
 
 
 TENSORS = {"b4.weight": torch.arange(6.0).reshape(2, 3), "b4.strength": torch.tensor(0.5), "pre": torch.tensor([True])}
@@ -269,7 +262,7 @@ def test_saved_files_have_the_usual_permissions(tmp_path: Path) -> None:
 KILLED_WRITERS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-from refinestyle_hub.files import write_folder
+from refinestyle_hub.storage.atomic import write_folder
 
 folder, rng = Path(sys.argv[1]), random.Random(0)
 for _ in range(20):

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import Fingerprint, GeneratorConfig
 from refinestyle_hub.errors import BaseMismatchError
-from refinestyle_hub.fingerprint import Fingerprint, check_base, fingerprint
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.storage.fingerprint import check_base, fingerprint
 
 
 CONFIG = GeneratorConfig(16, 8, 8, 2, {4: 6, 8: 4, 16: 2})

@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from refinestyle_hub.config import GeneratorConfig, config_f_channels
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, MergeError, ShapeError
-from refinestyle_hub.fingerprint import check_base, fingerprint
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.token_batch import TokenBatch
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.storage.fingerprint import check_base, fingerprint
+from refinestyle_hub.tokens.batch import TokenBatch
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 def latent(n: int, seed: int = 0, config: GeneratorConfig = TINY) -> Tensor:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from refinestyle_hub.attributes import AttributeConfig, AttributeNet
 from refinestyle_hub.config import GeneratorConfig
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
+from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.images import load_picture
 
 

@@ -13,14 +13,16 @@ import pytest
 import torch
 from tiny import token_set
 
-from refinestyle_hub import sources
 from refinestyle_hub.config import DiscriminatorConfig, Fingerprint, GeneratorConfig
-from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError
-from refinestyle_hub.files import config_to_json, dump_json, encode_tensors
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.hub import PipelineIndex, bundled_models, open_source, read_index, save_index
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.hub import sources
+from refinestyle_hub.hub.sources import bundled_models, open_source
+from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
+from refinestyle_hub.storage.schema import config_to_json, dump_json
+from refinestyle_hub.storage.tensors import encode_tensors
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 WIDTHS = {4: 6, 8: 4, 16: 2}
@@ -171,10 +173,10 @@ def test_domain_of_a_published_size_is_small(tmp_path: Path) -> None:
 
 def test_imports_stay_light() -> None:
     """What is heavy or touches the network is imported by the functions that need it."""
-    script = "import sys, refinestyle_hub.generator; print(*sys.modules)"
+    script = "import sys, refinestyle_hub.generators.stylegan2; print(*sys.modules)"
     names = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"huggingface_hub", "httpx", "requests", "jinja2", "yaml", "torch._dynamo", "torchvision", "gradio"}
-    assert "refinestyle_hub.hub" in names
+    assert "refinestyle_hub.hub.pretrained" in names
     assert heavy.isdisjoint(names)
 
 

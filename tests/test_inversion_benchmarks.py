@@ -15,16 +15,17 @@ from PIL import Image
 from test_evaluate_domain import attribute_net
 from tiny import TINY, tiny_generator
 
-from refinestyle_hub.edit import Direction, DirectionInfo, Directions
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import BaseMismatchError, ConfigError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.hub import PipelineIndex, read_index, save_index
+from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.images import save_png, to_image
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.sources import open_source
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
 from refinestyle_hub.train.data import Pictures, open_pictures
-from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining
+from refinestyle_hub.train.encoder_settings import EncoderTraining
+from refinestyle_hub.train.encoder_trainer import EncoderTrainer
 
 
 def load(name: str) -> ModuleType:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from refinestyle_hub.config import GeneratorConfig
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.inversion import Inversion
-from refinestyle_hub.invert import InversionSettings, invert
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.inversion.optimise import InversionSettings, invert
+from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.storage.fingerprint import fingerprint
 
 
 # The shipped prior is for generators whose pictures differ more from the mean than an untrained one's.

@@ -15,14 +15,14 @@ from run_parts import in_two_processes
 from tiny import TINY, tiny_generator
 
 from refinestyle_hub.cli import main
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError, PictureError
-from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.images import to_tensor
-from refinestyle_hub.inversion import Inversion
-from refinestyle_hub.invert import InversionSettings
-from refinestyle_hub.invert_folder import invert_folder
+from refinestyle_hub.inversion.folder import invert_folder
+from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.inversion.optimise import InversionSettings
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.storage.fingerprint import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_reasons_name_no_folder_of_this_machine(
     def fail(path: Path) -> Image.Image:
         raise PictureError(f"{path} cannot be read: Input/output error.")
 
-    monkeypatch.setattr("refinestyle_hub.invert_folder.load_picture", fail)
+    monkeypatch.setattr("refinestyle_hub.inversion.folder.load_picture", fail)
     report = invert_folder(pipe, folder, tmp_path / "out", aligned=True)
     assert report.skipped["more/b.png"] == "more/b.png cannot be read: Input/output error."
 
@@ -211,7 +211,7 @@ def test_two_processes_share_a_folder(pipe: RefineStylePipeline, folder: Path, t
         "import json, os, sys",
         "from dataclasses import asdict",
         "from pathlib import Path",
-        "from refinestyle_hub.invert_folder import invert_folder",
+        "from refinestyle_hub.inversion.folder import invert_folder",
         "from refinestyle_hub.pipeline import RefineStylePipeline",
         "model, folder, out = sys.argv[1:]",
         "seen = []",

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
-from refinestyle_hub.losses import Perceptual, code_spread, mse, shrink
+from refinestyle_hub.losses.code_spread import code_spread
 from refinestyle_hub.losses.gan import feature_matching
-from refinestyle_hub.losses.perceptual import _blur, _convolve_and_blur
+from refinestyle_hub.losses.perceptual import Perceptual, _blur, _convolve_and_blur
+from refinestyle_hub.losses.pixel import mse, shrink
 
 
 @pytest.fixture(scope="module")

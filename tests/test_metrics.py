@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from refinestyle_hub import metrics
 from refinestyle_hub.errors import ShapeError
+from refinestyle_hub.evaluation import metrics
 
 
 def normal(n: int, f: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:

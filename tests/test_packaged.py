@@ -10,7 +10,7 @@ import torch
 
 import refinestyle_hub
 from refinestyle_hub import Generator, RefineStylePipeline
-from refinestyle_hub.edit import apply
+from refinestyle_hub.editing.directions import apply
 
 
 NAME = "mini-faces-128"

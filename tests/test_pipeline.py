@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
-from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.edit import Direction, Directions
+from refinestyle_hub.editing.directions import Direction, Directions
 from refinestyle_hub.errors import (
     BaseMismatchError,
     ConfigError,
@@ -21,14 +20,15 @@ from refinestyle_hub.errors import (
     ModelNotFoundError,
     ShapeError,
 )
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.images import to_tensor
-from refinestyle_hub.inversion import Inversion
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.token_parameters import TokenParameters
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.tokens.parameters import TokenParameters
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 PLAN = {4: 8, 8: 8, 16: 8, 32: 8}

@@ -25,7 +25,7 @@ def test_a_group_that_was_begun_ends_before_the_interpreter() -> None:
     out = run(
         "import atexit\n"
         "from torch import distributed\n"
-        "from refinestyle_hub.processes import accelerator\n"
+        "from refinestyle_hub.runtime.processes import accelerator\n"
         "atexit.register(lambda: print(distributed.is_initialized()))\n"
         "first, second = accelerator(), accelerator()\n"
         "print(distributed.is_initialized(), first.num_processes, second.is_main_process)\n"
@@ -38,7 +38,7 @@ def test_nothing_keeps_the_group_when_it_has_ended() -> None:
     out = run(
         "import atexit, weakref\n"
         "import torch\n"
-        "from refinestyle_hub.processes import accelerator\n"
+        "from refinestyle_hub.runtime.processes import accelerator\n"
         "atexit.register(lambda: print(group() is None))\n"
         "accelerator()\n"
         "torch.optim.Adam([torch.zeros(1, requires_grad=True)])\n"
@@ -52,7 +52,7 @@ def test_a_group_that_the_caller_has_ended_is_not_ended_again() -> None:
     out = run(
         "import sys\n"
         "from torch import distributed\n"
-        "from refinestyle_hub.processes import accelerator\n"
+        "from refinestyle_hub.runtime.processes import accelerator\n"
         "sys.stderr = sys.stdout\n"
         "accelerator()\n"
         "distributed.destroy_process_group()\n"
@@ -64,7 +64,7 @@ def test_a_group_of_the_callers_own_is_theirs_to_end() -> None:
     out = run(
         "import atexit\n"
         "from torch import distributed\n"
-        "from refinestyle_hub.processes import accelerator\n"
+        "from refinestyle_hub.runtime.processes import accelerator\n"
         "distributed.init_process_group('gloo')\n"
         "atexit.register(distributed.destroy_process_group)\n"
         "atexit.register(lambda: print(distributed.is_initialized()))\n"

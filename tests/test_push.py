@@ -19,18 +19,15 @@ from remote_model import (
 )
 from tiny import token_set
 
-from refinestyle_hub.cards import Card, Picture, dump_card, read_card, write_card
-from refinestyle_hub.errors import (
-    CardError,
-    HubAccessError,
-    HubConnectionError,
-    ModelNotFoundError,
-)
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.hub import PipelineIndex, push_folder, save_index
+from refinestyle_hub.cards.facts import Card, Picture, dump_card, read_card
+from refinestyle_hub.cards.rendering import write_card
+from refinestyle_hub.errors import CardError, HubAccessError, HubConnectionError, ModelNotFoundError
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.hub.push import push_folder
+from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.sources import open_source
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.index import PipelineIndex, save_index
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 # huggingface_hub's own upload does what its HTTP library deprecates

@@ -10,7 +10,7 @@ from tiny import layer_tokens, stacked
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from refinestyle_hub.refine import (
+from refinestyle_hub.tokens.modulated_conv import (
     Residual,
     cross_terms,
     join,

@@ -26,22 +26,18 @@ from remote_model import (
 )
 from tiny import tiny_generator, token_set
 
-from refinestyle_hub import sources
 from refinestyle_hub.config import GeneratorConfig
-from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.edit import Directions
-from refinestyle_hub.encoder import Encoder
-from refinestyle_hub.errors import (
-    ConfigError,
-    HubAccessError,
-    HubConnectionError,
-    ModelNotFoundError,
-)
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.hub import read_index
+from refinestyle_hub.editing.directions import Directions
+from refinestyle_hub.encoder.encoder import Encoder
+from refinestyle_hub.errors import ConfigError, HubAccessError, HubConnectionError, ModelNotFoundError
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.hub import torch_cache
+from refinestyle_hub.hub.sources import Repo, open_source
+from refinestyle_hub.hub.torch_cache import torch_file
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.sources import Repo, open_source, torch_file
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.index import read_index
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 # huggingface_hub's own upload does what its HTTP library deprecates
@@ -313,7 +309,7 @@ def test_environment_switch_and_endpoint(pipeline: str, hub: HubServer, tmp_path
     """huggingface_hub reads both once, when it is imported: so in processes of their own (which need no torch)."""
     script = (
         "import sys\n"
-        "from refinestyle_hub.sources import open_source\n"
+        "from refinestyle_hub.hub.sources import open_source\n"
         "from refinestyle_hub.errors import RefineStyleHubError\n"
         "for name in ('me/faces', 'me/other'):\n"
         "    try:\n"
@@ -392,7 +388,7 @@ def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(sources, "PATIENCE", 0.05)
+    monkeypatch.setattr(torch_cache, "PATIENCE", 0.05)
     monkeypatch.setattr(urllib.request, "urlopen", hang)
     assert torch_file("https://example.org/alexnet.pth") is None
     release.set()

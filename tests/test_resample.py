@@ -4,7 +4,7 @@ import pytest
 import torch
 from stylegan2_reference import resample
 
-from refinestyle_hub.resample import blur, downsample, upsample
+from refinestyle_hub.tokens.resample import blur, downsample, upsample
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 5, 6, 10)])

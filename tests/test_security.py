@@ -24,14 +24,17 @@ from hub_server import HubServer
 from safetensors.torch import save as safetensors_save
 from tiny import tiny_generator, token_set
 
-from refinestyle_hub import sources
-from refinestyle_hub.cards import Card
+from refinestyle_hub.cards.facts import Card
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError, RefineStyleHubError
-from refinestyle_hub.files import dump_json, read_header, read_tensors
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.hub import PipelineIndex, push_folder, read_index, save_index
-from refinestyle_hub.sources import Folder, open_source
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.hub import sources
+from refinestyle_hub.hub.push import push_folder
+from refinestyle_hub.hub.sources import open_source
+from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
+from refinestyle_hub.storage.model_folder import Folder
+from refinestyle_hub.storage.schema import dump_json
+from refinestyle_hub.storage.tensors import read_header, read_tensors
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 GENERATOR = tiny_generator()

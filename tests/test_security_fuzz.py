@@ -13,8 +13,8 @@ from safetensors.torch import save as safetensors_save
 from tiny import token_set
 
 from refinestyle_hub.errors import RefineStyleHubError
-from refinestyle_hub.files import encode_tensors, read_header, read_tensors
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.tensors import encode_tensors, read_header, read_tensors
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 DOMAIN = token_set(seed=1)

@@ -17,12 +17,12 @@ from space_parts import domain, pixels, request, style, whole
 
 from refinestyle_hub.adapt import load_references
 from refinestyle_hub.errors import DivergedError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.tokens.token_set import TokenSet
 from space import images, limits, messages
-from space.adapting import Adapting
+from space.handlers.adapt_handlers import Adapting
 from space.jobs import Jobs, Stops
 from space.session import Shelf, Subject
 

@@ -22,14 +22,14 @@ from PIL import Image
 from space_parts import domain, pixels, style, whole
 from tiny import layer_tokens, tiny_generator
 
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
 from space.agents import SERVED, Tools
+from space.handlers.share_handlers import FACE
 from space.images import cache_file
-from space.sharing import FACE
 from space.tokenfiles import domain_file, inversion_file
 from space.ui import build, launch_settings
 

@@ -24,11 +24,11 @@ from space_parts import pixels, style, whole
 from starlette.testclient import TestClient
 from zero_gpu import FakeZeroGPU
 
-from refinestyle_hub.fingerprint import fingerprint
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.tokens.token_set import TokenSet
 from space import jobs, limits, messages, model
-from space.handlers import Handlers
+from space.handlers.face_handlers import Handlers
 from space.ui import build, launch_settings
 
 

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from tiny import layer_tokens
 
-from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
 from space.attributes import grouped
-from space.handlers import Handlers
+from space.handlers.face_handlers import Handlers
 from space.images import Pixels
 from space.jobs import Jobs, Stops
 from space.session import Found, Subject

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refinestyle_hub.faces import Face, find_faces
+from refinestyle_hub.faces.detect import Face, find_faces
 from space import images, limits, messages
 
 

@@ -20,9 +20,9 @@ import torch
 from space_parts import request, whole
 
 from refinestyle_hub.adapt import AdaptState, References
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.storage.fingerprint import fingerprint
 from space import images, jobs, limits, messages
 from space.images import Pixels
 from space.jobs import Jobs, Look, Result, Run, Step, Stops

@@ -19,14 +19,13 @@ from hub_server import HubServer
 from huggingface_hub.errors import HfHubHTTPError
 from space_parts import domain, pixels, request, whole
 
-from refinestyle_hub import cards
-from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
+from space.handlers.share_handlers import FACE, Sharing
 from space.jobs import Jobs
 from space.session import Shelf, Subject, clean_name
-from space.sharing import FACE, Sharing
 
 
 TOKEN = "hf_verysecrettoken"
@@ -226,7 +225,9 @@ def test_a_link_fills_in_and_runs_nothing(on: Sharing, monkeypatch: pytest.Monke
 @pytest.fixture
 def terms(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base model states its licence, and the Hub is not asked for it."""
-    monkeypatch.setattr(cards, "with_base_terms", lambda card: replace(card, base_license="nvidia-nc"))
+    monkeypatch.setattr(
+        "space.handlers.share_handlers.with_base_terms", lambda card: replace(card, base_license="nvidia-nc")
+    )
 
 
 def push(on: Sharing, shelf: Shelf, **other: Any) -> str:

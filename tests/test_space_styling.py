@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from space_parts import domain, pixels, whole
 
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.storage.fingerprint import fingerprint
 from space import limits, messages
+from space.handlers.stylise_handlers import FACE, FADE, RANDOM, TOUR, Styling, _morph
 from space.jobs import Jobs
 from space.session import Shelf, Subject
-from space.styling import FACE, FADE, RANDOM, TOUR, Styling, _morph
 from space.tokenfiles import domain_file, inversion_file
 
 

@@ -18,10 +18,10 @@ from space_parts import domain
 from tiny import tiny_generator, token_set
 
 from refinestyle_hub.config import Fingerprint, GeneratorConfig
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.inversion import Inversion
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
 from space.tokenfiles import domain_file, inversion_file, read_tokens
 

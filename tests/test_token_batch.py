@@ -11,8 +11,8 @@ from tiny import TINY, tiny_generator, token_set
 
 from refinestyle_hub.config import Fingerprint
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, ShapeError
-from refinestyle_hub.token_batch import TokenBatch, strengths
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.tokens.batch import TokenBatch, strengths
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 def test_pads_to_the_largest_or_to_the_bucket() -> None:

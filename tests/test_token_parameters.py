@@ -8,8 +8,8 @@ from tiny import TINY, tiny_generator, token_set
 
 from refinestyle_hub.config import GeneratorConfig
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError
-from refinestyle_hub.token_parameters import TokenParameters
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.tokens.parameters import TokenParameters
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 def build(**options: Any) -> TokenParameters:

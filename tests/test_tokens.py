@@ -15,7 +15,7 @@ from torch import Tensor
 
 from refinestyle_hub.config import Fingerprint, GeneratorConfig
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError
-from refinestyle_hub.tokens import LayerTokens, TokenSet
+from refinestyle_hub.tokens.token_set import LayerTokens, TokenSet
 
 
 SPATIAL = ["broadcast", "scaled", "full"]

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from refinestyle_hub.config import GeneratorConfig
-from refinestyle_hub.edit import Direction, DirectionInfo
+from refinestyle_hub.editing.directions import Direction, DirectionInfo
 from refinestyle_hub.errors import DirectionError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.train.directions import fit_directions, measure, sample
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.train.direction_fit import fit_directions, measure, sample
 
 
 ATTRIBUTES = {"left": "brightness_left", "redder": "redness"}

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.config import DiscriminatorConfig
-from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.train.data import open_pictures
-from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining, train_encoder
+from refinestyle_hub.train.encoder_objective import Objective
+from refinestyle_hub.train.encoder_settings import EncoderTraining
+from refinestyle_hub.train.encoder_trainer import EncoderTrainer, train_encoder
 from refinestyle_hub.train.held_out import open_held_out
-from refinestyle_hub.train.redraw import Objective
 from refinestyle_hub.train.tasks import sources
 
 

@@ -16,16 +16,17 @@ from safetensors.torch import save_file
 from tiny import faces, mild_generator
 from torch import Tensor, nn
 
-from refinestyle_hub.backbone import open_backbone
-from refinestyle_hub.discriminator import Discriminator
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.encoder.backbone import open_backbone
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError
-from refinestyle_hub.fingerprint import fingerprint
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.losses import Perceptual
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.losses.perceptual import Perceptual
+from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.data import open_pictures
-from refinestyle_hub.train.encoder import EncoderTrainer, EncoderTraining, train_encoder
+from refinestyle_hub.train.encoder_settings import EncoderTraining
+from refinestyle_hub.train.encoder_trainer import EncoderTrainer, train_encoder
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +309,7 @@ def test_published_weights_are_opened_once(tiny: EncoderTraining, monkeypatch: p
         asked.append(len(args) > 4 and args[4])
         return open_backbone(*args[:4])
 
-    monkeypatch.setattr("refinestyle_hub.encoder.open_backbone", note)
+    monkeypatch.setattr("refinestyle_hub.encoder.encoder.open_backbone", note)
     config = replace(tiny, stages="one", pretrained=True)
     with pytest.raises(Stop):
         train_encoder(config, stop_at(8))
@@ -370,8 +371,8 @@ def test_parts_of_a_batch_add_up_to_it(tiny: EncoderTraining, tmp_path: Path) ->
 def test_two_processes_are_one_with_twice_the_batch(tiny: EncoderTraining, tmp_path: Path) -> None:
     lines = [
         "import json, sys",
-        "from refinestyle_hub.files import construct",
-        "from refinestyle_hub.train.encoder import *",
+        "from refinestyle_hub.storage.schema import construct",
+        "from refinestyle_hub.train.encoder_trainer import *",
         "train_encoder(construct(EncoderTraining, json.loads(sys.argv[1])))",
     ]
     slow = replace(tiny, learning_rate=1e-6, batch=4, w_pictures=200)  # as above; long enough for a line of the log

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from run_parts import Stop, in_two_processes, stop_at
 
-from refinestyle_hub.discriminator import Discriminator
 from refinestyle_hub.errors import ConfigError, ModelFileError, PictureError
-from refinestyle_hub.generator import Generator
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.train import checkpoint
-from refinestyle_hub.train.generator import GeneratorTraining, Trainer, train_generator
+from refinestyle_hub.train.generator_settings import GeneratorTraining
+from refinestyle_hub.train.generator_trainer import Trainer, train_generator
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ def test_two_processes_share_a_batch(tiny: GeneratorTraining, tmp_path: Path) ->
     config = replace(tiny, pictures=16, mixing=0.0)
     lines = [
         "import json, sys",
-        "from refinestyle_hub.train.generator import *",
+        "from refinestyle_hub.train.generator_trainer import *",
         "config = json.loads(sys.argv[1])",
         "config['channels'] = {int(k): v for k, v in config['channels'].items()}",
         "train_generator(GeneratorTraining(**config))",

@@ -8,9 +8,9 @@ import torch
 from tiny import faces, mild_generator
 from torch import Tensor
 
-from refinestyle_hub.encoder import Encoder
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.train.augment import DISTORTIONS, distort, random_tokens
-from refinestyle_hub.train.redraw import Objective, residual_norm, visibility
+from refinestyle_hub.train.encoder_objective import Objective, residual_norm, visibility
 from refinestyle_hub.train.tasks import Task, Tasks, sources
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from refinestyle_hub.attributes import AttributeConfig, AttributeNet
 from refinestyle_hub.config import GeneratorConfig
-from refinestyle_hub.generator import Generator
-from refinestyle_hub.refine import Residual
-from refinestyle_hub.tokens import LayerTokens, TokenSet
+from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.tokens.modulated_conv import Residual
+from refinestyle_hub.tokens.token_set import LayerTokens, TokenSet
 
 
 TINY = GeneratorConfig(resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 12, 8: 12, 16: 10, 32: 8})

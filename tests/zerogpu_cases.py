@@ -16,9 +16,9 @@ from zero_gpu import FakeZeroGPU
 
 from refinestyle_hub.adapt import References, load_references
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.tokens import TokenSet
+from refinestyle_hub.tokens.token_set import TokenSet
 from space import images, limits
-from space.adapting import Adapting
+from space.handlers.adapt_handlers import Adapting
 from space.jobs import Jobs, Look, Result, Run, Stops
 from space.session import Shelf
 from space.threads import Threads

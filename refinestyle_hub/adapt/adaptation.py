@@ -20,22 +20,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..discriminator import Discriminator
 from ..errors import ConfigError, DivergedError, ModelFileError, ShapeError
-from ..fingerprint import fingerprint
-from ..generator import Generator
-from ..invert import OnStep, invert
-from ..losses import Perceptual, shrink
+from ..generators.discriminator import Discriminator
+from ..generators.stylegan2 import Generator
+from ..inversion.optimise import OnStep, invert
+from ..losses.perceptual import Perceptual
+from ..losses.pixel import shrink
 from ..losses.sliced import sliced_features, sliced_pictures
-from ..token_parameters import TokenParameters
-from ..tokens import TokenSet
+from ..storage.fingerprint import fingerprint
+from ..tokens.parameters import TokenParameters
+from ..tokens.token_set import TokenSet
 from .context import Context, Features, Learner, Term
-from .critic import Adversarial
+from .discriminator_term import Adversarial
 from .moments import adam_state, restore_adam
+from .objectives import Between, Layout, Norm, Reconstruction, SlicedFeatures, SlicedPictures, Within
 from .references import References
 from .settings import FEATURE_TERMS, AdaptSettings, preset
 from .state import AdaptState
-from .terms import Between, Layout, Norm, Reconstruction, SlicedFeatures, SlicedPictures, Within
 
 
 __all__ = ["STEPS", "Adaptation", "Preview"]

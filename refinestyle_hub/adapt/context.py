@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..token_parameters import TokenParameters
+from ..tokens.parameters import TokenParameters
 from .references import References
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ConfigError, FaceNotFoundError, PictureError
-from ..faces import crop_face
+from ..faces.align import crop_face
 from ..images import SUFFIXES, PictureSource, load_picture, to_tensor
 from .settings import MAX_PICTURES
 

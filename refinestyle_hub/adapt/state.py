@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelFileError
-from ..files import FORMAT_VERSION, encode_tensors, read_header, read_tensors, write_folder
+from ..storage.atomic import write_folder
+from ..storage.schema import FORMAT_VERSION
+from ..storage.tensors import encode_tensors, read_header, read_tensors
 
 
 __all__ = ["AdaptState"]

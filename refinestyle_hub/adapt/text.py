@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..generator import Generator
+from ..generators.stylegan2 import Generator
 from ..losses.clip import Clip, ClipDirection, choose_layers
-from ..tokens import TokenSet
+from ..tokens.token_set import TokenSet
 from .adaptation import Adaptation
 from .context import Context
 from .references import References

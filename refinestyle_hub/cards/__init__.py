@@ -1,6 +1,4 @@
-"""Model cards: one source for ``model_cards/`` and for every push. No network, no templates.
-
-``python -c "from refinestyle_hub.cards import write_all; write_all('.')"`` writes those of a checkout.
+"""Model cards: written from the files of a model alone. No network, no templates.
 
 A card is written from three things: the saved files (sizes, shapes, base), ``card.json`` beside them (``facts``), and
 the words of ``kinds``. Its body consists of marked sections. They are written anew each time; whatever else stands in
@@ -9,21 +7,11 @@ the file is left as it is.
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
-
-from ..errors import CardError
-from ..files import write_folder
-from ..hub import read_index
-from ..sources import Folder, bundled_models, open_source
 from .facts import FACTS, PICTURES, README, Card, Figure, Picture, dump_card, read_card, read_text
-from .kinds import base_rows, file_rows, kind_of
-from .metadata import NO_LICENCE, WRITTEN, base_tag, check, front_matter, metadata, split
-from .terms import check_rights, relicensed, stated_licence, with_base_terms
+from .kinds import kind_of
+from .licences import check_rights, relicensed, stated_licence
+from .metadata import base_tag, check
+from .rendering import edited, render, write_card
 
 
 __all__ = [
@@ -44,182 +32,5 @@ __all__ = [
     "relicensed",
     "render",
     "stated_licence",
-    "with_base_terms",
-    "write_all",
     "write_card",
 ]
-
-CITATIONS = """@inproceedings{xia2024refinestyle,
-  title     = {RefineStyle: Dynamic Convolution Refinement for StyleGAN},
-  author    = {Siwei Xia and Xueqi Hu and Li Sun and Qingli Li},
-  booktitle = {Pattern Recognition and Computer Vision (PRCV)},
-  year      = {2024},
-  note      = {arXiv:2410.06104}
-}
-@inproceedings{karras2020analyzing,
-  title     = {Analyzing and Improving the Image Quality of {StyleGAN}},
-  author    = {Tero Karras and Samuli Laine and Miika Aittala and Janne Hellsten and Jaakko Lehtinen and Timo Aila},
-  booktitle = {CVPR},
-  year      = {2020}
-}"""
-
-
-# --- Rendering ------------------------------------------------------------------------------------------------------
-
-
-def render(
-    folder: Path, card: Card, name: str, old: str = "", subfolder: str = "", pictures: Path | None = None
-) -> str:
-    """The card of the part or pipeline saved in ``folder``.
-
-    Args:
-        name: what users load it by: a Hub id or a bundled name; ``subfolder`` within it.
-        old: the card to bring up to date; what people wrote into it stays, and its licence if ``card`` has none.
-        pictures: folder that the card's pictures are relative to, by default ``folder``; absent ones are left out.
-
-    Raises:
-        CardError: an artefact for one generator, and no ``base_model``; or an old card that cannot be read.
-    """
-    kind, config = kind_of(folder)
-    known, body = split(old)
-    if card.license is None:
-        card = relicensed(card, old)
-    if card.base_model is None and subfolder:  # a part of a pipeline goes with its generator
-        card = replace(card, base_model=name)
-    if card.base_model is None and kind.needs_base:
-        unnamed = (
-            f"A card of {kind.word} names its generator, a Hub id or a bundled one: Card(base_model=...), or "
-            "--base-model."
-        )
-        raise CardError(unnamed if card.license else f"{unnamed}\n{NO_LICENCE}")
-    address = f'"{name}", subfolder="{subfolder}"' if subfolder else f'"{name}"'
-    title = card.title or f"{(subfolder or name).rpartition('/')[2]}: {kind.word}"
-    rows = kind.rows(folder, config) | base_rows(config) | file_rows(folder)
-    shown = [picture for picture in card.pictures if ((pictures or folder) / picture.file).is_file()]
-    sections = {
-        "about": [f"# {title}", card.summary, kind.about, _table(["", ""], rows.items())],
-        "pictures": [f"![{picture.caption}]({picture.file})\n\n{picture.caption}" for picture in shown],
-        "use": ["## Use", f"```python\n{kind.snippet(address, card.base_model or name, config)}\n```"],
-        "training": _training(card),
-        "figures": _figures(card.figures),
-        "limits": ["## Limits", "\n".join(f"- {limit}" for limit in card.limits)] if card.limits else [],
-        "licence": ["## Licence", _licence(card)],
-        "citation": ["## Citation", "\n".join(["```bibtex", CITATIONS, *filter(None, [card.citation]), "```"])],
-    }
-    texts = {key: "\n\n".join(filter(None, parts)) for key, parts in sections.items() if parts}
-    yaml = front_matter(metadata(kind, config, card, "/".join(filter(None, [name, subfolder]))), known)
-    return f"---\n{yaml}\n---\n\n{_update(body, texts)}"
-
-
-def _table(head: list[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    plain = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in plain)
-
-
-def _figures(figures: Iterable[Figure]) -> list[str]:
-    rows = []
-    for f in figures:
-        detail = [
-            f"{f.samples:,} samples" if f.samples else "",
-            "" if f.seed is None else f"seed {f.seed}",
-            f.version,
-            f"`{f.command}`" if f.command else "",
-        ]
-        rows.append([f.metric, f"{f.value:.4g} {f.unit}".strip(), f.dataset, ", ".join(filter(None, detail))])
-    return ["## Figures", _table(["Metric", "Value", "Measured on", "How"], rows)] if rows else []
-
-
-def _training(card: Card) -> list[str]:
-    command = f"```\n{card.training}\n```" if card.training else ""
-    parts = [card.data, command, f"Cost: {card.cost}." if card.cost else ""]
-    return ["## Data and training", *parts] if any(parts) else []
-
-
-def _licence(card: Card) -> str:
-    if card.license is None:
-        text = "Not stated yet."
-    elif card.license == "other":
-        text = f"[{card.license_name}]({card.license_link})."
-    else:
-        text = f"`{card.license}`."
-    if card.base_license:
-        text += (
-            f" It is of use only with its generator, whose terms (`{card.base_license}`) also hold for the pictures."
-        )
-    return text
-
-
-# --- Marked sections ------------------------------------------------------------------------------------------------
-
-BEGIN, END = "<!-- begin refinestyle: {} -->", "<!-- end refinestyle: {} -->"
-SECTION = re.compile(r"<!-- begin refinestyle: (\w+) -->\n.*?<!-- end refinestyle: \1 -->\n?", re.DOTALL)
-
-
-def _update(body: str, sections: dict[str, str]) -> str:
-    """``body`` with its marked sections replaced; new ones go before what follows the last one."""
-    marked = {key: f"{BEGIN.format(key)}\n{text}\n{END.format(key)}\n" for key, text in sections.items()}
-    present = [match[1] for match in SECTION.finditer(body)]
-    new = "\n".join(text for key, text in marked.items() if key not in present)
-    if not present:
-        return f"{new}\n{body.strip()}\n" if body.strip() else new
-    body = SECTION.sub(lambda match: marked.get(match[1], ""), body).strip("\n") + "\n"
-    if not new:
-        return body
-    last = max((match.end() for match in SECTION.finditer(body)), default=0)
-    return f"{body[:last]}\n{new}{body[last:]}"
-
-
-def edited(text: str) -> bool:
-    """Whether people added to a card: words outside its marked sections, or keys to its metadata."""
-    known, body = split(text)
-    return bool(SECTION.sub("", body).strip()) or not known.keys() <= WRITTEN
-
-
-# --- Writing --------------------------------------------------------------------------------------------------------
-
-
-def write_card(folder: str | os.PathLike[str], card: Card, name: str, subfolder: str = "") -> None:
-    """Write ``card.json`` and README.md into the folder of a saved part or pipeline."""
-    root = Path(folder)
-    text = render(root, card, name, read_text(Folder(root).find(README)), subfolder)
-    write_folder(root, {FACTS: dump_card(card), README: text.encode()})
-
-
-class Shipped(NamedTuple):
-    """An artefact that comes with the project, and how users load it."""
-
-    folder: Path
-    name: str
-    subfolder: str = ""
-
-
-def shipped(checkout: Path) -> dict[str, Shipped]:
-    """Everything with a card that the package or a checkout of the project brings, by the card's file name."""
-    found = {}
-    for model in bundled_models():
-        source = open_source(model)
-        assert isinstance(source, Folder)
-        index = read_index(source)
-        for part in (*index.parts, *(f"domains/{name}" for name in index.domains)):
-            if part != "discriminator":  # it goes with the generator
-                found[f"{model}-{part.replace('/', '-')}.md"] = Shipped(source.root / part, model, part)
-    attributes = checkout / "benchmarks" / "attributes"
-    if attributes.is_dir():
-        found["attributes.md"] = Shipped(attributes, "./benchmarks/attributes")
-    return found
-
-
-def write_all(checkout: str | os.PathLike[str]) -> list[Path]:
-    """Bring ``model_cards/`` of a checkout up to date; returns the paths of the cards.
-
-    Raises:
-        CardError: an old card cannot be read.
-    """
-    root = Path(checkout) / "model_cards"
-    files = {}
-    for file, (folder, name, subfolder) in shipped(Path(checkout)).items():
-        old = read_text(Folder(root).find(file))
-        files[file] = render(folder, read_card(Folder(folder)), name, old, subfolder, pictures=root).encode()
-    write_folder(root, files)
-    return [root / file for file in files]

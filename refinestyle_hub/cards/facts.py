@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import CardError
-from ..files import dump_json, from_json, read_json
-from ..sources import Source
+from ..storage.model_folder import Source
+from ..storage.schema import dump_json, from_json, read_json
 
 
 __all__ = ["FACTS", "PICTURES", "README", "Card", "Figure", "Picture", "dump_card", "read_card", "read_text"]

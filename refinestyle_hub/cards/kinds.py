@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from ..config import EncoderConfig, GeneratorConfig, TokenSetConfig
 from ..errors import ModelFileError, ModelNotFoundError
-from ..files import config_from_json, read_header, read_json
-from ..hub import CONFIG
-from ..push import MODEL_FILE
-from ..sources import INDEX, Folder
+from ..storage.fingerprint import fingerprint
+from ..storage.index import CONFIG, MODEL_FILE
+from ..storage.model_folder import INDEX, Folder
+from ..storage.schema import config_from_json, read_json
+from ..storage.tensors import read_header
 
 
 __all__ = ["KINDS", "Kind", "kind_of"]
@@ -74,8 +75,7 @@ def base_rows(config: Config) -> Rows:
 
 
 def _generator_rows(folder: Path, config: Config) -> Rows:
-    from ..fingerprint import fingerprint
-    from ..generator import Generator
+    from ..generators.stylegan2 import Generator
 
     made = config_from_json("Generator", GeneratorConfig, config, folder / CONFIG)
     identity = fingerprint(Generator.from_pretrained(folder, subfolder=""))
@@ -174,8 +174,8 @@ def _encoder_snippet(here: str, base: str, config: Config) -> str:
 
 def _direction_snippet(here: str, base: str, config: Config) -> str:
     edits = f'{{"{min(config["directions"], default="smile")}": 1.5}}'
-    before = f"directions = edit.Directions.from_pretrained({here})\n"
-    return _draw("Generator, edit", f'"{base}"', f"generator(edit.apply(w, {edits}, directions))", before)
+    before = f"directions = editing.Directions.from_pretrained({here})\n"
+    return _draw("Generator, editing", f'"{base}"', f"generator(editing.apply(w, {edits}, directions))", before)
 
 
 def _token_snippet(here: str, base: str, config: Config) -> str:
@@ -186,7 +186,7 @@ def _token_snippet(here: str, base: str, config: Config) -> str:
 def _attribute_snippet(here: str, base: str, config: Config) -> str:
     return f"""import torch
 
-from refinestyle_hub.attributes import AttributeNet
+from refinestyle_hub.evaluation.attributes import AttributeNet
 
 net = AttributeNet.from_pretrained({here})
 pictures = torch.zeros(1, 3, 128, 128)  # in [-1, 1]

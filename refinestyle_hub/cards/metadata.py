@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from ..errors import CardError
-from ..sources import is_repo_id
+from ..storage.model_folder import is_repo_id
 from .facts import Card
 from .kinds import Kind
 

@@ -19,7 +19,7 @@ from .pictures import Device, Model, load
 
 if TYPE_CHECKING:
     from ..adapt import Adaptation
-    from ..tokens import TokenSet
+    from ..tokens.token_set import TokenSet
 
 
 __all__ = ["adapt"]
@@ -136,8 +136,8 @@ def adapt(
 
 def _check_place(out: Path, pictures: list[Path]) -> None:
     """Nothing of the user's is overwritten: neither another model or part of one, nor a domain made elsewhere."""
-    from ..hub import CONFIG
-    from ..sources import INDEX
+    from ..storage.index import CONFIG
+    from ..storage.model_folder import INDEX
 
     if any((path if path.is_dir() else path.parent).resolve() == out.resolve() for path in pictures):
         raise typer.BadParameter("The domain needs a folder of its own, not that of the pictures.", param_hint="--out")
@@ -149,8 +149,8 @@ def _check_place(out: Path, pictures: list[Path]) -> None:
 
 def _stated_rights(out: Path) -> str:
     """What was stated when the run began that is going on; a config.json that is damaged will be written anew."""
-    from ..files import read_json
-    from ..hub import CONFIG
+    from ..storage.index import CONFIG
+    from ..storage.schema import read_json
 
     try:
         return str(read_json(out / CONFIG)["metadata"].get("rights", ""))
@@ -195,9 +195,10 @@ def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: st
     """``card.json``: how the domain was made, and its preview. What else is in it stays; of a domain that changed, not
     its figures.
     """
-    from ..cards import FACTS, Picture, dump_card, read_card
-    from ..files import write_folder
-    from ..sources import Folder, bundled_models, is_repo_id
+    from ..cards.facts import FACTS, Picture, dump_card, read_card
+    from ..hub.sources import bundled_models
+    from ..storage.atomic import write_folder
+    from ..storage.model_folder import Folder, is_repo_id
 
     told, known = domain.metadata, read_card(Folder(out))
     public = model in bundled_models() or (is_repo_id(model) and not Path(model).exists())

@@ -13,9 +13,9 @@ from .pictures import Device, EncoderPlace, Model, load, with_encoder
 
 
 if TYPE_CHECKING:
-    from ..attributes import AttributeNet
+    from ..evaluation.attributes import AttributeNet
     from ..pipeline import RefineStylePipeline
-    from ..tokens import TokenSet
+    from ..tokens.token_set import TokenSet
 
 
 __all__ = ["evaluate"]
@@ -47,7 +47,7 @@ def domain(
         raise typer.BadParameter("The card is in the folder of a domain: name that folder.", param_hint="--card")
     pipe = load(model, device)
     tokens = _domain(pipe, domain, elsewhere=card)
-    from ..evaluate_domain import CLUSTERS, Judges, evaluate_domain
+    from ..evaluation.domain import CLUSTERS, Judges, evaluate_domain
     from ..train.data import open_pictures, to_float
 
     judges = Judges(_attributes(attributes, device), pipe.discriminator, pipe.perceptual)
@@ -94,8 +94,8 @@ def inversion(
     as_json: console.AsJson = False,
 ) -> None:
     """Say how near a model's inversions of pictures come to them, beside published ways by optimisation."""
-    from ..evaluate_inversion import baselines, evaluate_inversion, judges, our_methods, read_crops, table
-    from ..losses import Perceptual
+    from ..evaluation.reconstruction import baselines, evaluate_inversion, judges, our_methods, read_crops, table
+    from ..losses.perceptual import Perceptual
 
     pipe = with_encoder(load(model, device), encoder)
     crops, skipped = read_crops(pictures, pipe.generator.config.resolution, aligned=aligned)
@@ -111,9 +111,9 @@ def inversion(
 
 def _domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenSet:
     """``elsewhere``: the name is that of a folder, whatever domains and bundled models are called."""
-    from ..domains import is_own
-    from ..fingerprint import check_base
-    from ..tokens import TokenSet
+    from ..hub.search import is_own
+    from ..storage.fingerprint import check_base
+    from ..tokens.token_set import TokenSet
 
     if not elsewhere and is_own(name, pipe.domains):
         return pipe.domains[name]
@@ -125,7 +125,7 @@ def _domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenSet:
 
 def _attributes(folder: Path | None, device: str) -> AttributeNet | None:
     """The network that reads attributes; it is part of the checkout, not of the wheel."""
-    from ..attributes import AttributeNet
+    from ..evaluation.attributes import AttributeNet
 
     checkout = Path(__file__).resolve().parents[2] / "benchmarks" / "attributes"
     if folder is None and not checkout.is_dir():
@@ -134,10 +134,10 @@ def _attributes(folder: Path | None, device: str) -> AttributeNet | None:
 
 
 def _write_card(folder: Path, report: dict[str, Any], dataset: str) -> None:
-    from ..cards import FACTS, dump_card, read_card
-    from ..evaluate_domain import figures
-    from ..files import write_folder
-    from ..sources import Folder
+    from ..cards.facts import FACTS, dump_card, read_card
+    from ..evaluation.domain import figures
+    from ..storage.atomic import write_folder
+    from ..storage.model_folder import Folder
 
     measured = figures(report, dataset, "refinestyle evaluate domain")
     names = {figure.metric for figure in measured}

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args, 
 
 import typer
 
-from ..files import construct, read_json
+from ..storage.schema import construct, read_json
 
 
 __all__ = ["build", "with_options"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..pipeline import RefineStylePipeline
-    from ..tokens import TokenSet
+    from ..tokens.token_set import TokenSet
 
 
 __all__ = ["edit", "generate", "invert"]
@@ -85,8 +85,8 @@ def parse_domains(pairs: list[str]) -> dict[str, float]:
 
 def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[str | TokenSet, float]:
     """The model's own domains by name, others from a folder, file or Hub id."""
-    from ..domains import is_own
-    from ..tokens import TokenSet
+    from ..hub.search import is_own
+    from ..tokens.token_set import TokenSet
 
     found: dict[str | TokenSet, float] = {}
     for name, strength in wanted.items():
@@ -116,7 +116,7 @@ def with_encoder(pipe: RefineStylePipeline, place: str | None) -> RefineStylePip
     """
     if place is None:
         return pipe
-    from ..encoder import Encoder
+    from ..encoder.encoder import Encoder
     from ..pipeline import RefineStylePipeline
 
     encoder = Encoder.from_pretrained(place).to(pipe.device)
@@ -227,7 +227,7 @@ def invert(
 
 def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float | None:
     """None also where dlib or its models are missing: with --aligned the rest works without."""
-    from ..faces import identity_distance
+    from ..faces.identity import identity_distance
 
     try:
         return identity_distance(crop, reconstruction)
@@ -237,7 +237,7 @@ def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float 
 
 def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: bool, **how: Any) -> None:
     """One inversion for each picture; under ``accelerate launch`` by several processes."""
-    from ..invert_folder import invert_folder
+    from ..inversion.folder import invert_folder
 
     with console.progress("pictures", None) as tick:
         made = invert_folder(pipe, folder, out, on_picture=lambda done, total: tick(done, {}, total), **how)
@@ -267,7 +267,7 @@ def edit(
         raise typer.BadParameter("The picture is written as PNG: give a name that ends in .png.", param_hint="--out")
     pipe = load(model, device)
     from ..images import save_png
-    from ..inversion import Inversion
+    from ..inversion.inversion import Inversion
 
     face = Inversion.from_pretrained(inversion)
     picture = pipe.render(face, edits=edits, domains=load_domains(pipe, wanted))

@@ -32,7 +32,7 @@ def push(
 
     What is given here goes before what card.json says, the folder's or, if it has none, the repo's.
     """
-    from ..hub import push_folder
+    from ..hub.push import push_folder
 
     facts = {"license": license_id, "license_name": license_name, "license_link": license_link}
     facts = {key: value for key, value in {**facts, "base_model": base_model}.items() if value is not None}
@@ -47,7 +47,7 @@ def find(
     as_json: console.AsJson = False,
 ) -> None:
     """Domains on the Hub that were made for a generator, most downloaded first."""
-    from ..domains import find_domains
+    from ..hub.search import find_domains
 
     found = find_domains(base, limit=limit)
     lines = [f"{d.repo_id}  {d.license or 'no licence stated'}  {d.downloads} downloads" for d in found]
@@ -63,7 +63,7 @@ def info(
     as_json: console.AsJson = False,
 ) -> None:
     """What a domain says of itself; its tokens are not read."""
-    from ..domains import domain_info
+    from ..hub.search import domain_info
 
     found = domain_info(domain, subfolder=subfolder, base=base, revision=revision)
     lines = [
@@ -85,7 +85,7 @@ def download(
     as_json: console.AsJson = False,
 ) -> None:
     """Keep a copy of a domain and its card."""
-    from ..domains import download_domain
+    from ..hub.search import download_domain
 
     tokens = download_domain(domain, out, subfolder=subfolder, revision=revision)
     report = {"folder": str(out), "layers": list(tokens.layers), "values": tokens.num_values}

@@ -12,10 +12,12 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from ..errors import ConfigError, ModelFileError
-from ..hub import PipelineIndex, save_index
-from ..train.attributes import AttributeTraining, train_attributes
-from ..train.encoder import EncoderTraining, train_encoder
-from ..train.generator import GeneratorTraining, train_generator
+from ..storage.index import PipelineIndex, save_index
+from ..train.attribute_trainer import AttributeTraining, train_attributes
+from ..train.encoder_settings import EncoderTraining
+from ..train.encoder_trainer import train_encoder
+from ..train.generator_settings import GeneratorTraining
+from ..train.generator_trainer import train_generator
 from ..train.loop import STATE
 from . import console, options
 

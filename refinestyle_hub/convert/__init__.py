@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .checkpoints import Conversion, convert
+from .conversion import Conversion, convert
 from .export import export, export_nvidia, export_rosinality, nvidia_state_dict, rosinality_checkpoint
 from .nvidia import read_nvidia_state
 

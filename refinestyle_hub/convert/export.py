@@ -17,15 +17,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..discriminator import Discriminator
-from ..domains import is_own
 from ..errors import ConfigError, UnsupportedModelError
-from ..files import config_to_json, encode_tensors
-from ..fingerprint import check_base, fingerprint
-from ..generator import Generator
-from ..hub import read_index
-from ..sources import INDEX, Source, open_source
-from ..tokens import TokenSet
+from ..generators.discriminator import Discriminator
+from ..generators.stylegan2 import Generator
+from ..hub.search import is_own
+from ..hub.sources import open_source
+from ..storage.fingerprint import check_base, fingerprint
+from ..storage.index import read_index
+from ..storage.model_folder import INDEX, Source
+from ..storage.schema import config_to_json
+from ..storage.tensors import encode_tensors
+from ..tokens.token_set import TokenSet
 from .networks import fir
 from .nvidia import FILTER
 from .rosinality import discriminator_names, generator_names, layer_name

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ..discriminator import Discriminator
 from ..errors import ModelFileError, UnsupportedModelError
-from ..files import check_finite
-from ..generator import Generator
+from ..generators.discriminator import Discriminator
+from ..generators.stylegan2 import Generator
+from ..storage.tensors import check_finite
 
 
 __all__ = ["Networks", "assemble", "estimate_mean_latent", "fir", "named_tensors", "without_filters"]

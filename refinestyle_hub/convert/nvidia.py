@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from ..config import DiscriminatorConfig, GeneratorConfig
-from ..discriminator import Discriminator
 from ..errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
-from ..files import config_from_json, read_header
-from ..generator import Generator
+from ..generators.discriminator import Discriminator
+from ..generators.stylegan2 import Generator
+from ..storage.schema import config_from_json
+from ..storage.tensors import read_header
 from .networks import Networks, assemble, estimate_mean_latent, without_filters
 from .unpickle import Record
 

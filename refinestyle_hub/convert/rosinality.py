@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..config import DiscriminatorConfig, GeneratorConfig
-from ..discriminator import Discriminator
 from ..errors import ModelFileError, UnsupportedModelError
-from ..generator import Generator
+from ..generators.discriminator import Discriminator
+from ..generators.stylegan2 import Generator
 from .networks import Networks, assemble, estimate_mean_latent, named_tensors, without_filters
 
 

@@ -21,7 +21,7 @@ from ..errors import ConfigError, MissingDependencyError, ModelFileError, ModelN
 
 
 if TYPE_CHECKING:
-    from ..generator import Generator
+    from ..generators.stylegan2 import Generator
 
 
 __all__ = [

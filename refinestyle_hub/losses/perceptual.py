@@ -70,7 +70,7 @@ class Perceptual(nn.Module):
             ModelNotFoundError: LPIPS was asked for by name and its trunk cannot be had.
             ModelFileError: the weights are damaged.
         """
-        from ..convert.perceptual import lpips_alex, st_lpips
+        from ..convert.perceptual_weights import lpips_alex, st_lpips
 
         if backbone == "st-lpips-vgg":
             model = cls(backbone)

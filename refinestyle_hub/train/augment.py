@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..token_batch import TokenBatch
-from ..token_parameters import KernelStats
-from ..tokens import LayerTokens
+from ..tokens.batch import TokenBatch
+from ..tokens.parameters import KernelStats
+from ..tokens.token_set import LayerTokens
 
 
 __all__ = ["DISTORTIONS", "distort", "random_tokens"]

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..config import EncoderConfig
+from ..config import EncoderConfig, check_choices
 from ..errors import ConfigError
-from ..files import check_choices
 
 
 __all__ = ["EncoderTraining"]

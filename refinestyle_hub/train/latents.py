@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..generator import Generator
+from ..generators.stylegan2 import Generator
 
 
 __all__ = ["of_anchors", "prior"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import write_folder
+from ..storage.atomic import write_folder
 
 
 __all__ = ["LOG", "Means", "append", "rewind"]

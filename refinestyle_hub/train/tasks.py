@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..encoder import Encoded
-from ..generator import Generator
-from ..token_parameters import KernelStats
+from ..encoder.encoder import Encoded
+from ..generators.stylegan2 import Generator
+from ..tokens.parameters import KernelStats
 from .augment import distort, random_tokens
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..generator import Dense, Generator, MappingNetwork
+from ..generators.stylegan2 import Dense, Generator, MappingNetwork
 from .anchors import Scenes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from .. import limits
-from ..adapting import Adapting
+from ..handlers.adapt_handlers import Adapting
 from ..page import HIDDEN, Page
 
 

@@ -10,7 +10,7 @@ from gradio.events import Dependency
 
 from .. import limits, messages
 from ..attributes import grouped
-from ..handlers import ORIGINAL, Handlers, label
+from ..handlers.face_handlers import ORIGINAL, Handlers, label
 from ..page import HIDDEN, Page, token_file
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from .. import limits
-from ..handlers import Handlers, gone
+from ..handlers.face_handlers import Handlers, gone
 from ..page import HIDDEN, Page
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gradio as gr
 from gradio.events import Dependency
 
+from ..handlers.share_handlers import LICENCES, Sharing, may_push
 from ..page import HIDDEN, Page, token_file
-from ..sharing import LICENCES, Sharing, may_push
 
 
 __all__ = ["build"]

@@ -9,8 +9,8 @@ import gradio as gr
 from gradio.events import Dependency
 
 from .. import limits, messages
+from ..handlers.stylise_handlers import FACE, FADE, RANDOM, TOUR, Styling
 from ..page import HIDDEN, Page, token_file
-from ..styling import FACE, FADE, RANDOM, TOUR, Styling
 
 
 __all__ = ["build"]

@@ -1,0 +1,143 @@
+"""Published editing directions -> `edit.Direction`.
+
+InterFaceGAN boundaries (``.npy``), the direction files of e4e, ReStyle, HyperStyle and PTI (``.pt``), and GANSpace
+components (``.pt`` with ``comp``, ``mean`` and ``std``), optionally with StyleRes's table of named edits. Nothing in a
+file is executed: ``.npy`` is read without pickle, ``.pt`` by our own unpickler (tensors and plain containers).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..editing.directions import Direction, DirectionInfo
+from ..errors import ModelFileError, ModelNotFoundError
+from .torch_files import read_torch
+
+
+__all__ = ["read_directions"]
+
+MAX_BYTES = 64 << 20  # the largest published file, GANSpace's 80 components for 1024 px, takes 0.2 MB
+
+
+def read_directions(
+    path: str | os.PathLike[str],
+    *,
+    w_dim: int = 512,
+    name: str | None = None,
+    table: str | os.PathLike[str] | None = None,
+    licence: str = "",
+) -> dict[str, Direction]:
+    """The directions in a published file.
+
+    Args:
+        path: ``.npy`` or ``.pt`` with one direction of D, 1 x D, L x D, 1 x L x D or 1 x (L D) numbers, or with
+            GANSpace components.
+        w_dim: D.
+        name: of a single direction; by default the file's name.
+        table: StyleRes's ``ganspace_configs.csv`` (name, component, first layer, end layer, strength), which names
+            edits along GANSpace components; without it they are "pca0", "pca1", ...
+        licence: of the file, kept with its directions; most sources state one for their repository only.
+
+    Returns:
+        Directions in the file's own units; a GANSpace component's unit is one standard deviation.
+
+    Raises:
+        ModelNotFoundError: no such file.
+        ModelFileError: not such a file, damaged, or of another width than ``w_dim``.
+    """
+    path = Path(path)
+    content = _read(path)
+    if isinstance(content, Tensor):
+        vector = _vector(content, w_dim, path)
+        info = DirectionInfo(
+            codes=len(vector),
+            unit=f"the length in the file ({float(vector.norm(dim=1).mean()):.3g} a code)",
+            limits=(-5.0, 5.0),
+            source=path.name,
+            licence=licence,
+        )
+        return {name or _short_name(path): Direction(vector, info)}
+    components = _components(content, w_dim, path)
+    info = DirectionInfo(unit="one standard deviation of the component", source=path.name, licence=licence)
+    if table is None:
+        return {f"pca{i}": Direction(c[None], info) for i, c in enumerate(components)}
+    found = {}
+    for edit, component, layers, strength in _rows(Path(table), len(components)):
+        limits = (-abs(strength), abs(strength))
+        found[edit] = Direction(components[component][None], replace(info, layers=layers, limits=limits))
+    return found
+
+
+def _read(path: Path) -> Tensor | Mapping[str, Tensor]:
+    if not path.is_file():
+        raise ModelNotFoundError(f"There is no file {path}.")
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelFileError(f"{path} is larger than {MAX_BYTES >> 20} MiB: that is no direction.")
+    content = _read_numpy(path) if path.suffix == ".npy" else read_torch(path)
+    if isinstance(content, Tensor):
+        return content
+    if isinstance(content, dict) and all(isinstance(content.get(key), Tensor) for key in ("comp", "std")):
+        return content
+    raise ModelFileError(f"{path} holds neither a direction nor GANSpace's comp, mean and std.")
+
+
+def _read_numpy(path: Path) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise ModelFileError(f"{path} cannot be read as an array of numbers ({type(error).__name__}).") from error
+
+
+def _short_name(path: Path) -> str:
+    """stylegan_ffhq_smile_w_boundary.npy -> smile; Smiling_boundary.npy -> smiling; age.pt -> age."""
+    stem = path.stem.lower().removesuffix("_boundary").removesuffix("_w")
+    for prefix in ("stylegan2_ffhq_", "stylegan_ffhq_", "stylegan_celebahq_"):
+        stem = stem.removeprefix(prefix)
+    return stem
+
+
+def _vector(content: Tensor, w_dim: int, path: Path) -> Tensor:
+    """[1 or L, D], finite."""
+    if content.numel() == 0 or content.numel() % w_dim or content.shape[-1] % w_dim:
+        raise ModelFileError(f"{path} is {list(content.shape)}: not codes of {w_dim} numbers (give w_dim).")
+    vector = content.reshape(-1, w_dim).float()
+    if not bool(vector.isfinite().all()):
+        raise ModelFileError(f"{path} has NaN or infinite values.")
+    return vector
+
+
+def _components(content: Mapping[str, Tensor], w_dim: int, path: Path) -> Tensor:
+    """Components times their standard deviations, [k, D]."""
+    comp, std = content["comp"], content["std"]
+    vectors = _vector(comp, w_dim, path)
+    if std.numel() != len(vectors) or not bool(std.isfinite().all()):
+        raise ModelFileError(f"{path}: {len(vectors)} components, but standard deviations of shape {list(std.shape)}.")
+    return vectors * std.reshape(-1, 1).float()
+
+
+def _rows(path: Path, components: int) -> list[tuple[str, int, tuple[int, int], float]]:
+    """The lines of the table: name, component, (first layer, end layer), strength. A heading line is passed over."""
+    if not path.is_file():
+        raise ModelNotFoundError(f"There is no table {path}.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, cells in enumerate(csv.reader(lines, delimiter="\t" if "\t" in "".join(lines) else ","), start=1):
+        if not cells or (number == 1 and not cells[-1].strip().lstrip("+-").replace(".", "", 1).isdigit()):
+            continue
+        try:
+            name, component, first, end, strength = (cell.strip() for cell in cells)
+            row = (name, int(component), (int(first), int(end)), float(strength))
+        except ValueError:
+            raise ModelFileError(f"{path}, line {number}: not name, component, first, end layer, strength.") from None
+        if not 0 <= row[1] < components or not 0 <= row[2][0] < row[2][1]:
+            raise ModelFileError(f"{path}, line {number}: no such component (there are {components}) or layers.")
+        rows.append(row)
+    return rows

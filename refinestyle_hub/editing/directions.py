@@ -1,0 +1,157 @@
+"""Editing directions in w and w+: what they are, and how they are applied.
+
+A direction is a fixed offset to the codes; an edit adds strength times the offset.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..config import Fingerprint
+from ..errors import ConfigError, DirectionError, ShapeError
+from ..hub.pretrained import Pretrained
+
+
+__all__ = ["Direction", "DirectionInfo", "Directions", "DirectionsConfig", "apply"]
+
+
+@dataclass(frozen=True)
+class DirectionInfo:
+    """What is known about a direction: its entry in ``config.json``."""
+
+    codes: int = 1  # rows of the vector: 1, which moves every code alike, or one for each of the L codes
+    layers: tuple[int, int] | None = None  # first code that moves and the end (not moved any more); None: all
+    unit: str = "length 1 in w"  # what strength 1 means
+    limits: tuple[float, float] = (-3.0, 3.0)  # strengths of use
+    effect: Mapping[str, float] = field(default_factory=dict)  # attribute -> measured change for strength 1
+    leak: Mapping[str, float] = field(default_factory=dict)  # attribute -> unwanted change, standard deviations
+    source: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        first, end = self.layers or (0, 1)
+        if self.codes < 1 or not 0 <= first < end:
+            raise ConfigError(f"A direction of {self.codes} codes cannot move the layers {self.layers}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """An offset ``vector`` [1, D] or [L, D] to w+ for strength 1."""
+
+    vector: Tensor
+    info: DirectionInfo = DirectionInfo()
+
+    def __post_init__(self) -> None:
+        if self.vector.dim() != 2 or len(self.vector) != self.info.codes:
+            raise ShapeError(f"A direction is [{self.info.codes}, D], not {list(self.vector.shape)}.")
+
+    def offset(self, num_layers: int) -> Tensor:
+        """The offset of every code, [L, D], zero outside the layer range.
+
+        Raises:
+            DirectionError: the direction has another number of codes, or moves some that there are not.
+        """
+        if self.info.codes not in (1, num_layers):
+            raise DirectionError(f"The direction has {self.info.codes} codes, the generator {num_layers}.")
+        first, end = self.info.layers or (0, num_layers)
+        if end > num_layers:
+            raise DirectionError(f"The direction moves codes {first} to {end - 1}, the generator has {num_layers}.")
+        moves = torch.zeros(num_layers, 1, dtype=self.vector.dtype, device=self.vector.device)
+        moves[first:end] = 1
+        return self.vector * moves
+
+
+@dataclass(frozen=True)
+class DirectionsConfig:
+    """``config.json`` of a set of directions."""
+
+    w_dim: int  # D
+    directions: Mapping[str, DirectionInfo]
+    base: Fingerprint | None = None  # the generator they were found for; None: not known
+
+
+class Directions(Pretrained, Mapping[str, Direction]):
+    """Directions by name, as they are saved with a model. Immutable."""
+
+    part = "directions"
+    config_class = DirectionsConfig
+
+    def __init__(self, directions: Mapping[str, Direction], base: Fingerprint | None = None) -> None:
+        widths = {d.vector.shape[1] for d in directions.values()}
+        if len(widths) > 1:
+            raise ShapeError(f"All directions of a set need the same width D; these have {sorted(widths)}.")
+        infos = {name: d.info for name, d in directions.items()}
+        self.config = DirectionsConfig(max(widths, default=0), infos, base)
+        self._directions = dict(directions)
+
+    def __getitem__(self, name: str) -> Direction:
+        """The direction ``name``. Raises DirectionError, which suggests similar names."""
+        try:
+            return self._directions[name]
+        except KeyError:
+            raise _unknown(name, self) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._directions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._directions)
+
+    def __len__(self) -> int:
+        return len(self._directions)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The vectors by name."""
+        return {name: d.vector for name, d in self._directions.items()}
+
+    @classmethod
+    def template(cls, config: DirectionsConfig) -> dict[str, Tensor]:
+        """Shapes of the vectors, on the meta device."""
+        return {n: torch.empty(d.codes, config.w_dim, device="meta") for n, d in config.directions.items()}
+
+    @classmethod
+    def from_state(cls, config: DirectionsConfig, tensors: Mapping[str, Tensor]) -> Directions:
+        """From a checked config and its vectors."""
+        return cls({n: Direction(tensors[n], info) for n, info in config.directions.items()}, config.base)
+
+
+def _unknown(name: object, known: Collection[str]) -> DirectionError:
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return DirectionError(f"No direction {str(name)[:60]!r}.{hint}\nKnown: {', '.join(sorted(known)) or 'none'}.")
+
+
+def apply(w_plus: Tensor, edits: Mapping[str, float | Tensor], directions: Mapping[str, Direction]) -> Tensor:
+    """Move w+ [N, L, D] by strength times direction for each edit; edits add.
+
+    Args:
+        w_plus: codes; left as they are.
+        edits: strength by name, any real number or one for each sample [N].
+        directions: where the names are looked up.
+
+    Raises:
+        DirectionError: unknown name, or a direction of another size.
+        ConfigError: a strength that is not finite.
+        ShapeError: ``w_plus`` is not [N, L, D], or strengths are not [N].
+    """
+    if w_plus.dim() != 3:
+        raise ShapeError(f"w+ is [N, L, D], not {list(w_plus.shape)}.")
+    samples, num_layers, width = w_plus.shape
+    for name, strength in edits.items():
+        if name not in directions:
+            raise _unknown(name, directions)
+        offset = directions[name].offset(num_layers).to(w_plus)
+        if offset.shape[1] != width:
+            raise DirectionError(f"The direction {name!r} has {offset.shape[1]} numbers a code, w+ has {width}.")
+        amount = torch.as_tensor(strength, dtype=w_plus.dtype, device=w_plus.device)
+        if amount.shape not in ((), (samples,)):
+            raise ShapeError(f"The strength of {name!r} is one number or [{samples}], not {list(amount.shape)}.")
+        if not bool(amount.isfinite().all()):
+            raise ConfigError(f"The strength of {name!r} must be a finite number.")
+        w_plus = w_plus + amount.reshape(-1, 1, 1) * offset
+    return w_plus

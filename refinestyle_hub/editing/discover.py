@@ -1,0 +1,153 @@
+"""Three ways to find editing directions.
+
+``find_from_labels`` fits linear models to labelled samples, ``sefa`` factorises the modulation weights, ``pca`` the
+distribution of w. Published files are read by ``convert.direction_files``; ``train.direction_fit`` fits and measures
+the set that a model ships with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DirectionError, ShapeError
+from ..generators.stylegan2 import Generator
+from .directions import Direction, DirectionInfo
+
+
+__all__ = ["find_from_labels", "pca", "sefa"]
+
+
+# --- Finding directions ---------------------------------------------------------------------------------------------
+
+
+def find_from_labels(
+    w: Tensor,
+    labels: Mapping[str, Tensor],
+    *,
+    against: Collection[str] | None = None,
+    layers: tuple[int, int] | None = None,
+    ridge: float = 1e-3,
+) -> dict[str, Direction]:
+    """Directions that move one label by one standard deviation and, to first order, the others not at all.
+
+    Every label is regressed on w (for yes/no labels this is the linear discriminant). Of all offsets that change the
+    predictions as wanted, the one is taken that is the least unlikely under the distribution of w: with regression
+    vectors B and covariance S of w, it is S B (B^T S B)^-1 e. InterFaceGAN (Shen et al. 2020) projects out the other
+    normals instead, which is the same with S = 1, and leaves the region where w lies sooner.
+
+    Args:
+        w: samples [N, D], for one vector that serves all codes, or w+ [N, L, D], for a vector for each code.
+        labels: name -> [N], any scale, yes/no as 0 and 1.
+        against: labels that each direction must leave alone; None: all the others; (): none.
+        layers: first code to move and the end; None: all.
+        ridge: added to S for the regression, as a share of its mean eigenvalue.
+
+    Returns:
+        A direction for each label, with vectors [1, D] or [L, D].
+
+    Raises:
+        ShapeError: sizes do not fit together, or fewer than two samples.
+        DirectionError: a label that never changes, or that others determine; a name in ``against`` without labels.
+    """
+    if unknown := sorted(set(against or ()) - set(labels)):
+        raise DirectionError(f"There are no labels of {', '.join(unknown)} to leave alone.")
+    if w.dim() not in (2, 3) or len(w) < 2 or any(y.shape != w.shape[:1] for y in labels.values()):
+        raise ShapeError("find_from_labels needs w [N, D] or [N, L, D] and labels [N], with N of 2 or more.")
+    if constant := [name for name, y in labels.items() if float(y.double().std()) < 1e-9]:
+        raise DirectionError(f"All samples have the same {', '.join(constant)}: no direction can be found.")
+    rows = w[:, slice(*layers)] if layers and w.dim() == 3 else w
+    x = rows.reshape(len(w), -1).double()  # [N, F]
+    x = x - x.mean(dim=0)
+    y = torch.stack([values.to(x) for values in labels.values()], dim=1)  # [N, K]
+    deviations = y.std(dim=0)
+    y = (y - y.mean(dim=0)) / deviations
+    covariance = x.T @ x / len(x)  # [F, F]
+    damping = ridge * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=x.dtype, device=x.device)
+    normals = torch.linalg.solve(covariance + damping, x.T @ y / len(x))  # B [F, K]
+    moves = covariance @ normals  # S B
+    responses = normals.T @ moves  # B^T S B [K, K]
+
+    found = {}
+    for k, name in enumerate(labels):
+        others = [j for j, other in enumerate(labels) if j != k and (against is None or other in against)]
+        chosen = torch.tensor([k, *others])
+        block = responses[chosen][:, chosen]
+        scales = block.diagonal().clamp_min(1e-12).rsqrt()
+        if float(torch.linalg.eigvalsh(scales[:, None] * block * scales)[0]) < 1e-6:
+            raise DirectionError(f"{name!r} cannot be told from the labels held against it: leave some of them out.")
+        wanted = torch.zeros(len(chosen), dtype=x.dtype, device=x.device)
+        wanted[0] = 1
+        vector = moves[:, chosen] @ torch.linalg.solve(block, wanted)  # [F]
+        vector = vector.reshape(-1, w.shape[-1]).float()
+        if layers and w.dim() == 3:
+            whole = vector.new_zeros(w.shape[1:])
+            whole[slice(*layers)] = vector
+            vector = whole
+        info = DirectionInfo(
+            codes=len(vector),
+            layers=layers,
+            unit=f"one standard deviation of {name} over the samples ({float(deviations[k]):.3g})",
+            source="linear regression on labelled samples",
+        )
+        found[name] = Direction(vector, info)
+    return found
+
+
+def _signed(vectors: Tensor) -> Tensor:
+    """Eigenvectors [k, D] have no sign of their own: make the largest number of each positive."""
+    largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
+    return vectors * largest.sign()
+
+
+def sefa(generator: Generator, layers: tuple[int, int] | None = None, k: int = 10) -> dict[str, Direction]:
+    """Directions of w that change the styles the most: SeFa (Shen and Zhou, CVPR 2021), closed form.
+
+    They are the first eigenvectors of A^T A, A being the modulation weights of the convolutions of a layer range, each
+    style's row brought to length 1.
+
+    Args:
+        generator: its weights are read.
+        layers: first code and the end; what the directions are found from, and what they move. None: all.
+        k: how many.
+
+    Returns:
+        "sefa0", "sefa1", ..., strongest first, of length 1 in w.
+
+    Raises:
+        ConfigError: no such layers, or more directions than w has dimensions.
+    """
+    config = generator.config
+    first, end = layers or (0, config.num_layers)
+    convs = [spec.name for spec in config.layers if spec.kind == "conv" and first <= spec.code < end]
+    if not convs or end > config.num_layers or not 1 <= k <= config.w_dim:
+        raise ConfigError(f"sefa needs layers in 0..{config.num_layers - 1} and 1 to {config.w_dim} directions.")
+    weights = [generator.synthesis.get_parameter(f"{name}.affine.weight").detach() for name in convs]  # [C_in, D]
+    a = torch.nn.functional.normalize(torch.cat(weights).double(), dim=1)
+    vectors = torch.linalg.eigh(a.T @ a).eigenvectors.T.flip(0)[:k].float()
+    info = DirectionInfo(layers=layers, limits=(-5.0, 5.0), source="SeFa: eigenvectors of the modulation weights")
+    return {f"sefa{i}": Direction(vector[None], info) for i, vector in enumerate(_signed(vectors))}
+
+
+def pca(w: Tensor, k: int = 10, layers: tuple[int, int] | None = None) -> dict[str, Direction]:
+    """Principal components of samples w [N, D]: GANSpace (Härkönen et al., NeurIPS 2020).
+
+    Returns:
+        "pca0", "pca1", ..., strongest first; strength 1 is one standard deviation along the component.
+
+    Raises:
+        ShapeError: not [N, D].
+        ConfigError: more components than samples or dimensions.
+    """
+    if w.dim() != 2:
+        raise ShapeError(f"pca needs w [N, D], not {list(w.shape)}.")
+    if not 1 <= k <= min(len(w) - 1, w.shape[1]):
+        raise ConfigError(f"{len(w)} samples of {w.shape[1]} dimensions do not have {k} components.")
+    x = w.double() - w.double().mean(dim=0)
+    _, deviations, vectors = torch.linalg.svd(x, full_matrices=False)
+    vectors = _signed(vectors[:k]) * (deviations[:k, None] / math.sqrt(len(w) - 1))
+    info = DirectionInfo(layers=layers, unit="one standard deviation of the component", source="GANSpace: PCA of w")
+    return {f"pca{i}": Direction(vector[None], info) for i, vector in enumerate(vectors.float())}

@@ -1,0 +1,324 @@
+"""How good a domain is: samples before and after it, beside true pictures of the style.
+
+Set distances say how near the samples come to the true pictures, diversity whether they still differ from each other,
+drift how much of pose and expression was lost on the way. What cannot be measured is None, and a note says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..cards.facts import Figure
+from ..errors import ConfigError, ShapeError
+from ..generators.discriminator import Discriminator
+from ..generators.stylegan2 import Generator
+from ..losses.perceptual import Perceptual
+from ..losses.pixel import shrink
+from ..tokens.token_set import TokenSet
+from . import metrics
+from .attributes import AttributeNet
+from .drift import Landmarks, attribute_drift
+
+
+__all__ = ["TRAINING_BYTES", "Draw", "Judges", "compare", "evaluate_domain", "figures", "sample_codes"]
+
+Draw: TypeAlias = Callable[[Tensor], Tensor]  # w+ [n, L, D] -> pictures [n, 3, R, R]
+OnBatch: TypeAlias = Callable[[int, int], None]  # samples done, and all of them
+Levels: TypeAlias = list[Tensor]  # features [N, F] of one network at one or several depths
+
+FEATURES = ("attribute_features", "discriminator_features")
+BATCH = 16
+FINE = 256  # pixels: what the perceptual distance looks at, at most
+SHOWN = 250  # samples whose diversity is measured: their feature maps are kept in memory
+PAIRS = 500  # of samples in a cluster
+CLUSTERS = 20  # at most
+TRAINING_BYTES = 12  # of each number that is learnt: its gradient and Adam's two moments, fp32
+
+
+@dataclass(frozen=True, eq=False)
+class Judges:
+    """The networks that measure. What an absent one would measure is left out."""
+
+    attributes: AttributeNet | None = None
+    discriminator: Discriminator | None = None
+    perceptual: Perceptual | None = None
+
+    def levels(self, pictures: Tensor) -> dict[str, Levels]:
+        """Features of pictures [N, 3, R, R] by network: of the attributes, and of the discriminator's every block."""
+        found: dict[str, Levels] = {}
+        if self.attributes is not None:
+            found["attribute_features"] = [self.attributes.features(pictures)]
+        if self.discriminator is not None:
+            maps = self.discriminator.features(pictures)
+            found["discriminator_features"] = [x.float().mean(dim=(2, 3)) for x in maps]
+        return found
+
+
+def evaluate_domain(
+    generator: Generator,
+    tokens: TokenSet,
+    true: Tensor | Sequence[Tensor],
+    judges: Judges,
+    *,
+    samples: int = 500,
+    truncation: float = 1.0,
+    seed: int = 0,
+    references: Tensor | None = None,
+    faces: int = 100,
+    on_batch: OnBatch | None = None,
+) -> dict[str, Any]:
+    """``compare`` for a token set, with its size and the time that it costs.
+
+    Args:
+        samples: how many pictures to draw, from seeded latents and with the generator's stored noise.
+        truncation: 1 as drawn, 0 the mean face.
+
+    Raises:
+        ConfigError: fewer than two samples.
+        ShapeError: pictures of another size than the generator's.
+        BaseMismatchError, LayerError: the tokens were made for another generator.
+    """
+    w_plus = sample_codes(generator, samples, truncation, seed)
+    device = w_plus.device
+    tokens = tokens.to(device)
+
+    def draw(set_: TokenSet | None) -> Draw:
+        return lambda w: generator(w, set_).clamp(-1, 1)
+
+    report = compare(draw(None), draw(tokens), w_plus, true, judges, references=references, faces=faces,
+                     seed=seed, on_batch=on_batch)  # fmt: skip
+    parameters = sum(p.numel() for p in generator.parameters())
+    return {
+        **report,
+        "truncation": truncation,
+        "bytes": tokens.nbytes,
+        "values": tokens.num_values,
+        "share_of_generator": tokens.num_values / parameters,
+        "training_bytes": TRAINING_BYTES * tokens.num_values,
+        "seconds": {
+            "picture": _seconds(draw(tokens), w_plus[:8]),
+            "plain_picture": _seconds(draw(None), w_plus[:8]),
+        },
+    }
+
+
+def sample_codes(generator: Generator, samples: int, truncation: float = 1.0, seed: int = 0) -> Tensor:
+    """w+ [N, L, D] of seeded latents. Raises ConfigError for fewer than two."""
+    if samples < 2:
+        raise ConfigError(f"At least two samples are needed to compare sets of pictures, not {samples}.")
+    z = torch.randn(samples, generator.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return generator.map(z.to(generator.mapping.w_avg.device), truncation)
+
+
+@torch.no_grad()
+def compare(
+    plain: Draw,
+    adapted: Draw,
+    w_plus: Tensor,
+    true: Tensor | Sequence[Tensor],
+    judges: Judges,
+    *,
+    references: Tensor | None = None,
+    faces: int = 100,
+    seed: int = 0,
+    on_batch: OnBatch | None = None,
+) -> dict[str, Any]:
+    """Measure any change of a generator: a domain, or one that was fine-tuned.
+
+    Args:
+        plain: draws w+ [n, L, D] as before the change, pictures [n, 3, R, R] in [-1, 1].
+        adapted: draws them as after it.
+        w_plus: codes of the samples, [N, L, D].
+        true: pictures of the style, [M, 3, R, R]: a tensor, or a sequence of [3, R, R].
+        judges: the networks that measure.
+        references: pictures that the change was learnt from, [K, 3, R, R]; the clusters of the diversity form around
+            them. None: around the first of the true pictures, at most 20.
+        faces: of how many samples the landmarks are compared.
+        seed: of what is drawn to estimate the figures.
+        on_batch: told how far it is.
+
+    Returns:
+        What JSON holds: by network the kernel distance (times 1000) and Frechet distance of the samples, and of
+        those before the change; ``diversity``; ``landmarks`` and ``attributes`` that drifted; ``notes``.
+
+    Raises:
+        ShapeError: there is no true picture, or they are of another size than the samples.
+    """
+    if not len(true):
+        raise ShapeError("There is no true picture to compare with.")
+    notes: list[str] = []
+    goal = _gather([judges.levels(part) for part in _batches(true)])
+    before, after, maps = [], [], []
+    readings: list[tuple[Tensor, Tensor]] = []
+    landmarks = Landmarks(faces)
+    for start in range(0, len(w_plus), BATCH):
+        codes = w_plus[start : start + BATCH]
+        source, sample = plain(codes), adapted(codes)
+        if sample.shape[1:] != true[0].shape:
+            raise ShapeError(f"The true pictures are {list(true[0].shape)}, the samples {list(sample.shape[1:])}.")
+        before.append(judges.levels(source))
+        after.append(judges.levels(sample))
+        if judges.perceptual is not None and start < SHOWN:
+            maps.append(_flat_maps(judges.perceptual, sample))
+        if judges.attributes is not None:
+            readings.append((judges.attributes(source).values, judges.attributes(sample).values))
+        landmarks.add(source, sample)
+        if on_batch is not None:
+            on_batch(min(start + BATCH, len(w_plus)), len(w_plus))
+
+    sets: dict[str, Any] = dict.fromkeys(FEATURES)
+    for name in FEATURES:
+        if name not in goal:
+            notes.append(f"No {name.replace('_', ' ')}: the network is not at hand.")
+            continue
+        sets[name] = _distances(goal[name], _gather(before)[name], _gather(after)[name], notes, name)
+    clusters = true[:CLUSTERS] if references is None else references
+    return {
+        "samples": len(w_plus),
+        "true_pictures": len(true),
+        "seed": seed,
+        **sets,
+        "diversity": _diversity(judges.perceptual, maps, clusters, references is not None, seed, notes),
+        "landmarks": landmarks.report(notes),
+        "attributes": attribute_drift(judges.attributes, readings),
+        "notes": notes,
+    }
+
+
+# --- Sets -----------------------------------------------------------------------------------------------------------
+
+
+def _batches(pictures: Tensor | Sequence[Tensor]) -> Iterator[Tensor]:
+    for start in range(0, len(pictures), BATCH):
+        part = pictures[start : start + BATCH]
+        yield part if isinstance(part, Tensor) else torch.stack(list(part))
+
+
+def _gather(parts: Sequence[Mapping[str, Levels]]) -> dict[str, Levels]:
+    """Features of batches -> of the whole set."""
+    return {name: [torch.cat(level) for level in zip(*(p[name] for p in parts), strict=True)] for name in parts[0]}
+
+
+def _distances(goal: Levels, before: Levels, after: Levels, notes: list[str], name: str) -> dict[str, Any] | None:
+    """Kernel and Frechet distance to the goal, of the samples before and after."""
+    what = name.replace("_", " ")
+    if len(goal[0]) < 2:
+        notes.append(f"No distances in {what}: an unbiased estimate needs at least two true pictures.")
+        return None
+    scales = [level.square().mean().sqrt().clamp(min=1e-12) for level in goal]
+    true, old, new = (
+        torch.cat([x / s for x, s in zip(set_, scales, strict=True)], 1) for set_ in (goal, before, after)
+    )
+    count, width = true.shape
+    if count <= width:
+        notes.append(
+            f"{count} true pictures do not span {width} {what}: the Frechet distance is mostly its own bias, good for "
+            "comparisons at the same numbers alone. The kernel distance is unbiased."
+        )
+    kernel, plain = metrics.kernel_distance(true, new), metrics.kernel_distance(true, old)
+    return {
+        "kernel_x1000": 1000 * kernel.mean,
+        "kernel_x1000_std": 1000 * kernel.std,
+        "frechet": metrics.frechet_distance(true, new),
+        "before_kernel_x1000": 1000 * plain.mean,
+        "before_frechet": metrics.frechet_distance(true, old),
+        "gap_closed": 1 - kernel.mean / plain.mean if plain.mean > 0 else None,
+    }
+
+
+# --- Diversity ------------------------------------------------------------------------------------------------------
+
+
+def _flat_maps(perceptual: Perceptual, pictures: Tensor) -> Tensor:
+    """Pictures -> [N, F] whose squared differences sum to the perceptual distance; in half precision: F is large."""
+    maps = perceptual.embed(shrink(pictures, FINE))
+    return torch.cat([(m / (m.shape[2] * m.shape[3]) ** 0.5).flatten(1) for m in maps], dim=1).half()
+
+
+def _diversity(
+    perceptual: Perceptual | None,
+    maps: Sequence[Tensor],
+    clusters: Tensor | Sequence[Tensor],
+    known: bool,
+    seed: int,
+    notes: list[str],
+) -> dict[str, Any] | None:
+    """Intra-cluster diversity (CDC) of the samples."""
+    if perceptual is None:
+        notes.append("No diversity: the perceptual distance is not at hand.")
+        return None
+    items = torch.cat([*maps])[:SHOWN]
+    centres = torch.cat([_flat_maps(perceptual, part) for part in _batches(clusters)])
+    whole = torch.cat([items, centres])
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:  # of rows of the whole, by number
+        found = [(whole[i].float() - whole[j].float()).square().sum(1) for i, j in zip(a.split(16), b.split(16))]  # noqa: B905
+        return torch.cat(found)
+
+    numbers = torch.arange(len(whole))
+    own, around = numbers[: len(items)], numbers[len(items) :]
+    try:
+        value = metrics.intra_cluster_diversity(own, around, distance, PAIRS, seed)
+    except ShapeError:
+        notes.append("No diversity: no reference has two samples near it. Draw more samples.")
+        return None
+    nearest = torch.stack([distance(own, centre.expand_as(own)) for centre in around], 1).argmin(1)
+    return {
+        "intra_perceptual": value,
+        "perceptual": perceptual.name,
+        "samples": len(items),
+        "clusters": torch.bincount(nearest, minlength=len(around)).tolist(),
+        "around": "the references" if known else "the first true pictures",
+    }
+
+
+# --- Cost and card --------------------------------------------------------------------------------------------------
+
+
+def _seconds(draw: Draw, codes: Tensor) -> float:
+    """Of one picture in a batch: the best of three, after one to warm up."""
+    times = []
+    with torch.no_grad():
+        for _ in range(4):
+            start = time.perf_counter()
+            draw(codes).cpu()  # waits for a GPU
+            times.append(time.perf_counter() - start)
+    return min(times[1:]) / len(codes)
+
+
+def figures(report: Mapping[str, Any], dataset: str, command: str = "") -> tuple[Figure, ...]:
+    """The figures of a report that belong on the card of the domain; kernel distances first."""
+    found: list[tuple[str, float | None, str, str, int]] = []
+    samples = report["samples"]
+    for name in FEATURES:
+        part, what = report[name] or {}, name.replace("_", " ")
+        found.append((f"Kernel distance in {what}, x1000", part.get("kernel_x1000"), "", "", samples))
+        found.append((f"Share of the gap closed, {what}", part.get("gap_closed"), "", "", samples))
+        found.append((f"Frechet distance in {what}", part.get("frechet"), "", "", samples))
+    part = report["diversity"] or {}
+    found.append(
+        (
+            "Intra-perceptual diversity",
+            part.get("intra_perceptual"),
+            "",
+            part.get("perceptual", ""),
+            part.get("samples", 0),
+        )
+    )
+    part = report["landmarks"] or {}
+    found.append(("Landmark drift", part.get("drift"), "eye distances", "dlib", part.get("pictures", 0)))
+    found.append(("Share of pictures with landmarks", part.get("share"), "", "dlib", part.get("pictures", 0)))
+    part = report["attributes"] or {}
+    found.append(("Drift of pose and expression", part.get("content_deviations"), "sd", "", samples))
+    return tuple(
+        Figure(metric, value, dataset, unit, count or None, report["seed"], version, command)
+        for metric, value, unit, version, count in found
+        if value is not None
+    )

@@ -1,0 +1,259 @@
+"""How well pictures are inverted: ways to do it side by side, judged by the same distances, on the same pictures.
+
+Every picture is inverted by itself, so that seconds are those of one photo.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..encoder.encoder import Encoder
+from ..encoder.heads import TokenHead
+from ..errors import ConfigError, FaceNotFoundError, PictureError, ShapeError
+from ..faces.align import crop_face
+from ..images import load_picture, pictures_in, to_tensor
+from ..inversion.optimise import FINE, NEAR_STEPS, STEPS
+from ..losses.perceptual import Perceptual
+from ..losses.pixel import mse, shrink
+from ..pipeline import RefineStylePipeline
+from .attributes import AttributeNet
+from .baselines import pivotal_tuning, project_w_plus
+from .metrics import Estimate, PairDistance, ms_ssim
+
+
+__all__ = ["Method", "baselines", "evaluate_inversion", "judges", "our_methods", "read_crops", "table"]
+
+Invert: TypeAlias = Callable[[Tensor], tuple[Tensor, int]]  # [1, 3, R, R] -> what is drawn of it, numbers to keep
+OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, over all methods
+BATCH = 16  # pictures judged at once
+SMALLEST = 99  # pixels of which four scales of MS-SSIM can be taken
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A way to invert a picture."""
+
+    name: str
+    invert: Invert
+    parameters: int = 0  # of the network that was trained for it, beside the generator
+    quick: bool = False  # so that a first picture, for which more is loaded, would weigh in its seconds
+
+
+# --- Ways -----------------------------------------------------------------------------------------------------------
+
+
+def our_methods(
+    pipe: RefineStylePipeline, steps: Sequence[int] | None = None, name: str = "encoder", looks: Sequence[int] = ()
+) -> list[Method]:
+    """The encoder's w+ alone, its whole answer if that is more, and with so many steps of optimisation from there.
+
+    Without an encoder: optimisation from the mean latent.
+
+    Args:
+        steps: None takes the pipeline's own number.
+        looks: of two stages, the answer also after so many looks of the second.
+    """
+    generator, encoder = pipe.generator, pipe.encoder
+
+    def optimised(count: int) -> Invert:
+        def invert(crop: Tensor) -> tuple[Tensor, int]:
+            found = pipe.invert_crops(crop, steps=count)[0]
+            with torch.no_grad():
+                drawn = generator(found.w_plus[None], found.tokens)
+            return drawn, found.w_plus.numel() + (found.tokens.num_values if found.tokens else 0)
+
+        return invert
+
+    if encoder is None:
+        return [Method(f"tokens, {count} steps", optimised(count)) for count in ([STEPS] if steps is None else steps)]
+    codes = generator.config.num_layers * generator.config.w_dim
+    kept, whole = codes + token_values(encoder), sum(p.numel() for p in encoder.parameters())
+
+    @torch.no_grad()
+    def alone(crop: Tensor) -> tuple[Tensor, int]:
+        return generator(encoder.codes(crop)), codes
+
+    def answer(count: int | None) -> Invert:
+        @torch.no_grad()
+        def invert(crop: Tensor) -> tuple[Tensor, int]:
+            w_plus, tokens = encoder(crop, generator, count)
+            return generator(w_plus, tokens), kept
+
+        return invert
+
+    first = sum(p.numel() for p in encoder.first.parameters())
+    counts = [NEAR_STEPS] if steps is None else steps
+    further = [Method(f"{name} + {count} steps", optimised(count), whole) for count in counts]
+    answers = [Method(name, answer(None), whole, quick=True)] if encoder.config.layers else []
+    answers += [Method(f"{name}, {count} looks", answer(count), whole, quick=True) for count in looks]
+    return [Method(f"{name}, w+ alone", alone, first, quick=True), *answers, *further]
+
+
+def token_values(encoder: Encoder) -> int:
+    """Numbers that an encoder gives for the tokens of one picture."""
+    heads = (head for head in encoder.modules() if isinstance(head, TokenHead))
+    return sum(head.rank * sum(p.out_features for p in (head.p, head.q, head.a) if p is not None) for head in heads)
+
+
+def baselines(
+    pipe: RefineStylePipeline, w_steps: Sequence[int] = (500,), tuning: Sequence[tuple[int, int]] = ((450, 350),)
+) -> list[Method]:
+    """w+ optimisation with so many steps, and PTI with so many for (pivot, generator)."""
+    generator = pipe.generator
+
+    def projected(steps: int) -> Invert:
+        def invert(crop: Tensor) -> tuple[Tensor, int]:
+            w_plus = project_w_plus(generator, crop, perceptual=pipe.perceptual, steps=steps)
+            with torch.no_grad():
+                return generator(w_plus), w_plus.numel()
+
+        return invert
+
+    def tuned(pivot: int, steps: int) -> Invert:
+        def invert(crop: Tensor) -> tuple[Tensor, int]:
+            w_plus, own = pivotal_tuning(
+                generator, crop, perceptual=pipe.perceptual, pivot_steps=pivot, tuning_steps=steps
+            )
+            with torch.no_grad():
+                return own(w_plus), w_plus.shape[2] + sum(p.numel() for p in own.synthesis.parameters())
+
+        return invert
+
+    found = [Method(f"w+, {steps} steps", projected(steps)) for steps in w_steps]
+    return found + [Method(f"PTI, {pivot} + {steps} steps", tuned(pivot, steps)) for pivot, steps in tuning]
+
+
+# --- Pictures -------------------------------------------------------------------------------------------------------
+
+
+def read_crops(paths: Sequence[Path], size: int, *, aligned: bool = False) -> tuple[Tensor, dict[str, str]]:
+    """Faces [N, 3, R, R] of pictures, and of those in folders; and why others were left out, by their paths.
+
+    Args:
+        paths: pictures or folders.
+        size: R, pixels.
+        aligned: the pictures are crops already; their central squares are taken. Otherwise faces are looked for.
+
+    Raises:
+        PictureError: nothing is left.
+        MissingDependencyError: the face detector is not installed.
+    """
+    crops, skipped = [], {}
+    for path in itertools.chain.from_iterable(pictures_in(p) if p.is_dir() else [p] for p in paths):
+        try:
+            image = load_picture(path) if aligned else crop_face(path, size).image
+            crops.append(to_tensor(image, size))
+        except (FaceNotFoundError, PictureError) as error:
+            skipped[str(path)] = str(error)
+    if not crops:
+        reasons = "; ".join(f"{path}: {why}" for path, why in list(skipped.items())[:1])
+        raise PictureError(f"No picture can be used. {reasons}")
+    return torch.cat(crops), skipped
+
+
+# --- Figures --------------------------------------------------------------------------------------------------------
+
+
+def judges(
+    side: int, perceptual: Perceptual, unseen: Perceptual | None, attributes: AttributeNet | None
+) -> dict[str, PairDistance]:
+    """What pictures [N, 3, R, R] and their redrawings are compared by, each -> [N].
+
+    Args:
+        side: R, pixels; MS-SSIM is left out where its four scales do not fit.
+        perceptual: the distance that was trained with.
+        unseen: one that no loss used.
+        attributes: reads attributes; their error is in standard deviations, mean over the attributes.
+    """
+    found: dict[str, PairDistance] = {"mse": mse}
+    for distance in (perceptual, unseen):
+        if distance is not None:
+            found[distance.name] = _shrunk(distance)
+    if side >= SMALLEST:
+        found["ms_ssim"] = ms_ssim
+    if attributes is not None:
+        found["attributes"] = lambda x, y: attribute_error(attributes, x, y)
+    return found
+
+
+def _shrunk(distance: Perceptual) -> PairDistance:
+    return lambda x, y: distance(shrink(x, FINE), shrink(y, FINE))
+
+
+def attribute_error(net: AttributeNet, x: Tensor, y: Tensor) -> Tensor:
+    """Mean difference of the attributes read off pictures, in standard deviations of the portraits, [N]."""
+    count = net.config.num_attributes
+    first, second = (net.to_units(net(pictures).values)[:, :count] for pictures in (x, y))
+    return ((first - second).abs() / first.new_tensor(net.config.std[:count])).mean(dim=1)
+
+
+@torch.no_grad()
+def evaluate_inversion(
+    methods: Sequence[Method],
+    crops: Tensor,
+    by: Mapping[str, PairDistance],
+    on_picture: OnPicture | None = None,
+    *,
+    warm: bool = False,
+) -> list[dict[str, Any]]:
+    """Invert every picture of [N, 3, R, R] in every way; ``warm``: some way of these was gone before.
+
+    Returns:
+        For each method its name; ``figures``: mean and standard deviation over the pictures of every distance and of
+        the seconds; ``parameters`` that were trained; ``values`` to keep for each picture.
+
+    Raises:
+        ConfigError: two methods have one name.
+        ShapeError: there is no picture.
+    """
+    if len({method.name for method in methods}) < len(methods):
+        raise ConfigError("Two methods have the same name; give the encoders names of their own.")
+    if not len(crops):
+        raise ShapeError("There is no picture to invert.")
+    rows: list[dict[str, Any]] = []
+    done = 0
+    for method in methods:
+        if method.quick or not (rows or warm):
+            with torch.enable_grad():
+                method.invert(crops[:1])
+        drawn, seconds, values = [], [], 0
+        for crop in crops.split(1):
+            start = time.perf_counter()
+            with torch.enable_grad():
+                picture, values = method.invert(crop)
+            drawn.append(picture.clamp(-1, 1).cpu())  # waits for a GPU
+            seconds.append(time.perf_counter() - start)
+            done += 1
+            if on_picture is not None:
+                on_picture(done, len(crops) * len(methods))
+        pairs = list(zip(crops.split(BATCH), torch.cat(drawn).to(crops.device).split(BATCH), strict=True))
+        found = {name: torch.cat([judge(x, y) for x, y in pairs]) for name, judge in by.items()}
+        figures = {name: _estimate(numbers) for name, numbers in found.items()}
+        figures["seconds"] = _estimate(torch.tensor(seconds))
+        rows.append({"method": method.name, "parameters": method.parameters, "values": values, "figures": figures})
+    return rows
+
+
+def _estimate(numbers: Tensor) -> dict[str, float]:
+    numbers = numbers.double()
+    return asdict(Estimate(round(float(numbers.mean()), 6), round(float(numbers.std(correction=0)), 6)))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows for people, in Markdown: mean ± standard deviation over the pictures."""
+    columns = list(rows[0]["figures"])
+    lines = [f"| method | {' | '.join(columns)} | parameters | numbers a picture |"]
+    lines.append("| --- |" + " ---: |" * (len(columns) + 2))
+    for row in rows:
+        cells = [f"{row['figures'][name]['mean']:.3g} ± {row['figures'][name]['std']:.2g}" for name in columns]
+        trained = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "none"
+        lines.append(f"| {row['method']} | {' | '.join(cells)} | {trained} | {row['values']:,} |")
+    return "\n".join(lines)

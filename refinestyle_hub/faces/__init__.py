@@ -1,0 +1,1 @@
+"""Find faces, crop them as FFHQ does, paste an edited crop back."""

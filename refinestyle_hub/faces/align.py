@@ -1,0 +1,180 @@
+"""Crop faces as FFHQ does, and paste an edited crop back.
+
+The crop is that of the FFHQ data set (Karras, Laine, Aila, "A Style-Based Generator Architecture for Generative
+Adversarial Networks", 2019, appendix A). Coordinates as in ``detect``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ..errors import FaceNotFoundError, ShapeError
+from ..images import PictureSource, load_picture
+from .detect import Face, fill_around, find_faces, plain
+from .dlib_models import FaceModels, Floats
+
+
+__all__ = ["Crop", "align", "crop_face", "face_quad", "paste_back"]
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """An aligned square cut from a picture.
+
+    quad: ``[4, 2]``, its corners in the picture: top left, bottom left, bottom right, top right. May lie outside.
+    source_size: width and height of the picture.
+    """
+
+    image: Image.Image
+    quad: Floats
+    source_size: tuple[int, int]
+
+
+def face_quad(landmarks: Floats) -> Floats:
+    """68 landmarks -> corners ``[4, 2]`` of the FFHQ square: top left, bottom left, bottom right, top right."""
+    left_eye, right_eye = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
+    mouth = (landmarks[48] + landmarks[54]) / 2
+    eyes = (left_eye + right_eye) / 2
+    across, down = right_eye - left_eye, mouth - eyes
+    # The eye line plus the eye-mouth line turned by 90 degrees: steadier than either when the head is turned.
+    x = across + np.array([down[1], -down[0]])
+    x *= max(2.0 * np.hypot(*across), 1.8 * np.hypot(*down)) / np.hypot(*x)  # half the side
+    y = np.array([-x[1], x[0]])
+    centre = eyes + 0.1 * down
+    return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
+
+
+def align(image: Image.Image, face: Face, size: int) -> Crop:
+    """Cut the FFHQ crop of `face` from the picture it was found in, resampled to size x size.
+
+    Where the square reaches over the picture's edge, the picture is mirrored, blurred and faded to its median colour.
+    """
+    image = plain(image)
+    quad = face_quad(face.landmarks)
+    side = float(np.hypot(*(quad[3] - quad[0])))
+    corners = quad + 0.5  # from here on (0, 0) is the corner of the first pixel
+
+    # 1. The part that matters: the square and a tenth around it.
+    border = max(round(0.1 * side), 3)
+    low, high = np.floor(corners.min(0)) - border, np.ceil(corners.max(0)) + border
+    left, top = (int(v) for v in np.clip(low, 0, np.array(image.size) - 1))
+    right, bottom = (int(v) for v in np.clip(high, 1, image.size))
+    part = image.crop((left, top, right, bottom))
+    outside = np.array([left - low[0], top - low[1], high[0] - right, high[1] - bottom])  # what is missing, per side
+    corners = corners - (left, top)
+
+    # 2. Shrink by a whole factor, so that the sampling below never skips pixels by more than 2.
+    shrink = int(side / size / 2)
+    if shrink > 1:
+        small = (max(round(part.width / shrink), 1), max(round(part.height / shrink), 1))
+        corners = corners * np.array(small) / part.size
+        part = part.resize(small, Image.Resampling.LANCZOS)
+        side, border, outside = side / shrink, max(round(border / shrink), 3), outside / shrink
+
+    # 3. Fill what lies outside of the picture.
+    if outside.max() > border - 4:  # as published: within 4 pixels of the edge, or over it
+        pad = np.maximum(np.ceil(outside), round(0.3 * side)).astype(int)
+        part = fill_around(part, pad, side)
+        corners = corners + pad[:2]
+
+    # 4. Sample the square at no less than its own resolution, then average down.
+    fine = size * max(1, int(np.ceil(side / size)))
+    crop = part.transform((fine, fine), Image.Transform.QUAD, tuple(corners.flatten()), Image.Resampling.BICUBIC)
+    if fine > size:
+        crop = crop.resize((size, size), Image.Resampling.LANCZOS)
+    return Crop(crop, quad, image.size)
+
+
+def crop_face(picture: PictureSource, size: int, index: int = 0, *, models: FaceModels | None = None) -> Crop:
+    """Read a picture, find its faces and cut the crop of one; index 0 is the largest face.
+
+    Raises:
+        PictureError: the picture cannot be used.
+        FaceNotFoundError: no face, or none of that index.
+    """
+    image = load_picture(picture)
+    faces = find_faces(image, models=models)
+    if not 0 <= index < len(faces):
+        raise FaceNotFoundError(f"The picture has {len(faces)} face(s), counted from 0; there is no face {index}.")
+    return align(image, faces[index], size)
+
+
+def paste_back(original: Image.Image, edited_crop: Image.Image, quad: Floats, feather: float = 0.1) -> Image.Image:
+    """Lay an edited crop back into the picture that it was cut from.
+
+    The crop fades in from the square's border over `feather` of its side, also from those picture edges that cut the
+    square (there the crop holds mirrored pixels). Pixels outside of the square keep their values exactly.
+
+    Args:
+        original: the picture.
+        edited_crop: square, of any size.
+        quad: `Crop.quad`, ``[4, 2]``.
+        feather: 0 to 0.5, as a fraction of the square's side.
+
+    Raises:
+        ShapeError: quad is not four points around an area.
+    """
+    quad = np.asarray(quad, dtype=np.float64)
+    if quad.shape != (4, 2) or not np.isfinite(quad).all():
+        raise ShapeError(f"A quad is [4, 2], four corners; this one is {list(quad.shape)}, or not finite.")
+    corners = quad + 0.5
+    result = plain(original)
+    size = np.array(result.size)
+    left, top = (int(v) for v in np.clip(np.floor(corners.min(0)), 0, size))
+    right, bottom = (int(v) for v in np.clip(np.ceil(corners.max(0)), 0, size))
+    if right <= left or bottom <= top:
+        return result  # the square does not touch the picture
+
+    # Sample at twice the picture's resolution and average: rotated sampling at its own would lose the finest detail.
+    side = float(np.hypot(*(corners[3] - corners[0])))
+    crop = plain(edited_crop)
+    if crop.width > 2 * side > 2:
+        crop = crop.resize((round(2 * side), round(2 * side)), Image.Resampling.LANCZOS)
+    unit = np.array([(0, 0), (0, 1), (1, 1), (1, 0)], dtype=np.float64)
+    rim = int(np.ceil(4 * crop.width / max(side, 1)))  # 4 pixels of the picture, so that no black is averaged in
+    rimmed = Image.fromarray(np.pad(np.asarray(crop), ((rim, rim), (rim, rim), (0, 0)), mode="edge"))
+    window = corners - (left, top)
+    width, height = right - left, bottom - top
+    warped = rimmed.transform(
+        (2 * width, 2 * height),
+        Image.Transform.PERSPECTIVE,
+        _homography(2 * window, unit * crop.size + rim),
+        Image.Resampling.BICUBIC,
+    ).resize((width, height), Image.Resampling.LANCZOS)
+
+    # Distance of each pixel to the nearest border that the crop fades in from, in sides of the square.
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)  # [H, W]
+    a, b, c, d, e, f, g, h = _homography(window, unit)
+    depth = g * x + h * y + 1
+    u, v = (a * x + b * y + c) / depth, (d * x + e * y + f) / depth
+    distance = np.minimum.reduce([u, 1 - u, v, 1 - v])
+    reaches_out = [*(corners.min(0) < 0), *(corners.max(0) > size)]
+    for out, to_edge in zip(reaches_out, (x + left, y + top, size[0] - left - x, size[1] - top - y), strict=True):
+        if out:
+            distance = np.minimum(distance, to_edge / side)
+    ramp = np.clip(distance / max(feather, 1e-6), 0, 1)
+    alpha = (ramp * ramp * (3 - 2 * ramp))[..., None]  # [H, W, 1], smoothstep
+
+    box = (left, top, right, bottom)
+    before = np.asarray(result.crop(box), dtype=np.float64)
+    mixed = before + alpha * (np.asarray(warped, dtype=np.float64) - before)
+    result.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), box[:2])
+    return result
+
+
+def _homography(source: Floats, target: Floats) -> tuple[float, ...]:
+    """The eight numbers (a..h) of x' = (ax + by + c) / (gx + hy + 1), y' = (dx + ey + f) / (gx + hy + 1).
+
+    Args:
+        source, target: ``[4, 2]``, corresponding corners.
+    """
+    rows = []
+    for (x, y), (u, v) in zip(source, target, strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+    try:
+        return tuple(np.linalg.solve(np.array(rows), target.flatten()))
+    except np.linalg.LinAlgError as error:
+        raise ShapeError("The corners of the quad do not enclose an area.") from error

@@ -1,0 +1,171 @@
+"""Find faces, in pictures of any size and at any angle up to a quarter turn.
+
+Coordinates are pixels of the upright picture, x then y, with (0, 0) at the centre of the first pixel, as in dlib and
+FFHQ. Where the models come from, and their licences: ``dlib_models``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from ..errors import FaceNotFoundError
+from ..images import load_picture
+from .dlib_models import Box, FaceModels, Floats, default_models
+
+
+__all__ = ["Face", "find_faces", "fit", "plain", "search"]
+
+
+MIN_FACE = 32  # pixels; below this a crop holds too little to invert
+SURE = 0.3  # detector score; upright pictures without a face were seen to reach 0.21
+ADVICE = "Use a frontal photo with the whole head, or pass aligned=True / --aligned."
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """A detected face: box (left, top, right, bottom), landmarks ``[68, 2]``, detector score (above 0; 1 is clear)."""
+
+    box: Box
+    landmarks: Floats
+    score: float
+
+    @property
+    def width(self) -> int:
+        """Width of the box in pixels."""
+        return self.box[2] - self.box[0]
+
+
+def find_faces(image: Image.Image, retries: bool = True, *, models: FaceModels | None = None) -> list[Face]:
+    """Find the faces of a picture, the largest first.
+
+    Large pictures are searched at a long side of 1024, which shows faces down to a twelfth of it. Where there are
+    none, `retries` looks again at twice the scale (small faces), with a margin of 25 % (tight crops), and with the
+    picture turned (the landmarks are mapped back, so the crop of a lying face comes out upright).
+
+    Raises:
+        FaceNotFoundError: none, or none of at least 32 pixels.
+        MissingDependencyError: dlib or its models are not installed.
+        ModelNotFoundError, ModelFileError: models of your own (REFINESTYLE_FACE_MODELS) are missing or damaged.
+    """
+    models = models or default_models()
+    faces = search(plain(image), retries, models)
+    if not faces:
+        raise FaceNotFoundError(f"No face found. {ADVICE}")
+    faces.sort(key=lambda face: (-face.width, face.box))
+    large = [face for face in faces if face.width >= MIN_FACE]
+    if not large:
+        raise FaceNotFoundError(
+            f"The face is only {faces[0].width} pixels wide, at least {MIN_FACE} are needed. "
+            "Use a closer or larger photo."
+        )
+    return large
+
+
+@dataclass(frozen=True)
+class _View:
+    """The picture as one attempt sees it, and the way back: original = matrix @ (x, y, 1), corner coordinates."""
+
+    image: Image.Image
+    matrix: Floats  # [2, 3]
+
+    def faces(self, models: FaceModels) -> list[Face]:
+        pixels = np.asarray(self.image)
+        return [self._face(models.landmarks(pixels, box), box, score) for box, score in models.detect(pixels)]
+
+    def _face(self, landmarks: Floats, box: Box, score: float) -> Face:
+        corners = self._back(np.array([box[:2], box[2:]], dtype=np.float64))
+        left, top, right, bottom = (round(float(v)) for v in (*corners.min(0), *corners.max(0)))
+        return Face((left, top, right, bottom), self._back(landmarks), score)
+
+    def _back(self, points: Floats) -> Floats:
+        moved: Floats = (points + 0.5) @ self.matrix[:, :2].T + self.matrix[:, 2] - 0.5
+        return moved
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """A copy as `load_picture` gives it (upright, RGB, no metadata), of any size."""
+    return load_picture(image, max_pixels=image.width * image.height)
+
+
+def search(image: Image.Image, retries: bool, models: FaceModels) -> list[Face]:
+    """The sure detections of the first attempt that has any; else the one that the upright attempts agree on."""
+    upright: list[list[Face]] = []
+    for views in _attempts(image):
+        faces = max((view.faces(models) for view in views), key=lambda faces: faces[0].score if faces else 0.0)
+        if sure := [face for face in faces if face.score >= SURE]:
+            return sure
+        if not retries:
+            return []
+        if len(views) == 1:
+            upright.append(faces)
+    # A face is found faintly at every scale, a fold of cloth at one: what is said of the same place adds up.
+    evidence = [(sum(_best_at(face, faces) for faces in upright), face) for face in upright[0]]
+    score, face = max(evidence, key=lambda item: item[0], default=(0.0, None))
+    return [face] if face and score >= SURE else []
+
+
+def _best_at(place: Face, faces: list[Face]) -> float:
+    """The highest score among `faces` whose box is about that of `place`, 0 if none is."""
+    near = (face for face in faces if np.abs(np.subtract(face.box, place.box)).max() < 0.4 * place.width)
+    return max((face.score for face in near), default=0.0)
+
+
+def _attempts(image: Image.Image) -> Iterator[list[_View]]:
+    """Views of the picture in the order in which they are searched; made only when asked for."""
+    plain = fit(image, 512, 1024)
+    yield [_view(image, plain)]
+    yield [_view(image, fit(image, 1024, 2048))]
+    margin = (round(plain.width / 4), round(plain.height / 4))
+    yield [_view(image, plain, margin=margin)]
+    yield [_view(image, plain, quarter_turns=n) for n in (1, 2, 3)]
+
+
+def _view(
+    original: Image.Image, image: Image.Image, margin: tuple[int, int] = (0, 0), quarter_turns: int = 0
+) -> _View:
+    """`image` is the original at another scale; give it a margin, then turn it counter-clockwise."""
+    width, height = image.size
+    scale = np.diag([original.width / width, original.height / height])
+    if any(margin):
+        mx, my = margin
+        padded = np.pad(np.asarray(image), ((my, my), (mx, mx), (0, 0)), mode="edge")
+        return _View(Image.fromarray(padded), np.c_[scale, scale @ (-mx, -my)])
+    turn, shift = {  # (x, y) of the turned picture -> (x, y) before the turn
+        0: ([[1, 0], [0, 1]], (0, 0)),
+        1: ([[0, -1], [1, 0]], (width, 0)),
+        2: ([[-1, 0], [0, -1]], (width, height)),
+        3: ([[0, 1], [-1, 0]], (0, height)),
+    }[quarter_turns]
+    return _View(Image.fromarray(np.rot90(np.asarray(image), quarter_turns).copy()), scale @ np.c_[turn, shift])
+
+
+def fit(image: Image.Image, low: int, high: int) -> Image.Image:
+    """Scale so that the long side lies within low..high pixels."""
+    long = max(image.size)
+    factor = min(max(long, low), high) / long
+    if factor == 1:
+        return image
+    return image.resize(
+        (max(round(image.width * factor), 1), max(round(image.height * factor), 1)), Image.Resampling.LANCZOS
+    )
+
+
+def fill_around(part: Image.Image, pad: NDArray[np.int_], side: float) -> Image.Image:
+    """Mirror the picture over its edges by `pad` (left, top, right, bottom), ever more blurred, then to its median."""
+    left, top, right, bottom = pad
+    mirrored = np.pad(np.asarray(part), ((top, bottom), (left, right), (0, 0)), mode="reflect")
+    height, width = mirrored.shape[:2]
+    blurred = np.asarray(Image.fromarray(mirrored).filter(ImageFilter.GaussianBlur(0.02 * side)), dtype=np.float32)
+    picture = mirrored.astype(np.float32)
+    # 1 at the outer edge, 0 where the true picture begins, negative inside of it.
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    inward_x, inward_y = np.minimum(x / left, (width - 1 - x) / right), np.minimum(y / top, (height - 1 - y) / bottom)
+    outness = 1 - np.minimum(inward_x, inward_y)[..., None]  # [H, W, 1]
+    picture += (blurred - picture) * np.clip(3 * outness + 1, 0, 1)
+    picture += (np.median(picture, axis=(0, 1)) - picture) * np.clip(outness, 0, 1)
+    return Image.fromarray(np.rint(picture).clip(0, 255).astype(np.uint8))

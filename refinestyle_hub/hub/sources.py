@@ -1,0 +1,279 @@
+"""Where models are: bundled with the package, in a local folder, or on the Hub.
+
+Models come from the network here (published weights that are not on the Hub: ``torch_cache``), and ``push`` sends
+them there. Everything on the Hub is
+huggingface_hub's business: its cache, its resumed downloads, its login, its offline switch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ..errors import (
+    ConfigError,
+    HubAccessError,
+    HubConnectionError,
+    ModelFileError,
+    ModelNotFoundError,
+    RefineStyleHubError,
+)
+from ..storage.model_folder import INDEX, Folder, Source, checked_name, is_repo_id, pickle_hint
+
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+
+__all__ = ["LIBRARY", "Repo", "bundled_models", "find_repos", "open_source", "translated"]
+
+BUNDLED = Path(__file__).parent.parent / "pretrained"
+LIBRARY = "refinestyle-hub"  # names this package in the Hub's download statistics
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Repo:
+    """A model repo on the Hub. The first file decides the commit, and all others come from the same one."""
+
+    def __init__(
+        self,
+        repo_id: str,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        self.repo_id = repo_id
+        self.revision = revision or "main"
+        self.snapshot: Folder | None = None  # the cached files of the commit, once one was found
+        self._options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        self.unreachable: BaseException | None = None  # why files are now looked for in the cache alone
+
+    def __str__(self) -> str:
+        return f"{self.repo_id} (revision {self.commit or self.revision})"
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that files come from, 40 hexadecimal digits; None before the first file."""
+        return self.snapshot.root.name if self.snapshot else None
+
+    def find(self, name: str) -> Path | None:
+        """The file ``name`` in the local cache, downloaded if need be; None if there is none, or none to be had now.
+
+        Raises:
+            ModelNotFoundError: no such repo or revision.
+            HubAccessError: the token does not open the repo, or there is none.
+            HubConnectionError: the download broke off.
+            ModelFileError: the server answered with another commit than the one asked for.
+        """
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+        path = checked_name(name)
+        revision = self.commit or self.revision
+        options = self._options
+        if self.unreachable is not None:
+            options = {**options, "local_files_only": True}  # asked once is enough: every try waits for its time-out
+        with translated(self.repo_id, self.revision, self._options["token"]):
+            try:
+                file = hf_hub_download(self.repo_id, str(path), revision=revision, library_name=LIBRARY, **options)
+            except LocalEntryNotFoundError as error:
+                if isinstance(error.__cause__, HfHubHTTPError) and error.__cause__.response.status_code == 403:
+                    raise error.__cause__ from None  # the Hub can be reached: it refuses
+                self.unreachable = self.unreachable or error.__cause__ or error
+                return None
+            except EntryNotFoundError:
+                return None
+        snapshot = Folder(Path(file).parents[len(path.parts) - 1])
+        if COMMIT.fullmatch(revision) and snapshot.root.name != revision:
+            raise ModelFileError(f"{self.repo_id}: asked for commit {revision}, got {snapshot.root.name}.")
+        self.snapshot = snapshot
+        return snapshot.find(name)
+
+    def _cached(self, name: str) -> object:
+        """Path of a cached file as a string, ``_CACHED_NO_EXIST`` if there is none in the repo, None if not known."""
+        from huggingface_hub import try_to_load_from_cache
+
+        revision = self.commit or self.revision
+        return try_to_load_from_cache(self.repo_id, name, self._options["cache_dir"], revision)
+
+    def is_absent(self, name: str) -> bool:
+        """Whether a file that was not found is known not to exist, rather than out of reach."""
+        from huggingface_hub import _CACHED_NO_EXIST
+
+        return self.unreachable is None or self._cached(name) is _CACHED_NO_EXIST
+
+    def find_first(self, names: Sequence[str]) -> tuple[str, Path] | None:
+        """The first of ``names`` that is there, and its file.
+
+        Cached ones are asked for first: without a network each of the others would cost half a minute of retries.
+        """
+        ordered = sorted(names, key=lambda name: not isinstance(self._cached(name), str))
+        return next(((name, path) for name in ordered if (path := self.find(name))), None)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the files in a subfolder, sorted: on the Hub, or in the cache where the Hub is out of reach."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.hf_api import RepoFile
+
+        if self.unreachable is not None:
+            return self.snapshot.names(folder) if self.snapshot else []
+        api = HfApi(token=self._options["token"], library_name=LIBRARY)
+        with translated(self.repo_id, self.revision, self._options["token"]):
+            try:
+                entries = list(api.list_repo_tree(self.repo_id, folder or None, revision=self.commit or self.revision))
+            except EntryNotFoundError:
+                return []
+        return sorted(PurePosixPath(entry.path).name for entry in entries if isinstance(entry, RepoFile))
+
+    def missing(self, *names: str) -> RefineStyleHubError:
+        """The error to raise when none of ``names`` was found."""
+        if self.unreachable is None:
+            return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{pickle_hint(self.names())}")
+        text = f"{self}: {' or '.join(names)} is not in the cache, and "
+        folder = PurePosixPath(names[-1]).parent
+        include = "" if folder == PurePosixPath(".") else f" --include '{folder}/*'"
+        place = f" --cache-dir '{self._options['cache_dir']}'" if self._options["cache_dir"] else ""
+        advice = f"\nFetch it once while online: hf download {self.repo_id} --revision {self.revision}{include}{place}"
+        if self._options["local_files_only"]:
+            return ModelNotFoundError(f"{text}local_files_only=True forbids to download it.{advice}")
+        if type(self.unreachable).__name__ == "OfflineModeIsEnabled":
+            return ModelNotFoundError(f"{text}HF_HUB_OFFLINE is set.{advice}")
+        return HubConnectionError(f"{text}the Hub cannot be reached ({_line(self.unreachable)}).{advice}")
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line, with the one that caused it."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
+    if error.__cause__ is None or hasattr(error, "response"):  # an answer of the Hub speaks for itself
+        return text
+    return f"{text} ({_line(error.__cause__)})"
+
+
+@contextmanager
+def translated(repo_id: str, revision: str, token: str | bool | None) -> Iterator[None]:
+    """Turn what huggingface_hub raises into this package's errors, which never show the token."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalTokenNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except RefineStyleHubError:
+        raise
+    except HFValidationError:
+        raise ModelNotFoundError(f"{repo_id!r} is not a Hub id: that is owner/name.") from None
+    except GatedRepoError:
+        raise HubAccessError(
+            f"{repo_id} is gated. Accept its conditions on its page on the Hub,\n"
+            "then log in (hf auth login) or pass token=."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelNotFoundError(
+            f"There is no model {repo_id} on the Hub (and no folder of that name here), or it is private.\n"
+            "Check the name; for a private one log in (hf auth login) or pass token=."
+        ) from None
+    except LocalTokenNotFoundError:
+        raise HubAccessError(
+            f"{repo_id}: token=True asks for a stored token, and there is none.\nLog in first (hf auth login)."
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelNotFoundError(f"{repo_id} has no revision {revision!r} on the Hub.") from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise  # the disk's, not the network's
+        text = re.sub(r"hf_\w+", "***", _line(error))  # the form of the Hub's tokens
+        if isinstance(token, str) and token:
+            text = text.replace(token, "***")
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+            raise HubAccessError(
+                f"The Hub refuses access to {repo_id} ({text}).\n"
+                "Log in with a token that has the right role (hf auth login), or pass token=."
+            ) from None
+        raise HubConnectionError(
+            f"The Hub failed at {repo_id}: {text}.\nTry again; finished files are not sent twice."
+        ) from None
+
+
+def find_repos(tags: Sequence[str], limit: int, token: str | bool | None = None) -> list[ModelInfo]:
+    """Model repos on the Hub that have all ``tags``, most downloaded first."""
+    from huggingface_hub import HfApi
+
+    with translated("the list of models", "main", token):
+        return list(
+            HfApi(token=token, library_name=LIBRARY).list_models(
+                filter=list(tags), limit=limit, sort="downloads", full=True
+            )
+        )
+
+
+# --- Names ----------------------------------------------------------------------------------------------------------
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{INDEX}"))
+
+
+def open_source(
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Source:
+    """Where the files of a model are; nothing is read or downloaded yet.
+
+    In this order: one of ``bundled_models()``, a local folder, a Hub id ``owner/name``. A ``pathlib.Path`` is always
+    a folder, and so is a name that begins with ``.``, ``/`` or ``~``.
+
+    Args:
+        revision: branch, tag or commit of a Hub repo.
+        token: for private repos: a token, True for the stored one, False for none.
+        cache_dir: in place of huggingface_hub's own.
+        local_files_only: never open a connection.
+
+    Raises:
+        ModelNotFoundError: nothing of that name.
+        ConfigError: a revision of something that has none.
+    """
+    source: Source | None = None
+    if isinstance(name_or_path, str) and name_or_path in bundled_models():
+        source = Folder(BUNDLED / name_or_path)
+    path = Path(os.path.expanduser(name_or_path))
+    if source is None and path.is_dir():
+        source = Folder(path)
+    if source is not None:
+        if revision is not None:
+            raise ConfigError(f"revision= is for models on the Hub; {name_or_path} is the local folder {source}.")
+        return source
+    text = os.fspath(name_or_path)
+    if path.is_file():
+        alone = "\nIf it is one part, load it by its class, as in TokenSet.from_pretrained."
+        hint = alone if path.suffix == ".safetensors" else pickle_hint([path.name])
+        raise ModelNotFoundError(f"{path} is a file; a model is a folder.{hint}")
+    if "://" not in text and (
+        isinstance(name_or_path, os.PathLike)
+        or re.match(r"[.~/\\]|[A-Za-z]:[/\\]", text)
+        or text.count("/") > 1
+        or text.endswith(".safetensors")
+    ):
+        raise ModelNotFoundError(f"No such file or directory: {path} (looked from {Path.cwd()}).")
+    if is_repo_id(text):
+        return Repo(text, revision, token, cache_dir, local_files_only)
+    bundled = ", ".join(bundled_models()) or "none"
+    raise ModelNotFoundError(
+        f"No model {text[:100]!r}: not a bundled one ({bundled}), no folder of that name,\n"
+        "and not a Hub id, which is owner/name."
+    )

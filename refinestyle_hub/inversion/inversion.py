@@ -1,0 +1,135 @@
+"""What an inversion finds: w+ and tokens of one picture, as a value and as one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import Fingerprint, TokenSetConfig
+from ..errors import ConfigError, ModelFileError, ShapeError
+from ..hub.pretrained import Pretrained
+from ..storage.atomic import write_folder
+from ..storage.schema import config_to_json
+from ..storage.tensors import encode_tensors
+from ..tokens.token_set import TokenSet
+
+
+__all__ = ["Inversion", "InversionConfig"]
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """What the file says of itself."""
+
+    codes: int  # L
+    w_dim: int  # D
+    base: Fingerprint | None = None  # the generator it was made for
+    tokens: TokenSetConfig | None = None
+    source_size: tuple[int, int] | None = None  # width and height of the photo; None: the picture was the crop
+    crop_size: tuple[int, int] | None = None  # width and height of the crop, where the file holds it
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.codes < 1 or self.w_dim < 1 or min(self.crop_size or (1, 1)) < 1:
+            raise ConfigError("codes, w_dim and crop_size of an inversion must be at least 1.")
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion(Pretrained):
+    """A picture as a generator can draw it: ``generator(w_plus[None], tokens)``. An immutable value.
+
+    Raises:
+        ShapeError: a tensor has another shape than below.
+    """
+
+    w_plus: Tensor  # [L, D]
+    tokens: TokenSet | None = None  # None: w+ alone
+    crop: Tensor | None = None  # [H, W, 3] uint8, what was inverted
+    quad: Tensor | None = None  # [4, 2], its corners in the photo, see `faces.Crop`; None: the picture was the crop
+    source_size: tuple[int, int] | None = None  # width and height of the photo
+    base: Fingerprint | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)  # figures and how they were reached, see `optimise.invert`
+
+    stem = "inversion"
+    config_class = InversionConfig
+
+    def __post_init__(self) -> None:
+        if self.w_plus.dim() != 2:
+            raise ShapeError(f"w+ of an inversion is [L, D], not {list(self.w_plus.shape)}.")
+        if self.crop is not None and (self.crop.dim() != 3 or self.crop.shape[2] != 3):
+            raise ShapeError(f"The crop of an inversion is [H, W, 3], not {list(self.crop.shape)}.")
+        if self.quad is not None and self.quad.shape != (4, 2):
+            raise ShapeError(f"The quad of an inversion is [4, 2], not {list(self.quad.shape)}.")
+        if (self.quad is None) != (self.source_size is None):
+            raise ShapeError("An inversion has both a quad and the size of its photo, or neither.")
+
+    def save(self, path: str | os.PathLike[str], *, crop: bool = False) -> None:
+        """Write one ``.safetensors`` file, atomically and the same bytes every time.
+
+        Args:
+            path: by custom ``inversion.safetensors``; its folder is made when it does not exist.
+            crop: whether the file also holds the crop. Without it, a file holds no pixels of the photo.
+
+        Raises:
+            ModelFileError: another suffix, or a value that is not finite.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ModelFileError(f"An inversion is saved as a .safetensors file, not {path.name}.")
+        kept = self if crop else Inversion(**{**vars(self), "crop": None})
+        content = encode_tensors(kept.state_dict(), config_to_json("Inversion", kept.config), torch.float32)
+        write_folder(path.parent, {path.name: content})
+
+    # --- For ``from_pretrained``, which reads such a file ---
+
+    @property
+    def config(self) -> InversionConfig:
+        """What the file says of itself."""
+        codes, w_dim = self.w_plus.shape
+        tokens = None if self.tokens is None else self.tokens.config
+        crop_size = None if self.crop is None else (self.crop.shape[1], self.crop.shape[0])
+        return InversionConfig(codes, w_dim, self.base, tokens, self.source_size, crop_size, dict(self.report))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors there are; those of the tokens as ``tokens.<layer>.<name>``."""
+        named = {"w_plus": self.w_plus, "crop": self.crop, "quad": self.quad}
+        if self.tokens is not None:
+            named |= {f"tokens.{name}": tensor for name, tensor in self.tokens.state_dict().items()}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @classmethod
+    def template(cls, config: InversionConfig) -> dict[str, Tensor]:
+        """Shapes of the tensors that belong to ``config``."""
+        shapes = {"w_plus": torch.empty(config.codes, config.w_dim, device="meta")}
+        if config.source_size is not None:
+            shapes["quad"] = torch.empty(4, 2, device="meta")
+        if config.crop_size is not None:
+            width, height = config.crop_size
+            shapes["crop"] = torch.empty(height, width, 3, dtype=torch.uint8, device="meta")
+        if config.tokens is not None:
+            shapes |= {f"tokens.{name}": shape for name, shape in TokenSet.template(config.tokens).items()}
+        return shapes
+
+    @classmethod
+    def from_state(cls, config: InversionConfig, tensors: Mapping[str, Tensor]) -> Inversion:
+        """From a checked config and its tensors."""
+        tokens = None
+        if config.tokens is not None:
+            prefix = "tokens."
+            found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            tokens = TokenSet.from_state(config.tokens, found)
+        return cls(
+            tensors["w_plus"],
+            tokens,
+            tensors.get("crop"),
+            tensors.get("quad"),
+            config.source_size,
+            config.base,
+            config.report,
+        )

@@ -1,0 +1,1 @@
+"""How the machine is used: processes that share work."""

@@ -1,0 +1,49 @@
+"""Several processes that share the work, under ``accelerate launch`` or ``torchrun``."""
+
+from __future__ import annotations
+
+import atexit
+from typing import Any
+
+from torch import distributed
+
+from ..errors import MissingDependencyError
+
+
+__all__ = ["accelerator"]
+
+
+def accelerator(**options: Any) -> Any:
+    """An ``accelerate.Accelerator``; the process group that it begins ends before the interpreter does.
+
+    A group that is still there when the interpreter is torn down has threads of its own running, and to end them then
+    may abort the process after its work is done. It ends no sooner, since accelerate cannot begin a second one.
+
+    Args:
+        options: of the ``Accelerator``.
+
+    Raises:
+        MissingDependencyError: accelerate is not installed.
+    """
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise MissingDependencyError("This needs accelerate: pip install 'refinestyle-hub[train]'.") from error
+    if distributed.is_available():
+        # Its functions take the group of the moment as their default, and PyTorch's optimisers import it sooner or
+        # later: were that after the group has begun, the group and its threads would outlive their end.
+        import torch.distributed.nn  # noqa: F401
+    ours = not _group()
+    made = Accelerator(**options)
+    if ours and _group():
+        atexit.register(_end)
+    return made
+
+
+def _end() -> None:
+    if _group():  # not ended by the caller
+        distributed.destroy_process_group()
+
+
+def _group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,1 @@
+"""Files that last: JSON of dataclasses, tensors, atomic writing, fingerprints. No network."""

@@ -1,0 +1,10 @@
+"""Token sets, and the modulated convolution that they refine."""
+
+from __future__ import annotations
+
+from .batch import Strength, TokenBatch
+from .parameters import TokenParameters
+from .token_set import LayerTokens, TokenSet
+
+
+__all__ = ["LayerTokens", "Strength", "TokenBatch", "TokenParameters", "TokenSet"]

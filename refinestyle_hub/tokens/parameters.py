@@ -1,0 +1,163 @@
+"""Tokens as parameters: what inversion and adaptation optimise, on one scale for all layers.
+
+A token of unit P changes a kernel by the kernel's own norm at the mean style, in every layer; so one learning rate and
+one regulariser serve all of them. The scale is folded into P by ``token_set``: a ``TokenSet`` holds plain numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Fingerprint, LayerSpec
+from ..errors import BaseMismatchError, ConfigError
+from .modulated_conv import squared_residual_norm
+from .token_set import LayerTokens, TokenSet, match_layers
+
+
+__all__ = ["KernelStats", "TokenParameters"]
+
+MAX_TORGB_RANK = 3  # of a kernel with three outputs
+
+
+class KernelStats(NamedTuple):
+    """A layer of a generator at its mean latent, from ``Generator.kernel_stats``."""
+
+    spec: LayerSpec
+    style: Tensor  # [I]
+    norm: Tensor  # []: |s W| over the whole layer
+
+    def unit(self, pre: Tensor) -> Tensor:
+        """Size of P [...] at which a token with |Q| = 1, A = 1 changes the kernel by its norm; ``pre`` [...] bool."""
+        after = self.norm / (math.sqrt(self.spec.outputs) * self.spec.kernel)
+        return torch.where(pre, after / self.style.square().mean().sqrt(), after)
+
+
+class LayerParameters(nn.Module):
+    """Leaves of one layer; P is in units of ``KernelStats.unit``."""
+
+    pre: Tensor
+    unit: Tensor
+    style: Tensor
+    norm: Tensor
+
+    def __init__(self, stats: KernelStats, tokens: LayerTokens) -> None:
+        super().__init__()
+        if (tokens.inputs, tokens.outputs) != (stats.spec.inputs, stats.spec.outputs):
+            raise BaseMismatchError(
+                f"The token set was made for another generator: {stats.spec.name} is {stats.spec.inputs} -> "
+                f"{stats.spec.outputs} channels here, the tokens are {tokens.inputs} -> {tokens.outputs}."
+            )
+        tokens = tokens.map(lambda x: x.detach().to(stats.style.device, copy=True))
+        self.kernel = stats.spec.kernel
+        self.register_buffer("pre", tokens.pre)
+        self.register_buffer("unit", stats.unit(tokens.pre)[:, None])  # [T, 1]
+        self.register_buffer("style", stats.style)
+        self.register_buffer("norm", stats.norm)
+        self.p = nn.Parameter(tokens.p / self.unit)
+        self.q = nn.Parameter(tokens.q)
+        self.a = None if tokens.a is None else nn.Parameter(tokens.a)
+        self.bias = None if tokens.bias is None else nn.Parameter(tokens.bias)
+
+    def tokens(self) -> LayerTokens:
+        return LayerTokens(self.p * self.unit, self.q, self.a, self.pre, self.bias)
+
+    def relative_norm(self) -> Tensor:
+        # the root of zero has no gradient
+        square = squared_residual_norm(self.tokens().shared(), self.kernel, self.style)[0]
+        return (square + 1e-12 * self.norm.square()).sqrt() / self.norm
+
+
+class TokenParameters(nn.Module):
+    """Leaves P = 0, Q ~ N(0, 1 / C_in), A = 1 for each layer: no residual yet, and a gradient from the first step.
+
+    Args:
+        stats: ``generator.kernel_stats()``.
+        rank: Tokens T of each layer, at most 3 in a toRGB; or T by layer name or glob.
+        layers: Names or globs; ``"*"`` also takes toRGB.
+        residual: Whether tokens enter before the modulation ("pre", domains) or after it ("post", images).
+        spatial: ``"scaled"``: A for each token; ``"broadcast"``: A = 1; ``"full"``: Q [T, I, k, k].
+        bias: Also learn an offset to the bias of each of these layers.
+        rng: Source of Q.
+
+    Raises:
+        LayerError: A name or glob selects no layer.
+        ConfigError: ``rank`` leaves out a layer, or is below 1.
+    """
+
+    def __init__(
+        self,
+        stats: Mapping[str, KernelStats],
+        rank: int | Mapping[str, int] = 4,
+        layers: str | Iterable[str] = "*.conv*",
+        residual: Literal["pre", "post"] = "pre",
+        spatial: Literal["scaled", "broadcast", "full"] = "scaled",
+        bias: bool = False,
+        rng: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        chosen = {name for names in match_layers(layers, stats).values() for name in names}
+        ranks = dict.fromkeys(stats, rank) if isinstance(rank, int) else {}
+        if isinstance(rank, Mapping):
+            for pattern, names in match_layers(rank, stats).items():
+                ranks.update(dict.fromkeys(names, rank[pattern]))
+        modules = {}
+        for name in [name for name in stats if name in chosen]:
+            if ranks.get(name, 0) < 1:
+                raise ConfigError(f"rank must give at least 1 token to {name}, not {ranks.get(name)}.")
+            modules[name] = LayerParameters(
+                stats[name], _fresh(stats[name].spec, ranks[name], residual == "pre", spatial, bias, rng)
+            )
+        self._adopt(modules)
+
+    def _adopt(self, modules: Mapping[str, LayerParameters]) -> None:
+        self.names = tuple(modules)
+        self.layers = nn.ModuleList(modules.values())
+
+    @classmethod
+    def from_token_set(cls, stats: Mapping[str, KernelStats], tokens: TokenSet) -> TokenParameters:
+        """Start from a set, such as what an encoder found.
+
+        Raises:
+            LayerError: The set has a layer that is not in ``stats``.
+            BaseMismatchError: The set was made for other layer widths.
+        """
+        match_layers(tokens.layers, stats)
+        new = cls.__new__(cls)
+        nn.Module.__init__(new)
+        new._adopt({name: LayerParameters(stats[name], x) for name, x in tokens.layers.items()})
+        return new
+
+    def token_set(self, base: Fingerprint | None = None, metadata: Mapping[str, Any] | None = None) -> TokenSet:
+        """The tokens as a value; gradients flow through it to the leaves."""
+        layers = {name: x.tokens() for name, x in zip(self.names, self._layers(), strict=True)}
+        return TokenSet(layers, base, metadata or {})
+
+    def residual_norm(self) -> Tensor:
+        """|dW| / |s W| of each layer at the mean style, [layers]; what a regulariser should hold down.
+
+        From Gram matrices of the tokens. The factors' own norms say nothing, since P and Q may trade size.
+        """
+        return torch.stack([x.relative_norm() for x in self._layers()])
+
+    def _layers(self) -> list[LayerParameters]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+
+def _fresh(
+    spec: LayerSpec, rank: int, pre: bool, spatial: str, bias: bool, rng: torch.Generator | None
+) -> LayerTokens:
+    rank = min(rank, MAX_TORGB_RANK) if spec.kind == "torgb" else rank
+    taps = (spec.kernel, spec.kernel)
+    shape = (rank, spec.inputs, *(taps if spatial == "full" else ()))
+    return LayerTokens(
+        p=torch.zeros(rank, spec.outputs),
+        q=torch.randn(shape, generator=rng) / math.sqrt(spec.inputs),
+        a=torch.ones(rank, *taps) if spatial == "scaled" and spec.kernel > 1 else None,
+        pre=torch.full((rank,), pre),
+        bias=torch.zeros(spec.outputs) if bias else None,
+    )

@@ -1,0 +1,353 @@
+"""Token sets: values that refine a frozen generator, with an exact algebra.
+
+A set holds, for each layer that it refines, tokens P, Q and A whose product is the kernel residual (see
+``modulated_conv``). Sets of one generator add by concatenation along the tokens, so any weighted mix of inverted faces
+and domains is a set as well. A set is an argument of a drawing, and is never written into a generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from numbers import Real
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..config import Fingerprint, TokenLayerConfig, TokenSetConfig
+from ..errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError
+from ..hub.pretrained import Pretrained
+from ..storage.fingerprint import youngest
+from .compress import compress_layer
+from .modulated_conv import Residual, join, residual_kernel
+
+
+__all__ = ["LayerTokens", "TokenSet", "checked", "match_layers"]
+
+
+def _shape(x: Tensor | None) -> str:
+    return "none" if x is None else str(list(x.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTokens:
+    """Tokens of one layer. In a ``TokenBatch`` every tensor has a leading dimension N.
+
+    Raises:
+        ShapeError: The tensors do not fit together.
+    """
+
+    p: Tensor  # [T, O]
+    q: Tensor  # [T, I], or [T, I, k, k] where every token has its own taps ("full")
+    a: Tensor | None  # [T, k, k] ("scaled"); None: all ones ("broadcast"), or "full"
+    pre: Tensor  # [T] bool: the token enters before the modulation, else after it
+    bias: Tensor | None = None  # [O], added to the layer's bias
+
+    def __post_init__(self) -> None:
+        lead, full = self.p.shape[:-1], self.q.ndim == self.p.ndim + 2
+        fits = (
+            self.p.ndim >= 2
+            and (full or self.q.ndim == self.p.ndim)
+            and self.q.shape[: len(lead)] == lead
+            and (self.a is None or (not full and self.a.ndim == len(lead) + 2 and self.a.shape[: len(lead)] == lead))
+            and (self.pre.shape == lead and self.pre.dtype == torch.bool)
+            and (self.bias is None or self.bias.shape == (*lead[:-1], self.p.shape[-1]))
+        )
+        if not fits:
+            raise ShapeError(
+                f"Tokens do not fit together: P {_shape(self.p)}, Q {_shape(self.q)}, A {_shape(self.a)}, "
+                f"pre {_shape(self.pre)} {self.pre.dtype}, bias {_shape(self.bias)}.\n"
+                "Expected P [T, O], Q [T, I] or [T, I, k, k], A [T, k, k] or none, pre [T] (bool), bias [O] or none."
+            )
+
+    @property
+    def rank(self) -> int:
+        """Number of tokens T."""
+        return self.p.shape[-2]
+
+    @property
+    def outputs(self) -> int:
+        return self.p.shape[-1]
+
+    @property
+    def inputs(self) -> int:
+        return self.q.shape[self.p.ndim - 1]
+
+    @property
+    def spatial(self) -> Literal["scaled", "broadcast", "full"]:
+        """``"scaled"``, ``"broadcast"`` or ``"full"``."""
+        if self.a is not None:
+            return "scaled"
+        return "full" if self.q.ndim > self.p.ndim else "broadcast"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors there are, by the names that files use."""
+        named = {"p": self.p, "q": self.q, "a": self.a, "pre": self.pre, "bias": self.bias}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> LayerTokens:
+        """Apply ``change`` to every tensor."""
+        return replace(self, **{name: change(tensor) for name, tensor in self.tensors().items()})
+
+    def scale(self, strength: float | Tensor) -> LayerTokens:
+        """Residual and bias offset times ``strength``."""
+        return replace(self, p=self.p * strength, bias=None if self.bias is None else self.bias * strength)
+
+    def shared(self, strength: Tensor | None = None, cross: Tensor | None = None) -> Residual:
+        """As they enter a batch whose samples all use them, with ``strength`` [N] or [1]."""
+        a = None if self.a is None else self.a[None]
+        bias = None if self.bias is None else self.bias[None]
+        return Residual(self.p[None], self.q[None], a, self.pre[None], bias, strength, cross)
+
+    @staticmethod
+    def concatenate(parts: Sequence[LayerTokens]) -> LayerTokens:
+        """Exact sum of residuals and of bias offsets."""
+        if len(parts) == 1:
+            return parts[0]
+        if len({(part.inputs, part.outputs) for part in parts}) > 1:
+            shapes = ", ".join(f"{part.inputs} -> {part.outputs}" for part in parts)
+            raise BaseMismatchError(f"These token sets were made for different generators: one layer is {shapes}.")
+        whole = join([part.shared() for part in parts])
+        offsets = [part.bias for part in parts if part.bias is not None]
+        bias = sum(offsets[1:], offsets[0]) if offsets else None
+        return LayerTokens(whole.p[0], whole.q[0], None if whole.a is None else whole.a[0], whole.pre[0], bias)
+
+
+def match_layers(patterns: str | Iterable[str], names: Iterable[str]) -> dict[str, list[str]]:
+    """Layer names that each name or glob (``"b64.*"``) selects.
+
+    Raises:
+        LayerError: A pattern selects nothing.
+    """
+    known = list(names)
+    found = {}
+    for pattern in [patterns] if isinstance(patterns, str) else list(patterns):
+        found[pattern] = [name for name in known if fnmatchcase(name, pattern)]
+        if not found[pattern]:
+            raise LayerError(f"No layer matches {pattern!r}. Layers: {', '.join(known) or 'none'}.")
+    return found
+
+
+def checked(strength: float | Tensor) -> float | Tensor:
+    """A strength as it is.
+
+    Raises:
+        ConfigError: It is no number, or not finite.
+    """
+    if torch.compiler.is_compiling():  # to look at values would tie a compiled graph to them
+        return strength
+    if isinstance(strength, Tensor):
+        fine = bool(strength.detach().isfinite().all())
+    else:
+        fine = isinstance(strength, Real) and math.isfinite(strength)
+    if not fine:
+        raise ConfigError(f"A strength is a finite number, not {strength!r}.")
+    return strength
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSet(Pretrained):
+    """Kernel residuals and bias offsets for some layers of one generator: an inverted face, a domain, or a mix.
+
+    An immutable value; compared and hashed by identity, so that a set can be the key of a mix.
+    """
+
+    layers: Mapping[str, LayerTokens]  # by layer name, such as "b64.conv0"
+    base: Fingerprint | None = None  # the generator it was made for; None: unknown
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # anything that JSON holds
+
+    stem = "tokens"
+    config_class = TokenSetConfig
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        for name, tokens in self.layers.items():
+            if tokens.p.ndim != 2:
+                raise ShapeError(f"{name}: P of a set is [T, O], not {_shape(tokens.p)}. TokenBatch is for batches.")
+
+    def __reduce__(self) -> tuple[type[TokenSet], tuple[Any, ...]]:  # for copies: a mapping proxy has none
+        return TokenSet, (dict(self.layers), self.base, dict(self.metadata))
+
+    # --- What it is ---
+
+    @property
+    def num_values(self) -> int:
+        """Numbers that a file of this set holds, flags apart."""
+        return sum(t.numel() for x in self.layers.values() for name, t in x.tensors().items() if name != "pre")
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in memory."""
+        return sum(t.numel() * t.element_size() for x in self.layers.values() for t in x.tensors().values())
+
+    def dense(self, layer: str) -> Tensor:
+        """Kernel residual dW [O, I, k, k] of a layer, before any modulation. To look at: drawing never needs it."""
+        tokens = self.layers[match_layers(layer, self.layers)[layer][0]]
+        return residual_kernel(tokens.shared(), 1 if layer.endswith("torgb") else 3)[0]
+
+    # --- Algebra: exact, on the residuals ---
+
+    @staticmethod
+    def mix(
+        sets: Mapping[TokenSet, float | Tensor] | Iterable[tuple[TokenSet, float | Tensor]],
+        *,
+        keep_zeros: bool = False,
+    ) -> TokenSet:
+        """Weighted sum of sets, exactly, by concatenation. Strengths are any real numbers.
+
+        A set of strength 0 is left out; of one set that remains the metadata stay, and at strength 1 it is returned as
+        it is. The metadata of a mix have those of its parts, as a list "mixed_from". Sets of a generator and of those
+        that were fine-tuned from it, one from the other, mix into a set of the last.
+
+        Args:
+            keep_zeros: also keep tokens of sets of strength 0: their number then depends on the sets alone.
+
+        Raises:
+            BaseMismatchError: The sets were made for different generators.
+            ConfigError: A strength is not finite.
+        """
+        pairs = [(t, checked(s)) for t, s in (sets.items() if isinstance(sets, Mapping) else sets)]
+        base = youngest(tokens.base for tokens, _ in pairs)
+        pairs = [(t, s) for t, s in pairs if keep_zeros or isinstance(s, Tensor) or s != 0]
+        if len(pairs) == 1 and not isinstance(pairs[0][1], Tensor) and pairs[0][1] == 1:
+            return pairs[0][0]
+        parts: dict[str, list[LayerTokens]] = {}
+        for tokens, strength in pairs:
+            for name, layer in tokens.layers.items():
+                parts.setdefault(name, []).append(layer.scale(strength))
+        layers = {name: LayerTokens.concatenate(found) for name, found in parts.items()}
+        told = [dict(tokens.metadata) for tokens, _ in pairs if tokens.metadata]
+        return TokenSet(layers, base, told[0] if len(pairs) == 1 and told else {"mixed_from": told} if told else {})
+
+    def __add__(self, other: TokenSet) -> TokenSet:
+        return TokenSet.mix([(self, 1.0), (other, 1.0)])
+
+    def lerp(self, other: TokenSet, t: float) -> TokenSet:
+        """(1 - t) self + t other, on the residuals; the ends are the sets themselves. Raises what ``mix`` raises."""
+        checked(t)
+        return TokenSet.mix([(self, 1.0 - t), (other, t)])
+
+    def scale(self, strength: float | Tensor | Mapping[str, float | Tensor]) -> TokenSet:
+        """Residuals times ``strength``; or a strength for each layer name or glob, the last match counts, others stay.
+
+        Raises:
+            LayerError: A name or glob selects no layer of this set.
+            ConfigError: A strength is not finite.
+        """
+        each: dict[str, float | Tensor] = {}
+        if isinstance(strength, Mapping):
+            for pattern, names in match_layers(strength, self.layers).items():
+                each.update(dict.fromkeys(names, checked(strength[pattern])))
+        else:
+            each = dict.fromkeys(self.layers, checked(strength))
+        return replace(self, layers={n: x.scale(each[n]) if n in each else x for n, x in self.layers.items()})
+
+    def select(self, layers: str | Iterable[str]) -> TokenSet:
+        """Only the layers that names or globs select.
+
+        Raises:
+            LayerError: A name or glob selects no layer of this set.
+        """
+        chosen = {name for names in match_layers(layers, self.layers).values() for name in names}
+        return replace(self, layers={name: x for name, x in self.layers.items() if name in chosen})
+
+    def compress(self, rank: int) -> tuple[TokenSet, dict[str, float]]:
+        """At most ``rank`` tokens in each layer, and the relative error |dW' - dW| / |dW| that this costs, by layer.
+
+        Exact where the residual's own rank suffices; ``scaled`` sets are fitted by least squares.
+
+        Raises:
+            ConfigError: ``rank`` is below 1.
+        """
+        if rank < 1:
+            raise ConfigError(f"A set is compressed to at least 1 token a layer, not {rank}.")
+        layers, errors = {}, {}
+        for name, x in self.layers.items():
+            p, q, a, pre, errors[name] = compress_layer(x.p, x.q, x.a, x.pre, rank)
+            layers[name] = LayerTokens(p, q, a, pre, x.bias)
+        return replace(self, layers=layers), errors
+
+    # --- Where it lives ---
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TokenSet:
+        """On another device, or in another floating type (flags stay)."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+
+        return replace(self, layers={name: x.map(move) for name, x in self.layers.items()})
+
+    def detach(self) -> TokenSet:
+        """Without history, in memory of its own."""
+        return replace(self, layers={name: x.map(lambda t: t.detach().clone()) for name, x in self.layers.items()})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """``<layer>.p``, ``.q``, ``.a``, ``.pre`` and ``.bias``, those there are."""
+        return {
+            f"{name}.{key}": tensor.detach().contiguous()
+            for name, x in self.layers.items()
+            for key, tensor in x.tensors().items()
+        }
+
+    @staticmethod
+    def from_state_dict(
+        state: Mapping[str, Tensor], base: Fingerprint | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> TokenSet:
+        """Inverse of ``state_dict``.
+
+        Raises:
+            ModelFileError: A tensor is missing, unknown or misshapen.
+        """
+        grouped: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in state.items():
+            layer, _, name = key.rpartition(".")
+            if not layer or name not in ("p", "q", "a", "pre", "bias"):
+                raise ModelFileError(f"{key!r} is no tensor of a token set: those are <layer>.p, .q, .a, .pre, .bias.")
+            grouped.setdefault(layer, {})[name] = tensor
+        layers = {}
+        for layer, found in grouped.items():
+            missing = [f"{layer}.{name}" for name in ("p", "q", "pre") if name not in found]
+            if missing:
+                raise ModelFileError(f"The token set lacks {', '.join(missing)}.")
+            try:
+                layers[layer] = LayerTokens(**{"a": None, **found})  # type: ignore[arg-type]
+            except ShapeError as error:
+                raise ModelFileError(f"{layer}: {error}") from error
+        return TokenSet(layers, base, metadata or {})
+
+    @property
+    def config(self) -> TokenSetConfig:
+        """What ``config.json`` of a saved set holds."""
+        layers = {}
+        for name, x in self.layers.items():
+            taps = x.q if x.spatial == "full" else x.a
+            kernel = None if taps is None else taps.shape[-1]
+            layers[name] = TokenLayerConfig(x.rank, x.inputs, x.outputs, x.spatial, kernel, x.bias is not None)
+        return TokenSetConfig(layers, self.base, dict(self.metadata))
+
+    @classmethod
+    def template(cls, config: TokenSetConfig) -> dict[str, Tensor]:
+        """Shapes of the tensors that belong to ``config``."""
+        shapes: dict[str, Tensor] = {}
+        for name, x in config.layers.items():
+            taps = () if x.kernel is None else (x.kernel, x.kernel)
+            shapes[f"{name}.p"] = torch.empty(x.tokens, x.outputs, device="meta")
+            shapes[f"{name}.q"] = torch.empty(
+                x.tokens, x.inputs, *(taps if x.spatial == "full" else ()), device="meta"
+            )
+            shapes[f"{name}.pre"] = torch.empty(x.tokens, dtype=torch.bool, device="meta")
+            if x.spatial == "scaled":
+                shapes[f"{name}.a"] = torch.empty(x.tokens, *taps, device="meta")
+            if x.bias:
+                shapes[f"{name}.bias"] = torch.empty(x.outputs, device="meta")
+        return shapes
+
+    @classmethod
+    def from_state(cls, config: TokenSetConfig, tensors: Mapping[str, Tensor]) -> TokenSet:
+        """From a checked config and its tensors."""
+        return cls.from_state_dict(tensors, config.base, config.metadata)

@@ -1,0 +1,427 @@
+"""Train an encoder for a frozen generator, in one stage or two, as one run that can be stopped and continued.
+
+Half of what it sees are portraits, half are samples of the generator, whose w+ is known. Where tokens are learnt, a
+share of both comes from outside the domain (``augment.py``), and on every third step the encoder must undo a random
+edit of what it found (``tasks.py``).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..encoder.encoder import Encoder
+from ..encoder.stage import Reader
+from ..errors import ConfigError, ModelFileError
+from ..evaluation.attributes import AttributeNet
+from ..generators.discriminator import Discriminator
+from ..generators.stylegan2 import Generator
+from ..losses import gan
+from ..losses.perceptual import Perceptual
+from ..runtime import processes
+from ..storage.fingerprint import check_base, fingerprint, is_related
+from . import checkpoint, runlog
+from .attribute_trainer import schedule
+from .data import Batch, Pictures, batches, open_pictures, to_float
+from .encoder_objective import Features, Objective, figures, save_sheet, sheet
+from .encoder_settings import SMALLEST, EncoderTraining
+from .held_out import open_held_out
+from .loop import STATE, Progress, Run
+from .tasks import Task, Tasks, sources
+
+
+__all__ = ["EncoderTrainer", "EncoderTraining", "Progress", "train_encoder"]
+
+ANEW = "Take what it had, or name another folder."
+
+
+class EncoderTrainer(Run):
+    """All randomness of a step is derived from the seed and the pictures seen: only tensors and counters are saved."""
+
+    def __init__(
+        self,
+        config: EncoderTraining,
+        generator: Generator,
+        pictures: Pictures,
+        held_out: Pictures | None = None,
+        *,
+        perceptual: Perceptual | None = None,
+        features: Features | None = None,
+        discriminator: Discriminator | None = None,
+        accelerator: Any = None,
+        continued: bool = False,
+    ) -> None:
+        """The networks are taken over: moved to the device, and frozen but for the discriminator.
+
+        ``continued``: a state is loaded next, which has the weights of a backbone that was published.
+        """
+        super().__init__(config, processes.accelerator() if accelerator is None else accelerator, config.total)
+        if config.batch % (2 * config.accumulate * self.world):
+            raise ConfigError(f"batch {config.batch} is not divisible by 2 x accumulate x {self.world} processes.")
+        if config.perceptual and generator.config.resolution < SMALLEST:
+            raise ConfigError(f"The perceptual distance needs {SMALLEST} pixels or more: set perceptual to 0.")
+        self.config, self.pictures, self.held_out = config, pictures, held_out
+        self.generator: Generator = self.place(generator).requires_grad_(False).eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            options = config.network() | {"pretrained": config.pretrained and not continued}
+            self.encoder: Encoder = self.place(Encoder.for_generator(self.generator, **options))
+            self.average: Encoder = self.place(Encoder.for_generator(self.generator, **config.network()))
+        self.average.load_state_dict(self.encoder.state_dict())
+        self.average.eval().requires_grad_(False)
+        self.objective = Objective(self.generator, perceptual, features, config.perceptual_size)
+        self.tasks = Tasks(self.generator, self.objective.stats, config.foreign, config.mixing)
+        self.learning: dict[str, nn.Module] = dict(self.encoder.named_children())  # "first", "second"
+        if config.adversarial:
+            if discriminator is None:
+                raise ConfigError("The adversarial term needs a model that has a discriminator.")
+            self.learning["discriminator"] = self.place(discriminator).train()
+        self.optimizers = {
+            name: torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.99)) for name, net in self.learning.items()
+        }
+
+    def autocast(self) -> torch.autocast:
+        """Of the networks; losses and norms are taken outside, in full precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    @property
+    def stage(self) -> Literal["codes", "tokens", "both"]:
+        """What is being learnt now."""
+        if self.config.stages == "one":
+            return "both"
+        return "codes" if self.seen < self.config.w_pictures else "tokens"
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where the present stage begins and ends."""
+        config = self.config
+        return (0, config.w_pictures) if self.stage == "codes" else (config.total - config.pictures, config.total)
+
+    @property
+    def blind(self) -> bool:
+        """Whether w+ is learnt from samples by the latent loss alone, before anything is drawn."""
+        return self.stage == "codes" and self.seen < self.config.blind
+
+    def chance(self, purpose: int) -> torch.Generator:
+        """What is random about this step, and the same for all processes."""
+        return torch.Generator().manual_seed((self.config.seed * 1_000_000_007 + self.seen) * 2 + purpose)
+
+    def looks(self) -> int:
+        """Of which the last learns in this step."""
+        return 1 + int(torch.randint(self.config.looks, (), generator=self.chance(0)))
+
+    def window(self) -> torch.Generator | None:
+        """The source of the window that the perceptual distance takes in this step, if it takes one."""
+        rng = self.chance(1)
+        return rng if float(torch.rand((), generator=rng)) < self.config.windows else None
+
+    def pairs(self, part: int) -> range:
+        """Places in the run of the pairs that this process has in a part of the step."""
+        size = self.config.batch // (2 * self.config.accumulate * self.world)
+        first = self.seen // 2 + (part * self.world + self.accelerator.process_index) * size
+        return range(first, first + size)
+
+    def step(self, stream: Iterator[Batch]) -> dict[str, float]:
+        """Gradients of all parts of a batch, then an update."""
+        parts, moving = self.config.accumulate, "second" if self.stage == "tokens" else "first"
+        judge = None if self.stage == "codes" else self.learning.get("discriminator")
+        self.prepare(moving)
+        sums: dict[str, float] = {}
+        for part in range(parts):
+            task = self.task(to_float(next(stream).pictures), self.pairs(part))
+            terms, drawn = self.terms(task, judge)
+            weights: Mapping[str, float] = vars(self.config)
+            loss = sum((weights[name] * term for name, term in terms.items()), drawn.new_zeros([]))
+            (loss / parts).backward()
+            if judge is not None:
+                terms |= self.judge(judge, drawn.detach(), task.wanted)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(term.detach()) / parts
+        for name in (moving,) if judge is None else (moving, "discriminator"):
+            self.update(name)
+        self.track(moving)
+        self.seen += self.config.batch
+        return sums
+
+    def prepare(self, moving: str) -> None:
+        """Gradients for the stage that moves. The second starts from the first's average, which stays."""
+        if moving == "second" and self.seen - self.span[0] < self.config.batch:
+            self.encoder.first.load_state_dict(self.average.first.state_dict())
+            if not self.config.start_whole:
+                for own in (self.encoder, self.average):
+                    cast(Reader, own.second).learn_from(own.first)
+        for name, net in self.encoder.named_children():
+            net.requires_grad_(name == moving).train(name == moving)
+
+    def task(self, portraits: Tensor, pairs: range) -> Task:
+        """What the pairs of a part are to teach."""
+        portraits = portraits.to(self.device, memory_format=torch.channels_last)
+        randoms = sources(self.config.seed, pairs)
+        if self.blind:
+            return self.tasks.samples(randoms)
+        if self.stage == "codes":
+            return self.tasks.domain(portraits, randoms)
+        task = self.tasks.foreign(portraits, randoms)
+        if not self.every(self.config.cycle_every):
+            return task
+        with self.autocast():
+            return self.tasks.cycle(task, randoms, lambda pictures: self.encoder(pictures, self.generator))
+
+    def terms(self, task: Task, judge: nn.Module | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms of the loss by the names of their weights, and the pictures drawn [N, 3, R, R]."""
+        tokens = None
+        if self.blind:
+            with self.autocast():
+                w_plus = self.encoder.codes(task.seen)
+            return {name: values.mean() for name, values in self.objective.codes(w_plus, task).items()}, task.wanted
+        with self.autocast():
+            if self.stage == "codes":
+                w_plus = self.encoder.codes(task.seen)
+            else:
+                w_plus, tokens = self.encoder(task.seen, self.generator, self.looks())
+            drawn = self.generator(w_plus if task.move is None else w_plus + task.move, tokens)
+        found = self.objective.pictures(drawn, task.wanted, self.window())
+        if self.stage != "tokens":
+            found |= self.objective.codes(w_plus, task)
+        if tokens is not None and tokens.own:
+            found |= self.objective.residual(tokens)
+        terms = {name: values.mean() for name, values in found.items()}
+        if judge is not None:
+            judge.requires_grad_(False)
+            terms["adversarial"] = gan.generator_loss(judge(drawn))
+        return terms, drawn
+
+    def judge(self, judge: nn.Module, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Gradients of the discriminator, which tells pictures [N, 3, R, R] from what is drawn of them."""
+        judge.requires_grad_(True)
+        loss = gan.discriminator_loss(judge(fake), judge(real))
+        report = {"discriminator": loss}
+        if self.every(self.config.r1_every):
+            report["r1"] = gan.r1(judge, real)
+            loss = loss + report["r1"] * (self.config.r1_gamma / 2 * self.config.r1_every)
+        (loss / self.config.accumulate).backward()
+        return report
+
+    def update(self, which: str) -> None:
+        """Average the gradients of all processes, then step."""
+        config, optimizer = self.config, self.optimizers[which]
+        start, end = self.span
+        progress = min(1.0, (self.seen - start + config.batch / 2) / (end - start))
+        grads = {p: p.grad for p in self.learning[which].parameters() if p.grad is not None}
+        flat = self.mean_over_processes(torch.cat([g.flatten() for g in grads.values()]))
+        torch.nan_to_num_(flat, nan=0.0, posinf=0.0, neginf=0.0)
+        flat *= config.clip / flat.norm().clamp_min(config.clip)
+        for p, g in zip(grads, flat.split([p.numel() for p in grads]), strict=True):
+            p.grad = g.view_as(p)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(progress, config.warmup)
+        self.torn = True
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def track(self, moving: str) -> None:
+        """Move the average towards the encoder; its half-life grows with the stage."""
+        halflife = min(self.config.ema_halflife, self.config.ema_ramp * (self.seen - self.span[0]))
+        decay = 0.5 ** (self.config.batch / max(halflife, 1e-8))
+        average, net = self.average.get_submodule(moving), self.learning[moving]
+        for a, p in zip(average.parameters(), net.parameters(), strict=True):
+            a.lerp_(p, 1.0 - decay)
+        for own, new in zip(average.buffers(), net.buffers(), strict=True):
+            own.copy_(new)
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Everything that has a state."""
+        return {**self.learning, "average": self.average}
+
+    @property
+    def distance(self) -> str | None:
+        """The perceptual distance that is learnt by."""
+        return None if self.objective.perceptual is None else self.objective.perceptual.name
+
+    def save(self, path: Path) -> None:
+        """Everything a run needs."""
+        state = {
+            "seen": self.seen,
+            "config": asdict(self.config),
+            "base": fingerprint(self.generator).digest,
+            "perceptual": self.distance,
+            "features": self.objective.features is not None,
+            "means": self.means.state(),
+        }
+        checkpoint.write(path, self.networks, self.optimizers, state)
+
+    def load(self, path: Path) -> None:
+        """Continue the run saved at ``path``.
+
+        Raises:
+            ConfigError: it trains another network, for another generator, by another perceptual distance, or by
+                features of a network that is not there.
+            ModelFileError: it is damaged.
+        """
+        tensors, state = checkpoint.read(path)
+        own, saved = json.loads(json.dumps(self.config.network())), state.get("config", {})
+        if self.config.start_whole != saved.get("start_whole", False):
+            began = "did not begin" if self.config.start_whole else "began"
+            raise ConfigError(f"The run at {path} {began} with a whole encoder (start_whole). {ANEW}")
+        if other := [name for name, value in own.items() if saved.get(name, value) != value]:
+            raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ANEW}")
+        if state.get("base", base := fingerprint(self.generator).digest) != base:
+            raise ConfigError(f"The run at {path} is for another generator. {ANEW}")
+        if self.distance and (learnt_by := state.get("perceptual") or self.distance) != self.distance:
+            raise ConfigError(f"The run at {path} learns by {learnt_by}, not {self.distance}: set perceptual_backend.")
+        if state.get("features") and self.config.features and self.objective.features is None:
+            raise ConfigError(
+                f"The run at {path} learns by features too: give their network again, or set features to 0."
+            )
+        new = {"discriminator"} if not saved.get("adversarial") else set()  # the term can join later
+        checkpoint.load_networks(tensors, {name: net for name, net in self.networks.items() if name not in new})
+        self._take_coordinates(self.average)
+        self.seen = state["seen"]
+        self.means.load(state.get("means", {}))
+        for name, optimizer in self.optimizers.items():
+            checkpoint.load_optimizer(tensors, name, self.learning[name], optimizer)
+
+    def start_from(self, encoder: Encoder) -> None:
+        """Take over the first stage of an encoder; a one-stage run may begin with one that reads codes alone.
+
+        With ``start_whole`` all of it, which then learns on; the number of looks may be another.
+
+        Raises:
+            ConfigError: all of it is asked for, and it has other settings of the network.
+            ModelFileError: it is another network.
+            BaseMismatchError: it reads codes of another generator, and would stay as it is.
+        """
+        base = fingerprint(self.generator)
+        if self.config.stages == "two" and not self.config.w_pictures and encoder.config.base is not None:
+            check_base(encoder.config.base, base, what="The encoder to start from")
+        if self.config.start_whole and (names := self._made_otherwise(encoder)):
+            raise ConfigError(f"The encoder to learn on from has other settings: {', '.join(names)}. Take its own.")
+        try:
+            for own in (self.encoder, self.average):
+                own.first.load_state_dict(self._beside_tokens(own.first, encoder.first))
+                if self.config.start_whole and own.second is not None:
+                    own.second.load_state_dict(cast(Reader, encoder.second).state_dict())
+        except RuntimeError as error:
+            text = " ".join(str(error).split())[:200]
+            raise ModelFileError(f"That encoder is another network: {text}") from error
+        if encoder.config.base is None or is_related(encoder.config.base, base):
+            self._take_coordinates(encoder)
+        else:  # what was taken over has the units of another generator's kernels
+            for own in (self.encoder, self.average):
+                own.take_scales(self.generator)
+
+    def _made_otherwise(self, encoder: Encoder) -> list[str]:
+        """Settings of the network that an encoder has otherwise, but for the looks, which may be more or fewer."""
+        own, other = (json.loads(json.dumps(asdict(net.config))) for net in (self.encoder, encoder))
+        return [name for name in self.config.network() if name != "looks" and own[name] != other[name]]
+
+    def _beside_tokens(self, own: Reader, first: Reader) -> dict[str, Tensor]:
+        """The state of a first stage; where it has no tokens and its own has, these are those of the own."""
+        if self.config.stages == "one" and not first.start(1):
+            start = copy.deepcopy(own)
+            start.learn_from(first)
+            fresh = {name: x for name, x in start.state_dict().items() if ".tokens." in name or "queries" in name}
+            return first.state_dict() | fresh  # what does not fit is told by whoever loads it
+        return first.state_dict()
+
+    def _take_coordinates(self, encoder: Encoder) -> None:
+        """Those in which its codes are: where w varies alike in all directions, rounding decides which axes it has."""
+        for own in (self.encoder, self.average):
+            own.w_avg.copy_(encoder.w_avg)
+            own.basis.copy_(encoder.basis)
+
+    def pictures_from(self, seen: int) -> Iterator[Batch]:
+        """Portraits, which are half of what is seen."""
+        return batches(
+            self.pictures,
+            len(self.pairs(0)),
+            seed=self.config.seed,
+            position=seen // 2,
+            rank=self.accelerator.process_index,
+            world=self.world,
+            flip=self.config.flip,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Which stage learns."""
+        return {"stage": self.stage}
+
+    def look(self, facts: Mapping[str, Any]) -> None:
+        """Figures and a sheet, where they are due."""
+        config, nets = self.config, (self.average, self.generator)
+        if self.held_out is not None and config.validation and self.due(config.validate_every):
+            pictures = sheet(self.held_out, config.validation).to(self.device)
+            found = figures(*nets, pictures, self.objective)
+            runlog.append(Path(config.out), {**facts, "seen": self.seen, **found})
+        if self.due(config.grid_every):
+            pictures = sheet(self.held_out or self.pictures, 8).to(self.device)
+            save_sheet(*nets, pictures, Path(config.out) / "grids" / f"{self.seen:08d}.png")
+
+    def finish(self) -> None:
+        """The average, without a second stage that has learnt nothing."""
+        config = self.config
+        untaught = config.stages == "two" and not (config.pictures or config.start_whole)
+        done = self.average.without_tokens() if untaught else self.average
+        done.save_pretrained(Path(config.out) / "encoder")
+
+
+def train_encoder(
+    config: EncoderTraining, progress: Progress | None = None, *, features: Features | None = None
+) -> EncoderTrainer:
+    """Train for the generator of ``config.model`` on ``config.data``; a run found in ``config.out`` is continued.
+
+    Several processes under ``accelerate launch`` or ``torchrun`` share each batch.
+
+    Args:
+        features: any network of yours, one that knows people say: pictures [N, 3, H, W] in [-1, 1] -> [N, F], through
+            which gradients pass. None: the attribute network at ``config.feature_model``, if one is named.
+
+    Raises:
+        ModelNotFoundError: no generator there; or no discriminator, where the adversarial term needs one; or LPIPS,
+            asked for by name, cannot be had.
+        PictureError: no pictures at ``config.data``.
+        ConfigError: a value that cannot be; a second stage alone without a first one to start from.
+        MissingDependencyError: accelerate, timm or the perceptual distance is not installed.
+        ModelFileError: the state in ``config.out`` is damaged or of another network.
+    """
+    accelerator = processes.accelerator()
+    generator = Generator.from_pretrained(config.model)
+    size, state = generator.config.resolution, Path(config.out) / STATE
+    if config.stages == "two" and not (config.w_pictures or config.start_from or state.exists()):
+        raise ConfigError("With w_pictures 0 the first stage is not learnt: name an encoder that has one, start_from.")
+    trainer = EncoderTrainer(
+        config,
+        generator,
+        open_pictures(config.data, size),
+        open_held_out(config.data, config.validate, size),
+        perceptual=Perceptual.load(config.perceptual_backend).to(accelerator.device) if config.perceptual else None,
+        features=features or _features(config, accelerator.device),
+        discriminator=Discriminator.from_pretrained(config.model) if config.adversarial else None,
+        accelerator=accelerator,
+        continued=state.exists(),
+    )
+    if state.exists():
+        trainer.load(state)
+    elif config.start_from:
+        trainer.start_from(Encoder.from_pretrained(config.start_from))
+    trainer.run(progress)
+    return trainer
+
+
+def _features(config: EncoderTraining, device: torch.device) -> Features | None:
+    if not config.features or not config.feature_model:
+        return None
+    return AttributeNet.from_pretrained(config.feature_model).requires_grad_(False).to(device).features

@@ -1,0 +1,171 @@
+"""What happens in Adapt: a few pictures of a style become a domain, chunk by chunk.
+
+The docstring of ``adapt`` is what API clients read.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from refinestyle_hub.errors import DivergedError
+from refinestyle_hub.images import to_images
+
+from .. import limits, messages
+from ..images import cache_file, png_file, read_references, side_by_side
+from ..jobs import Chunk, Jobs, Run, Stops
+from ..session import Shelf, Subject, clean_name
+from ..tokenfiles import domain_file
+from .face_handlers import gone, shown
+
+
+__all__ = ["Adapting"]
+
+
+EXAMPLE = Path(__file__).with_name("examples") / "style"
+
+
+class Adapting:
+    """The handlers of Adapt for one pipeline."""
+
+    def __init__(self, jobs: Jobs, stops: Stops) -> None:
+        self.jobs = jobs
+        self.stops = stops
+
+    @property
+    def default_steps(self) -> int:
+        """What a first try should not be longer than."""
+        return limits.DEFAULT_ADAPT_STEPS["cpu" if self.jobs.pipe.device.type == "cpu" else "cuda"]
+
+    def example(self) -> list[str]:
+        """Pictures for a first try, copied to where they may be served from."""
+        return [cache_file(path.read_bytes(), path.name) for path in sorted(EXAMPLE.glob("*.jpg"))]
+
+    def check(self, pictures: list[str] | None) -> tuple[Any, Any]:
+        """Pictures were added: show how they will be used, and name those that cannot be."""
+        with messages.explained():
+            if not pictures:
+                return gone(), gone()
+            references, refused = read_references(pictures, self.jobs.size)
+            squares = [png_file(np.asarray(image)) for image in to_images(references.pictures)]
+            captions = ["face" if found else "as it is" for found in references.aligned]
+            alone = captions.count("as it is")
+            note = f"{len(squares)} of {len(pictures)} pictures can be used."
+            if alone:
+                note += f" No face was found in {alone}: used as they are."
+            told = "\n\n".join(filter(None, [note, messages.left_out(refused)]))
+            return shown(list(zip(squares, captions, strict=True))), shown(told)
+
+    def estimate(self, steps: float | None) -> str:
+        """How long it will take, as far as is known."""
+        seconds = limits.within(steps, *limits.ADAPT_STEPS) * self.jobs.pace
+        if self.jobs.pipe.device.type == "cpu":
+            return f"About {_duration(seconds)} on this machine, longer while others use it; Stop keeps the best."
+        return f"About {_duration(seconds)} of GPU time, in turns of {limits.TURN_SECONDS:.0f} s."
+
+    def adapt(
+        self,
+        pictures: list[str] | None,
+        name: str,
+        rights: bool,
+        steps: float | None,
+        tokens: float | None,
+        seed: float | None,
+        subject: Subject | None,
+        shelf: Shelf,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, str, Any, Any, Any]]:
+        """Make a domain from 1 to 20 pictures of a style; later /stylise and /export calls of the session know it.
+
+        Args:
+            pictures: the files (JPEG, PNG or WebP; at most 10 MB and 40 megapixels each).
+            name: of the domain: letters, digits, dash and underscore.
+            rights: that you may use these pictures.
+            steps: of optimisation.
+            tokens: for each layer; more hold more detail.
+            seed: the same seed gives the same result.
+
+        Returns:
+            Fixed samples without and with the domain, a line of text, and the domain as a .safetensors file.
+        """
+        with messages.explained():
+            if not pictures:
+                raise messages.refuse(messages.NO_PICTURES)
+            if not rights:
+                raise messages.refuse(messages.NO_RIGHTS)
+            shelf.check_room()
+            references, refused = read_references(pictures, self.jobs.size)
+            yield gr.skip(), f"Starting with {len(references)} pictures", gr.skip(), gr.skip(), gr.skip()
+            wanted = limits.within(steps, *limits.ADAPT_STEPS), limits.within(tokens, *limits.ADAPT_TOKENS)
+            run = Run(references, *wanted, limits.seed(seed), self.jobs.pace)
+            flag = str(self.stops.flag(request.session_hash, "adapt"))
+            face = subject and subject.inversion
+            deadline = time.monotonic() + limits.ADAPT_SECONDS
+            trouble = ""
+            while True:
+                count = max(1, min(run.steps - run.done, round(limits.TURN_SECONDS / run.pace)))
+                try:
+                    chunk = self.jobs.adapt(run, count, face, flag)
+                except (gr.Error, DivergedError) as error:  # on ZeroGPU, say, the visitor's minutes are used up
+                    if not run.done:
+                        raise
+                    trouble = str(getattr(error, "message", error))
+                    break
+                run, self.jobs.pace = chunk.run, chunk.run.pace
+                if run.done >= run.steps or os.path.exists(flag) or time.monotonic() > deadline:
+                    break
+                yield png_file(_compared(chunk)), _status(run), gr.skip(), gr.skip(), gr.skip()
+            if not run.done:
+                note = f"{messages.stopped(0, run.steps)}: nothing is kept."
+                yield gr.skip(), note, gr.skip(), gr.skip(), gr.skip()
+                return
+            domain, chunk = self.jobs.keep(run, clean_name(name), face)
+            kept = shelf.add(clean_name(name), domain, self.jobs.pipe.domains)
+            note = _told(run, kept, trouble, refused)
+            yield png_file(_compared(chunk)), note, domain_file(domain, kept), shelf, {kept: 1.0}
+
+    def offer(self, shelf: Shelf) -> tuple[Any, Any]:
+        """A run has ended: there may be something to take along."""
+        made = bool(shelf.domains)
+        return gr.update(interactive=made), gr.update(visible=made)
+
+    def stop(self, request: gr.Request) -> str:
+        """The Stop button: the best so far is kept."""
+        self.stops.stop("adapt", request)
+        return "Stopping after this step; the best so far is kept."
+
+
+def _compared(chunk: Chunk) -> Any:
+    """Two rows: without the domain, and with it; at the end of the second, the visitor's face."""
+    columns = len(chunk.plain) + (chunk.face is not None)
+    above, below = list(chunk.plain), list(chunk.adapted)
+    if chunk.face is not None:
+        above.append(np.full_like(chunk.face, 255))
+        below.append(chunk.face)
+    return side_by_side([*above, *below], columns, 256)
+
+
+def _status(run: Run) -> str:
+    left = (run.steps - run.done) * run.pace
+    return f"step {run.done}/{run.steps} · {run.pace:.2f} s a step · about {_duration(left)} left"
+
+
+def _told(run: Run, name: str, trouble: str, refused: Mapping[str, str]) -> str:
+    assert run.state is not None
+    ended = messages.stopped(run.done, run.steps) if run.done < run.steps else f"{run.done} steps"
+    line = (
+        f"**{html.escape(name)}** is ready · {ended} · {_duration(run.state.numbers['seconds'])} of work. It stays "
+        "for this session; download it to keep it."
+    )
+    return "\n\n".join(filter(None, [line, trouble, messages.left_out(refused)]))
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,236 @@
+"""What happens in Share: files out and in, domains from the Hub, and to one's own account on it.
+
+The docstring of ``export`` is what API clients read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from refinestyle_hub import cards
+from refinestyle_hub.hub.push import with_base_terms
+from refinestyle_hub.hub.sources import bundled_models
+from refinestyle_hub.storage.model_folder import Folder, is_repo_id
+from refinestyle_hub.tokens.token_set import TokenSet
+
+from .. import limits, messages
+from ..images import png, side_by_side
+from ..jobs import Jobs, Look
+from ..session import Shelf, Subject, clean_name
+from ..tokenfiles import check, domain_file, inversion_file, name_of, read_tokens
+
+
+__all__ = ["FACE", "LICENCES", "Sharing", "may_push"]
+
+FACE = "the face (inversion)"
+LICENCES = ["cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "apache-2.0", "openrail"]
+
+log = logging.getLogger("refinestyle.space")
+
+
+def may_push() -> bool:
+    """Whether the app runs where visitors can sign in."""
+    return bool(os.environ.get("SPACE_ID") and os.environ.get("OAUTH_CLIENT_ID"))
+
+
+class Sharing:
+    """The handlers of Share for one pipeline.
+
+    Args:
+        base_model: what the model is called: on the Hub, or its bundled name. Domains for any other are not pushed:
+            nobody could load what they go with.
+        api: makes the client for a token; ``huggingface_hub.HfApi``.
+    """
+
+    def __init__(self, jobs: Jobs, base_model: str, api: Callable[..., Any] | None = None) -> None:
+        self.jobs = jobs
+        self.base_model = base_model
+        self._api = api
+
+    def api(self, token: str | bool) -> Any:
+        """The Hub's client; ``False``: for nobody, whatever the app itself may read."""
+        from huggingface_hub import HfApi
+
+        return (self._api or HfApi)(token=token)
+
+    # --- Out ---
+
+    def enter(self, subject: Subject | None, shelf: Shelf) -> tuple[Any, ...]:
+        """The tab was opened: what can be saved, pushed and removed, and the button that saves the last."""
+        domains = list(shelf.domains)
+        names = [FACE, *domains] if subject else domains
+        lists = [gr.update(choices=c, value=c[-1] if c else None) for c in (names, domains, domains)]
+        return *lists, self.offer(names[-1] if names else None, subject, shelf)
+
+    def export(self, what: str | None, subject: Subject | None, shelf: Shelf) -> str:
+        """Save the face or a domain of this session as a .safetensors file, without a pixel of any photo.
+
+        Args:
+            what: "the face (inversion)", or the name of a domain made or loaded in this session.
+
+        Returns:
+            The file. ``Inversion.from_pretrained`` and ``TokenSet.from_pretrained`` of refinestyle-hub load it.
+        """
+        with messages.explained():
+            if what == FACE and subject is not None:
+                return inversion_file(subject.inversion)
+            if not what or what == FACE:
+                raise messages.refuse(messages.NOTHING_TO_EXPORT)
+            return domain_file(self._domain(what, shelf), str(what))
+
+    def offer(self, what: str | None, subject: Subject | None, shelf: Shelf) -> Any:
+        """The download button for what was chosen."""
+        if not what:
+            return gr.update(value=None, interactive=False)
+        return gr.update(value=self.export(what, subject, shelf), interactive=True)
+
+    def remove(self, name: str | None, shelf: Shelf) -> tuple[str, Shelf]:
+        """A domain leaves the session."""
+        shelf.domains.pop(str(name), None)
+        return f"{html.escape(str(name))} is removed." if name else messages.NOTHING_TO_REMOVE, shelf
+
+    def _domain(self, name: object, shelf: Shelf) -> TokenSet:
+        if name not in shelf.domains:
+            raise messages.refuse(messages.unknown_domain(name, list(shelf.domains)))
+        return shelf.domains[str(name)]
+
+    # --- In ---
+
+    def load_file(self, file: str | None, shelf: Shelf) -> tuple[str, Any, Any, Shelf, Any]:
+        """A file was brought: a domain for the shelf, or an inversion that becomes the session's face."""
+        with messages.explained():
+            if not file:
+                raise messages.refuse(messages.NO_FILE)
+            found = read_tokens(file, self.jobs.pipe)
+            if isinstance(found, TokenSet):
+                note, mix = self._kept(name_of(found, file), found, shelf)
+                return note, gr.skip(), gr.skip(), shelf, mix
+            return "The face is there: go on in Edit or Stylise.", self.jobs.subject(found), {}, shelf, gr.skip()
+
+    def load_id(self, repo_id: str | None, shelf: Shelf) -> tuple[str, Shelf, dict[str, float]]:
+        """A domain of the Hub, read as anybody could read it; nothing of it stays on the disk."""
+        with messages.explained():
+            name = str(repo_id or "").strip()
+            if not is_repo_id(name):
+                raise messages.refuse(messages.BAD_HUB_ID)
+            shelf.check_room()
+            commit = self._checked_repo(name)
+            with tempfile.TemporaryDirectory() as cache:
+                found = TokenSet.from_pretrained(name, revision=commit, token=False, cache_dir=cache)
+            domain = check(found, self.jobs.pipe)
+            assert isinstance(domain, TokenSet)
+            note, mix = self._kept(clean_name(name.rpartition("/")[2]), domain, shelf)
+            return note, shelf, mix
+
+    def _checked_repo(self, name: str) -> str:
+        """The newest commit of a repo whose files are those of a domain, by names and sizes, before any is read."""
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.hf_api import RepoFile
+
+        api = self.api(False)
+        try:
+            commit = str(api.model_info(name).sha)
+            entries = api.list_repo_tree(name, revision=commit)
+            sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+        except HfHubHTTPError as error:
+            raise messages.refuse(f"There is no public model {html.escape(name)} on the Hub.") from error
+        except Exception as error:
+            raise messages.refuse("The Hub cannot be reached just now. Try again, or load a file.") from error
+        for needed in ("config.json", "tokens.safetensors"):
+            if needed not in sizes:
+                raise messages.refuse(f"{html.escape(name)} holds no domain: it has no {needed}.")
+            if sizes[needed] > limits.MAX_TOKEN_BYTES:
+                raise messages.refuse(messages.file_too_large(sizes[needed]))
+        return commit
+
+    def _kept(self, name: str, domain: TokenSet, shelf: Shelf) -> tuple[str, dict[str, float]]:
+        """What is told of a domain that came, and the mix that Stylise then shows: that domain alone."""
+        kept = shelf.add(name, domain, self.jobs.pipe.domains)
+        return f"**{html.escape(kept)}** is there: see it in Stylise.", {kept: 1.0}
+
+    def link(self, request: gr.Request) -> tuple[Any, Any]:
+        """The page was opened with ``?domain=owner/name``: it is filled in, and nothing is loaded by itself."""
+        wanted = dict(request.query_params).get("domain")
+        if not wanted:
+            return gr.skip(), gr.skip()
+        if not is_repo_id(str(wanted)):
+            gr.Info(messages.BAD_HUB_ID)
+            return gr.skip(), gr.skip()
+        return str(wanted), gr.update(selected="share")
+
+    # --- To one's own account ---
+
+    def push(
+        self,
+        name: str | None,
+        licence: str,
+        public: bool,
+        preview: bool,
+        shelf: Shelf,
+        profile: gr.OAuthProfile | None,
+        oauth: gr.OAuthToken | None,
+    ) -> str:
+        """Put a domain into a new repo of the signed-in user; private unless ``public``."""
+        with messages.explained():
+            if profile is None or oauth is None:
+                raise messages.refuse(messages.SIGN_IN)
+            if licence not in LICENCES:
+                raise messages.refuse(f"Choose a licence: {', '.join(LICENCES)}.")
+            if not is_repo_id(self.base_model) and self.base_model not in bundled_models():
+                raise messages.refuse(messages.NO_PUBLIC_BASE)
+            domain = self._domain(name, shelf)
+            repo_id = f"{profile.username}/{clean_name(name)}"
+            files = self._files(domain, repo_id, licence, preview)
+            self._commit(self.api(oauth.token), repo_id, files, not public)
+            link = f" · link to this demo with it: `?domain={repo_id}`" if public else ""
+            return f"[{repo_id}](https://huggingface.co/{repo_id}) is yours{link}"
+
+    def _files(self, domain: TokenSet, repo_id: str, licence: str, preview: bool) -> dict[str, bytes]:
+        made = domain.metadata
+        shots = f"Few-shot adaptation from {made['pictures']} pictures." if "pictures" in made else ""
+        shown = (cards.Picture("preview.png", "The same faces without and with the domain."),) if preview else ()
+        card = cards.Card(license=licence, base_model=self.base_model, data=shots, pictures=shown)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "domain"
+            domain.save_pretrained(folder)
+            cards.check_rights(Folder(folder))
+            card = with_base_terms(card)
+            if preview:
+                (folder / "preview.png").write_bytes(self._preview(domain))
+            (folder / cards.FACTS).write_bytes(cards.dump_card(card))
+            (folder / cards.README).write_text(cards.render(folder, card, repo_id), encoding="utf-8")
+            return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+    def _preview(self, domain: TokenSet) -> bytes:
+        seeds = tuple(range(limits.SEEDS))
+        drawn = self.jobs.draw(seeds, [Look(), Look(domains={"it": 1.0})], {"it": domain})
+        return png(side_by_side([picture for row in drawn for picture in row], limits.SEEDS, 256))
+
+    def _commit(self, api: Any, repo_id: str, files: dict[str, bytes], private: bool) -> None:
+        """A new repo and one commit. What the Hub says is not passed on: it could hold the token."""
+        from huggingface_hub import CommitOperationAdd
+        from huggingface_hub.errors import HfHubHTTPError
+
+        told = {401: messages.MAY_NOT, 403: messages.MAY_NOT, 409: messages.TAKEN, 429: messages.TOO_OFTEN}
+        created = False
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=False)
+            created = True
+            operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+            api.create_commit(repo_id, operations, commit_message="Upload a domain made with RefineStyle")
+        except Exception as error:
+            if created:  # empty: it would be in the way of the next try
+                with contextlib.suppress(Exception):
+                    api.delete_repo(repo_id)
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            log.warning("a push failed: %s", status or type(error).__name__)
+            raise messages.refuse(told.get(status, messages.NOT_PUSHED) if status else messages.NOT_PUSHED) from None

@@ -1,0 +1,191 @@
+"""Make the bundled model from a training run: fit the directions, save in half precision, write the cards.
+
+    python tools/bundle.py runs/mini-faces-128 --quality runs/quality/quality.json
+
+Needs the run's ``state.safetensors`` and the attribute network in ``benchmarks/attributes``. The figures of the
+generator's card are those that ``generator_quality.py`` wrote to ``--quality``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from refinestyle_hub import RefineStylePipeline, cards
+from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
+from refinestyle_hub.evaluation.attributes import AttributeNet
+from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.hub.shipped import write_all
+from refinestyle_hub.images import contact_sheet, save_png, to_images
+from refinestyle_hub.train import checkpoint
+from refinestyle_hub.train.direction_fit import fit_directions
+
+
+ROOT = Path(__file__).parent.parent
+NAME = "mini-faces-128"
+DATA = (
+    "22,500 synthetic portraits (and their mirror images) of 128 px, rendered from the Anny parametric human "
+    "(Apache-2.0) over MakeHuman assets (CC0), own textures and lights, framed like FFHQ. No real person is in them."
+)
+LIMITS = (
+    "Synthetic portraits only: frontal to three-quarter heads, twelve hair styles, glasses, no hats, no hands.",
+    "A real photo is outside its domain; only tokens redraw it.",
+    "It says nothing about real people: its ages, genders and skin tones are rendering parameters.",
+)
+
+
+def load(state: Path) -> tuple[Generator, Discriminator]:
+    """The averaged generator of a run, and its discriminator."""
+    tensors, run = checkpoint.read(state)
+    config = run["config"]
+    channels = {int(r): c for r, c in config["channels"].items()}
+    shape = GeneratorConfig(
+        resolution=config["resolution"],
+        z_dim=config["z_dim"],
+        w_dim=config["z_dim"],
+        mapping_layers=config["mapping_layers"],
+        channels=channels,
+    )
+    generator, discriminator = Generator(shape), Discriminator(DiscriminatorConfig(shape.resolution, channels))
+    checkpoint.load_networks(tensors, {"average": generator, "discriminator": discriminator})
+    return generator.eval().requires_grad_(False), discriminator.eval().requires_grad_(False)
+
+
+def figures(path: Path | None) -> tuple[cards.Figure, ...]:
+    """What ``generator_quality.py`` found: each measure of the samples, and of the rows that give the scale."""
+    if path is None:
+        return ()
+    report = json.loads(path.read_text(encoding="utf-8"))
+    command = f"python benchmarks/generator_quality.py {NAME} --data portraits-128.zip"
+    words = {"kernel_x1000": "Kernel distance x 1000", "frechet": "Frechet distance"}
+    words |= {"precision": "Precision", "recall": "Recall"}
+    rows = [
+        cards.Figure(
+            metric=f"{word} in attribute features",
+            value=found[key],
+            dataset=f"{name} against half of the train split",
+            samples=found["pictures"],
+            seed=report["seed"],
+            command=command,
+            reference=name != "samples",
+        )
+        for key, word in words.items()
+        for name, found in report["sets"].items()
+    ]
+    for name in ("samples", "portraits"):
+        rows.append(
+            cards.Figure(
+                metric="Share in which dlib finds a face",
+                value=report["face_found"][name],
+                dataset=name,
+                samples=report["face_found"]["pictures"],
+                seed=report["seed"],
+                command=command,
+                reference=name != "samples",
+            )
+        )
+    return tuple(rows)
+
+
+def sheet(generator: Generator, truncation: float, side: int = 8) -> list[torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    z = torch.randn(side * side, generator.config.z_dim, generator=rng)
+    with torch.no_grad():
+        return list(torch.cat([generator(generator.map(part, truncation)) for part in z.split(side)]))
+
+
+def save(state: Path, folder: Path, samples: int, measured: int) -> None:
+    """Fit the directions to the averaged generator of a run, and write the model."""
+    generator, discriminator = load(state)
+    net = AttributeNet.from_pretrained(ROOT / "benchmarks" / "attributes").eval()
+    with tqdm(desc="directions", unit="picture") as bar:
+
+        def on_step(seen: int, total: int) -> None:
+            bar.total = total
+            bar.update(seen - bar.n)
+
+        directions = fit_directions(
+            generator, net.read, samples, measured=measured, licence="apache-2.0", on_step=on_step
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    RefineStylePipeline(generator, discriminator, directions).save_pretrained(folder, variant="fp16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--quality", type=Path, default=None)
+    parser.add_argument("--cards-only", action="store_true", help="the model is there; bring its cards up to date")
+    parser.add_argument("--earlier", type=int, default=0, help="pictures at this size that earlier phases saw")
+    parser.add_argument("--samples", type=int, default=4000, help="for the directions")
+    parser.add_argument("--measured", type=int, default=64, help="samples on which directions are measured")
+    arguments = parser.parse_args()
+
+    folder = ROOT / "refinestyle_hub" / "pretrained" / NAME
+    state = arguments.run / "state.safetensors"
+    if not arguments.cards_only:
+        save(state, folder, arguments.samples, arguments.measured)
+    pipe = RefineStylePipeline.from_pretrained(folder)
+    seen = checkpoint.read(state)[1]["seen"] + arguments.earlier
+
+    pictures = []
+    for truncation in (0.8, 1.0):
+        file = f"{NAME}-truncation-{truncation:.1f}.png"
+        images = to_images(torch.stack(sheet(pipe.generator, truncation)))
+        save_png(contact_sheet(images, columns=8), ROOT / "model_cards" / file)
+        pictures.append(cards.Picture(file, f"Sixty-four samples, not chosen, at truncation {truncation}"))
+    if arguments.quality is not None:
+        file = f"{NAME}-neighbours.png"
+        shutil.copyfile(arguments.quality.parent / "neighbours.png", ROOT / "model_cards" / file)
+        pictures.append(cards.Picture(file, "Sixteen samples, each before the five training pictures nearest to it"))
+    command = "refinestyle train generator portraits-128.zip --anchors, in the phases of docs/training.md"
+    common = {"license": "apache-2.0", "data": DATA, "limits": LIMITS}
+    parts = {
+        "generator": cards.Card(
+            title=f"{NAME}: generator",
+            summary=f"The bundled StyleGAN2 generator, after {seen:,} pictures at 128 px.",
+            training=command,
+            figures=figures(arguments.quality),
+            pictures=tuple(pictures),
+            **common,  # type: ignore[arg-type]
+        ),
+        "directions": cards.Card(
+            title=f"{NAME}: editing directions",
+            summary="Thirteen directions in w+; strength 1 is meant to be one standard deviation of the attribute.",
+            training=f"python tools/bundle.py (fit to {arguments.samples} samples)",
+            figures=direction_figures(pipe.directions),
+            base_model=NAME,
+            **common,  # type: ignore[arg-type]
+        ),
+    }
+    for part, card in parts.items():
+        (folder / part / cards.FACTS).write_bytes(cards.dump_card(card))
+    for path in write_all(ROOT):
+        print(path.relative_to(ROOT))
+
+
+def direction_figures(directions: object) -> tuple[cards.Figure, ...]:
+    """Effect of one unit on the direction's own attribute, and the largest leak, as measured when fitted."""
+    from refinestyle_hub.train.direction_fit import SHIPPED
+
+    rows = []
+    for name, direction in sorted(directions.items()):  # type: ignore[attr-defined]
+        info = direction.info
+        worst = max(info.leak, key=info.leak.__getitem__)
+        own = info.effect[SHIPPED[name]]
+        common = {"dataset": "samples of the generator, read by the attribute network"}
+        rows.append(cards.Figure(metric=f"{name}: change for strength 1 ({info.unit})", value=own, **common))
+        rows.append(
+            cards.Figure(metric=f"{name}: largest leak, into {worst}", value=info.leak[worst], unit="sd", **common)
+        )
+    return tuple(rows)
+
+
+if __name__ == "__main__":
+    main()
