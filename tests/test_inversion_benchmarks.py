@@ -28,10 +28,10 @@ from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.encoder_trainer import EncoderTrainer
 
 
-def load(name: str) -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+def load(name: str, folder: str = "benchmarks") -> ModuleType:
+    path = Path(__file__).parents[1] / folder / f"{name}.py"
     if not path.is_file():
-        pytest.skip("benchmarks/ is not part of this installation")
+        pytest.skip(f"{folder}/ is not part of this installation")
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -156,7 +156,7 @@ def test_all_tables_of_a_tiny_model(
 
 
 def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> None:
-    script = load("bundle_encoder")
+    script = load("bundle_encoder", "tools")
     model, run = tmp_path / "model", tmp_path / "run"
     shutil.copytree(folder / "model", model)
     save_index(model, PipelineIndex(("generator", "directions")))

@@ -29,7 +29,7 @@ from .face_handlers import gone, shown
 __all__ = ["Adapting"]
 
 
-EXAMPLE = Path(__file__).with_name("examples") / "style"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "style"
 
 
 class Adapting:
