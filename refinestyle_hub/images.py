@@ -24,12 +24,14 @@ from .errors import PictureError, ShapeError
 __all__ = [
     "PictureSource",
     "contact_sheet",
+    "from_uint8",
     "load_picture",
     "pictures_in",
     "save_png",
     "to_image",
     "to_images",
     "to_tensor",
+    "to_uint8",
 ]
 
 PictureSource: TypeAlias = str | Path | bytes | BinaryIO | Image.Image
@@ -86,13 +88,23 @@ def load_picture(source: PictureSource, *, max_bytes: int = MAX_BYTES, max_pixel
     return Image.fromarray(np.asarray(rgb))  # from the bare pixels: no EXIF, profile, comment or text survives
 
 
+def to_uint8(pictures: torch.Tensor) -> torch.Tensor:
+    """Convert [-1, 1] to the levels 0 to 255, rounded and clamped: uint8 of any shape, on the CPU."""
+    return pictures.detach().float().add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+
+
+def from_uint8(levels: torch.Tensor) -> torch.Tensor:
+    """Convert the levels 0 to 255 to float32 in [-1, 1], of any shape. The exact inverse of ``to_uint8``."""
+    return levels.float().div_(127.5).sub_(1.0)
+
+
 def to_tensor(image: Image.Image, size: int | None = None) -> torch.Tensor:
     """PIL RGB -> float32 ``[1, 3, H, W]`` in [-1, 1]; with `size` the central square, resampled to size x size."""
     image = image.convert("RGB")
     if size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image))  # [H, W, 3] uint8
-    return pixels.permute(2, 0, 1)[None].float().div(127.5).sub(1).contiguous()
+    return from_uint8(pixels.permute(2, 0, 1)[None]).contiguous()
 
 
 def to_image(tensor: torch.Tensor) -> Image.Image:
@@ -103,8 +115,7 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
     """
     if tensor.dim() != 3 or tensor.shape[0] != 3:
         raise ShapeError(f"A picture is [3, H, W]; this tensor is {list(tensor.shape)}.")
-    levels = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255)
-    return Image.fromarray(levels.to("cpu", torch.uint8).permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(to_uint8(tensor).permute(1, 2, 0).contiguous().numpy())
 
 
 def to_images(tensor: torch.Tensor) -> list[Image.Image]:

@@ -31,7 +31,8 @@ from .hub.push import Pushable
 from .hub.sources import open_source
 from .images import PictureSource, load_picture, to_images, to_tensor
 from .inversion.inversion import Inversion
-from .inversion.optimise import InversionSettings, OnStep, invert, planned_steps
+from .inversion.inversion_settings import InversionSettings, planned_steps
+from .inversion.optimise import OnStep, invert
 from .losses.clip import Clip
 from .losses.perceptual import Perceptual
 from .storage.fingerprint import check_base, fingerprint

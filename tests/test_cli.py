@@ -111,7 +111,7 @@ def test_as_many_steps_as_the_help_says(
     """A photo by itself like one in a folder: steps follow an encoder's answer."""
     encoder = Encoder.for_generator(tiny_pipe.generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2)
     RefineStylePipeline(tiny_pipe.generator, encoder=encoder).save_pretrained(tmp_path / "model")
-    monkeypatch.setattr("refinestyle_hub.inversion.optimise.NEAR_STEPS", 3)
+    monkeypatch.setattr("refinestyle_hub.inversion.inversion_settings.STEPS_AFTER_ENCODER", 3)
     Image.new("RGB", (32, 32), "gray").save(tmp_path / "crop.png")
     args = ["invert", tmp_path / "model", tmp_path / "crop.png", "--aligned", "--out", tmp_path / "face", "--json"]
     for more, wanted in (([], (0, 3)), (["--w-steps", 2], (2, 1)), (["--w-only"], (3, 0))):

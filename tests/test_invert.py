@@ -16,7 +16,8 @@ from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
 from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.inversion.inversion import Inversion
-from refinestyle_hub.inversion.optimise import InversionSettings, invert
+from refinestyle_hub.inversion.inversion_settings import InversionSettings
+from refinestyle_hub.inversion.optimise import invert
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.fingerprint import fingerprint

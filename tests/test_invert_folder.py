@@ -20,7 +20,7 @@ from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileErro
 from refinestyle_hub.images import to_tensor
 from refinestyle_hub.inversion.folder import invert_folder
 from refinestyle_hub.inversion.inversion import Inversion
-from refinestyle_hub.inversion.optimise import InversionSettings
+from refinestyle_hub.inversion.inversion_settings import InversionSettings
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.fingerprint import fingerprint
 

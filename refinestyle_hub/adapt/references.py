@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, FaceNotFoundError, PictureError
 from ..faces.align import crop_face
-from ..images import SUFFIXES, PictureSource, load_picture, to_tensor
+from ..images import SUFFIXES, PictureSource, load_picture, to_tensor, to_uint8
 from .settings import MAX_PICTURES
 
 
@@ -40,8 +40,7 @@ class References:
     @property
     def digest(self) -> str:
         """Of the pixels, 16 hexadecimal digits: tells whether a run goes on with the pictures it began with."""
-        levels = self.pictures.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-        return hashlib.sha256(levels.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+        return hashlib.sha256(to_uint8(self.pictures).contiguous().numpy().tobytes()).hexdigest()[:16]
 
     @property
     def report(self) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..generators.stylegan2 import Generator
-from ..inversion.optimise import FINE, InversionSettings, invert
+from ..inversion.inversion_loss import FINE
+from ..inversion.inversion_settings import InversionSettings
+from ..inversion.optimise import invert
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import mse, shrink
 

@@ -20,7 +20,8 @@ from ..encoder.heads import TokenHead
 from ..errors import ConfigError, FaceNotFoundError, PictureError, ShapeError
 from ..faces.align import crop_face
 from ..images import load_picture, pictures_in, to_tensor
-from ..inversion.optimise import FINE, NEAR_STEPS, STEPS
+from ..inversion.inversion_loss import FINE
+from ..inversion.inversion_settings import STEPS, STEPS_AFTER_ENCODER
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import mse, shrink
 from ..pipeline import RefineStylePipeline
@@ -90,7 +91,7 @@ def our_methods(
         return invert
 
     first = sum(p.numel() for p in encoder.first.parameters())
-    counts = [NEAR_STEPS] if steps is None else steps
+    counts = [STEPS_AFTER_ENCODER] if steps is None else steps
     further = [Method(f"{name} + {count} steps", optimised(count), whole) for count in counts]
     answers = [Method(name, answer(None), whole, quick=True)] if encoder.config.layers else []
     answers += [Method(f"{name}, {count} looks", answer(count), whole, quick=True) for count in looks]

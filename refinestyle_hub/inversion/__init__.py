@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .inversion import Inversion
-from .optimise import InversionSettings, OnStep, invert
+from .inversion_settings import InversionSettings
+from .optimise import OnStep, invert
 
 
 __all__ = ["Inversion", "InversionSettings", "OnStep", "invert"]

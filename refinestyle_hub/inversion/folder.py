@@ -18,7 +18,7 @@ from ..pipeline import RefineStylePipeline
 from ..runtime import processes
 from ..storage.fingerprint import check_base, digest
 from .inversion import Inversion
-from .optimise import InversionSettings, planned_steps
+from .inversion_settings import InversionSettings, planned_steps
 
 
 __all__ = ["FolderReport", "invert_folder"]

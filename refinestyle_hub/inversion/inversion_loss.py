@@ -1,0 +1,65 @@
+"""What an inversion minimises: pixels, perceptual distance at two sizes, and a regulariser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..losses.perceptual import Perceptual
+from ..losses.pixel import shrink
+
+
+__all__ = ["FINE", "Distance", "InversionLoss", "LossValues", "perceptual_distances"]
+
+Distance: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, R, R] -> [N]
+FINE, SMALLEST = 256, 32  # pixels: the largest and the smallest size at which the perceptual distance is taken
+
+
+def perceptual_distances(crops: Tensor, perceptual: Perceptual) -> list[Distance]:
+    """Distances from ``crops``, fine (as they are, up to 256 px) and coarse (at half that size).
+
+    For w+ the coarse one will do, at a quarter of the cost. Tokens need both: each scale alone is satisfied by
+    patterns that the other finds wrong.
+    """
+
+    def at(size: int) -> Distance:
+        distance = perceptual.reference(shrink(crops, size))
+        return lambda pictures: distance(shrink(pictures, size))
+
+    side = min(crops.shape[-1], FINE)
+    return [at(side), at(max(side // 2, SMALLEST))]
+
+
+class LossValues(NamedTuple):
+    """The loss of one step."""
+
+    loss: Tensor  # [N], to be descended
+    total: Tensor  # [N], by which answers are compared
+    metrics: Mapping[str, float]
+
+
+class InversionLoss:
+    """Pixels, perceptual distance and regularisers.
+
+    A step descends one of the perceptual distances, in turn, for they are most of its cost; answers are compared by
+    the mean of what each gave last.
+    """
+
+    def __init__(self, pixels: Distance, perceptual: Sequence[Distance], weight: float) -> None:
+        self.pixels, self.perceptual, self.weight = pixels, perceptual, weight
+        self.latest: list[Tensor] = []  # [N] of each perceptual distance
+
+    def __call__(self, step: int, pictures: Tensor, penalty: Tensor) -> LossValues:
+        turn = step % len(self.perceptual)
+        squares, near = self.pixels(pictures), self.perceptual[turn](pictures)  # [N]
+        if not self.latest:
+            with torch.no_grad():
+                self.latest = [distance(pictures) for distance in self.perceptual]
+        self.latest[turn] = near.detach()
+        distances = torch.stack(self.latest).mean(dim=0)
+        rest = squares + penalty
+        metrics = {"mse": float(squares.detach().mean()), "perceptual": float(distances.mean())}
+        return LossValues(rest + self.weight * near, rest.detach() + self.weight * distances, metrics)

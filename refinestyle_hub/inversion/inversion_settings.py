@@ -1,0 +1,66 @@
+"""Weights, rates and numbers of steps of an inversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+
+__all__ = ["InversionSettings", "planned_steps"]
+
+STEPS, STEPS_AFTER_ENCODER = 270, 50  # of both phases, from the mean latent and from an encoder's answer
+W_SHARE = 0.4  # of the steps from the mean latent, for w+
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """Weights and rates of the optimisation; the mean squared error of the pixels has weight 1.
+
+    Published weights (0.8 for the perceptual distance, next to no prior) suit generators of photos. Where a picture
+    lies outside of the generator's domain they buy distance with scratches that no face has, and codes far from each
+    other that draw no face at all; these do not.
+    """
+
+    perceptual: float = 0.1  # on the perceptual distance, where tokens are sought
+    w_perceptual: float = 0.3  # the same where w+ is
+    w_rate: float = 0.2  # Adam's, in standard deviations of w, from the mean latent
+    near_rate: float = 0.03  # the same from a start that was given: what an encoder found is not to be lost
+    w_warmup: float = 0.05  # share of the steps in which it rises
+    w_noise: float = 0.05  # on w at first, in standard deviations; gone after half of the steps
+    prior: float = 0.2  # on the squared distance from the mean latent, in standard deviations, per number
+    spread: float = 10.0  # the same for the codes' distance from each other
+    token_rate: float = 0.01  # Adam's, in the unit of `TokenParameters`
+    token_warmup: float = 0.3  # share of the steps in which it rises: Adam's first steps are blind, and break a face
+    norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
+    rank: int = 8  # T
+    layers: str | tuple[str, ...] = "*.conv*"  # that get tokens
+    patience: int = 40  # a phase ends when so many steps together gain less than 1 %
+
+
+def planned_steps(
+    steps: int | None, w_steps: int | None, *, tokens: bool = True, started: bool = False
+) -> tuple[int, int]:
+    """Return how many steps go to w+ and how many to tokens.
+
+    Args:
+        steps: The number of both together. None means 270, or 50 where the search has ``started`` from an encoder's
+            answer.
+        w_steps: The number of steps for w+. None means 40 %, or none where the search has started, or all of them
+            without ``tokens``.
+        tokens: Whether tokens are sought at all.
+        started: Whether the search starts from an encoder's answer.
+
+    Raises:
+        ConfigError: The numbers do not add up.
+    """
+    if not tokens and steps is None:
+        steps = w_steps
+    steps = (STEPS_AFTER_ENCODER if started else STEPS) if steps is None else steps
+    if w_steps is None:
+        w_steps = steps if not tokens else 0 if started else round(steps * W_SHARE)
+    if not tokens and w_steps != steps:
+        raise ConfigError(f"Without tokens all steps move w+: w_steps cannot be {w_steps} of {steps}.")
+    if 0 <= steps < w_steps:
+        raise ConfigError(f"w_steps are a part of the steps: {w_steps} of {steps} cannot be.")
+    return w_steps, steps - w_steps
