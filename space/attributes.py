@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
-__all__ = ["Attribute", "grouped"]
+__all__ = ["Attribute", "grouped", "label"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,16 @@ GROUPS = ("Expression", "Person", "Hair", "Pose and light", "More")
 
 def grouped(names: Iterable[str]) -> dict[str, dict[str, Attribute]]:
     """Group -> direction -> how to show it, in the order of ``GROUPS``; unknown directions come under "More"."""
-    shown = {name: KNOWN.get(name, Attribute("More", name.replace("_", " ").capitalize())) for name in names}
+    shown = {name: _attribute(name) for name in names}
     order = [name for name in KNOWN if name in shown] + [name for name in shown if name not in KNOWN]
     groups = {group: {name: shown[name] for name in order if shown[name].group == group} for group in GROUPS}
     return {group: members for group, members in groups.items() if members}
+
+
+def label(direction: str) -> str:
+    """What people read for the name of a direction."""
+    return _attribute(direction).label
+
+
+def _attribute(direction: str) -> Attribute:
+    return KNOWN.get(direction, Attribute("More", direction.replace("_", " ").capitalize()))

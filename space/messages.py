@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import gradio as gr
@@ -102,16 +102,10 @@ def left_out(refused: Mapping[str, str]) -> str:
     return "\n\n".join(lines)
 
 
-def unknown_domain(name: object, known: list[str]) -> str:
+def unknown_domain(name: object, known: Sequence[str]) -> str:
     """For a domain that neither the model nor the session has."""
     listed = ", ".join(known) or "none"
     return f"There is no domain '{html.escape(str(name)[:40])}'. There are: {html.escape(listed)}."
-
-
-def bad_domain_strength(name: str) -> str:
-    """For a strength that is no number of a sensible size."""
-    low, high = limits.DOMAIN_STRENGTHS
-    return f"The strength of '{html.escape(name[:40])}' must be a number from {low:g} to {high:g}."
 
 
 def too_many_domains() -> str:
@@ -132,16 +126,15 @@ def other_generator(what: str, made_for: object, this: object) -> str:
     )
 
 
-def unknown_edit(name: object, known: list[str]) -> str:
+def unknown_edit(name: object, known: Sequence[str]) -> str:
     """For an attribute that the model cannot edit."""
     listed = ", ".join(known) or "none"
     return f"This model has no attribute '{html.escape(str(name)[:40])}'. It has: {html.escape(listed)}."
 
 
-def bad_strength(name: str) -> str:
-    """For a strength that is no number of a sensible size."""
-    most = f"{limits.MAX_STRENGTH:g}"
-    return f"The strength of '{html.escape(name[:40])}' must be a number from -{most} to {most}."
+def bad_strength(name: str, low: float, high: float) -> str:
+    """For the strength of an edit or domain that is not a number within its bounds."""
+    return f"The strength of '{html.escape(name[:40])}' must be a number from {low:g} to {high:g}."
 
 
 def refuse(text: str) -> gr.Error:

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from . import limits
-from .jobs import DEVICE, KINDS, Stops, admit, waiting
+from .admission import DEVICE, KINDS, Stops, admit, queued_jobs
 from .session import Shelf
 
 
@@ -65,7 +65,7 @@ class Page:
 
         @functools.wraps(handler)
         def handled(request: gr.Request) -> Any:
-            return handler(request) if waiting(self.demo, request.session_hash, {line}) else gr.skip()
+            return handler(request) if queued_jobs(self.demo, request.session_hash, {line}) else gr.skip()
 
         return handled
 

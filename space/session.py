@@ -18,12 +18,12 @@ from . import limits, messages
 from .images import Pixels, png
 
 
-__all__ = ["Found", "Shelf", "Subject", "clean_name"]
+__all__ = ["DetectedFaces", "Shelf", "Subject", "clean_name"]
 
 
 @dataclass(frozen=True)
-class Found:
-    """The faces of an uploaded photo, so that they are looked for once."""
+class DetectedFaces:
+    """The faces of an uploaded photo, kept so that they are detected once."""
 
     photo: str  # its path, which Gradio derives from its bytes
     faces: Sequence[Face]
@@ -81,8 +81,8 @@ class Shelf:
         self.domains[title] = tokens
         return title
 
-    def beside(self, name: str, tokens: TokenSet) -> Shelf:
-        """These domains and one more, which stays nowhere; it comes before another of its name."""
+    def with_domain(self, name: str, tokens: TokenSet) -> Shelf:
+        """These domains and one more, which is not kept; it replaces another of its name."""
         both = Shelf()
         both.domains = {**self.domains, name: tokens}
         return both

@@ -1,4 +1,4 @@
-"""The demo as a whole: header, tabs, queue. Their layout is in ``tabs``; what happens in ``handlers`` and its like."""
+"""The demo as a whole: header, tabs, queue. Their layout is in ``tabs``, what happens in ``handlers``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from starlette.middleware import Middleware
 from refinestyle_hub.pipeline import RefineStylePipeline
 
 from . import agents, limits
+from .admission import Stops
 from .guard import Guard
-from .handlers.adapt_handlers import Adapting
-from .handlers.face_handlers import Handlers
-from .handlers.share_handlers import Sharing
-from .handlers.stylise_handlers import Styling
-from .jobs import Jobs, Stops, gpu
+from .handlers.adapt_handlers import AdaptHandlers
+from .handlers.edit_handlers import EditHandlers
+from .handlers.invert_handlers import InvertHandlers
+from .handlers.share_handlers import ShareHandlers
+from .handlers.stylise_handlers import StyliseHandlers
+from .jobs import Jobs, gpu
 from .page import HIDDEN, Page
 from .tabs import about, adapt, edit, invert, share, stylise
 from .theme import CSS, PAGE, theme
@@ -65,8 +67,7 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
     """
     agents.install()
     stops = Stops()
-    work = Jobs(pipe, gpu)
-    face, adapting, styling, sharing = Handlers(work, stops), Adapting(work, stops), Styling(work), Sharing(work, name)
+    jobs = Jobs(pipe, gpu)
     demo = gr.Blocks(title="RefineStyle", analytics_enabled=False, delete_cache=limits.CACHE_SECONDS)
     with demo:
         gr.HTML(HEADER.format(model=_model_line(pipe, name)), elem_id="header")
@@ -75,15 +76,15 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
         page = Page(demo, stops, tabs := gr.Tabs(elem_id="tabs"))
         with tabs:
             with gr.Tab("Invert", id="invert"):
-                inverted = invert.build(page, face)
+                inverted = invert.build(page, InvertHandlers(jobs, stops))
             with gr.Tab("Edit", id="edit"):
-                follow = [edit.build(page, face)]
+                follow = [edit.build(page, EditHandlers(jobs))]
             with gr.Tab("Adapt", id="adapt"):
-                adapt.build(page, adapting)
+                adapt.build(page, AdaptHandlers(jobs, stops))
             with gr.Tab("Stylise", id="stylise") as tab:
-                follow.append(stylise.build(page, styling, tab))
+                follow.append(stylise.build(page, StyliseHandlers(jobs), tab))
             with gr.Tab("Share", id="share") as tab:
-                brought = share.build(page, sharing, tab)
+                brought = share.build(page, ShareHandlers(jobs, name), tab)
             with gr.Tab("About", id="about"):
                 about.build(pipe, name)
         for event in (*inverted, *brought):  # there may be another face

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ import numpy as np
 from PIL import Image
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+TABS = ("Invert", "Edit", "Adapt", "Stylise", "Share", "About")
 SHOTS = Path(__file__).resolve().parents[1] / "docs" / "screenshots"
 PATIENCE = 120_000  # milliseconds, for a busy machine
 PAIR = """id => { const all = [...document.querySelectorAll(`#${id} img`)];

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import skimage.data
@@ -14,6 +16,13 @@ from hub_server import HubServer
 from PIL import Image
 
 from refinestyle_hub.pipeline import RefineStylePipeline
+
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from gradio_client import Client
+
+    from space.admission import Stops
 
 
 def pytest_configure() -> None:
@@ -133,3 +142,114 @@ def tiny_pipe(tiny_pipeline_dir: Path) -> RefineStylePipeline:
     pipe = RefineStylePipeline.from_pretrained(tiny_pipeline_dir)
     pipe.perceptual = Perceptual.load("st-lpips-alex")
     return pipe
+
+
+# --- The demo ---
+
+
+@pytest.fixture
+def photo(tmp_path: Path, astronaut: Image.Image) -> str:
+    """A file with one face."""
+    astronaut.save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
+
+
+@pytest.fixture
+def stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stops:
+    """The Stop buttons, with their files in a cache of this test."""
+    from space.admission import Stops
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    return Stops()
+
+
+@pytest.fixture(scope="module")
+def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
+    """The app, with short adaptations and short turns."""
+    from space_parts import whole
+
+    from refinestyle_hub.adapt import load_references
+    from space import images, limits
+    from space.ui import build
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Apps that share a cache delete each other's pictures as they close, where they are equal.
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(limits, "ADAPT_STEPS", (2, 400))
+        patch.setattr(limits, "TURN_SECONDS", 0.5)
+        # To look for faces where there are none takes long; test_space_adapt does it.
+        patch.setattr(images, "load_references", functools.partial(load_references, align="none"))
+        yield build(whole(tiny_pipe), "tiny-32")
+
+
+@pytest.fixture(scope="module")
+def url(demo: gr.Blocks) -> Iterator[str]:
+    """The address of the app on the loopback."""
+    from space.ui import launch_settings
+
+    _, address, _ = demo.launch(**launch_settings(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    yield address
+    demo.close(verbose=False)
+
+
+@pytest.fixture
+def connect(url: str, tmp_path: Path) -> Callable[[], Client]:
+    """Makes a client of the app, which is a session of its own."""
+    from gradio_client import Client
+
+    return lambda: Client(url, verbose=False, analytics_enabled=False, download_files=str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A browser without a window; the test is skipped, or fails with REQUIRE_BROWSER=1, where there is none."""
+    from browser_parts import ARGS, CHROMIUM
+
+    missing = "Chromium" if CHROMIUM is None else ""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing = "playwright"
+    if missing:
+        reason = f"{missing} is not installed (apt-get install chromium fonts-dejavu-core; pip install playwright)"
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Any, url: str) -> Iterator[Callable[..., Any]]:
+    """Opens the app in a window of its own; at the end no request has gone anywhere else."""
+    from browser_parts import PATIENCE
+
+    contexts, outside = [], []
+
+    def watch(route: Any) -> None:
+        if route.request.url.startswith((url, "data:", "blob:")):
+            route.continue_()
+        else:
+            outside.append(route.request.url)
+            route.abort()
+
+    def open_page(address: str = url, width: int = 1280, height: int = 900, dark: bool = False) -> Any:
+        scheme = "dark" if dark else "light"
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-US", accept_downloads=True
+        )
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        if address.startswith(url):
+            context.route("**/*", watch)
+        page = context.new_page()
+        page.goto(address, wait_until="domcontentloaded")
+        page.wait_for_selector("#run", state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not outside

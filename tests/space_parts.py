@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tiny import TINY, token_set
@@ -15,6 +20,7 @@ from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
+from space.handlers.invert_handlers import InvertHandlers
 
 
 def whole(pipe: RefineStylePipeline) -> RefineStylePipeline:
@@ -53,3 +59,26 @@ def style(folder: Path, count: int = 5, size: int = 48) -> list[str]:
         files.append(str(folder / f"style{place}.png"))
         Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST).save(files[-1])
     return files
+
+
+def told(message: str) -> Any:
+    """The block ends with this message for the visitor."""
+    return pytest.raises(gr.Error, match=re.escape(message))
+
+
+def jobs_of(demo: gr.Blocks) -> Any:
+    """The device boundary of an app."""
+    return next(event.fn.__self__ for event in demo.fns.values() if event.api_name == "invert").jobs  # type: ignore
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def invert(on: InvertHandlers, photo: str | None, session: str = "me", **other: Any) -> list[tuple[Any, ...]]:
+    """All updates of an inversion of the page: of four steps with the first face, unless told otherwise."""
+    values = {"aligned": False, "face": 0, "steps": 4, "tokens": True, "seed": 0, "detected": None, **other}
+    return list(on.invert_live(request(session), photo, *values.values()))

@@ -1,16 +1,11 @@
-"""A real Chromium walks through the app as a person does.
-
-``REFINESTYLE_SCREENSHOTS=1 pytest tests/test_browser.py`` also refreshes docs/screenshots, from the bundled model.
-"""
+"""A real Chromium walks through the app as a person does."""
 
 from __future__ import annotations
 
-import functools
-import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +15,6 @@ import pytest
 from browser_parts import (
     PAIR,
     PATIENCE,
-    go_to,
     is_told,
     nameless,
     open_tab,
@@ -31,20 +25,15 @@ from browser_parts import (
     reads,
     saved,
     set_steps,
-    shoot,
     type_number,
 )
 from PIL import Image
-from space_parts import style, whole
+from space_parts import jobs_of, style
 
-from refinestyle_hub.adapt import load_references
-from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
-from space import images, limits, messages
-from space.handlers.face_handlers import Handlers
-from space.handlers.stylise_handlers import RANDOM, Styling
+from space import limits, messages
+from space.handlers.stylise_handlers import RANDOM, StyliseHandlers
 from space.session import Shelf
-from space.ui import build, launch_settings
 
 
 pytestmark = [
@@ -52,90 +41,6 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # of the server's libraries, which warn each other in its threads
     pytest.mark.usefixtures("closed_loops"),
 ]
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-TABS = ("Invert", "Edit", "Adapt", "Stylise", "Share", "About")
-REAL = {name: getattr(limits, name) for name in ("ADAPT_STEPS", "TURN_SECONDS")}  # the tests have other ones
-
-
-@pytest.fixture(scope="module")
-def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
-    # Apps that share a cache delete each other's pictures as they close, where they are equal.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(limits, "ADAPT_STEPS", (2, 400))
-        patch.setattr(limits, "TURN_SECONDS", 0.5)
-        # Looking for faces where none are takes long; test_space_adapting does it.
-        patch.setattr(images, "load_references", functools.partial(load_references, align="none"))
-        yield build(whole(tiny_pipe), "tiny-32")
-
-
-@pytest.fixture(scope="module")
-def url(demo: gr.Blocks) -> Iterator[str]:
-    _, address, _ = demo.launch(**launch_settings(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    yield address
-    demo.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    missing = "Chromium" if CHROMIUM is None else ""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing = "playwright"
-    if missing:
-        reason = f"{missing} is not installed (apt-get install chromium fonts-dejavu-core; pip install playwright)"
-        if os.environ.get("REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(chromium: Any, url: str) -> Iterator[Callable[..., Any]]:
-    """Opens the app in a window of its own; at the end no request has gone anywhere else."""
-    contexts, outside = [], []
-
-    def watch(route: Any) -> None:
-        if route.request.url.startswith((url, "data:", "blob:")):
-            route.continue_()
-        else:
-            outside.append(route.request.url)
-            route.abort()
-
-    def open_page(address: str = url, width: int = 1280, height: int = 900, dark: bool = False) -> Any:
-        scheme = "dark" if dark else "light"
-        context = chromium.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-US", accept_downloads=True
-        )
-        contexts.append(context)
-        context.set_default_timeout(PATIENCE)
-        if address.startswith(url):
-            context.route("**/*", watch)
-        page = context.new_page()
-        page.goto(address, wait_until="domcontentloaded")
-        page.wait_for_selector("#run", state="attached")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not outside
-
-
-@pytest.fixture
-def photo(tmp_path: Path, astronaut: Image.Image) -> str:
-    astronaut.save(tmp_path / "photo.png")
-    return str(tmp_path / "photo.png")
 
 
 def test_a_first_visit_from_the_example_to_a_download(visit: Callable[..., Any]) -> None:
@@ -224,7 +129,7 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
 
     page.locator("#to-stylise").click()
     first = pair(page, "styled")  # the new domain is chosen already
-    on = Styling(next(e.fn.__self__ for e in demo.fns.values() if e.api_name == "invert").jobs)
+    on = StyliseHandlers(jobs_of(demo))
     shelf = Shelf()
     shelf.add("my-ink", domain)
     (plain, styled), *_ = on.stylise({"my-ink": 1.0}, RANDOM, 0, None, {}, shelf)
@@ -271,8 +176,7 @@ def test_a_drag_is_drawn_twice_at_most_and_a_reset_once(visit: Callable[..., Any
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
     track = page.locator("#edit-smile input[type=range]").bounding_box()
-    handlers: Handlers = next(e.fn.__self__ for e in demo.fns.values() if e.api_name == "invert")
-    with handlers.jobs.turns.of("draw"):  # nothing is drawn meanwhile
+    with jobs_of(demo).turns.of("draw"):  # nothing is drawn meanwhile
         page.mouse.move(track["x"] + track["width"] / 2, track["y"] + track["height"] / 2)
         page.mouse.down()
         for share in np.linspace(0.5, 0.9, 20):
@@ -307,9 +211,8 @@ def test_an_adaptation_is_stopped_and_one_is_left(visit: Callable[..., Any], dem
     assert re.search(r"stopped at \d+/400", reads(page, "adapt-note", "is ready"))
     assert saved(page, "domain-file").suggested_filename == "my-style.safetensors"
     started().close()
-    handlers: Handlers = next(e.fn.__self__ for e in demo.fns.values() if e.api_name == "invert")
     deadline = time.monotonic() + PATIENCE / 1000
-    while handlers.jobs.turns.locked():
+    while jobs_of(demo).turns.locked():
         assert time.monotonic() < deadline, "the page is closed, and its run goes on"
         time.sleep(0.1)
 
@@ -362,133 +265,3 @@ def test_closing_the_tab_frees_the_accelerator(visit: Callable[..., Any], demo: 
     set_steps(again, 10)
     again.locator("#examples button.gallery-item").first.click()
     pair(again, "compare")
-
-
-def test_by_keyboard_alone(visit: Callable[..., Any], photo: str) -> None:
-    page = visit()
-    page.locator("#photo input[type=file]").set_input_files(photo)
-    page.wait_for_selector("#framed img")
-    set_steps(page, 10)
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        if page.evaluate("() => document.activeElement.id") == "run":
-            break
-    page.keyboard.press("Enter")
-    pair(page, "compare")
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_nothing_is_cut_off_on_a_phone(visit: Callable[..., Any], dark: bool) -> None:
-    page = visit(width=390, height=844, dark=dark)
-    for tab in TABS:
-        go_to(page, tab)
-        assert wide(page) <= 390, tab
-    colours = page.evaluate("() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor] }")
-    text, ground = (np.mean([float(v) for v in re.findall(r"[\d.]+", colour)[:3]]) for colour in colours)
-    assert (text > ground) == dark
-    assert abs(text - ground) > 128
-
-
-def test_no_result_is_cut_off_on_a_phone(visit: Callable[..., Any], tmp_path: Path, astronaut: Image.Image) -> None:
-    page = visit(width=390, height=844)
-    two = Image.new("RGB", (1024, 512))
-    two.paste(astronaut, (0, 0))
-    two.paste(astronaut, (512, 0))
-    two.save(tmp_path / "two.png")
-    page.locator("#photo input[type=file]").set_input_files(str(tmp_path / "two.png"))
-    picture(page, "crops")
-    set_steps(page, 10)
-    page.evaluate("window.scrollTo(0, 0)")
-    page.locator("#run").dispatch_event("click")  # from wherever the page is, while ``click`` would scroll it
-    in_sight(page, "note")  # which says how far it is
-    picture(page, "stages")
-    assert wide(page) <= 390
-    go_to(page, "Edit")
-    page.locator("#strip-panel button").first.click()
-    page.locator("#draw").click()
-    picture(page, "strip")
-    assert wide(page) <= 390
-    go_to(page, "Adapt")
-    page.locator("#style-example").click()
-    picture(page, "squares")
-    assert wide(page) <= 390
-    go_to(page, "Stylise")
-    pair(page, "styled")
-    assert wide(page) <= 390
-    above = page.locator("#styled").bounding_box()
-    below = page.locator("#chosen").bounding_box()
-    assert above["y"] + above["height"] <= below["y"] + 1  # the picture stays in sight of the sliders
-
-
-def test_the_page_does_not_jump_from_tab_to_tab(visit: Callable[..., Any]) -> None:
-    page = visit()
-    places = set()
-    for tab in TABS:
-        open_tab(page, tab)
-        boxes = [page.locator(part).bounding_box() for part in ("#header h1", "#tabs")]
-        assert abs(boxes[0]["x"] - boxes[1]["x"]) <= 1, tab
-        places.add((round(boxes[1]["x"]), round(boxes[1]["width"])))
-    assert len(places) == 1
-
-
-def in_sight(page: Any, name: str) -> None:
-    """Returns once the whole element is within the window."""
-    inside = "r => r.height > 0 && r.top >= 0 && r.bottom <= window.innerHeight"
-    page.wait_for_function(f"({inside})(document.getElementById('{name}').getBoundingClientRect())")
-
-
-def wide(page: Any) -> int:
-    """Pixels that the page takes from left to right."""
-    return int(page.evaluate("() => document.documentElement.scrollWidth"))
-
-
-@pytest.mark.skipif(
-    os.environ.get("REFINESTYLE_SCREENSHOTS") != "1", reason="only on request: REFINESTYLE_SCREENSHOTS=1"
-)
-def test_screenshots(visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from space.model import load
-
-    monkeypatch.setattr(images, "load_references", load_references)
-    for limit, value in REAL.items():
-        monkeypatch.setattr(limits, limit, value)
-    pipe, name, notice = load(os.environ.get("REFINESTYLE_MODEL"))
-    demo = build(pipe, name, notice)
-    _, address, _ = demo.launch(**launch_settings(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    try:
-        for kind, width, height, dark in (
-            ("desktop", 1280, 900, False),
-            ("dark", 1280, 900, True),
-            ("phone", 390, 844, False),
-        ):
-            page = visit(address, width, height, dark)
-            page.locator("#examples button.gallery-item").first.click()
-            pair(page, "compare")
-            page.wait_for_selector("#go")
-            shoot(page, f"invert-{kind}")
-            page.locator("#go").click()
-            start = pair(page, "edited")
-            first = next(iter(pipe.directions))
-            page.locator(f"#edit-{'smile' if 'smile' in pipe.directions else first} input[type=number]").fill("1.5")
-            page.keyboard.press("Tab")
-            pair(page, "edited", start)
-            page.locator("#strip-panel button").first.click()
-            page.locator("#draw").click()
-            page.wait_for_function(f"() => document.querySelectorAll('#strip img').length === {limits.STRIP}")
-            shoot(page, f"edit-{kind}")
-            go_to(page, "Stylise")
-            pair(page, "styled")
-            shoot(page, f"stylise-{kind}")
-            go_to(page, "Adapt")
-            page.locator("#style-example").click()
-            reads(page, "checked", "5 of 5")
-            if kind == "desktop":  # it takes minutes
-                page.locator("#rights input").check()
-                page.locator("#style-name input, #style-name textarea").first.fill("my-sketch")
-                page.locator("#adapt-run").click()
-                reads(page, "adapt-note", "is ready", 1000 * int(limits.ADAPT_SECONDS))
-            shoot(page, f"adapt-{kind}")
-            for tab in ("Share", "About"):
-                go_to(page, tab)
-                shoot(page, f"{tab.lower()}-{kind}")
-    finally:
-        demo.close(verbose=False)

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from space_parts import domain, pixels, style, whole
@@ -61,17 +61,6 @@ def url(tiny_pipe: RefineStylePipeline, cache: Path) -> Iterator[str]:
     _, address, _ = demo.launch(**settings, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield address
     demo.close(verbose=False)
-
-
-@pytest.fixture
-def photo(tmp_path: Path, astronaut: Image.Image) -> str:
-    astronaut.resize((256, 256)).save(tmp_path / "photo.png")
-    return str(tmp_path / "photo.png")
-
-
-@pytest.fixture
-def connect(url: str, tmp_path: Path) -> Any:
-    return lambda: Client(url, verbose=False, analytics_enabled=False, download_files=str(tmp_path))
 
 
 # --- Clients ---

@@ -1,16 +1,12 @@
-"""The border to the accelerator: stopping, locking, deadlines and admission."""
+"""The boundary to the accelerator: progress, stopping, turns and deadlines."""
 
 from __future__ import annotations
 
-import os
 import pickle
-import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -23,20 +19,15 @@ from refinestyle_hub.adapt import AdaptState, References
 from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.fingerprint import fingerprint
-from space import images, jobs, limits, messages
+from space import jobs, limits
+from space.admission import Stops
 from space.images import Pixels
-from space.jobs import Jobs, Look, Result, Run, Step, Stops
+from space.jobs import AdaptRun, InversionResult, InversionStep, Jobs, RenderSpec
 
 
 @pytest.fixture
 def crop() -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stops:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
-    return Stops()
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
@@ -68,12 +59,12 @@ def test_off_zerogpu_the_functions_are_undecorated(tiny_pipe: RefineStylePipelin
 def test_inversion_ends_with_a_result_of_plain_values(tiny_pipe: RefineStylePipeline, crop: Pixels) -> None:
     before = fingerprint(tiny_pipe.generator)
     result = list(Jobs(tiny_pipe).invert(crop, 4, True, 0, "/nowhere"))[-1]
-    assert isinstance(result, Result)
-    assert result.reconstruction.shape == result.likeness.shape == (32, 32, 3)
+    assert isinstance(result, InversionResult)
+    assert result.reconstruction.shape == result.w_plus_only.shape == (32, 32, 3)
     assert result.inversion.report["stopped"] == "finished"
     again = pickle.loads(pickle.dumps(result))
     assert torch.equal(again.inversion.w_plus, result.inversion.w_plus)
-    looks = [Look(), Look({"smile": 1.0}), Look({"smile": 1.0, "age": -2.0})]
+    looks = [RenderSpec(), RenderSpec({"smile": 1.0}), RenderSpec({"smile": 1.0, "age": -2.0})]
     drawn = Jobs(tiny_pipe).draw(result.inversion, looks, {})
     assert np.array_equal(drawn[0][0], result.reconstruction)
     assert len({picture.tobytes() for (picture,) in drawn}) == 3
@@ -85,9 +76,9 @@ def test_progress_comes_in_chunks(
 ) -> None:
     monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
     updates = list(Jobs(tiny_pipe).invert(crop, 6, True, 0, "/nowhere"))
-    steps = [update.step for update in updates if isinstance(update, Step)]
+    steps = [update.step for update in updates if isinstance(update, InversionStep)]
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert all(update.figures["perceptual"] > 0 for update in updates if isinstance(update, Step))
+    assert all(update.metrics["perceptual"] > 0 for update in updates if isinstance(update, InversionStep))
 
 
 def test_stop_keeps_what_was_reached(
@@ -101,32 +92,17 @@ def test_stop_keeps_what_was_reached(
     next(running)
     stops.stop("invert", request("me"))
     result = list(running)[-1]
-    assert isinstance(result, Result)
+    assert isinstance(result, InversionResult)
     assert result.inversion.report["stopped"] == "cancelled"
     assert result.inversion.report["w_steps"] < 100  # it was asked to stop at the second of 180
     stops.clear("invert", request("me"))
     assert not stops.flag("me", "invert").exists()
 
 
-def test_requests_to_stop_are_swept(stops: Stops) -> None:
-    stops.stop("adapt", request("old"))
-    os.utime(stops.flag("old", "adapt"), (0, 0))
-    stops.leave(request("../../new"))
-    images.sweep_cache()
-    assert set(stops.folder.iterdir()) == {stops.flag("../../new", kind) for kind in jobs.KINDS}
-    shutil.rmtree(stops.folder)  # empty for two hours, it is swept as well
-    stops.stop("adapt", request("new"))
-    assert stops.flag("new", "adapt").exists()
-    made = Stops()
-    folder = made.folder
-    del made
-    assert not folder.exists()
-
-
 def test_the_clock_ends_a_job(tiny_pipe: RefineStylePipeline, crop: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "JOB_SECONDS", 0.0)
     result = list(Jobs(tiny_pipe).invert(crop, 400, False, 0, "/nowhere"))[-1]
-    assert isinstance(result, Result)
+    assert isinstance(result, InversionResult)
     assert result.inversion.report["w_steps"] <= 1
 
 
@@ -141,7 +117,7 @@ def test_a_closed_job_ends_and_the_next_waits_for_it(
     first = work.invert(crop, 400, True, 0, "/nowhere")
     next(first)
     first.close()  # type: ignore[attr-defined]  # as Gradio does when the tab is gone
-    assert isinstance(list(work.invert(crop, 2, True, 0, "/nowhere"))[-1], Result)
+    assert isinstance(list(work.invert(crop, 2, True, 0, "/nowhere"))[-1], InversionResult)
     assert most() == 1
     deadline = time.monotonic() + 60
     while threading.active_count() > threads and time.monotonic() < deadline:
@@ -159,66 +135,8 @@ def test_errors_of_the_worker_arrive(tiny_pipe: RefineStylePipeline, crop: Pixel
 @pytest.mark.parametrize("size", [128, 1024])
 def test_requested_seconds_grow_with_the_work_and_stay_allowed(size: int) -> None:
     big = np.zeros((size, size, 3), np.uint8)
-    wanted = [jobs._inversion_seconds(big, steps, True, 0, "") for steps in (0, 100, 400)]
+    wanted = [jobs.inversion_seconds(big, steps, True, 0, "") for steps in (0, 100, 400)]
     assert 0 < wanted[0] < wanted[1] < wanted[2] <= 110
-
-
-def test_waiting_counts_a_session_where_it_waits_and_where_it_runs() -> None:
-    def event(session: str, line: str = "draw") -> Any:
-        return SimpleNamespace(session_hash=session, concurrency_id=line, request=request(session))
-
-    line = SimpleNamespace(
-        event_queue_per_concurrency_id={
-            "draw": SimpleNamespace(queue=[event("a"), event("b")]),
-            "cpu": SimpleNamespace(queue=[event("a", "cpu")]),
-        },
-        active_jobs=[None, [event("a")], [event("c", "adapt")]],
-    )
-    demo: Any = SimpleNamespace(_queue=line)
-    assert [jobs.waiting(demo, session) for session in "abcd"] == [2, 1, 1, 0]  # small work is not counted
-    assert [jobs.waiting(demo, session, {"cpu"}) for session in "abcd"] == [1, 0, 0, 0]
-    assert jobs.admit(demo, request("a"), 1, "cpu")[0]["is_valid"]
-    line.event_queue_per_concurrency_id["cpu"].queue += [event("a", "cpu")] * limits.SMALL_JOBS_PER_SESSION
-    assert [jobs.admit(demo, request(s), 1, "cpu")[0]["is_valid"] for s in "ab"] == [False, True]
-    assert len(jobs.admit(demo, request("b"), 3, "draw")) == 3
-    assert [jobs.admit(demo, request(s), 1, "draw")[0]["is_valid"] for s in "abcd"] == [False, True, True, True]
-    assert [jobs.admit(demo, request(s), 1, "adapt")[0]["is_valid"] for s in "bc"] == [True, False]  # one at a time
-
-
-def visitor(session: str, forwarded: str = "", host: str = "10.0.0.7") -> Any:
-    asked = request(session)
-    asked.headers, asked.client = {"x-forwarded-for": forwarded} if forwarded else {}, SimpleNamespace(host=host)
-    return asked
-
-
-@pytest.mark.parametrize(
-    ("asked", "address"),
-    [
-        (visitor("a", "9.9.9.9, 10.1.1.1"), "9.9.9.9"),
-        (visitor("a", host="9.9.9.9"), "9.9.9.9"),
-        (visitor("a", "2620:fe::9"), "2620:fe::9"),
-        (visitor("a"), None),  # the same network
-        (visitor("a", host="127.0.0.1"), None),
-        (visitor("a", "<script>"), None),
-        (request("a"), None),
-    ],
-)
-def test_where_a_request_comes_from(asked: Any, address: str | None) -> None:
-    assert jobs.address(asked) == address
-
-
-def test_one_address_cannot_fill_the_line_under_many_names() -> None:
-    held = [
-        SimpleNamespace(session_hash=f"s{n}", concurrency_id="adapt", request=visitor(f"s{n}", "9.9.9.9"))
-        for n in range(limits.JOBS_PER_ADDRESS)
-    ]
-    queue = {"adapt": SimpleNamespace(queue=held)}
-    demo: Any = SimpleNamespace(_queue=SimpleNamespace(event_queue_per_concurrency_id=queue, active_jobs=[]))
-    (refused,) = jobs.admit(demo, visitor("another name", "9.9.9.9"), 1, "draw")
-    assert (refused["is_valid"], refused["message"]) == (False, messages.CROWDED)
-    assert jobs.admit(demo, visitor("x", "8.8.8.8"), 1, "draw")[0]["is_valid"]
-    assert jobs.admit(demo, visitor("x"), 1, "draw")[0]["is_valid"]
-    assert limits.JOBS_PER_ADDRESS < limits.QUEUE
 
 
 # --- Adaptation ---
@@ -230,12 +148,12 @@ def pipe(tiny_pipe: RefineStylePipeline) -> RefineStylePipeline:
 
 
 @pytest.fixture
-def run() -> Run:
+def run() -> AdaptRun:
     pictures = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return Run(References(pictures, tuple("abcde"), (False,) * 5), steps=5, tokens=2, seed=3, pace=0.1)
+    return AdaptRun(References(pictures, tuple("abcde"), (False,) * 5), steps=5, tokens=2, seed=3, step_seconds=0.1)
 
 
-def test_the_domain_does_not_depend_on_the_chunks(pipe: RefineStylePipeline, run: Run) -> None:
+def test_the_domain_does_not_depend_on_the_chunks(pipe: RefineStylePipeline, run: AdaptRun) -> None:
     before = fingerprint(pipe.generator)
     work, whole_run, parts = Jobs(pipe), run, run
     whole_run = work.adapt(whole_run, 99, None, "/nowhere").run
@@ -250,7 +168,7 @@ def test_the_domain_does_not_depend_on_the_chunks(pipe: RefineStylePipeline, run
     assert not work.turns.locked()
 
 
-def test_the_last_pictures_are_those_of_the_domain_that_is_kept(pipe: RefineStylePipeline, run: Run) -> None:
+def test_the_last_pictures_are_those_of_the_domain_that_is_kept(pipe: RefineStylePipeline, run: AdaptRun) -> None:
     """Not of the last step, where an earlier one was better: here one that changes nothing."""
     work = Jobs(pipe)
     run = work.adapt(run, 99, None, "/nowhere").run
@@ -261,7 +179,7 @@ def test_the_last_pictures_are_those_of_the_domain_that_is_kept(pipe: RefineStyl
     assert all(np.array_equal(*pair) for pair in zip(sheet.plain, sheet.adapted, strict=True))
 
 
-def test_a_chunk_shows_the_same_faces_and_the_visitors(pipe: RefineStylePipeline, run: Run, crop: Pixels) -> None:
+def test_a_chunk_shows_the_same_faces_and_the_visitors(pipe: RefineStylePipeline, run: AdaptRun, crop: Pixels) -> None:
     work = Jobs(pipe)
     (face,) = pipe.invert_crops(torch.zeros(1, 3, 32, 32), steps=1, tokens=False)
     first = work.adapt(run, 1, face, "/nowhere")
@@ -271,17 +189,17 @@ def test_a_chunk_shows_the_same_faces_and_the_visitors(pipe: RefineStylePipeline
     assert not np.array_equal(first.adapted[0], second.adapted[0])
     assert first.face is not None
     assert first.face.shape == (32, 32, 3)
-    assert second.run.pace > 0
+    assert second.run.step_seconds > 0
 
 
-def test_no_step_is_begun_after_stop(pipe: RefineStylePipeline, run: Run, stops: Stops) -> None:
+def test_no_step_is_begun_after_stop(pipe: RefineStylePipeline, run: AdaptRun, stops: Stops) -> None:
     stops.stop("adapt", request("me"))
     assert Jobs(pipe).adapt(run, 3, None, str(stops.flag("me", "adapt"))).run.done == 0
 
 
-def test_seconds_of_an_adaptation_grow_with_steps_and_pictures(run: Run) -> None:
-    def wanted(run: Run, count: int) -> int:
-        return jobs._adaptation_seconds(run, count, None, "")
+def test_seconds_of_an_adaptation_grow_with_steps_and_pictures(run: AdaptRun) -> None:
+    def wanted(run: AdaptRun, count: int) -> int:
+        return jobs.adaptation_seconds(run, count, None, "")
 
     more = replace(
         run, references=replace(run.references, names=tuple("abcdefghij"), pictures=torch.zeros(10, 3, 8, 8))
@@ -297,6 +215,6 @@ def test_a_picture_waits_for_a_turn_and_not_for_the_job(
     work = Jobs(pipe)
     running = work.invert(crop, 400, False, 0, "/nowhere")
     next(running)
-    assert work.draw((1,), [Look()], {})
-    assert isinstance(next(running), Step)  # it goes on
+    assert work.draw((1,), [RenderSpec()], {})
+    assert isinstance(next(running), InversionStep)  # it goes on
     running.close()  # type: ignore[attr-defined]

@@ -18,8 +18,9 @@ from refinestyle_hub.adapt import References, load_references
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import images, limits
-from space.handlers.adapt_handlers import Adapting
-from space.jobs import Jobs, Look, Result, Run, Stops
+from space.admission import Stops
+from space.handlers.adapt_handlers import AdaptHandlers
+from space.jobs import AdaptRun, InversionResult, Jobs, RenderSpec
 from space.session import Shelf
 from space.threads import Threads
 
@@ -33,12 +34,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stops:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
-    return Stops()
-
-
 def test_a_fork_has_threads_of_its_own() -> None:
     threads = Threads()
     here = threads.do("draw", os.getpid)
@@ -50,24 +45,24 @@ def test_inversion(tiny_pipe: RefineStylePipeline, stops: Stops) -> None:
     border, crop = FakeZeroGPU(), np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     work = Jobs(tiny_pipe, border)
     result = list(work.invert(crop, 3, True, 0, str(stops.flag("me", "invert"))))[-1]
-    assert isinstance(result, Result)
-    assert np.array_equal(work.draw(result.inversion, [Look()], {})[0][0], result.reconstruction)
+    assert isinstance(result, InversionResult)
+    assert np.array_equal(work.draw(result.inversion, [RenderSpec()], {})[0][0], result.reconstruction)
     stops.stop("invert", request("me"))
     stopped = list(work.invert(crop, 400, True, 0, str(stops.flag("me", "invert"))))[-1]
-    assert isinstance(stopped, Result)
+    assert isinstance(stopped, InversionResult)
     assert stopped.inversion.report["stopped"] == "cancelled"
     assert len(border.seconds) == 3
     with pytest.raises(gr.Error, match="nonsense"):  # the text comes through, not the name of a class
-        work.draw(result.inversion, [Look({"nonsense": 1.0})], {})
+        work.draw(result.inversion, [RenderSpec({"nonsense": 1.0})], {})
 
 
 def test_adaptation(tiny_pipe: RefineStylePipeline) -> None:
     pictures = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    run = Run(References(pictures, tuple("abcde"), (False,) * 5), steps=5, tokens=2, seed=3, pace=0.1)
+    run = AdaptRun(References(pictures, tuple("abcde"), (False,) * 5), steps=5, tokens=2, seed=3, step_seconds=0.1)
     work = Jobs(whole(tiny_pipe), FakeZeroGPU())
     chunk = work.adapt(run, 2, None, "/nowhere")
     domain, _ = work.keep(work.adapt(chunk.run, 1, None, "/nowhere").run, "ink", None)
-    drawn = work.draw((1, 2), [Look(), Look(domains={"ink": 1.0, "it": 1.0})], {"it": domain})
+    drawn = work.draw((1, 2), [RenderSpec(), RenderSpec(domains={"ink": 1.0, "it": 1.0})], {"it": domain})
     assert [len(row) for row in drawn] == [2, 2]
     assert not np.array_equal(drawn[0][1], drawn[1][1])
 
@@ -81,7 +76,7 @@ def test_the_adapt_tab(
     border, pictures = FakeZeroGPU(), style(tmp_path)
 
     def adapted(jobs: Jobs) -> dict[str, torch.Tensor]:
-        on = Adapting(jobs, stops)
+        on = AdaptHandlers(jobs, stops)
         *_, last = on.adapt(
             pictures, name="ink", rights=True, steps=2, tokens=2, seed=0,
             subject=None, shelf=Shelf(), request=request(),

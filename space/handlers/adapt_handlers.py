@@ -1,6 +1,6 @@
-"""What happens in Adapt: a few pictures of a style become a domain, chunk by chunk.
+"""What happens in Adapt: a few pictures of a style become a domain, turn by turn.
 
-The docstring of ``adapt`` is what API clients read.
+The docstring of ``adapt`` is what clients of the API read.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from refinestyle_hub.errors import DivergedError
 from refinestyle_hub.images import to_images
 
 from .. import limits, messages
+from ..admission import Stops
 from ..images import cache_file, png_file, read_references, side_by_side
-from ..jobs import Chunk, Jobs, Run, Stops
+from ..jobs import AdaptProgress, AdaptRun, Jobs
 from ..session import Shelf, Subject, clean_name
 from ..tokenfiles import domain_file
-from .face_handlers import gone, shown
+from ..updates import hide, show
 
 
-__all__ = ["Adapting"]
+__all__ = ["AdaptHandlers"]
 
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "style"
 
 
-class Adapting:
+class AdaptHandlers:
     """The handlers of Adapt for one pipeline."""
 
     def __init__(self, jobs: Jobs, stops: Stops) -> None:
@@ -52,7 +53,7 @@ class Adapting:
         """Pictures were added: show how they will be used, and name those that cannot be."""
         with messages.explained():
             if not pictures:
-                return gone(), gone()
+                return hide(), hide()
             references, refused = read_references(pictures, self.jobs.size)
             squares = [png_file(np.asarray(image)) for image in to_images(references.pictures)]
             captions = ["face" if found else "as it is" for found in references.aligned]
@@ -60,12 +61,12 @@ class Adapting:
             note = f"{len(squares)} of {len(pictures)} pictures can be used."
             if alone:
                 note += f" No face was found in {alone}: used as they are."
-            told = "\n\n".join(filter(None, [note, messages.left_out(refused)]))
-            return shown(list(zip(squares, captions, strict=True))), shown(told)
+            report = "\n\n".join(filter(None, [note, messages.left_out(refused)]))
+            return show(list(zip(squares, captions, strict=True))), show(report)
 
     def estimate(self, steps: float | None) -> str:
         """How long it will take, as far as is known."""
-        seconds = limits.within(steps, *limits.ADAPT_STEPS) * self.jobs.pace
+        seconds = limits.within(steps, *limits.ADAPT_STEPS) * self.jobs.step_seconds
         if self.jobs.pipe.device.type == "cpu":
             return f"About {_duration(seconds)} on this machine, longer while others use it; Stop keeps the best."
         return f"About {_duration(seconds)} of GPU time, in turns of {limits.TURN_SECONDS:.0f} s."
@@ -103,33 +104,33 @@ class Adapting:
             shelf.check_room()
             references, refused = read_references(pictures, self.jobs.size)
             yield gr.skip(), f"Starting with {len(references)} pictures", gr.skip(), gr.skip(), gr.skip()
-            wanted = limits.within(steps, *limits.ADAPT_STEPS), limits.within(tokens, *limits.ADAPT_TOKENS)
-            run = Run(references, *wanted, limits.seed(seed), self.jobs.pace)
+            counts = limits.within(steps, *limits.ADAPT_STEPS), limits.within(tokens, *limits.ADAPT_TOKENS)
+            run = AdaptRun(references, *counts, limits.seed(seed), self.jobs.step_seconds)
             flag = str(self.stops.flag(request.session_hash, "adapt"))
             face = subject and subject.inversion
             deadline = time.monotonic() + limits.ADAPT_SECONDS
-            trouble = ""
+            failure = ""
             while True:
-                count = max(1, min(run.steps - run.done, round(limits.TURN_SECONDS / run.pace)))
+                count = max(1, min(run.steps - run.done, round(limits.TURN_SECONDS / run.step_seconds)))
                 try:
-                    chunk = self.jobs.adapt(run, count, face, flag)
+                    progress = self.jobs.adapt(run, count, face, flag)
                 except (gr.Error, DivergedError) as error:  # on ZeroGPU, say, the visitor's minutes are used up
                     if not run.done:
                         raise
-                    trouble = str(getattr(error, "message", error))
+                    failure = str(getattr(error, "message", error))
                     break
-                run, self.jobs.pace = chunk.run, chunk.run.pace
+                run, self.jobs.step_seconds = progress.run, progress.run.step_seconds
                 if run.done >= run.steps or os.path.exists(flag) or time.monotonic() > deadline:
                     break
-                yield png_file(_compared(chunk)), _status(run), gr.skip(), gr.skip(), gr.skip()
+                yield png_file(_compared(progress)), _status(run), gr.skip(), gr.skip(), gr.skip()
             if not run.done:
                 note = f"{messages.stopped(0, run.steps)}: nothing is kept."
                 yield gr.skip(), note, gr.skip(), gr.skip(), gr.skip()
                 return
-            domain, chunk = self.jobs.keep(run, clean_name(name), face)
+            domain, progress = self.jobs.keep(run, clean_name(name), face)
             kept = shelf.add(clean_name(name), domain, self.jobs.pipe.domains)
-            note = _told(run, kept, trouble, refused)
-            yield png_file(_compared(chunk)), note, domain_file(domain, kept), shelf, {kept: 1.0}
+            note = _report(run, kept, failure, refused)
+            yield png_file(_compared(progress)), note, domain_file(domain, kept), shelf, {kept: 1.0}
 
     def offer(self, shelf: Shelf) -> tuple[Any, Any]:
         """A run has ended: there may be something to take along."""
@@ -142,29 +143,29 @@ class Adapting:
         return "Stopping after this step; the best so far is kept."
 
 
-def _compared(chunk: Chunk) -> Any:
+def _compared(progress: AdaptProgress) -> Any:
     """Two rows: without the domain, and with it; at the end of the second, the visitor's face."""
-    columns = len(chunk.plain) + (chunk.face is not None)
-    above, below = list(chunk.plain), list(chunk.adapted)
-    if chunk.face is not None:
-        above.append(np.full_like(chunk.face, 255))
-        below.append(chunk.face)
+    columns = len(progress.plain) + (progress.face is not None)
+    above, below = list(progress.plain), list(progress.adapted)
+    if progress.face is not None:
+        above.append(np.full_like(progress.face, 255))
+        below.append(progress.face)
     return side_by_side([*above, *below], columns, 256)
 
 
-def _status(run: Run) -> str:
-    left = (run.steps - run.done) * run.pace
-    return f"step {run.done}/{run.steps} · {run.pace:.2f} s a step · about {_duration(left)} left"
+def _status(run: AdaptRun) -> str:
+    left = (run.steps - run.done) * run.step_seconds
+    return f"step {run.done}/{run.steps} · {run.step_seconds:.2f} s a step · about {_duration(left)} left"
 
 
-def _told(run: Run, name: str, trouble: str, refused: Mapping[str, str]) -> str:
+def _report(run: AdaptRun, name: str, failure: str, refused: Mapping[str, str]) -> str:
     assert run.state is not None
     ended = messages.stopped(run.done, run.steps) if run.done < run.steps else f"{run.done} steps"
     line = (
         f"**{html.escape(name)}** is ready · {ended} · {_duration(run.state.numbers['seconds'])} of work. It stays "
         "for this session; download it to keep it."
     )
-    return "\n\n".join(filter(None, [line, trouble, messages.left_out(refused)]))
+    return "\n\n".join(filter(None, [line, failure, messages.left_out(refused)]))
 
 
 def _duration(seconds: float) -> str:

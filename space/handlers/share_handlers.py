@@ -1,6 +1,6 @@
 """What happens in Share: files out and in, domains from the Hub, and to one's own account on it.
 
-The docstring of ``export`` is what API clients read.
+The docstring of ``export`` is what clients of the API read.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from refinestyle_hub.tokens.token_set import TokenSet
 
 from .. import limits, messages
 from ..images import png, side_by_side
-from ..jobs import Jobs, Look
+from ..jobs import Jobs, RenderSpec
 from ..session import Shelf, Subject, clean_name
 from ..tokenfiles import check, domain_file, inversion_file, name_of, read_tokens
 
 
-__all__ = ["FACE", "LICENCES", "Sharing", "may_push"]
+__all__ = ["FACE", "LICENCES", "ShareHandlers", "may_push"]
 
 FACE = "the face (inversion)"
 LICENCES = ["cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "apache-2.0", "openrail"]
@@ -42,7 +42,7 @@ def may_push() -> bool:
     return bool(os.environ.get("SPACE_ID") and os.environ.get("OAUTH_CLIENT_ID"))
 
 
-class Sharing:
+class ShareHandlers:
     """The handlers of Share for one pipeline.
 
     Args:
@@ -212,7 +212,7 @@ class Sharing:
 
     def _preview(self, domain: TokenSet) -> bytes:
         seeds = tuple(range(limits.SEEDS))
-        drawn = self.jobs.draw(seeds, [Look(), Look(domains={"it": 1.0})], {"it": domain})
+        drawn = self.jobs.draw(seeds, [RenderSpec(), RenderSpec(domains={"it": 1.0})], {"it": domain})
         return png(side_by_side([picture for row in drawn for picture in row], limits.SEEDS, 256))
 
     def _commit(self, api: Any, repo_id: str, files: dict[str, bytes], private: bool) -> None:

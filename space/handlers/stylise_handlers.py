@@ -1,35 +1,37 @@
 """What happens in Stylise: domains on the face of the session, or on random ones.
 
-The docstring of ``stylise`` is what API clients read.
+The docstring of ``stylise`` is what clients of the API read.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 import numpy as np
 
 from .. import limits, messages, tokenfiles
 from ..images import Pixels, film_file, png_file, side_by_side
-from ..jobs import Jobs, Look, Who
+from ..jobs import Faces, Jobs, RenderSpec
 from ..session import Shelf, Subject
-from .face_handlers import Pair, checked_edits, gone, shown
+from ..strengths import checked_domains, checked_edits
+from ..updates import hide, show
 
 
-__all__ = ["FACE", "FADE", "RANDOM", "TOUR", "Styling"]
+__all__ = ["FACE", "FADE", "RANDOM", "TOUR", "StyliseHandlers", "morph"]
 
 FACE, RANDOM = "my face", "random faces"
 FADE, TOUR = "in and out", "from one domain to the next"
 DOWNLOAD = "refinestyle-domain.png"
-SHEET = "refinestyle-all-domains.png"
+GRID = "refinestyle-all-domains.png"
 
-Mix = dict[str, float]
+Pair: TypeAlias = tuple[str, str]  # PNG files
+Mix: TypeAlias = dict[str, float]  # strength by domain, or by direction
 
 
-class Styling:
+class StyliseHandlers:
     """The handlers of Stylise for one pipeline."""
 
     def __init__(self, jobs: Jobs) -> None:
@@ -51,10 +53,10 @@ class Styling:
             choices = gr.update(choices=names, value=chosen, visible=bool(names))
             sliders = self.choose(chosen, mix)
             if not names:
-                return gone(), shown(messages.NO_DOMAINS), choices, *sliders
-            pictures = self._each(self._who(on, seed, subject, count=1), on, edits, shelf)
+                return hide(), show(messages.NO_DOMAINS), choices, *sliders
+            pictures = self._each(self._faces(on, seed, subject, count=1), on, edits, shelf)
             captioned = [(png_file(drawn[0]), name) for name, drawn in zip(names, pictures[1:], strict=True)]
-            return shown(captioned), gone(), choices, *sliders
+            return show(captioned), hide(), choices, *sliders
 
     def toggle(self, chosen: list[str], shelf: Shelf, event: gr.SelectData) -> list[str]:
         """A picture of the gallery was clicked: its domain is chosen, or not any more."""
@@ -68,7 +70,7 @@ class Styling:
         """Other domains were chosen: a slider for each; those that stay keep their strength."""
         strengths = {name: mix.get(name, 1.0) for name in chosen[: limits.MIXED]}
         sliders = [gr.update(label=name, value=strength, visible=True) for name, strength in strengths.items()]
-        return strengths, *sliders, *[gone(0.0) for _ in range(limits.MIXED - len(sliders))]
+        return strengths, *sliders, *[hide(0.0) for _ in range(limits.MIXED - len(sliders))]
 
     def others(self, seed: float | None) -> tuple[str, int]:
         """Other random faces, also where the visitor's own was shown."""
@@ -106,17 +108,17 @@ class Styling:
             if domain_file:
                 domain = tokenfiles.read_domain(domain_file, pipe)
                 name = tokenfiles.name_of(domain, domain_file)
-                shelf, domains = shelf.beside(name, domain), domains or {name: 1.0}
-            mix = self._checked(domains or {}, shelf)
-            who: Who
+                shelf, domains = shelf.with_domain(name, domain), domains or {name: 1.0}
+            mix = checked_domains(domains or {}, self.names(shelf))
+            faces: Faces
             if inversion_file:
-                on, kept, who = FACE, {}, tokenfiles.read_inversion(inversion_file, pipe)
+                on, kept, faces = FACE, {}, tokenfiles.read_inversion(inversion_file, pipe)
             else:
-                who = self._who(on, seed, subject)
+                faces = self._faces(on, seed, subject)
             if edits is not None:
                 kept = checked_edits(edits, list(pipe.directions))
-            looks = [self._look(on, kept), self._look(on, kept, mix)]
-            plain, styled = (side_by_side(pictures, 2) for pictures in self.jobs.draw(who, looks, shelf.domains))
+            specs = [self._spec(on, kept), self._spec(on, kept, mix)]
+            plain, styled = (side_by_side(pictures, 2) for pictures in self.jobs.draw(faces, specs, shelf.domains))
             shown_mix = gr.skip() if inversion_file or domain_file else mix
             return (png_file(plain), png_file(styled)), png_file(styled, DOWNLOAD), shown_mix
 
@@ -135,46 +137,46 @@ class Styling:
         pair, file, mix = self.stylise(mix, on, seed, subject, edits, shelf)
         return pair, gr.update(value=file, interactive=True), mix
 
-    def sheet(self, on: str, seed: float | None, subject: Subject | None, edits: Mix, shelf: Shelf) -> tuple[Any, Any]:
-        """Everybody in every domain on one sheet: a row each, the first picture plain."""
+    def grid(self, on: str, seed: float | None, subject: Subject | None, edits: Mix, shelf: Shelf) -> tuple[Any, Any]:
+        """An image grid of every face in every domain: a row for each face, its first picture without a domain."""
         with messages.explained():
             if not self.names(shelf):
                 raise messages.refuse(messages.NO_DOMAINS.replace("**", ""))
-            drawn = self._each(self._who(on, seed, subject), on, edits, shelf)
+            drawn = self._each(self._faces(on, seed, subject), on, edits, shelf)
             rows = [picture for person in zip(*drawn, strict=True) for picture in person]
-            file = png_file(side_by_side(rows, len(drawn), 256), SHEET)
-            return shown(file), shown(file)
+            file = png_file(side_by_side(rows, len(drawn), 256), GRID)
+            return show(file), show(file)
 
     def film(
         self, kind: str, mix: Mix, on: str, seed: float | None, subject: Subject | None, edits: Mix, shelf: Shelf
     ) -> tuple[Any, Any]:
         """A morph: the mix comes and goes, or each chosen domain turns into the next. To look at, and to download."""
         with messages.explained():
-            mix = self._checked(mix, shelf)
+            mix = checked_domains(mix, self.names(shelf))
             if not mix:
                 raise messages.refuse(messages.NO_MIX)
             ends: list[Mix] = (
                 [{}, mix] if kind == FADE else [{}, *({name: strength} for name, strength in mix.items())]
             )
-            looks = [self._look(on, edits, between) for between in _morph(ends, limits.FILM)]
-            who = self._who(on, seed, subject)
+            specs = [self._spec(on, edits, between) for between in morph(ends, limits.FILM)]
+            faces = self._faces(on, seed, subject)
             drawn: list[list[Pixels]] = []
-            for first in range(0, len(looks), 4):  # a turn each
-                drawn += self.jobs.draw(who, looks[first : first + 4], shelf.domains)
+            for first in range(0, len(specs), 4):  # a turn each
+                drawn += self.jobs.draw(faces, specs[first : first + 4], shelf.domains)
             file = film_file([side_by_side(pictures, 2) for pictures in drawn])
-            return shown(file), shown(file)
+            return show(file), show(file)
 
     # --- Parts of these ---
 
-    def _each(self, who: Who, on: str, edits: Mix, shelf: Shelf) -> list[list[Pixels]]:
+    def _each(self, faces: Faces, on: str, edits: Mix, shelf: Shelf) -> list[list[Pixels]]:
         """Plain, then in each domain."""
-        looks = [self._look(on, edits), *(self._look(on, edits, {name: 1.0}) for name in self.names(shelf))]
-        return self.jobs.draw(who, looks, shelf.domains)
+        specs = [self._spec(on, edits), *(self._spec(on, edits, {name: 1.0}) for name in self.names(shelf))]
+        return self.jobs.draw(faces, specs, shelf.domains)
 
-    def _look(self, on: str, edits: Mix, domains: Mapping[str, float] | None = None) -> Look:
-        return Look(edits if on == FACE else {}, domains or {})
+    def _spec(self, on: str, edits: Mix, domains: Mapping[str, float] | None = None) -> RenderSpec:
+        return RenderSpec(edits if on == FACE else {}, domains or {})
 
-    def _who(self, on: str, seed: float | None, subject: Subject | None, count: int = limits.SEEDS) -> Who:
+    def _faces(self, on: str, seed: float | None, subject: Subject | None, count: int = limits.SEEDS) -> Faces:
         if on == FACE:
             if subject is None:
                 raise messages.refuse(messages.NOT_INVERTED)
@@ -182,22 +184,8 @@ class Styling:
         first = limits.seed(seed)
         return tuple(range(first, first + count))
 
-    def _checked(self, domains: Mapping[str, Any], shelf: Shelf) -> Mix:
-        if not isinstance(domains, Mapping):
-            raise messages.refuse(messages.BAD_DOMAINS)
-        if len(domains) > limits.MIXED:
-            raise messages.refuse(messages.too_many_domains())
-        low, high = limits.DOMAIN_STRENGTHS
-        for name, strength in domains.items():
-            if name not in self.names(shelf):
-                raise messages.refuse(messages.unknown_domain(name, self.names(shelf)))
-            number = isinstance(strength, int | float) and math.isfinite(strength)
-            if not number or not low <= strength <= high:
-                raise messages.refuse(messages.bad_domain_strength(name))
-        return {name: float(strength) for name, strength in domains.items()}
 
-
-def _morph(ends: Sequence[Mix], count: int) -> list[Mix]:
+def morph(ends: Sequence[Mix], count: int) -> list[Mix]:
     """``count`` mixes from the first of ``ends`` to the last, slowly away from each and slowly up to the next."""
     frames = []
     for place in np.linspace(0, len(ends) - 1, count):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gradio as gr
 
 from .. import limits
-from ..handlers.adapt_handlers import Adapting
+from ..handlers.adapt_handlers import AdaptHandlers
 from ..page import HIDDEN, Page
 
 
 __all__ = ["build"]
 
 
-def build(page: Page, on: Adapting) -> None:
+def build(page: Page, on: AdaptHandlers) -> None:
     """The layout."""
     with gr.Row():
         with gr.Column(scale=5, min_width=300):

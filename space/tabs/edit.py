@@ -9,15 +9,15 @@ import gradio as gr
 from gradio.events import Dependency
 
 from .. import limits, messages
-from ..attributes import grouped
-from ..handlers.face_handlers import ORIGINAL, Handlers, label
+from ..attributes import grouped, label
+from ..handlers.edit_handlers import ORIGINAL, EditHandlers
 from ..page import HIDDEN, Page, token_file
 
 
 __all__ = ["build"]
 
 
-def build(page: Page, on: Handlers) -> Callable[[Dependency], None]:
+def build(page: Page, on: EditHandlers) -> Callable[[Dependency], None]:
     """The layout; returns what to do with each event after which there may be another face."""
     subject, queued = page.subject, page.line("draw")
     with gr.Row(elem_id="editor"):
@@ -73,7 +73,7 @@ def build(page: Page, on: Handlers) -> Callable[[Dependency], None]:
     return follow
 
 
-def _sliders(on: Handlers) -> dict[str, gr.Slider]:
+def _sliders(on: EditHandlers) -> dict[str, gr.Slider]:
     """A slider for each direction, in the order in which they are shown."""
     sliders: dict[str, gr.Slider] = {}
     for place, (group, members) in enumerate(grouped(on.directions).items()):

@@ -9,8 +9,9 @@ import gradio as gr
 from gradio.events import Dependency
 
 from .. import limits
-from ..handlers.face_handlers import Handlers, gone
+from ..handlers.invert_handlers import InvertHandlers
 from ..page import HIDDEN, Page
+from ..updates import hide
 
 
 __all__ = ["build"]
@@ -18,9 +19,9 @@ __all__ = ["build"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def build(page: Page, on: Handlers) -> list[Dependency]:
+def build(page: Page, on: InvertHandlers) -> list[Dependency]:
     """Photo on the left, result on the right; returns the events after which there is a face to edit."""
-    found = gr.State(None, time_to_live=limits.STATE_SECONDS)
+    detected = gr.State(None, time_to_live=limits.STATE_SECONDS)
     face = gr.Number(0, precision=0, minimum=0, visible=False, label="face", elem_id="face")
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
@@ -85,14 +86,14 @@ def build(page: Page, on: Handlers) -> list[Dependency]:
             go = gr.Button("Edit this face", visible=False, elem_id="go")
 
     looked = gr.on(
-        [photo.change, aligned.input], on.align, [photo, aligned], [framed, crops, faces, face, found],
+        [photo.change, aligned.input], on.align, [photo, aligned], [framed, crops, faces, face, detected],
         api_name="align", trigger_mode="always_last", show_progress="minimal", show_progress_on=[faces],
         **page.line("cpu"),
     )  # fmt: skip
     # What was shown is of another photo.
-    looked.failure(lambda: [*[gone()] * 3, 0, None], None, [framed, crops, faces, face, found], **HIDDEN)
-    crops.select(on.choose, [photo, found], [face, framed], **HIDDEN)
-    inputs = [photo, aligned, face, steps, tokens, seed, found]
+    looked.failure(lambda: [*[hide()] * 3, 0, None], None, [framed, crops, faces, face, detected], **HIDDEN)
+    crops.select(on.choose, [photo, detected], [face, framed], **HIDDEN)
+    inputs = [photo, aligned, face, steps, tokens, seed, detected]
     outputs = [compare, stages, note, page.subject, page.edits]
     shown: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": [note], **page.line("invert")}
     pressed = run.click(on.invert_live, inputs, outputs, api_visibility="private", **shown)

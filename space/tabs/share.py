@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 from gradio.events import Dependency
 
-from ..handlers.share_handlers import LICENCES, Sharing, may_push
+from ..handlers.share_handlers import LICENCES, ShareHandlers, may_push
 from ..page import HIDDEN, Page, token_file
 
 
@@ -17,7 +17,7 @@ NO_PUSH = (
 )
 
 
-def build(page: Page, on: Sharing, tab: gr.Tab) -> list[Dependency]:
+def build(page: Page, on: ShareHandlers, tab: gr.Tab) -> list[Dependency]:
     """The layout; returns the events after which there may be another face."""
     with gr.Row():
         with gr.Column(min_width=300):
@@ -76,7 +76,7 @@ def build(page: Page, on: Sharing, tab: gr.Tab) -> list[Dependency]:
     return [brought]
 
 
-def _push(page: Page, on: Sharing, own: gr.Dropdown) -> None:
+def _push(page: Page, on: ShareHandlers, own: gr.Dropdown) -> None:
     gr.LoginButton(elem_id="login")
     with gr.Row():
         licence = gr.Dropdown(LICENCES, value="cc-by-4.0", label="Licence", elem_id="licence")

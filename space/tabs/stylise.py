@@ -9,14 +9,14 @@ import gradio as gr
 from gradio.events import Dependency
 
 from .. import limits, messages
-from ..handlers.stylise_handlers import FACE, FADE, RANDOM, TOUR, Styling
+from ..handlers.stylise_handlers import FACE, FADE, RANDOM, TOUR, StyliseHandlers
 from ..page import HIDDEN, Page, token_file
 
 
 __all__ = ["build"]
 
 
-def build(page: Page, on: Styling, tab: gr.Tab) -> Callable[[Dependency], None]:
+def build(page: Page, on: StyliseHandlers, tab: gr.Tab) -> Callable[[Dependency], None]:
     """The layout; returns what to do with each event after which there may be another face."""
     low, high = limits.DOMAIN_STRENGTHS
     with gr.Row(elem_id="styler"):
@@ -82,7 +82,7 @@ def build(page: Page, on: Styling, tab: gr.Tab) -> Callable[[Dependency], None]:
         picked(on.choose, [chosen, page.mix], strengths, **HIDDEN).then(on.stylise_live, inputs, results, **live)
     moved = [event for slider in sliders for event in (slider.input, slider.release)]
     gr.on(moved, on.stylise_live, inputs, results, **live)
-    all_of_them.click(on.sheet, body, [sheet, sheet_file], **hidden)
+    all_of_them.click(on.grid, body, [sheet, sheet_file], **hidden)
     shoot.click(on.film, [kind, page.mix, *body], [film, film_file], **hidden)
 
     # For clients of the API: the same as the sliders, by name.

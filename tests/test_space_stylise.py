@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,26 +12,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from space_parts import domain, pixels, whole
+from space_parts import domain, pixels, told, whole
 
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.fingerprint import fingerprint
 from space import limits, messages
-from space.handlers.stylise_handlers import FACE, FADE, RANDOM, TOUR, Styling, _morph
+from space.handlers.stylise_handlers import FACE, FADE, RANDOM, TOUR, StyliseHandlers, morph
 from space.jobs import Jobs
 from space.session import Shelf, Subject
 from space.tokenfiles import domain_file, inversion_file
 
 
 @pytest.fixture
-def on(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Styling:
+def on(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StyliseHandlers:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
-    return Styling(Jobs(whole(tiny_pipe)))
+    return StyliseHandlers(Jobs(whole(tiny_pipe)))
 
 
 @pytest.fixture
-def subject(on: Styling) -> Subject:
+def subject(on: StyliseHandlers) -> Subject:
     rng = torch.Generator().manual_seed(5)
     config = on.jobs.pipe.generator.config
     face = Inversion(torch.randn(config.num_layers, config.w_dim, generator=rng), domain(9))
@@ -47,11 +46,7 @@ def shelf() -> Shelf:
     return shelf
 
 
-def told(message: str) -> Any:
-    return pytest.raises(gr.Error, match=re.escape(message))
-
-
-def test_a_mix_on_the_face_is_what_the_pipeline_draws(on: Styling, subject: Subject, shelf: Shelf) -> None:
+def test_a_mix_on_the_face_is_what_the_pipeline_draws(on: StyliseHandlers, subject: Subject, shelf: Shelf) -> None:
     before = fingerprint(on.jobs.pipe.generator)
     (plain, styled), file, mix = on.stylise({"ink": 0.7, "mine": -0.3}, FACE, 0, subject, {"smile": 1.0}, shelf)
     pipe, face = on.jobs.pipe, subject.inversion
@@ -66,7 +61,7 @@ def test_a_mix_on_the_face_is_what_the_pipeline_draws(on: Styling, subject: Subj
     assert fingerprint(pipe.generator) == before
 
 
-def test_random_faces_come_four_at_a_time_and_the_same_again(on: Styling, shelf: Shelf) -> None:
+def test_random_faces_come_four_at_a_time_and_the_same_again(on: StyliseHandlers, shelf: Shelf) -> None:
     (plain, styled), *_ = on.stylise({"wax": 1}, RANDOM, 7, None, {"smile": 3.0}, shelf)
     assert pixels(plain).shape == pixels(styled).shape == (66, 66, 3)
     assert np.array_equal(pixels(on.stylise({"wax": 1}, RANDOM, 7, None, {}, shelf)[0][1]), pixels(styled))
@@ -76,12 +71,12 @@ def test_random_faces_come_four_at_a_time_and_the_same_again(on: Styling, shelf:
     assert on.others(None) == (RANDOM, limits.SEEDS)  # the field was cleared
 
 
-def test_strength_0_is_the_face_itself(on: Styling, subject: Subject, shelf: Shelf) -> None:
+def test_strength_0_is_the_face_itself(on: StyliseHandlers, subject: Subject, shelf: Shelf) -> None:
     (plain, styled), *_ = on.stylise({"ink": 0}, FACE, 0, subject, {}, shelf)
     assert np.array_equal(pixels(plain), pixels(styled))
 
 
-def test_a_face_and_a_domain_come_as_files(on: Styling, subject: Subject, shelf: Shelf) -> None:
+def test_a_face_and_a_domain_come_as_files(on: StyliseHandlers, subject: Subject, shelf: Shelf) -> None:
     face = inversion_file(subject.inversion)
     there = on.stylise({"ink": 0.7}, FACE, 0, subject, {"smile": 1.0}, shelf)[0]
     here, _, mix = on.stylise({"ink": 0.7}, RANDOM, 0, None, {}, Shelf(), face, {"smile": 1.0})
@@ -107,7 +102,7 @@ def test_a_face_and_a_domain_come_as_files(on: Styling, subject: Subject, shelf:
     assert list(shelf.domains) == ["mine"]
 
 
-def test_the_wrong_files_are_refused(on: Styling, subject: Subject, shelf: Shelf) -> None:
+def test_the_wrong_files_are_refused(on: StyliseHandlers, subject: Subject, shelf: Shelf) -> None:
     face, style = inversion_file(subject.inversion), domain_file(domain(3), "mine")
     with told(messages.NOT_A_FACE):
         on.stylise({}, FACE, 0, None, {}, shelf, style)
@@ -131,17 +126,17 @@ def test_the_wrong_files_are_refused(on: Styling, subject: Subject, shelf: Shelf
         ([1], "Give the domains as strengths by name"),
     ],
 )
-def test_what_api_clients_ask_for_is_checked(on: Styling, shelf: Shelf, domains: Any, message: str) -> None:
+def test_what_api_clients_ask_for_is_checked(on: StyliseHandlers, shelf: Shelf, domains: Any, message: str) -> None:
     with told(message):
         on.stylise(domains, RANDOM, 0, None, {}, shelf)
 
 
-def test_without_a_face_there_is_nothing_to_draw_on(on: Styling, shelf: Shelf) -> None:
+def test_without_a_face_there_is_nothing_to_draw_on(on: StyliseHandlers, shelf: Shelf) -> None:
     with told(messages.NOT_INVERTED):
         on.stylise({}, FACE, 0, None, {}, shelf)
 
 
-def test_the_gallery_shows_every_domain(on: Styling, subject: Subject, shelf: Shelf) -> None:
+def test_the_gallery_shows_every_domain(on: StyliseHandlers, subject: Subject, shelf: Shelf) -> None:
     gallery, empty, chosen, mix, *sliders = on.enter(RANDOM, 0, {}, None, {}, shelf)
     assert [name for _, name in gallery["value"]] == chosen["choices"] == ["ink", "wax", "mine"]
     assert len({pixels(file).tobytes() for file, _ in gallery["value"]}) == 3
@@ -151,17 +146,17 @@ def test_the_gallery_shows_every_domain(on: Styling, subject: Subject, shelf: Sh
     assert on.enter(FACE, 0, {"wax": 0.4, "gone": 1}, subject, {}, shelf)[2]["value"] == ["wax"]
 
 
-def test_a_model_without_domains_says_how_to_get_some(on: Styling) -> None:
+def test_a_model_without_domains_says_how_to_get_some(on: StyliseHandlers) -> None:
     on.jobs.pipe.domains.clear()
     gallery, empty, chosen, mix, *sliders = on.enter(RANDOM, 0, {}, None, {}, Shelf())
     assert empty["value"] == messages.NO_DOMAINS
     assert not any(part["visible"] for part in (gallery, chosen, *sliders))
     assert mix == {}
     with told("This model comes without domains"):
-        on.sheet(RANDOM, 0, None, {}, Shelf())
+        on.grid(RANDOM, 0, None, {}, Shelf())
 
 
-def test_choosing_keeps_strengths_by_name(on: Styling, shelf: Shelf) -> None:
+def test_choosing_keeps_strengths_by_name(on: StyliseHandlers, shelf: Shelf) -> None:
     mix, first, second, *_ = on.choose(["mine", "ink"], {"ink": 0.3, "wax": 1.2})
     assert mix == {"mine": 1.0, "ink": 0.3}
     assert (first["label"], first["value"], second["label"], second["value"]) == ("mine", 1.0, "ink", 0.3)
@@ -173,15 +168,15 @@ def test_choosing_keeps_strengths_by_name(on: Styling, shelf: Shelf) -> None:
     assert on.toggle(["ink"], shelf, event) == ["ink"]
 
 
-def test_the_sheet_has_a_row_for_each_face(on: Styling, subject: Subject, shelf: Shelf) -> None:
-    shown, offered = on.sheet(RANDOM, 0, None, {}, shelf)
+def test_the_image_grid_has_a_row_for_each_face(on: StyliseHandlers, subject: Subject, shelf: Shelf) -> None:
+    shown, offered = on.grid(RANDOM, 0, None, {}, shelf)
     assert shown["value"] == offered["value"]
     assert pixels(shown["value"]).shape == (4 * 34 - 2, 4 * 34 - 2, 3)  # 4 faces; plain and 3 domains
-    assert pixels(on.sheet(FACE, 0, subject, {}, shelf)[0]["value"]).shape == (32, 4 * 34 - 2, 3)
+    assert pixels(on.grid(FACE, 0, subject, {}, shelf)[0]["value"]).shape == (32, 4 * 34 - 2, 3)
 
 
 @pytest.mark.parametrize("kind", [FADE, TOUR])
-def test_films(on: Styling, subject: Subject, shelf: Shelf, kind: str) -> None:
+def test_films(on: StyliseHandlers, subject: Subject, shelf: Shelf, kind: str) -> None:
     shown, offered = on.film(kind, {"ink": 1.0, "mine": 0.5}, FACE, 0, subject, {}, shelf)
     assert shown["value"] == offered["value"]
     with Image.open(shown["value"]) as film:
@@ -193,7 +188,7 @@ def test_films(on: Styling, subject: Subject, shelf: Shelf, kind: str) -> None:
 
 
 def test_a_morph_goes_through_its_ends_smoothly() -> None:
-    frames = _morph([{}, {"a": 1.0}, {"b": 0.5}], 21)
+    frames = morph([{}, {"a": 1.0}, {"b": 0.5}], 21)
     assert frames[0] == {"a": 0.0}
     assert frames[10] == {"a": 1.0, "b": 0.0}
     assert frames[-1] == {"a": 0.0, "b": 0.5}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,13 @@ import torch
 import yaml
 from hub_server import HubServer
 from huggingface_hub.errors import HfHubHTTPError
-from space_parts import domain, pixels, request, whole
+from space_parts import domain, pixels, request, told, whole
 
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
-from space.handlers.share_handlers import FACE, Sharing
+from space.handlers.share_handlers import FACE, ShareHandlers
 from space.jobs import Jobs
 from space.session import Shelf, Subject, clean_name
 
@@ -60,8 +59,8 @@ def pipe(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def on(pipe: RefineStylePipeline) -> Sharing:
-    return Sharing(Jobs(pipe), "someone/tiny-32")
+def on(pipe: RefineStylePipeline) -> ShareHandlers:
+    return ShareHandlers(Jobs(pipe), "someone/tiny-32")
 
 
 @pytest.fixture
@@ -78,14 +77,10 @@ def shelf(pipe: RefineStylePipeline) -> Shelf:
     return shelf
 
 
-def told(message: str) -> Any:
-    return pytest.raises(gr.Error, match=re.escape(message))
-
-
 # --- Files ---
 
 
-def test_what_leaves_comes_back(on: Sharing, face: Inversion, shelf: Shelf) -> None:
+def test_what_leaves_comes_back(on: ShareHandlers, face: Inversion, shelf: Shelf) -> None:
     drawn = on.jobs.pipe.render(face, output_type="np")
     subject = Subject.of(face, drawn, drawn)
     file = on.export("mine", subject, shelf)
@@ -102,7 +97,7 @@ def test_what_leaves_comes_back(on: Sharing, face: Inversion, shelf: Shelf) -> N
     assert (brought.reconstruction == drawn).all()
 
 
-def test_there_may_be_nothing_to_save(on: Sharing, shelf: Shelf) -> None:
+def test_there_may_be_nothing_to_save(on: ShareHandlers, shelf: Shelf) -> None:
     for what in (None, "", FACE):
         with told(messages.NOTHING_TO_EXPORT):
             on.export(what, None, shelf)
@@ -114,7 +109,7 @@ def test_there_may_be_nothing_to_save(on: Sharing, shelf: Shelf) -> None:
     assert on.offer("mine", None, shelf)["value"].endswith("mine.safetensors")
 
 
-def test_the_lists_follow_the_session(on: Sharing, face: Inversion, shelf: Shelf) -> None:
+def test_the_lists_follow_the_session(on: ShareHandlers, face: Inversion, shelf: Shelf) -> None:
     subject = Subject.of(face, *[on.jobs.pipe.render(face, output_type="np")] * 2)
     what, own, doomed, save = on.enter(subject, shelf)
     assert what["choices"] == [FACE, "mine"]
@@ -158,7 +153,7 @@ def hosted(hub: HubServer, tokens: TokenSet, folder: Path, repo_id: str = "someo
 
 
 def test_a_domain_of_the_hub_is_read_as_anybody_could(
-    on: Sharing, hub: HubServer, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on: ShareHandlers, hub: HubServer, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)  # the owner's
     hosted(hub, shelf.domains["mine"], tmp_path / "domain")
@@ -174,14 +169,14 @@ def test_a_domain_of_the_hub_is_read_as_anybody_could(
 @pytest.mark.parametrize(
     "name", ["", None, "ink", "a/b/c", "../etc/passwd", "a/b?x=1", "https://x/y", "-/..", "a/" + "b" * 99]
 )
-def test_what_is_no_hub_id_is_not_asked_for(on: Sharing, hub: HubServer, name: str | None) -> None:
+def test_what_is_no_hub_id_is_not_asked_for(on: ShareHandlers, hub: HubServer, name: str | None) -> None:
     with told(messages.BAD_HUB_ID):
         on.load_id(name, Shelf())
     assert not hub.requests
 
 
 def test_repos_that_cannot_be_used(
-    on: Sharing, hub: HubServer, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on: ShareHandlers, hub: HubServer, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with told("There is no public model someone/none on the Hub."):
         on.load_id("someone/none", shelf)
@@ -202,14 +197,14 @@ def test_repos_that_cannot_be_used(
     assert list(shelf.domains) == ["mine"]
 
 
-def test_the_hub_may_be_away(on: Sharing, hub: HubServer, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_may_be_away(on: ShareHandlers, hub: HubServer, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.__exit__()
     hub._thread.join()
     with told("The Hub cannot be reached just now."):
         on.load_id("someone/my-ink", shelf)
 
 
-def test_a_link_fills_in_and_runs_nothing(on: Sharing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_fills_in_and_runs_nothing(on: ShareHandlers, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(gr, "Info", said.append)
     hub_id, tabs = on.link(request(domain="someone/my-ink"))
@@ -230,7 +225,7 @@ def terms(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def push(on: Sharing, shelf: Shelf, **other: Any) -> str:
+def push(on: ShareHandlers, shelf: Shelf, **other: Any) -> str:
     values: dict[str, Any] = {
         "name": "mine", "licence": "cc-by-4.0", "public": False, "preview": False, "shelf": shelf,
         "profile": SimpleNamespace(username="visitor"), "oauth": SimpleNamespace(token=TOKEN),
@@ -241,7 +236,7 @@ def push(on: Sharing, shelf: Shelf, **other: Any) -> str:
 @pytest.mark.usefixtures("terms")
 def test_a_push_is_private_one_commit_and_the_visitors_own(pipe: RefineStylePipeline, shelf: Shelf) -> None:
     notes = Notes()
-    on = Sharing(Jobs(pipe), "someone/tiny-32", notes)
+    on = ShareHandlers(Jobs(pipe), "someone/tiny-32", notes)
     said = push(on, shelf)
     assert "[visitor/mine](https://huggingface.co/visitor/mine)" in said
     assert notes.token == TOKEN
@@ -260,18 +255,18 @@ def test_a_push_is_private_one_commit_and_the_visitors_own(pipe: RefineStylePipe
 
 def test_the_card_names_the_terms_of_a_base_that_others_can_load(pipe: RefineStylePipeline, shelf: Shelf) -> None:
     notes = Notes()
-    push(Sharing(Jobs(pipe), "mini-faces-128", notes), shelf)
+    push(ShareHandlers(Jobs(pipe), "mini-faces-128", notes), shelf)
     files = {operation.path_in_repo: operation.path_or_fileobj for operation in notes.calls[1][1][1]}
     assert "whose terms (`apache-2.0`) also hold" in files["README.md"].decode()
     with told(messages.NO_PUBLIC_BASE):
-        push(Sharing(Jobs(pipe), "a-folder", notes), shelf)
+        push(ShareHandlers(Jobs(pipe), "a-folder", notes), shelf)
     assert len(notes.calls) == 2
 
 
 @pytest.mark.usefixtures("terms")
 def test_a_preview_and_the_public_only_on_request(pipe: RefineStylePipeline, shelf: Shelf, tmp_path: Path) -> None:
     notes = Notes()
-    said = push(Sharing(Jobs(pipe), "someone/tiny-32", notes), shelf, public=True, preview=True)
+    said = push(ShareHandlers(Jobs(pipe), "someone/tiny-32", notes), shelf, public=True, preview=True)
     assert "?domain=visitor/mine" in said
     (_, _, options), (_, (_, operations), _) = notes.calls
     assert options["private"] is False
@@ -298,7 +293,7 @@ def test_what_the_hub_answers_is_told_without_the_token(
 ) -> None:
     notes = Notes({step: status})
     with caplog.at_level(logging.DEBUG), told(message) as caught:
-        push(Sharing(Jobs(pipe), "someone/tiny-32", notes), shelf)
+        push(ShareHandlers(Jobs(pipe), "someone/tiny-32", notes), shelf)
     assert caught.value.__cause__ is None
     assert TOKEN not in caplog.text + str(caught.value)
     left = [name for name, *_ in notes.calls]
@@ -307,7 +302,7 @@ def test_what_the_hub_answers_is_told_without_the_token(
 
 def test_who_is_not_signed_in_pushes_nothing(pipe: RefineStylePipeline, shelf: Shelf) -> None:
     notes = Notes()
-    on = Sharing(Jobs(pipe), "someone/tiny-32", notes)
+    on = ShareHandlers(Jobs(pipe), "someone/tiny-32", notes)
     with told(messages.SIGN_IN):
         push(on, shelf, profile=None)
     with told(messages.SIGN_IN):
@@ -323,6 +318,6 @@ def test_a_domain_without_a_statement_of_rights_stays_here(pipe: RefineStylePipe
     shelf = Shelf()
     shelf.add("found", replace(domain(3), base=pipe.fingerprint, metadata={"name": "found", "pictures": 5}))
     with pytest.raises(gr.Error, match="right to use the 5 pictures that .*found"):
-        push(Sharing(Jobs(pipe), "someone/tiny-32", notes), shelf, name="found")
+        push(ShareHandlers(Jobs(pipe), "someone/tiny-32", notes), shelf, name="found")
     assert not notes.calls
     assert TOKEN not in repr(vars(shelf))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from space_parts import domain, pixels, request, style, whole
+from space_parts import domain, pixels, request, style, told, whole
 
 from refinestyle_hub.adapt import load_references
 from refinestyle_hub.errors import DivergedError
@@ -22,18 +22,19 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import images, limits, messages
-from space.handlers.adapt_handlers import Adapting
-from space.jobs import Jobs, Stops
+from space.admission import Stops
+from space.handlers.adapt_handlers import AdaptHandlers
+from space.jobs import Jobs
 from space.session import Shelf, Subject
 
 
 @pytest.fixture
-def on(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Adapting:
+def on(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdaptHandlers:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(limits, "ADAPT_STEPS", (1, 1000))
     # Looking for faces where none are takes long; one test does it.
     monkeypatch.setattr(images, "load_references", functools.partial(load_references, align="none"))
-    return Adapting(Jobs(whole(tiny_pipe)), Stops())
+    return AdaptHandlers(Jobs(whole(tiny_pipe)), Stops())
 
 
 @pytest.fixture
@@ -41,18 +42,14 @@ def pictures(tmp_path: Path) -> list[str]:
     return style(tmp_path)
 
 
-def adapt(on: Adapting, pictures: list[str] | None, session: str = "me", **other: Any) -> list[Any]:
+def adapt(on: AdaptHandlers, pictures: list[str] | None, session: str = "me", **other: Any) -> list[Any]:
     values: dict[str, Any] = {
         "name": "Blue ink!", "rights": True, "steps": 2, "tokens": 2, "seed": 0, "subject": None, "shelf": Shelf(),
     }  # fmt: skip
     return list(on.adapt(pictures, **(values | other), request=request(session)))
 
 
-def told(message: str) -> Any:
-    return pytest.raises(gr.Error, match=re.escape(message))
-
-
-def test_pictures_become_a_domain(on: Adapting, pictures: list[str], tmp_path: Path) -> None:
+def test_pictures_become_a_domain(on: AdaptHandlers, pictures: list[str], tmp_path: Path) -> None:
     before, shelf = fingerprint(on.jobs.pipe.generator), Shelf()
     *earlier, (preview, note, file, kept, mix) = adapt(on, pictures, shelf=shelf)
     assert earlier[0][1] == "Starting with 5 pictures"
@@ -72,7 +69,7 @@ def test_pictures_become_a_domain(on: Adapting, pictures: list[str], tmp_path: P
 
 
 def test_progress_and_the_visitors_face_are_shown(
-    on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+    on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)  # a step is a chunk
     config = on.jobs.pipe.generator.config
@@ -86,7 +83,7 @@ def test_progress_and_the_visitors_face_are_shown(
     assert pixels(updates[1][0]).shape[1] == (limits.PREVIEWS + 1) * 34 - 2
 
 
-def test_stop_keeps_the_best_so_far(on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_keeps_the_best_so_far(on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
     shelf = Shelf()
     running = on.adapt(pictures, "ink", True, 500, 2, 0, None, shelf, request())
@@ -101,7 +98,7 @@ def test_stop_keeps_the_best_so_far(on: Adapting, pictures: list[str], monkeypat
     assert not on.jobs.turns.locked()
 
 
-def test_stopped_before_the_first_step_nothing_is_kept(on: Adapting, pictures: list[str]) -> None:
+def test_stopped_before_the_first_step_nothing_is_kept(on: AdaptHandlers, pictures: list[str]) -> None:
     on.stop(request())
     shelf = Shelf()
     assert adapt(on, pictures, shelf=shelf)[-1][1] == "stopped at 0/2: nothing is kept."
@@ -110,7 +107,7 @@ def test_stopped_before_the_first_step_nothing_is_kept(on: Adapting, pictures: l
 
 @pytest.mark.parametrize("error", [gr.Error, DivergedError])
 def test_what_was_reached_outlives_an_error(
-    error: type[Exception], on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+    error: type[Exception], on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)  # a step is a chunk
     chunk = on.jobs.adapt
@@ -134,7 +131,7 @@ def test_what_was_reached_outlives_an_error(
 
 
 def test_the_clock_and_the_server_set_the_limits(
-    on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+    on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "ADAPT_STEPS", (1, 2))
     assert "2 steps" in adapt(on, pictures, steps=10**9, tokens=10**9)[-1][1]
@@ -144,7 +141,7 @@ def test_the_clock_and_the_server_set_the_limits(
     assert "stopped at 1/2" in adapt(on, pictures)[-1][1]
 
 
-def test_a_closed_page_leaves_nothing_running(on: Adapting, pictures: list[str]) -> None:
+def test_a_closed_page_leaves_nothing_running(on: AdaptHandlers, pictures: list[str]) -> None:
     running = on.adapt(pictures, "ink", True, 500, 2, 0, None, Shelf(), request())
     next(running)
     running.close()  # type: ignore[attr-defined]  # as Gradio does
@@ -152,7 +149,7 @@ def test_a_closed_page_leaves_nothing_running(on: Adapting, pictures: list[str])
     assert adapt(on, pictures)[-1][1].startswith("**Blue-ink** is ready")
 
 
-def test_two_runs_take_turns(on: Adapting, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_take_turns(on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
     shelf = Shelf()
     both = [on.adapt(pictures, name, True, 3, 2, 0, None, shelf, request(name)) for name in ("a", "b")]
@@ -164,7 +161,7 @@ def test_two_runs_take_turns(on: Adapting, pictures: list[str], monkeypatch: pyt
     assert torch.equal(*[tokens.state_dict()["b8.conv0.p"] for tokens in shelf.domains.values()])  # undisturbed
 
 
-def test_bad_pictures_are_named_and_the_others_used(on: Adapting, pictures: list[str], tmp_path: Path) -> None:
+def test_bad_pictures_are_named_and_the_others_used(on: AdaptHandlers, pictures: list[str], tmp_path: Path) -> None:
     (tmp_path / "notes <b>.png").write_text("no picture")
     mixed = [*pictures, str(tmp_path / "notes <b>.png")]
     squares, note = on.check(mixed)
@@ -178,7 +175,7 @@ def test_bad_pictures_are_named_and_the_others_used(on: Adapting, pictures: list
         on.check(mixed[-1:])
 
 
-def test_mistakes_are_told(on: Adapting, pictures: list[str]) -> None:
+def test_mistakes_are_told(on: AdaptHandlers, pictures: list[str]) -> None:
     with told(messages.NO_PICTURES):
         adapt(on, None)
     with told(messages.NO_RIGHTS):
@@ -193,7 +190,7 @@ def test_mistakes_are_told(on: Adapting, pictures: list[str]) -> None:
 
 
 def test_a_turned_photo_and_a_face_are_used_upright(
-    on: Adapting, tmp_path: Path, astronaut: Image.Image, monkeypatch: pytest.MonkeyPatch
+    on: AdaptHandlers, tmp_path: Path, astronaut: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "load_references", load_references)
     exif = Image.Exif()
@@ -206,11 +203,11 @@ def test_a_turned_photo_and_a_face_are_used_upright(
     assert torch.equal(turned.pictures, upright.pictures)
 
 
-def test_the_estimate_grows_and_learns(on: Adapting, pictures: list[str]) -> None:
-    on.jobs.pace = 0.5
+def test_the_estimate_grows_and_learns(on: AdaptHandlers, pictures: list[str]) -> None:
+    on.jobs.step_seconds = 0.5
     assert on.default_steps == limits.DEFAULT_ADAPT_STEPS["cpu"]
     assert on.estimate(100).startswith("About 50 s on this machine")
     assert on.estimate(1000).startswith("About 8 minutes")
     began = time.monotonic()
     adapt(on, pictures)
-    assert 0 < on.jobs.pace <= time.monotonic() - began
+    assert 0 < on.jobs.step_seconds <= time.monotonic() - began

@@ -1,0 +1,42 @@
+"""Strengths by name, as clients of the API give them: checked, and refused with the reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import limits, messages
+
+
+__all__ = ["checked_domains", "checked_edits"]
+
+
+def checked_edits(edits: Mapping[str, Any], directions: Sequence[str]) -> dict[str, float]:
+    """The edits that change anything. Raises the message for a visitor if one is unknown or out of range."""
+    if not isinstance(edits, Mapping):
+        raise messages.refuse(messages.BAD_EDITS)
+    for name, strength in edits.items():
+        if name not in directions:
+            raise messages.refuse(messages.unknown_edit(name, directions))
+        if not _is_within(strength, -limits.MAX_STRENGTH, limits.MAX_STRENGTH):
+            raise messages.refuse(messages.bad_strength(name, -limits.MAX_STRENGTH, limits.MAX_STRENGTH))
+    return {name: float(strength) for name, strength in edits.items() if strength}
+
+
+def checked_domains(domains: Mapping[str, Any], known: Sequence[str]) -> dict[str, float]:
+    """A mix of domains. Raises the message for a visitor if they are too many, unknown or out of range."""
+    if not isinstance(domains, Mapping):
+        raise messages.refuse(messages.BAD_DOMAINS)
+    if len(domains) > limits.MIXED:
+        raise messages.refuse(messages.too_many_domains())
+    for name, strength in domains.items():
+        if name not in known:
+            raise messages.refuse(messages.unknown_domain(name, known))
+        if not _is_within(strength, *limits.DOMAIN_STRENGTHS):
+            raise messages.refuse(messages.bad_strength(name, *limits.DOMAIN_STRENGTHS))
+    return {name: float(strength) for name, strength in domains.items()}
+
+
+def _is_within(strength: object, low: float, high: float) -> bool:
+    return isinstance(strength, int | float) and math.isfinite(strength) and low <= strength <= high
