@@ -34,9 +34,9 @@ DATA = (
     "(Apache-2.0) over MakeHuman assets (CC0), own textures and lights, framed like FFHQ. No real person is in them."
 )
 LIMITS = (
-    "Synthetic portraits only: frontal to three-quarter heads, twelve hair styles, glasses, no hats, no hands.",
-    "A real photo is outside its domain; only tokens redraw it.",
-    "It says nothing about real people: its ages, genders and skin tones are rendering parameters.",
+    "It saw synthetic portraits only: frontal to three-quarter heads, twelve hair styles, glasses, no hats or hands.",
+    "A real photo is outside its domain. Only tokens recover it.",
+    "It says nothing about real people. Its ages, genders and skin tones are rendering parameters.",
 )
 
 
@@ -144,12 +144,12 @@ def main() -> None:
         file = f"{NAME}-neighbours.png"
         shutil.copyfile(arguments.quality.parent / "neighbours.png", ROOT / "model_cards" / file)
         pictures.append(cards.Picture(file, "Sixteen samples, each before the five training pictures nearest to it"))
-    command = "refinestyle train generator portraits-128.zip --anchors, in the phases of docs/training.md"
+    command = "refinestyle train generator portraits-128.zip --anchors, in the phases of training/mini-faces-128"
     common = {"license": "apache-2.0", "data": DATA, "limits": LIMITS}
     parts = {
         "generator": cards.Card(
             title=f"{NAME}: generator",
-            summary=f"The bundled StyleGAN2 generator, after {seen:,} pictures at 128 px.",
+            summary=f"The bundled StyleGAN2 generator, trained on {seen:,} pictures at 128 px.",
             training=command,
             figures=figures(arguments.quality),
             pictures=tuple(pictures),
@@ -157,8 +157,8 @@ def main() -> None:
         ),
         "directions": cards.Card(
             title=f"{NAME}: editing directions",
-            summary="Thirteen directions in w+; strength 1 is meant to be one standard deviation of the attribute.",
-            training=f"python tools/bundle.py (fit to {arguments.samples} samples)",
+            summary="Thirteen directions in w+. Strength 1 is about one standard deviation of the attribute.",
+            training=f"python tools/bundle.py runs/{NAME} --samples {arguments.samples}",
             figures=direction_figures(pipe.directions),
             base_model=NAME,
             **common,  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ NAME = "mini-faces-128"
 SEEDS = range(8)
 RIGHTS = "Drawn by a program for this project; free of rights of others."
 LIMITS = (
-    "Made for samples and inversions of mini-faces-128; other generators refuse it, but for those fine-tuned from it.",
+    "Made for samples and inversions of mini-faces-128. Other generators refuse it, except those fine-tuned from it.",
     "The example pictures were rendered like the portraits that the generator was trained on.",
 )
 
@@ -72,9 +72,9 @@ def main() -> None:
         card = cards.Card(
             license="apache-2.0",
             title=f"{NAME}: {name}",
-            summary=f"The style of {len(pictures)} pictures, as tokens for {NAME}.",
+            summary=f"The style of {len(pictures)} pictures as a token set for {NAME}.",
             base_model=NAME,
-            data=f"{len(pictures)} synthetic pictures in the style, not paired with the generator's samples.",
+            data=f"{len(pictures)} synthetic pictures in the style. They are not paired with the generator's samples.",
             training=f"refinestyle adapt {NAME} {name}/*.jpg --name {name} --align none --steps {arguments.steps}",
             cost=f"{seconds / 60:.1f} minutes on one core of a shared machine",
             limits=LIMITS,

@@ -37,15 +37,15 @@ ORDER = ("generator", "discriminator", "encoder", "directions")
 SHOWN = 8  # portraits on the picture
 METRICS = ("mse", "lpips-alex", "st-lpips-alex")  # of inversion.json, that the card repeats
 DATA = (
-    "The 22,500 portraits of the train split (synthetic, see the generator), and samples of the generator; both also "
-    "distorted, or drawn with random token sets. Neither the few-shot sets nor the test split."
+    "The 22,500 portraits of the train split (synthetic, see the generator) and samples of the generator. Both are "
+    "also distorted, or drawn with random token sets. The few-shot sets and the test split were not used."
 )
 LIMITS = (
-    "For aligned crops of one face, and for this generator alone.",
-    "A real photo is outside of the generator's domain: expect a likeness, and use steps for more.",
+    "It works on aligned crops of one face, and for this generator only.",
+    "A real photo is outside the generator's domain: expect a likeness, and use optimisation steps for more.",
 )
-OF_TOKENS = "Tokens change whole kernels, not places: they bring colours, light and texture nearer, hardly a detail."
-NO_TOKENS = "It knows w+ alone: steps of optimisation bring the tokens."
+OF_TOKENS = "Tokens change whole kernels, not places. They improve colours, light and texture, but hardly a detail."
+NO_TOKENS = "It predicts w+ alone. Tokens come from optimisation steps."
 
 
 def command(config: Mapping[str, Any]) -> str:
@@ -105,12 +105,12 @@ def bundle(run: Path, model: Path, data: str, picture: Path, began: str = "", **
     encoder.save_pretrained(model / "encoder", "fp16")
     state = checkpoint.read(run / "state.safetensors")[1]
     config = state["config"] | ({"start_from": began} if began else {})
-    more = " more than the encoder that it began with" if config.get("start_whole") else ""
+    more = " after the encoder that it started from" if config.get("start_whole") else ""
     answers, seen = ("w+ and tokens", "w+ alone and with tokens") if encoder.config.layers else ("w+", "w+")
     card = cards.Card(
         license="apache-2.0",
         title=f"{NAME}: encoder",
-        summary=f"Reads {answers} off a portrait; after {state['seen']:,} pictures{more}.",
+        summary=f"Predicts {answers} from a portrait; trained on {state['seen']:,} pictures{more}.",
         base_model=NAME,
         data=DATA,
         training=command(config),
