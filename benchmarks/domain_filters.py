@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refinestyle_hub.train.attribute_trainer import blur
+from refinestyle_hub.train.degrade import blur
 
 
 __all__ = ["FILTERS", "Filter"]

@@ -28,8 +28,8 @@ from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
-from refinestyle_hub.train.attribute_trainer import blur
 from refinestyle_hub.train.data import Pictures, open_pictures, to_float
+from refinestyle_hub.train.degrade import blur
 
 
 BATCH = 50

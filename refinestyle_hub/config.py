@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, printable
 
@@ -18,9 +18,17 @@ __all__ = [
     "TokenLayerConfig",
     "TokenSetConfig",
     "check_choices",
+    "setting",
 ]
 
+T = TypeVar("T")
 MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for the moon
+
+
+def setting(default: T, text: str) -> T:
+    """A field of a dataclass with its default and the help that the command line shows for it, whole sentences."""
+    made: T = field(default=default, metadata={"help": text})
+    return made
 
 
 def _resolutions(resolution: int) -> list[int]:

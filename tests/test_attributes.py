@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_parts import Stop, stop_at
 
-from refinestyle_hub.errors import CancelledError, ConfigError, ModelFileError, ShapeError
+from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
 from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet, standardisation
-from refinestyle_hub.train import attribute_trainer as attributes
-from refinestyle_hub.train.attribute_trainer import AttributeTraining, train_attributes
-from refinestyle_hub.train.data import to_float
+from refinestyle_hub.train import checkpoint
+from refinestyle_hub.train.attribute_trainer import AttributeTraining, measure_errors, train_attributes
+from refinestyle_hub.train.data import open_labels, open_pictures, to_float
+from refinestyle_hub.train.degrade import blur, degrade, jpeg
 
 
 WIDTHS = (16, 16, 16, 16)
@@ -66,9 +69,10 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_learns_through_flips_and_reports_what_it_saved(scenes: Path, tmp_path: Path) -> None:
     steps: list[tuple[int, int, dict[str, float]]] = []
     config = AttributeTraining(
-        str(scenes), str(tmp_path), pictures=5600, batch=28, resolution=32, widths=WIDTHS, lr=5e-3, checks=2
-    )
-    report = train_attributes(config, lambda *figures: steps.append(figures))
+        str(scenes), str(tmp_path), pictures=5600, batch=28, resolution=32, widths=WIDTHS, learning_rate=5e-3,
+        validate_every=2800,
+    )  # fmt: skip
+    report = train_attributes(config, lambda *figures: steps.append(figures)).report
     found = report["test"]["attributes"]
     # were the labels not mirrored with the pictures, half the yaws would have the wrong sign and R2 be near 0
     assert found["yaw"]["r2"] > 0.8
@@ -77,25 +81,35 @@ def test_learns_through_flips_and_reports_what_it_saved(scenes: Path, tmp_path: 
     assert report["test"]["hair_style"]["accuracy"] > 0.9
     assert report["test"]["parameters"]["l-x"] > 0.8
     assert found["yaw"]["mae"] < 2.5  # degrees, of a range of 16
-    assert [step for step, _, _ in steps] == list(range(1, 201))
+    assert [seen for seen, _, _ in steps] == list(range(28, 5601, 28))
     assert np.mean([f["loss"] for _, _, f in steps[-20:]]) < 0.5 * np.mean([f["loss"] for _, _, f in steps[:20]])
 
     assert json.loads((tmp_path / "errors.json").read_text())["test"] == report["test"]
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["seen"] for line in lines if "yaw" in line] == [2800, 5600]
+    assert [line["seen"] for line in lines if "loss" in line] == [1400, 2800, 4200, 5600]
     net = AttributeNet.from_pretrained(tmp_path)
-    pictures = attributes.open_pictures(scenes, 32, "test")
-    labels = attributes.open_labels(scenes, pictures)
-    assert attributes.errors(net, pictures, labels) == report["test"]
+    pictures = open_pictures(scenes, 32, "test")
+    labels = open_labels(scenes, pictures)
+    assert measure_errors(net, pictures, labels) == report["test"]
 
 
-def test_stops_when_asked(scenes: Path, tmp_path: Path) -> None:
-    def stop(step: int, steps: int, figures: dict[str, float]) -> None:
-        raise CancelledError("enough")
-
-    config = AttributeTraining(str(scenes), str(tmp_path), pictures=64, batch=8, resolution=32, widths=WIDTHS)
-    with pytest.raises(CancelledError):
-        train_attributes(config, stop)
-    assert not (tmp_path / "config.json").exists()
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(scenes: Path, tmp_path: Path) -> None:
+    config = AttributeTraining(
+        str(scenes), str(tmp_path / "whole"), pictures=64, batch=8, resolution=32, widths=WIDTHS, validate_every=1000
+    )
+    train_attributes(config)
+    broken = replace(config, out=str(tmp_path / "broken"))
+    with pytest.raises(Stop):
+        train_attributes(broken, stop_at(24))
+    assert not (tmp_path / "broken" / "config.json").exists()
+    train_attributes(broken)
+    ours, theirs = (checkpoint.read(Path(run.out) / "state.safetensors")[0] for run in (broken, config))
+    assert ours.keys() == theirs.keys()
+    for name in ours:  # the same operations in the same order: not a bit may differ
+        assert torch.equal(ours[name], theirs[name]), name
+    with pytest.raises(ModelFileError, match="another network"):
+        train_attributes(replace(config, widths=(16, 16, 16, 24)))
 
 
 def test_reads_any_size_in_the_units_of_the_labels() -> None:
@@ -156,29 +170,21 @@ def test_augmentation_is_mild_and_leaves_the_labels_true() -> None:
     rng = np.random.default_rng(0)
     levels = torch.from_numpy(rng.integers(60, 190, (24, 3, 4, 4)).astype(np.uint8))
     x = torch.nn.functional.interpolate(to_float(levels), (32, 32), mode="bilinear")
-    changed = attributes.augment(x.clone(), 1.0, np.random.default_rng(1))
+    changed = degrade(x.clone(), 1.0, np.random.default_rng(1))
     assert changed.min() >= -1
     assert changed.max() <= 1
     difference = (changed - x).abs().mean(dim=(1, 2, 3))
     assert difference.min() > 0
     assert difference.max() < 0.35
-    assert torch.equal(attributes.augment(x, 0.0, rng), x)
+    assert torch.equal(degrade(x, 0.0, rng), x)
 
 
 def test_blur_keeps_the_mean_and_jpeg_the_picture() -> None:
     x = torch.zeros(1, 3, 33, 33)
     x[:, :, 16, 16] = 1
-    blurred = attributes.blur(x, 1.5)
+    blurred = blur(x, 1.5)
     assert float(blurred.sum()) == pytest.approx(3, abs=1e-4)
     variance = (blurred[0, 0].sum(0) * (torch.arange(33) - 16) ** 2).sum()
     assert float(variance) == pytest.approx(1.5**2, rel=0.02)
     smooth = torch.linspace(-0.5, 0.5, 32).expand(3, 32, 32)
-    assert (attributes.jpeg(smooth, 90) - smooth).abs().max() < 0.06
-
-
-def test_schedule_rises_then_falls_to_nothing() -> None:
-    values = [attributes.schedule(p / 100, 0.1) for p in range(101)]
-    assert max(values) == values[10] == 1
-    assert values[:11] == sorted(values[:11])
-    assert values[10:] == sorted(values[10:], reverse=True)
-    assert values[-1] == pytest.approx(0)
+    assert (jpeg(smooth, 90) - smooth).abs().max() < 0.06

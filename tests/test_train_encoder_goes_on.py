@@ -14,7 +14,7 @@ from encoder_runs import log, make_model, make_pictures, settings, state, traine
 from run_parts import Stop, in_two_processes, stop_at
 from safetensors.torch import save_file
 from tiny import faces, mild_generator
-from torch import Tensor, nn
+from torch import Tensor
 
 from refinestyle_hub.encoder.backbone import open_backbone
 from refinestyle_hub.encoder.encoder import Encoder
@@ -237,23 +237,6 @@ def test_a_first_stage_that_stays_keeps_its_coordinates_on_a_relative(tiny: Enco
     with pytest.warns(UserWarning, match="relative"):
         trainer.start_from(encoder)
     torch.testing.assert_close(trainer.encoder.codes(faces(2)), encoder.codes(faces(2)))
-
-
-def test_moments_come_back_also_where_a_parameter_had_none(tmp_path: Path) -> None:
-    """As those of layers that no step has used so far."""
-    nets = {name: nn.ModuleDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)}) for name in ("saved", "again")}
-    adams = {name: torch.optim.Adam(net.parameters()) for name, net in nets.items()}
-    nets["saved"]["used"](torch.ones(1, 2)).sum().backward()
-    adams["saved"].step()
-    checkpoint.write(tmp_path / "state", {"net": nets["saved"]}, {"net": adams["saved"]}, {})
-    tensors, _ = checkpoint.read(tmp_path / "state")
-    assert checkpoint.load_optimizer(tensors, "net", nets["again"], adams["again"])
-    for name in ("weight", "bias"):
-        mine, theirs = (adams[which].state[nets[which]["used"].get_parameter(name)] for which in ("again", "saved"))
-        assert mine.keys() == theirs.keys() == {"step", "exp_avg", "exp_avg_sq"}
-        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
-    assert not adams["again"].state.get(nets["again"]["unused"].get_parameter("weight"))
-    assert not checkpoint.load_optimizer({}, "net", nets["again"], torch.optim.Adam(nets["again"].parameters()))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Make the bundled model from a training run: fit the directions, save in half precision, write the cards.
 
-    python tools/bundle.py runs/mini-faces-128 --quality runs/quality/quality.json
+    python tools/bundle.py runs/mini-faces-128 --pictures 196000 --quality runs/quality/quality.json
 
-Needs the run's ``state.safetensors`` and the attribute network in ``benchmarks/attributes``. The figures of the
-generator's card are those that ``generator_quality.py`` wrote to ``--quality``.
+Needs the run's ``generator/`` and ``discriminator/``, and the attribute network in ``benchmarks/attributes``. The
+figures of the generator's card are those that ``generator_quality.py`` wrote to ``--quality``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ import torch
 from tqdm import tqdm
 
 from refinestyle_hub import RefineStylePipeline, cards
-from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.hub.shipped import write_all
 from refinestyle_hub.images import contact_sheet, save_png, to_images
-from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.direction_fit import fit_directions
 
 
@@ -38,23 +36,6 @@ LIMITS = (
     "A real photo is outside its domain. Only tokens recover it.",
     "It says nothing about real people. Its ages, genders and skin tones are rendering parameters.",
 )
-
-
-def load(state: Path) -> tuple[Generator, Discriminator]:
-    """The averaged generator of a run, and its discriminator."""
-    tensors, run = checkpoint.read(state)
-    config = run["config"]
-    channels = {int(r): c for r, c in config["channels"].items()}
-    shape = GeneratorConfig(
-        resolution=config["resolution"],
-        z_dim=config["z_dim"],
-        w_dim=config["z_dim"],
-        mapping_layers=config["mapping_layers"],
-        channels=channels,
-    )
-    generator, discriminator = Generator(shape), Discriminator(DiscriminatorConfig(shape.resolution, channels))
-    checkpoint.load_networks(tensors, {"average": generator, "discriminator": discriminator})
-    return generator.eval().requires_grad_(False), discriminator.eval().requires_grad_(False)
 
 
 def figures(path: Path | None) -> tuple[cards.Figure, ...]:
@@ -100,9 +81,10 @@ def sheet(generator: Generator, truncation: float, side: int = 8) -> list[torch.
         return list(torch.cat([generator(generator.map(part, truncation)) for part in z.split(side)]))
 
 
-def save(state: Path, folder: Path, samples: int, measured: int) -> None:
+def save(run: Path, folder: Path, samples: int, measured: int) -> None:
     """Fit the directions to the averaged generator of a run, and write the model."""
-    generator, discriminator = load(state)
+    generator = Generator.from_pretrained(run / "generator").eval().requires_grad_(False)
+    discriminator = Discriminator.from_pretrained(run / "discriminator").eval().requires_grad_(False)
     net = AttributeNet.from_pretrained(ROOT / "benchmarks" / "attributes").eval()
     with tqdm(desc="directions", unit="picture") as bar:
 
@@ -122,17 +104,15 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--quality", type=Path, default=None)
     parser.add_argument("--cards-only", action="store_true", help="the model is there; bring its cards up to date")
-    parser.add_argument("--earlier", type=int, default=0, help="pictures at this size that earlier phases saw")
+    parser.add_argument("--pictures", type=int, required=True, help="pictures at this size that the run saw in all")
     parser.add_argument("--samples", type=int, default=4000, help="for the directions")
     parser.add_argument("--measured", type=int, default=64, help="samples on which directions are measured")
     arguments = parser.parse_args()
 
     folder = ROOT / "refinestyle_hub" / "pretrained" / NAME
-    state = arguments.run / "state.safetensors"
     if not arguments.cards_only:
-        save(state, folder, arguments.samples, arguments.measured)
+        save(arguments.run, folder, arguments.samples, arguments.measured)
     pipe = RefineStylePipeline.from_pretrained(folder)
-    seen = checkpoint.read(state)[1]["seen"] + arguments.earlier
 
     pictures = []
     for truncation in (0.8, 1.0):
@@ -144,12 +124,12 @@ def main() -> None:
         file = f"{NAME}-neighbours.png"
         shutil.copyfile(arguments.quality.parent / "neighbours.png", ROOT / "model_cards" / file)
         pictures.append(cards.Picture(file, "Sixteen samples, each before the five training pictures nearest to it"))
-    command = "refinestyle train generator portraits-128.zip --anchors, in the phases of training/mini-faces-128"
+    command = "# not reproducible by one command: training/mini-faces-128/README.md has the phases and their settings"
     common = {"license": "apache-2.0", "data": DATA, "limits": LIMITS}
     parts = {
         "generator": cards.Card(
             title=f"{NAME}: generator",
-            summary=f"The bundled StyleGAN2 generator, trained on {seen:,} pictures at 128 px.",
+            summary=f"The bundled StyleGAN2 generator, trained on {arguments.pictures:,} pictures at 128 px.",
             training=command,
             figures=figures(arguments.quality),
             pictures=tuple(pictures),

@@ -27,12 +27,12 @@ from ..inversion.optimise import OnStep, invert
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import shrink
 from ..losses.sliced import sliced_features, sliced_pictures
+from ..runtime.optim import adam_state, load_adam_state
 from ..storage.fingerprint import fingerprint
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .context import Context, Features, Learner, Term
 from .discriminator_term import Adversarial
-from .moments import adam_state, restore_adam
 from .objectives import Between, Layout, Norm, Reconstruction, SlicedFeatures, SlicedPictures, Within
 from .references import References
 from .settings import FEATURE_TERMS, AdaptSettings, preset
@@ -417,7 +417,7 @@ class Adaptation:
                 with torch.no_grad():
                     for name, leaf in module.named_parameters():
                         leaf.copy_(tensors[f"{part}.{name}"])
-            restore_adam(self.adam, self.leaves, _under(tensors, "tokens."))
+            load_adam_state(self.adam, self.leaves, _under(tensors, "tokens."))
             for term in self.terms:
                 if isinstance(term, Learner):
                     term.restore(_under(tensors, f"term.{term.name}."))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..generators.discriminator import Conv, Discriminator
 from ..losses.diffaugment import augment
 from ..losses.gan import discriminator_loss, generator_loss
+from ..runtime.optim import adam_state, load_adam_state
 from .context import Context
-from .moments import adam_state, restore_adam
 
 
 __all__ = ["Adversarial", "Critic"]
@@ -124,4 +124,4 @@ class Adversarial:
         with torch.no_grad():
             for name, p in self.learnt.items():
                 p.copy_(state[name])
-        restore_adam(self.adam, self.learnt, state)
+        load_adam_state(self.adam, self.learnt, state)

@@ -1,6 +1,6 @@
 """Options of a command made from the fields of a configuration: one place says what there is, and what it means.
 
-The comment behind a field is the option's help.
+The help of an option is what the field's metadata says ("help").
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
 import types
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -60,18 +59,18 @@ def build(config: type[C], given: Mapping[str, Any], file: Path | None, base: Ma
 
 
 def _parameters(config: type, names: Collection[str]) -> list[inspect.Parameter]:
-    hints, comments = get_type_hints(config), _comments(config)
+    hints = get_type_hints(config)
     fields = {field.name: field for field in dataclasses.fields(config)}
-    return [_parameter(fields[name], hints[name], comments.get(name, "")) for name in names]
+    return [_parameter(fields[name], hints[name]) for name in names]
 
 
-def _parameter(field: dataclasses.Field[Any], hint: Any, comment: str) -> inspect.Parameter:
+def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     flag = "--" + field.name.replace("_", "-")
     kind, parser, metavar = _kind(hint)
     if kind is bool:
         flag = f"{flag}/--no-{flag[2:]}"
-    shown = None if field.default in (dataclasses.MISSING, "") else f"default {field.default}"
-    help_ = "; ".join(text for text in (comment, shown) if text)
+    shown = "" if field.default in (dataclasses.MISSING, "") else f" [default: {field.default}]"
+    help_ = field.metadata.get("help", "") + shown
     option = typer.Option(flag, help=help_, show_default=False, parser=parser, metavar=metavar)
     annotation: Any = Annotated[Optional[kind], option]  # noqa: UP045  it is made at run time
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -104,10 +103,3 @@ def _mapping_of(kind: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
         return {key.strip(): kind(value) for key, value in pairs}
 
     return parse
-
-
-def _comments(config: type) -> dict[str, str]:
-    """What is written behind each field of a dataclass."""
-    lines = inspect.getsource(config).splitlines()
-    found = (re.match(r"\s+(\w+):[^#]*#\s*(.+)", line) for line in lines)
-    return {match[1]: match[2] for match in found if match}

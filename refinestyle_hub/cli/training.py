@@ -99,13 +99,17 @@ def attributes(
     *,
     given: Mapping[str, Any],
 ) -> None:
-    """Train the network that reads attributes off portraits; DATA has labels.jsonl and parameters.npz."""
-    settings = options.build(AttributeTraining, {**given, "data": data, "out": str(out)}, config)
-    with console.progress("steps", max(settings.pictures // settings.batch, 1)) as tick:
-        report = train_attributes(settings, lambda step, steps, figures: tick(step, figures))
-    if report:  # only the main process has one
-        text = f"test R2 of the parameters {report['test']['parameters_r2']:.3f}; the network is in {out}"
-        console.emit(report, text, as_json)
+    """Train the network that reads attributes off portraits; DATA has labels.jsonl and parameters.npz.
+
+    A run found in OUT goes on where it stopped, with its own settings.
+    """
+    places = {"data": data, "out": str(out)}
+    settings = options.build(AttributeTraining, {**given, **places}, config, _settings_of(AttributeTraining, out))
+    with _progress(settings.pictures) as progress:
+        trainer = train_attributes(settings, progress)
+    if trainer.report:  # only the main process has one
+        text = f"test R2 of the parameters {trainer.report['test']['parameters_r2']:.3f}; the network is in {out}"
+        console.emit(trainer.report, text, as_json)
 
 
 def _settings_of(kind: type, out: Path) -> dict[str, Any]:

@@ -1,127 +1,166 @@
-"""Train the attribute network (`..attributes`) on labelled portraits: one accelerate loop, about 20 minutes of CPU."""
+"""Train the attribute network (``evaluation.attributes``) on labelled portraits: about 20 minutes of CPU."""
 
 from __future__ import annotations
 
-import io
 import json
-import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from ..config import setting
 from ..errors import ConfigError
 from ..evaluation.attributes import BINARY, AttributeConfig, AttributeNet, AttributeOutput, standardisation
 from ..runtime import processes
+from ..runtime.optim import set_learning_rate, warmup_cosine
 from ..storage.atomic import write_folder
-from .data import Labels, Pictures, batches, mirror, open_labels, open_pictures, to_float
+from . import checkpoint, runlog
+from .data import Batch, Labels, Pictures, batches, mirror, open_labels, open_pictures, to_float
+from .degrade import degrade
+from .loop import STATE, Progress, Run
 
 
-__all__ = ["AttributeTraining", "Progress", "errors", "train_attributes"]
-
-Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # step, steps, figures
+__all__ = ["AttributeTrainer", "AttributeTraining", "measure_errors", "train_attributes"]
 
 
 @dataclass(frozen=True)
 class AttributeTraining:
-    """Settings of `train_attributes`."""
+    """Everything that decides a run. Lengths are counted in pictures, over all processes."""
 
-    data: str  # folder or zip with labels.jsonl and parameters.npz
-    out: str  # folder for config.json, model.fp16.safetensors, errors.json and log.jsonl
-    pictures: int = 225_000  # to see in all, every picture of the set ten times
-    batch: int = 64  # per process
-    lr: float = 2e-3
-    weight_decay: float = 0.02
-    warmup: float = 0.05  # share of the steps
-    parameter_weight: float = 0.5  # of the rendering parameters' error, beside 1 for the attributes'
-    hair_weight: float = 0.2  # of the cross-entropy of the hair style
-    augment: float = 1.0  # strength of blur, noise, JPEG and colour changes; 0 is none
-    resolution: int = 128
-    widths: tuple[int, ...] = (32, 64, 128, 192)
-    checks: int = 10  # how often the validation split is read on the way
-    seed: int = 0
+    data: str = field(metadata={"help": "A folder or zip of pictures with labels.jsonl and parameters.npz."})
+    out: str = field(metadata={"help": "The folder of the run: its state and log, and then the network."})
+    resolution: int = setting(128, "Height and width of what the network looks at, in pixels.")
+    widths: tuple[int, ...] = setting((32, 64, 128, 192), "Feature maps at 1/4, 1/8, 1/16 and 1/32 of the resolution.")
+    parameter_weight: float = setting(0.5, "The weight of the rendering parameters, where that of attributes is 1.")
+    hair_weight: float = setting(0.2, "The weight of the cross-entropy of the hair style.")
+    degrade: float = setting(1.0, "The strength of blur, noise, JPEG and colour changes; 0 is none.")
+    pictures: int = setting(225_000, "The length of the run.")
+    batch: int = setting(64, "Pictures per step, over all processes.")
+    learning_rate: float = setting(2e-3, "The peak learning rate of AdamW.")
+    weight_decay: float = setting(0.02, "The weight decay of AdamW.")
+    warmup: float = setting(0.05, "The share of the run in which the learning rate rises; then it falls by a cosine.")
+    seed: int = setting(0, "The same seed gives the same run.")
+    validate_every: int = setting(22_500, "The validation split is read after so many pictures.")
+    save_every: int = setting(22_500, "The state is saved after so many pictures.")
 
     def __post_init__(self) -> None:
-        if min(self.pictures, self.batch, self.checks) < 1 or self.lr <= 0 or self.seed < 0:
-            raise ConfigError("pictures, batch, checks and lr must be positive, and seed not negative.")
+        if min(self.pictures, self.batch, self.validate_every, self.save_every) < 1 or self.learning_rate <= 0:
+            raise ConfigError("pictures, batch, the intervals and learning_rate must be positive.")
+        if self.seed < 0:
+            raise ConfigError(f"A seed is a whole number from 0, not {self.seed}.")
 
 
-def train_attributes(config: AttributeTraining, progress: Progress | None = None) -> dict[str, Any]:
-    """Train, save into ``config.out``, and return the held-out errors that are also in its ``errors.json``.
+class AttributeTrainer(Run):
+    """All randomness of a step is derived from (seed, pictures seen, process): only tensors and counters are saved."""
 
-    Args:
-        config: settings.
-        progress: called after each step with (step, steps, {"loss": ...}); an exception of its own stops the run.
+    def __init__(self, config: AttributeTraining, accelerator: Any = None) -> None:
+        """Open the splits "train", "val" and "test" of ``config.data``."""
+        accelerator = processes.accelerator() if accelerator is None else accelerator
+        if config.batch % accelerator.num_processes:
+            raise ConfigError(f"batch {config.batch} must be divisible by the {accelerator.num_processes} processes.")
+        super().__init__(config, accelerator, config.pictures)
+        self.config = config
+        self.splits: dict[str, tuple[Pictures, Labels]] = {}
+        for split in ("train", "val", "test"):
+            pictures = open_pictures(config.data, config.resolution, split)
+            self.splits[split] = pictures, open_labels(config.data, pictures)
+        labels = self.splits["train"][1]
+        mean, std = standardisation(labels.values)
+        shape = AttributeConfig(
+            names=labels.names,
+            num_attributes=labels.num_attributes,
+            mean=mean,
+            std=std,
+            hair_styles=labels.hair_styles,
+            resolution=config.resolution,
+            widths=config.widths,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.net: AttributeNet = self.to_device(AttributeNet(shape))
+        self.targets = _Targets(shape, labels)
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.report: dict[str, Any] = {}  # of the finished run, in the main process
+
+    def pictures_from(self, seen: int) -> Iterator[Batch]:
+        """Portraits of the split "train"."""
+        rank, size = self.accelerator.process_index, self.config.batch // self.world
+        pictures = self.splits["train"][0]
+        return batches(pictures, size, seed=self.config.seed, position=seen, rank=rank, world=self.world)
+
+    def step(self, stream: Iterator[Batch]) -> dict[str, float]:
+        """One step of AdamW on degraded pictures."""
+        config, batch = self.config, next(stream)
+        rng = np.random.default_rng((config.seed, self.seen, self.accelerator.process_index))
+        self.net.train()
+        self.mid_step = True  # the statistics of the batch normalisation move with the forward pass
+        output = self.net(degrade(to_float(batch.pictures), config.degrade, rng).to(self.device))
+        loss = self.targets.loss(output, batch.indices, batch.flipped, config)
+        loss.backward()
+        progress = min(1.0, (self.seen + config.batch) / self.total)
+        set_learning_rate(self.optimizer, warmup_cosine(progress, config.warmup))
+        self.apply_gradients(self.optimizer)
+        self.seen += config.batch
+        return {"loss": float(loss.detach())}
+
+    def validate(self, facts: Mapping[str, Any]) -> None:
+        """How well the validation split is read, where it is time."""
+        if self.due(self.config.validate_every):
+            found = measure_errors(self.net, *self.splits["val"])
+            figures = {name: value.get("r2", value.get("accuracy")) for name, value in found["attributes"].items()}
+            figures |= {"hair_style": found["hair_style"]["accuracy"], "parameters_r2": found["parameters_r2"]}
+            runlog.append(Path(self.config.out), {**facts, "seen": self.seen, **figures})
+
+    def save(self, path: Path) -> None:
+        """Everything a run needs."""
+        state = {"seen": self.seen, "config": asdict(self.config), "means": self.means.state()}
+        checkpoint.write(path, {"net": self.net}, {"net": self.optimizer}, state)
+
+    def load(self, path: Path) -> None:
+        """Continue the run saved at ``path``. Raises ModelFileError if it is damaged or of another network."""
+        tensors, state = checkpoint.read(path)
+        checkpoint.load_networks(tensors, {"net": self.net})
+        checkpoint.load_optimizers(tensors, {"net": self.net}, {"net": self.optimizer})
+        self.seen = state["seen"]
+        self.means.load(state["means"])
+
+    def finish(self) -> None:
+        """Save the network, rounded to fp16, and the errors of what was saved."""
+        config, out = self.config, Path(self.config.out)
+        self.net.save_pretrained(out, variant="fp16")
+        saved = AttributeNet.from_pretrained(out)
+        self.report = {
+            "training": asdict(config) | {"data": Path(config.data).name, "out": out.name},
+            "parameters": sum(p.numel() for p in saved.parameters()),
+            **{split: measure_errors(saved, *self.splits[split]) for split in ("val", "test")},
+        }
+        write_folder(out, {"errors.json": (json.dumps(self.report, indent=1) + "\n").encode()})
+
+
+def train_attributes(config: AttributeTraining, progress: Progress | None = None) -> AttributeTrainer:
+    """Train on ``config.data``; a run found in ``config.out`` is continued.
+
+    Returns:
+        The trainer; in the main process its ``report`` has the held-out errors that are also in ``errors.json``.
 
     Raises:
         ConfigError: data without labels, or without the splits train, val and test.
         MissingDependencyError: accelerate is not installed.
+        ModelFileError: the state in ``config.out`` is damaged or of another network.
     """
-    accelerator = processes.accelerator()
-    from accelerate.utils import set_seed
-
-    pictures = open_pictures(config.data, config.resolution, "train")
-    labels = open_labels(config.data, pictures)
-    held_out = {}
-    for split in ("val", "test"):
-        some = open_pictures(config.data, config.resolution, split)
-        held_out[split] = some, open_labels(config.data, some)
-    set_seed(config.seed)
-    net: Any = AttributeNet(_network_config(config, labels))
-    net = net.to(memory_format=torch.channels_last)
-    optimizer: Any = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    net, optimizer = accelerator.prepare(net, optimizer)
-    raw: AttributeNet = accelerator.unwrap_model(net)
-
-    world, rank = accelerator.num_processes, accelerator.process_index
-    steps = max(config.pictures // (config.batch * world), 1)
-    targets = _Targets(raw.config, labels)
-    rng = np.random.default_rng((config.seed, rank))
-    start = time.monotonic()
-    stream = batches(pictures, config.batch, seed=config.seed, rank=rank, world=world)
-    for step, batch in zip(range(1, steps + 1), stream, strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * schedule(step / steps, config.warmup)
-        x = augment(to_float(batch.pictures), config.augment, rng).to(accelerator.device)
-        output = net(x)
-        loss = targets.loss(output, batch.indices, batch.flipped, config)
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        optimizer.step()
-        if progress is not None:
-            progress(step, steps, {"loss": float(loss.detach())})
-        if accelerator.is_main_process and step % max(steps // config.checks, 1) == 0:
-            found = errors(raw, *held_out["val"])
-            _log(config, step, float(loss.detach()), time.monotonic() - start, found)
-            raw.train()
-    accelerator.wait_for_everyone()
-
-    if not accelerator.is_main_process:
-        return {}
-    raw.save_pretrained(config.out, variant="fp16")
-    shipped = AttributeNet.from_pretrained(config.out)  # what is reported is what was saved, rounded to fp16
-    report: dict[str, Any] = {
-        "training": asdict(config) | {"data": Path(config.data).name, "out": Path(config.out).name},
-        "seconds": round(time.monotonic() - start),
-        "parameters": sum(p.numel() for p in shipped.parameters()),
-    }
-    report |= {split: errors(shipped, *known) for split, known in held_out.items()}
-    write_folder(Path(config.out), {"errors.json": (json.dumps(report, indent=1) + "\n").encode()})
-    return report
-
-
-def schedule(progress: float, warmup: float) -> float:
-    """Share of the peak learning rate at `progress` (0..1): linear warm-up, then a cosine to 0."""
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+    trainer = AttributeTrainer(config)
+    state = Path(config.out) / STATE
+    if state.exists():
+        trainer.load(state)
+    trainer.run(progress)
+    return trainer
 
 
 class _Targets:
@@ -141,8 +180,8 @@ class _Targets:
         values = self.values[indices]  # [N, K]
         values = torch.where(flipped[:, None], values[:, self.order] * self.sign, values)
         device = output.values.device
-        wanted = ((values - self.mean) / self.std).to(device)
-        squares = F.smooth_l1_loss(output.values, wanted, reduction="none").mean(dim=0)  # [K]
+        target = ((values - self.mean) / self.std).to(device)
+        squares = F.smooth_l1_loss(output.values, target, reduction="none").mean(dim=0)  # [K]
         return (
             squares[self.regressed].mean()
             + config.parameter_weight * squares[self.parameters].mean()
@@ -152,7 +191,7 @@ class _Targets:
 
 
 @torch.no_grad()
-def errors(net: AttributeNet, pictures: Pictures, labels: Labels, batch: int = 100) -> dict[str, Any]:
+def measure_errors(net: AttributeNet, pictures: Pictures, labels: Labels, batch: int = 100) -> dict[str, Any]:
     """Errors of the network on labelled pictures.
 
     Returns:
@@ -182,70 +221,6 @@ def errors(net: AttributeNet, pictures: Pictures, labels: Labels, batch: int = 1
         "parameters_r2": _round(r2[labels.num_attributes :].mean()),
         "parameters": {n: _round(v) for n, v in zip(net.config.parameters, r2[labels.num_attributes :], strict=True)},
     }
-
-
-# --- augmentation: what generators and encoders do to pictures, so that the readings stand it ------------------------
-
-
-def augment(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Pictures ``[N, 3, H, W]`` in [-1, 1]: slight colour changes for all, blur, noise or JPEG for some of them."""
-    if strength == 0:
-        return x
-    n = len(x)
-    gain = 1 + strength * torch.from_numpy(rng.normal(0, (0.06, 0.02, 0.02, 0.02), (n, 4))).float()
-    shift = strength * torch.from_numpy(rng.normal(0, 0.04, n)).float()
-    x = x * (gain[:, :1] * gain[:, 1:])[:, :, None, None] + shift[:, None, None, None]
-    kind = rng.integers(0, 6, n)  # 0 blur, 1 noise, 2 JPEG, 3 blur then noise, others none
-    some = torch.from_numpy(np.isin(kind, (0, 3)))
-    if some.any():
-        x[some] = blur(x[some], rng.uniform(0.3, 0.3 + 1.2 * strength))
-    some = torch.from_numpy(np.isin(kind, (1, 3)))
-    x[some] += strength * torch.from_numpy(rng.normal(0, rng.uniform(0.01, 0.1), x[some].shape)).float()
-    for i in np.flatnonzero(kind == 2):
-        x[i] = jpeg(x[i], int(rng.integers(100 - int(70 * strength), 96)))
-    return x.clamp_(-1, 1)
-
-
-def blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of ``[N, C, H, W]``; `sigma` in pixels."""
-    reach = max(math.ceil(3 * sigma), 1)
-    kernel = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).to(x)
-    channels = x.shape[1]
-    for shape, padding in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
-        weight = kernel.view(1, 1, *shape).expand(channels, -1, -1, -1)
-        x = F.conv2d(F.pad(x, padding, mode="reflect"), weight, groups=channels)
-    return x
-
-
-def jpeg(x: Tensor, quality: int) -> Tensor:
-    """One picture ``[3, H, W]`` in [-1, 1] through a JPEG file of that quality (1..95)."""
-    levels = x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    file = io.BytesIO()
-    Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=quality)
-    return to_float(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
-
-
-def _network_config(config: AttributeTraining, labels: Labels) -> AttributeConfig:
-    mean, std = standardisation(labels.values)
-    return AttributeConfig(
-        names=labels.names,
-        num_attributes=labels.num_attributes,
-        mean=mean,
-        std=std,
-        hair_styles=labels.hair_styles,
-        resolution=config.resolution,
-        widths=config.widths,
-    )
-
-
-def _log(config: AttributeTraining, step: int, loss: float, seconds: float, found: dict[str, Any]) -> None:
-    file = Path(config.out) / "log.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figures = {name: value.get("r2", value.get("accuracy")) for name, value in found["attributes"].items()}
-    figures |= {"hair_style": found["hair_style"]["accuracy"], "parameters_r2": found["parameters_r2"]}
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"step": step, "loss": round(loss, 4), "seconds": round(seconds), **figures}) + "\n")
 
 
 def _round(value: Tensor) -> float:

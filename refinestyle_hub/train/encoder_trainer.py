@@ -26,9 +26,9 @@ from ..generators.stylegan2 import Generator
 from ..losses import gan
 from ..losses.perceptual import Perceptual
 from ..runtime import processes
+from ..runtime.optim import ema_decay, set_learning_rate, update_average, warmup_cosine
 from ..storage.fingerprint import check_base, fingerprint, is_related
 from . import checkpoint, runlog
-from .attribute_trainer import schedule
 from .data import Batch, Pictures, batches, open_pictures, to_float
 from .encoder_objective import Features, Objective, figures, save_sheet, sheet
 from .encoder_settings import SMALLEST, EncoderTraining
@@ -68,12 +68,12 @@ class EncoderTrainer(Run):
         if config.perceptual and generator.config.resolution < SMALLEST:
             raise ConfigError(f"The perceptual distance needs {SMALLEST} pixels or more: set perceptual to 0.")
         self.config, self.pictures, self.held_out = config, pictures, held_out
-        self.generator: Generator = self.place(generator).requires_grad_(False).eval()
+        self.generator: Generator = self.to_device(generator).requires_grad_(False).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             options = config.network() | {"pretrained": config.pretrained and not continued}
-            self.encoder: Encoder = self.place(Encoder.for_generator(self.generator, **options))
-            self.average: Encoder = self.place(Encoder.for_generator(self.generator, **config.network()))
+            self.encoder: Encoder = self.to_device(Encoder.for_generator(self.generator, **options))
+            self.average: Encoder = self.to_device(Encoder.for_generator(self.generator, **config.network()))
         self.average.load_state_dict(self.encoder.state_dict())
         self.average.eval().requires_grad_(False)
         self.objective = Objective(self.generator, perceptual, features, config.perceptual_size)
@@ -82,9 +82,10 @@ class EncoderTrainer(Run):
         if config.adversarial:
             if discriminator is None:
                 raise ConfigError("The adversarial term needs a model that has a discriminator.")
-            self.learning["discriminator"] = self.place(discriminator).train()
+            self.learning["discriminator"] = self.to_device(discriminator).train()
         self.optimizers = {
-            name: torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.99)) for name, net in self.learning.items()
+            name: torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+            for name, net in self.learning.items()
         }
 
     def autocast(self) -> torch.autocast:
@@ -216,28 +217,14 @@ class EncoderTrainer(Run):
         config, optimizer = self.config, self.optimizers[which]
         start, end = self.span
         progress = min(1.0, (self.seen - start + config.batch / 2) / (end - start))
-        grads = {p: p.grad for p in self.learning[which].parameters() if p.grad is not None}
-        flat = self.mean_over_processes(torch.cat([g.flatten() for g in grads.values()]))
-        torch.nan_to_num_(flat, nan=0.0, posinf=0.0, neginf=0.0)
-        flat *= config.clip / flat.norm().clamp_min(config.clip)
-        for p, g in zip(grads, flat.split([p.numel() for p in grads]), strict=True):
-            p.grad = g.view_as(p)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(progress, config.warmup)
-        self.torn = True
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        set_learning_rate(optimizer, warmup_cosine(progress, config.warmup))
+        self.apply_gradients(optimizer, config.clip)
 
-    @torch.no_grad()
     def track(self, moving: str) -> None:
         """Move the average towards the encoder; its half-life grows with the stage."""
-        halflife = min(self.config.ema_halflife, self.config.ema_ramp * (self.seen - self.span[0]))
-        decay = 0.5 ** (self.config.batch / max(halflife, 1e-8))
-        average, net = self.average.get_submodule(moving), self.learning[moving]
-        for a, p in zip(average.parameters(), net.parameters(), strict=True):
-            a.lerp_(p, 1.0 - decay)
-        for own, new in zip(average.buffers(), net.buffers(), strict=True):
-            own.copy_(new)
+        config = self.config
+        decay = ema_decay(config.batch, self.seen - self.span[0], config.ema_halflife, config.ema_ramp)
+        update_average(self.average.get_submodule(moving), self.learning[moving], decay)
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -291,8 +278,7 @@ class EncoderTrainer(Run):
         self._take_coordinates(self.average)
         self.seen = state["seen"]
         self.means.load(state.get("means", {}))
-        for name, optimizer in self.optimizers.items():
-            checkpoint.load_optimizer(tensors, name, self.learning[name], optimizer)
+        checkpoint.load_optimizers(tensors, self.learning, self.optimizers)
 
     def start_from(self, encoder: Encoder) -> None:
         """Take over the first stage of an encoder; a one-stage run may begin with one that reads codes alone.
@@ -359,7 +345,7 @@ class EncoderTrainer(Run):
         """Which stage learns."""
         return {"stage": self.stage}
 
-    def look(self, facts: Mapping[str, Any]) -> None:
+    def validate(self, facts: Mapping[str, Any]) -> None:
         """Figures and a sheet, where they are due."""
         config, nets = self.config, (self.average, self.generator)
         if self.held_out is not None and config.validation and self.due(config.validate_every):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from ..config import check_choices, setting
 from ..errors import ConfigError
 
 
@@ -15,49 +17,51 @@ __all__ = ["GeneratorTraining"]
 class GeneratorTraining:
     """Everything that decides a run. Lengths are counted in pictures, over all processes."""
 
-    data: str  # folder or zip of pictures, or a datasets id
-    out: str  # folder for state.safetensors, log.jsonl, grids/ and, at the end, generator/ and discriminator/
-    resolution: int = 128
-    channels: Mapping[int, int] = field(default_factory=dict)  # feature maps by resolution; empty: config-f
-    z_dim: int = 256
-    mapping_layers: int = 4
-    pictures: int = 600_000
-    batch: int = 32
-    learning_rate: float = 2.5e-3
-    mapping_boost: float = 1.0  # times the mapping's published rate, which all but freezes it in a short run
-    warmup: int = 2_000  # linear ramp wherever Adam starts without moments
-    cooldown: int = 80_000  # the last pictures, at a fifth of the learning rate
-    mixing: float = 0.9  # probability of style mixing
-    r1_gamma: float = 0.5
-    r1_every: int = 16  # steps
-    path_weight: float = 0.0  # of path length regularisation; the published weight is 2
-    path_every: int = 8  # steps
-    path_from: int = 0
-    ema_halflife: int = 10_000
-    ema_ramp: float = 0.1
-    flip: bool = True
-    translate: float = 0.0  # largest random shift of what the discriminator sees, share of the side; for small sets
-    seed: int = 0
-    start_from: str = ""  # state of another run: matching tensors are taken, new toRGB layers start at zero
-    # pictures whose scene is known (labels.jsonl and parameters.npz) can lead the generator
-    anchors: bool = False
-    anchor_steps: int = 2_000  # of the flow that turns scenes into codes
-    teach_steps: int = 4_000  # of the mapping alone, which learns to tell the scene before the run starts
-    adversarial_from: int = 0  # before, the generator only redraws its anchors
-    anchored: float = 0.5  # share of each batch that redraws anchors once the discriminator plays
-    pyramid_weight: float = 10.0
-    feature_weight: float = 1.0
-    scene_weight: float = 0.5  # of the scene, which the discriminator reads off pictures and anchors must show
-    # how
-    compile: bool = False  # torch.compile the synthesis: 1.5 times as fast on a CPU, some minutes to start
-    precision: str = "no"  # accelerate's: no, bf16, fp16
-    grid_every: int = 10_000
-    save_every: int = 10_000
+    data: str = field(metadata={"help": "A folder or zip of pictures, or the id of a dataset."})
+    out: str = field(
+        metadata={"help": "The folder of the run: its state, log and image grids, and then its networks."}
+    )
+    start_from: str = setting("", "A model to start from: a bundled name, a folder, or a Hub id. Its size may differ.")
+    # the networks
+    resolution: int = setting(128, "Height and width of the pictures, in pixels.")
+    channels: Mapping[int, int] = field(
+        default_factory=dict, metadata={"help": "Feature maps by resolution. Without them, those of config-f."}
+    )
+    z_dim: int = setting(256, "The size of z and of w.")
+    mapping_layers: int = setting(4, "The number of layers of the mapping network.")
+    # the objective
+    mixing: float = setting(0.9, "The probability of style mixing.")
+    r1_gamma: float = setting(0.5, "The weight of the R1 penalty.")
+    r1_every: int = setting(16, "The R1 penalty is taken once in so many steps.")
+    path_weight: float = setting(0.0, "The weight of path length regularisation. The published weight is 2.")
+    path_every: int = setting(8, "Path lengths are regularised once in so many steps.")
+    path_from: int = setting(0, "Path length regularisation begins after so many pictures.")
+    flip: bool = setting(True, "Mirror half of the pictures.")
+    translate: float = setting(
+        0.0, "The largest random shift of what the discriminator sees, as a share of the side. It helps small sets."
+    )
+    # the optimisation
+    pictures: int = setting(600_000, "The length of the run.")
+    batch: int = setting(32, "Pictures per step, over all processes.")
+    learning_rate: float = setting(2.5e-3, "The learning rate of Adam.")
+    mapping_boost: float = setting(
+        1.0, "A factor on the mapping network's published learning rate, which all but freezes it in a short run."
+    )
+    warmup: int = setting(2_000, "The learning rate rises linearly over so many pictures.")
+    cooldown: int = setting(80_000, "The last so many pictures have a fifth of the learning rate.")
+    ema_halflife: int = setting(10_000, "The half-life of the averaged weights.")
+    ema_ramp: float = setting(0.1, "The half-life is at most this share of the pictures seen.")
+    seed: int = setting(0, "The same seed gives the same run.")
+    compile: bool = setting(False, "Compile the synthesis: 1.5 times as fast on a CPU, but minutes to start.")
+    precision: Literal["no", "bf16", "fp16"] = setting("no", "The precision of the networks; no is float32.")
+    grid_every: int = setting(10_000, "An image grid is drawn after so many pictures.")
+    save_every: int = setting(10_000, "The state is saved after so many pictures.")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if min(self.pictures, self.batch, self.grid_every, self.save_every, self.r1_every, self.path_every) < 1:
             raise ConfigError("pictures, batch and the intervals must be at least 1.")
         if self.seed < 0:
             raise ConfigError(f"A seed is a whole number from 0, not {self.seed}.")
-        if self.learning_rate <= 0 or not 0 <= self.anchored <= 1:
-            raise ConfigError("learning_rate must be positive and anchored a share between 0 and 1.")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate must be positive, not {self.learning_rate}.")

@@ -1,6 +1,8 @@
-"""Where the w+ codes of a training step come from: the prior with style mixing, or anchors."""
+"""w+ codes from the generator's prior, with style mixing."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,26 +10,24 @@ from torch import Tensor
 from ..generators.stylegan2 import Generator
 
 
-__all__ = ["of_anchors", "prior"]
+__all__ = ["mixed_latents"]
 
 
-def prior(generator: Generator, n: int, mixing: float, rng: torch.Generator) -> Tensor:
-    """w+ [n, L, w_dim]; with probability ``mixing`` the layers after a random one take a second code.
+def mixed_latents(generator: Generator, rngs: Sequence[torch.Generator], mixing: float) -> Tensor:
+    """Random w+ [N, L, D]; with probability ``mixing`` the layers from a random one on take a second code.
 
     Source: Karras et al. 2019 (arXiv 1812.04948), section 3.1.
+
+    Args:
+        rngs: the random generator of each sample; one may stand for several.
     """
-    layers, device = generator.config.num_layers, generator.mapping.w_avg.device
-    z = torch.randn(2 * n, generator.config.z_dim, generator=rng).to(device)
-    first, second = generator.mapping(z)[:, None].chunk(2)
-    cut = torch.randint(1, layers, (n,), generator=rng)
-    cut[torch.rand(n, generator=rng) >= mixing] = layers
-    late = (torch.arange(layers)[None] >= cut[:, None]).to(device)
-    mixed: Tensor = torch.where(late[:, :, None], second, first)
+    config, device = generator.config, generator.mapping.w_avg.device
+    z, cuts = [], []
+    for rng in rngs:
+        z.append(torch.randn(2, config.z_dim, generator=rng))
+        mixes = float(torch.rand((), generator=rng)) < mixing
+        cuts.append(int(torch.randint(1, config.num_layers, (), generator=rng)) if mixes else config.num_layers)
+    first, second = generator.mapping(torch.cat(z).to(device)).unflatten(0, (-1, 2))[:, :, None].unbind(dim=1)
+    late = torch.arange(config.num_layers) >= torch.tensor(cuts)[:, None]  # [N, L]
+    mixed: Tensor = torch.where(late[:, :, None].to(device), second, first)
     return mixed
-
-
-def of_anchors(generator: Generator, codes: Tensor, rng: torch.Generator) -> Tensor:
-    """w+ [n, L, w_dim] of anchors [n, K]; what the scene leaves open is drawn from the prior."""
-    free = torch.randn(len(codes), generator.config.z_dim - codes.shape[1], generator=rng)
-    w: Tensor = generator.map(torch.cat([codes, free], dim=1).to(generator.mapping.w_avg.device))
-    return w

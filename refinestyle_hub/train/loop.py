@@ -1,4 +1,4 @@
-"""What trainings have in common: steps until all pictures are seen, a log, and a state that can be continued."""
+"""What trainings have in common: steps until all pictures are seen, a log, and a state that a run continues from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from ..runtime.optim import reduce_gradients
 from . import runlog
 from .data import Batch
 
@@ -18,12 +19,12 @@ from .data import Batch
 __all__ = ["STATE", "Progress", "Run"]
 
 STATE = "state.safetensors"
-LINE = 50  # steps between two lines of the log
+LOG_EVERY = 50  # steps between two lines of the log
 Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # pictures seen, pictures in all, figures
 
 
 class Settings(Protocol):
-    """What every training is told."""
+    """The settings that every training has."""
 
     @property
     def out(self) -> str: ...
@@ -34,49 +35,50 @@ class Settings(Protocol):
 
 
 class Run(ABC):
-    """A training that can be stopped after any step and continued as if it had not been."""
+    """A training that can be stopped after any step, and continued as if it had not been stopped."""
 
     def __init__(self, settings: Settings, accelerator: Any, total: int) -> None:
+        """``total``: length of the run in pictures, over all processes."""
         self.settings, self.accelerator, self.total = settings, accelerator, total
         self.device, self.world = accelerator.device, accelerator.num_processes
         self.seen = 0  # pictures, over all processes
         self.means = runlog.Means()
-        self.torn = False  # between the first thing that a step changes and its end: nothing that could be continued
+        self.mid_step = False  # from the first thing that a step changes to its end: not a state to continue from
 
-    # -- what a training is -----------------------------------------------------------------------------------------
+    # -- what a training defines ------------------------------------------------------------------------------------
 
     @abstractmethod
     def pictures_from(self, seen: int) -> Iterator[Batch]:
-        """The portraits of this process, on from where ``seen`` pictures had been seen."""
+        """The pictures of this process, from where ``seen`` pictures had been seen."""
 
     @abstractmethod
     def step(self, stream: Iterator[Batch]) -> dict[str, float]:
-        """One step, which counts its pictures as seen; its figures."""
+        """Make one step, add its pictures to ``seen``, and return its figures."""
 
     @abstractmethod
-    def look(self, facts: Mapping[str, Any]) -> None:
-        """Sheets and figures to judge the run by, where they are due; ``facts`` of the step that was made."""
+    def validate(self, facts: Mapping[str, Any]) -> None:
+        """Metrics and image grids, where they are due; ``facts`` are those of the step that was made."""
 
     @abstractmethod
     def save(self, path: Path) -> None:
-        """Everything the run needs, with the state of ``means``."""
+        """Write everything that the run needs to continue, with the state of ``means``."""
 
     @abstractmethod
     def finish(self) -> None:
         """Write what was trained."""
 
     def facts(self) -> dict[str, Any]:
-        """What each line of the log says beside the figures, of the step that comes next."""
+        """What each line of the log says of the step that comes next, apart from its figures."""
         return {}
 
     # -- what they share --------------------------------------------------------------------------------------------
 
-    def place(self, net: Any) -> Any:
-        """A network on the device, in the layout that convolutions like."""
+    def to_device(self, net: Any) -> Any:
+        """A network on the device, in the memory layout that is fastest for convolutions."""
         return net.to(self.device, memory_format=torch.channels_last)
 
     def every(self, steps: int) -> bool:
-        """Whether so many steps, or a multiple, have been made; never with 0."""
+        """Whether the number of steps made is a multiple of ``steps``; never with 0."""
         return steps > 0 and (self.seen // self.settings.batch) % steps == 0
 
     def due(self, interval: int) -> bool:
@@ -84,17 +86,27 @@ class Run(ABC):
         return self.seen % interval < self.settings.batch or self.seen >= self.total
 
     def mean_over_processes(self, x: Tensor) -> Tensor:
-        """The same in all of them."""
+        """The mean of a tensor over the processes, the same in all of them."""
         if self.world == 1:
             return x
         mean: Tensor = self.accelerator.reduce(x, "mean")
         return mean
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Train to the end; an exception of ``progress`` stops the run after its state has been saved.
+    def apply_gradients(self, optimizer: torch.optim.Optimizer, clip: float | None = None) -> None:
+        """Average the gradients of all processes, clip their norm, and make a step of the optimiser."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        reduce_gradients(parameters, self.mean_over_processes)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        self.mid_step = True
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
-        One that comes from elsewhere, such as Ctrl-C, does too, but for the moments in which the networks change: then
-        the state saved before stays.
+    def run(self, progress: Progress | None = None) -> None:
+        """Train to the end.
+
+        An exception of ``progress`` stops the run after its state has been saved. So does one from elsewhere, such as
+        Ctrl-C, except while the networks change: then the state that was saved before stays.
         """
         out, main = Path(self.settings.out), self.accelerator.is_main_process
         out.mkdir(parents=True, exist_ok=True)
@@ -105,23 +117,23 @@ class Run(ABC):
             while self.seen < self.total:
                 start, facts = time.monotonic(), self.facts()
                 own = self.step(stream)
-                self.torn = False
+                self.mid_step = False
                 values = self.mean_over_processes(torch.tensor(list(own.values()), device=self.device))
                 figures = dict(zip(own, values.tolist(), strict=True))
                 self.means.add(figures, time.monotonic() - start)
-                if self.every(LINE):
+                if self.every(LOG_EVERY):
                     line = {**facts, "seen": self.seen, **self.means.take(self.settings.batch)}
                     if main:
                         runlog.append(out, line)
                 if main:
-                    self.look(facts)
+                    self.validate(facts)
                 if main and self.due(self.settings.save_every):
                     self.save(out / STATE)
                     saved = self.seen
                 if progress is not None:
                     progress(self.seen, self.total, figures)
         finally:
-            if main and saved != self.seen and not self.torn:
+            if main and saved != self.seen and not self.mid_step:
                 self.save(out / STATE)
         self.accelerator.wait_for_everyone()
         if main:

@@ -16,6 +16,7 @@ from ..encoder.encoder import Encoded
 from ..generators.stylegan2 import Generator
 from ..tokens.parameters import KernelStats
 from .augment import distort, random_tokens
+from .latents import mixed_latents
 
 
 __all__ = ["Task", "Tasks", "sources"]
@@ -44,19 +45,11 @@ class Tasks:
     def __init__(self, generator: Generator, stats: Mapping[str, KernelStats], foreign: float, mixing: float) -> None:
         """``foreign``: share from outside the domain; ``mixing``: probability that a sample's w+ mixes two."""
         self.generator, self.stats, self.foreign_share, self.mixing = generator, stats, foreign, mixing
-        self.device = generator.mapping.w_avg.device
 
     @torch.no_grad()
     def latents(self, sources: Sequence[torch.Generator]) -> Tensor:
         """w+ [n, L, D] from the prior."""
-        layers, z_dim = self.generator.config.num_layers, self.generator.config.z_dim
-        z = torch.stack([torch.randn(2, z_dim, generator=rng) for rng in sources]).to(self.device)
-        w = self.generator.mapping(z.flatten(0, 1)).unflatten(0, z.shape[:2])  # [n, 2, D]
-        cuts = [
-            int(torch.randint(1, layers, (), generator=rng)) if _coin(rng, self.mixing) else layers for rng in sources
-        ]
-        late = torch.arange(layers) >= torch.tensor(cuts)[:, None]  # [n, L]
-        return torch.where(late[:, :, None].to(self.device), w[:, 1:], w[:, :1])
+        return mixed_latents(self.generator, sources, self.mixing)
 
     @torch.no_grad()
     def samples(self, sources: Sequence[torch.Generator]) -> Task:
