@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from .tokens.token_set import TokenSet
+from pathlib import Path
+from typing import Any
 
 
 __all__ = [
     "BaseMismatchError",
-    "CancelledError",
     "CardError",
     "ConfigError",
     "DirectionError",
@@ -36,7 +32,10 @@ __all__ = [
 
 
 class RefineStyleHubError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose. Its text is at most three lines, with a way out."""
+
+    def __str__(self) -> str:  # KeyError would show the repr, with quotes
+        return str(self.args[0]) if self.args else ""
 
 
 class ConfigError(RefineStyleHubError, ValueError):
@@ -50,9 +49,6 @@ class ShapeError(RefineStyleHubError, ValueError):
 class LayerError(RefineStyleHubError, KeyError):
     """A layer name that the generator does not have."""
 
-    def __str__(self) -> str:  # KeyError would show the repr, with quotes
-        return str(self.args[0]) if self.args else ""
-
 
 class MergeError(RefineStyleHubError, ValueError):
     """Tokens that cannot become part of a generator's weights."""
@@ -61,15 +57,9 @@ class MergeError(RefineStyleHubError, ValueError):
 class DirectionError(RefineStyleHubError, KeyError):
     """An editing direction that is not known, or that does not fit the generator."""
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
 
 class DomainError(RefineStyleHubError, KeyError):
     """A domain that the pipeline does not have."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 class BaseMismatchError(RefineStyleHubError, ValueError):
@@ -79,9 +69,17 @@ class BaseMismatchError(RefineStyleHubError, ValueError):
 class ModelNotFoundError(RefineStyleHubError, FileNotFoundError):
     """No model under that bundled name, folder or Hub id."""
 
+    def __init__(self, message: str, *, repo_id: str | None = None) -> None:
+        super().__init__(message)
+        self.repo_id = repo_id  # where it was looked for on the Hub
+
 
 class ModelFileError(RefineStyleHubError, ValueError):
     """A model file is damaged, incomplete, or holds something other than what its config says."""
+
+    def __init__(self, message: str, *, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path  # the file
 
 
 class UnsafePickleError(ModelFileError):
@@ -101,32 +99,36 @@ class FaceNotFoundError(RefineStyleHubError, ValueError):
 
 
 class MissingDependencyError(RefineStyleHubError, ImportError):
-    """An optional package is needed for what was asked."""
-
-
-class CancelledError(RefineStyleHubError, RuntimeError):
-    """The caller's callback asked a running job to stop."""
+    """An optional package is needed for what was asked; ``name`` is the module that cannot be imported."""
 
 
 class DivergedError(RefineStyleHubError, ArithmeticError):
     """The numbers of a run are no longer finite. What it reached before is kept."""
 
-    kept: TokenSet | None = None  # the best domain before, where a whole run was asked for
+    kept: Any = None  # where a whole run was asked for: the ``TokenSet`` that was best before
 
 
 class HubAccessError(RefineStyleHubError, PermissionError):
-    """The Hub knows the repo but does not let this user read or write it."""
+    """The Hub knows the repo ``repo_id`` but does not let this user read or write it."""
+
+    def __init__(self, message: str, *, repo_id: str | None = None) -> None:
+        super().__init__(message)
+        self.repo_id = repo_id
 
 
 class HubConnectionError(RefineStyleHubError, ConnectionError):
-    """The Hub cannot be reached, or broke off."""
+    """The Hub cannot be reached, or broke off while the repo ``repo_id`` was asked for."""
+
+    def __init__(self, message: str, *, repo_id: str | None = None) -> None:
+        super().__init__(message)
+        self.repo_id = repo_id
 
 
 class CardError(RefineStyleHubError, ValueError):
     """A model card lacks what it must say, or says it in a form that the Hub refuses."""
 
 
-# --- Tensors --------------------------------------------------------------------------------------------------------
+# --- Words of messages ----------------------------------------------------------------------------------------------
 
 
 def printable(text: object) -> str:

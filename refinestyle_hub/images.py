@@ -7,8 +7,6 @@ Outside the networks a picture is a PIL image, mode RGB, upright, sRGB, without 
 from __future__ import annotations
 
 import io
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from .errors import PictureError, ShapeError
+from .storage.atomic import new_file
 
 
 __all__ = [
@@ -127,14 +126,8 @@ def to_images(tensor: torch.Tensor) -> list[Image.Image]:
 
 def save_png(image: Image.Image, path: str | Path) -> None:
     """Write a PNG without metadata, atomically: whoever reads `path` sees the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        Image.fromarray(np.asarray(image)).save(part, format="PNG")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(Path(path)) as scratch:
+        Image.fromarray(np.asarray(image)).save(scratch, format="PNG")
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from .faces.align import crop_face, paste_back
 from .generators.discriminator import Discriminator
 from .generators.stylegan2 import Generator
 from .hub.push import Pushable
-from .hub.sources import open_source
+from .hub.sources import HubOptions, open_source
 from .images import PictureSource, load_picture, to_images, to_tensor
 from .inversion.inversion import Inversion
 from .inversion.inversion_settings import InversionSettings, planned_steps
@@ -39,6 +39,10 @@ from .storage.fingerprint import check_base, fingerprint
 from .storage.index import PipelineIndex, join, read_index, save_index
 from .tokens.batch import Strength, TokenBatch, strengths
 from .tokens.token_set import TokenSet
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 __all__ = ["OutputType", "RefineStylePipeline"]
@@ -86,27 +90,23 @@ class RefineStylePipeline(Pushable):
         subfolder: str | None = None,
         variant: str | None = None,
         device: torch.device | str = "cpu",
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
         allow_base_mismatch: bool = False,
+        **options: Unpack[HubOptions],
     ) -> RefineStylePipeline:
         """Load a bundled model, a local folder or a Hub repo with a ``model_index.json``; the generator is frozen.
 
         Args:
-            subfolder, variant, revision, token, cache_dir, local_files_only: see ``Pretrained.from_pretrained``.
+            subfolder, variant: see ``Pretrained.from_pretrained``.
             device: where the networks go.
             allow_base_mismatch: accept directions, encoder and domains made for other weights.
+            options: revision, token, cache_dir and local_files_only, for the Hub: see ``HubOptions``.
 
         Raises:
             ModelNotFoundError: no such model, or a part that its index names is missing.
             ModelFileError, ConfigError: a file is damaged or of a newer format.
             BaseMismatchError: parts that were made for another generator.
         """
-        source = open_source(
-            name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
+        source = open_source(name_or_path, **options)
         index = read_index(source, subfolder)
         generator = Generator.from_source(source, subfolder=join(subfolder, "generator"), variant=variant)
         discriminator, directions, encoder = None, None, None

@@ -25,10 +25,10 @@ import rosinality_layout as rosinality
 import torch
 
 from refinestyle_hub.convert import convert
-from refinestyle_hub.convert.torch_files import MAGIC, read_torch
-from refinestyle_hub.convert.unpickle import Record, unpickle
 from refinestyle_hub.errors import ModelFileError, RefineStyleHubError, UnsafePickleError
 from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.pickles.torch_files import MAGIC, read_torch
+from refinestyle_hub.pickles.unpickle import Record, unpickle
 
 
 @pytest.fixture(autouse=True)
@@ -254,7 +254,7 @@ def test_nesting_that_is_deep(tmp_path: Path) -> None:
 
 
 def test_too_many_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refinestyle_hub.convert.unpickle.MAX_INSTRUCTIONS", 1000)
+    monkeypatch.setattr("refinestyle_hub.pickles.unpickle.MAX_INSTRUCTIONS", 1000)
     assert unpickled(raw(b"N" * 997)) is None
     with pytest.raises(ModelFileError):
         unpickled(raw(b"N" * 1000))

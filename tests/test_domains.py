@@ -17,10 +17,10 @@ from remote_model import (
 from tiny import tiny_generator
 
 from refinestyle_hub.cards.facts import Picture
-from refinestyle_hub.errors import CardError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.errors import CardError, HubAccessError, ModelFileError, ModelNotFoundError
 from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.hub.push import push_folder
-from refinestyle_hub.hub.search import domain_info, download_domain, find_domains
+from refinestyle_hub.hub.search import domain_info, download, find_domains
 from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.token_set import TokenSet
 
@@ -35,27 +35,27 @@ def test_domains_of_a_base_are_found(pipeline: str, hub: HubServer) -> None:
     DOMAIN.push_to_hub("me/bronze", card=replace(CARD, license="mit"), token=hub.write_token)
     replace(DOMAIN, base=fingerprint(other)).push_to_hub("me/elsewhere", card=CARD, token=hub.write_token)
     hub.repos["me/bronze"].downloads = 7
-    found = find_domains("me/faces")
+    found = find_domains(fingerprint(GENERATOR))
     assert [(d.repo_id, d.license, d.downloads) for d in found] == [
         ("me/bronze", "mit", 7),
         ("me/sketch", "cc-by-4.0", 0),
     ]
     assert found[0].updated == "2026-11-20"
-    assert [d.repo_id for d in find_domains(other)] == ["me/elsewhere"]
+    assert [d.repo_id for d in find_domains(fingerprint(other))] == ["me/elsewhere"]
     tuned = Generator.from_state(replace(other.config, parents=(fingerprint(GENERATOR).digest,)), other.state_dict())
-    assert [d.repo_id for d in find_domains(tuned)] == ["me/elsewhere", "me/bronze", "me/sketch"]
-    assert [d.repo_id for d in find_domains(GENERATOR, limit=1)] == ["me/bronze"]
+    assert [d.repo_id for d in find_domains(fingerprint(tuned))] == ["me/elsewhere", "me/bronze", "me/sketch"]
+    assert [d.repo_id for d in find_domains(fingerprint(GENERATOR), limit=1)] == ["me/bronze"]
 
 
 def test_domain_info_downloads_no_tokens(pipeline: str, hub: HubServer) -> None:
     DOMAIN.push_to_hub("me/sketch", card=replace(CARD, title="Sketch", summary="Pencil."), token=hub.write_token)
     hub.requests.clear()
-    info = domain_info("me/sketch", base=GENERATOR)
+    info = domain_info("me/sketch", base=fingerprint(GENERATOR))
     assert (info.base, info.fits, info.tokens) == (fingerprint(GENERATOR), True, 3)
     assert (info.license, info.title, info.summary) == ("cc-by-4.0", "Sketch", "Pencil.")
     assert set(info.layers) == set(DOMAIN.layers)
     assert not hub.seen("tokens.safetensors")
-    assert domain_info("me/sketch", base=tiny_generator(seed=5)).fits is False
+    assert domain_info("me/sketch", base=fingerprint(tiny_generator(seed=5))).fits is False
     assert domain_info("me/faces", subfolder="domains/sketch").fits is None
 
 
@@ -65,43 +65,49 @@ def test_a_domain_inside_a_model(pipeline: str, hub: HubServer, tmp_path: Path) 
     assert domain_info("me/faces", subfolder="domains/sketch").license == "mit"
     hub.add("me/faces", {"domains/sketch/card.json": b'{"license": "cc0-1.0"}'})
     assert domain_info("me/faces", subfolder="domains/sketch").license == "cc0-1.0"
-    for ask in (domain_info, lambda name: download_domain(name, tmp_path / "copy")):
+    for ask in (domain_info, lambda name: download(TokenSet, name, tmp_path / "copy")):
         with pytest.raises(ModelNotFoundError, match=r"It is a pipeline.*subfolder: .*domains/sketch"):
             ask("me/faces")
-    assert_same(download_domain("me/faces", tmp_path / "copy", subfolder="domains/sketch"), DOMAIN)
+    assert_same(download(TokenSet, "me/faces", tmp_path / "copy", subfolder="domains/sketch"), DOMAIN)
     with pytest.raises(ModelNotFoundError, match="is a file; a model is a folder"):
         domain_info(tmp_path / "copy" / "tokens.safetensors")
 
 
-def test_download_domain(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
+def test_download(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
     DOMAIN.push_to_hub("me/sketch", card=CARD, token=hub.write_token)
-    assert_same(download_domain("me/sketch", tmp_path / "sketch"), DOMAIN)
+    assert_same(download(TokenSet, "me/sketch", tmp_path / "sketch"), DOMAIN)
     names = {p.name for p in (tmp_path / "sketch").iterdir()}
     assert names == {"README.md", "card.json", "config.json", "tokens.safetensors"}
     hub.fail(".*")
     assert_same(TokenSet.from_pretrained(tmp_path / "sketch"), DOMAIN)
 
 
-def test_a_copy_has_what_its_card_shows_and_links_to(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
-    """Pictures and licence that the card names, and nothing that only calls itself one."""
+def test_a_copy_has_the_previews_and_the_licence(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
+    """And nothing else, whatever the card names."""
     folder = tmp_path / "sketch"
     DOMAIN.save_pretrained(folder)
-    (folder / "sheet.png").write_bytes(b"a picture")
+    (folder / "preview.png").write_bytes(b"a picture")
     (folder / "LICENSE").write_text("terms")
+    (folder / "samples").mkdir()
+    (folder / "samples" / "1.png").write_bytes(b"another")
     terms = {"license": "other", "license_name": "mine", "license_link": "LICENSE"}
-    pictures = (Picture("sheet.png", "Heads."), Picture("config.json", "No picture."), Picture("lost.png", "Lost."))
+    pictures = (Picture("preview.png", "Heads."), Picture("extra.png", "No preview."), Picture("lost.png", "Lost."))
     push_folder(folder, "me/sketch", card=replace(CARD, pictures=pictures, **terms), token=hub.write_token)
-    hub.add("me/sketch", {"extra.png": b"not on the card"})
-    download_domain("me/sketch", tmp_path / "copy")
-    names = {p.name for p in (tmp_path / "copy").iterdir()}
-    assert names == {"LICENSE", "README.md", "card.json", "config.json", "sheet.png", "tokens.safetensors"}
+    hub.add("me/sketch", {"extra.png": b"on the card, but not a preview", "samples/run.py": b"", "setup.py": b""})
+    download(TokenSet, "me/sketch", tmp_path / "copy")
+    copy = tmp_path / "copy"
+    assert {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()} == {
+        "LICENSE", "README.md", "card.json", "config.json", "preview.png", "samples/1.png", "tokens.safetensors",
+    }  # fmt: skip
 
 
-def test_a_private_base_is_asked_with_the_token(hub: HubServer, tmp_path: Path) -> None:
-    hub.add("me/base", saved(GENERATOR.save_pretrained, tmp_path / "base"), private=True)
-    DOMAIN.save_pretrained(tmp_path / "sketch")
-    assert domain_info(tmp_path / "sketch", base="me/base", token=hub.read_token).fits is True
-    assert find_domains("me/base", token=hub.read_token) == []
+def test_a_private_domain_is_asked_for_with_the_token(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("me/sketch", saved(DOMAIN.save_pretrained, tmp_path / "sketch"), private=True)
+    with pytest.raises((HubAccessError, ModelNotFoundError), match="me/sketch") as caught:
+        domain_info("me/sketch", token=False)
+    assert caught.value.repo_id == "me/sketch"
+    assert domain_info("me/sketch", base=fingerprint(GENERATOR), token=hub.read_token).fits is True
+    assert_same(download(TokenSet, "me/sketch", tmp_path / "copy", token=hub.read_token), DOMAIN)
 
 
 @pytest.mark.parametrize("readme", [b"\xff\xfe", b"---\nlicense: [\n---\n"])
@@ -125,5 +131,5 @@ def test_broken_domain_is_not_kept(hub: HubServer, tmp_path: Path) -> None:
     files["tokens.safetensors"] = files["tokens.safetensors"][:-8]
     hub.add("me/broken", files)
     with pytest.raises(ModelFileError):
-        download_domain("me/broken", tmp_path / "copy")
+        download(TokenSet, "me/broken", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

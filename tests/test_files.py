@@ -247,7 +247,7 @@ def test_failed_write_changes_nothing(tmp_path: Path) -> None:
 
 def test_file_as_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file")
-    with pytest.raises(ValueError, match="is a file; save_pretrained needs the name of a folder"):
+    with pytest.raises(ValueError, match="is a file; give the name of a folder"):
         write_folder(tmp_path / "model", {"a": b""})
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import shutil
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -258,14 +257,7 @@ def test_layers_are_chosen_through_clip_and_generator(clip: Clip) -> None:
 
 
 def test_without_transformers_the_error_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = builtins.__import__
-
-    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "transformers":
-            raise ImportError(name)
-        return known(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependencyError, match=r"refinestyle-hub\[text\]"):
         Clip.load(folder)
 

@@ -161,54 +161,66 @@ def test_edits_on_the_hub_survive_the_next_push(pipeline: str, hub: HubServer) -
 
 
 def test_local_readme_is_pushed_with_its_edits(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "sketch"
     hub.add("me/faces", {"README.md": b""})
-    DOMAIN.save_pretrained(tmp_path)
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nHand-written.\n")
-    push_folder(tmp_path, "me/my-sketch", card=replace(CARD, license=None), token=hub.write_token)
+    DOMAIN.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nHand-written.\n")
+    push_folder(folder, "me/my-sketch", card=replace(CARD, license=None), token=hub.write_token)
     text = hub.files("me/my-sketch")["README.md"].decode()
     assert "license: mit" in text
     assert "Hand-written." in text
     assert "## Use" in text
     facts = {"license": "cc0-1.0", "base_model": "me/faces"}
-    push_folder(tmp_path, "me/my-sketch", facts=facts, token=hub.write_token)
+    push_folder(folder, "me/my-sketch", facts=facts, token=hub.write_token)
     assert read_card(open_source("me/my-sketch")) == replace(CARD, license="cc0-1.0"), "facts of the repo stay"
     with pytest.raises(ModelNotFoundError, match="no folder"):
-        push_folder(tmp_path / "nowhere", "me/my-sketch", token=hub.write_token)
+        push_folder(folder / "nowhere", "me/my-sketch", token=hub.write_token)
 
 
 def test_edits_on_the_hub_survive_a_folder_with_a_card_of_its_own(hub: HubServer, tmp_path: Path) -> None:
     """As ``convert`` writes it. What people write into that one goes first; nobody's licence is taken back."""
+    folder = tmp_path / "faces"
 
     def push() -> str:
-        push_folder(tmp_path, "me/faces", token=hub.write_token)
+        push_folder(folder, "me/faces", token=hub.write_token)
         return hub.files("me/faces")["README.md"].decode()
 
-    GENERATOR.save_pretrained(tmp_path)
-    write_card(tmp_path, Card(license="mit", title="Faces"), "faces")
+    GENERATOR.save_pretrained(folder)
+    write_card(folder, Card(license="mit", title="Faces"), "faces")
     theirs = push().replace("license: mit", "license: cc0-1.0\nlanguage: en") + "\nTheir words.\n"
     hub.add("me/faces", {"README.md": theirs.encode()})
     text = push()
     for kept in ("Their words.", "language: en", "license: cc0-1.0", "`cc0-1.0`"):
         assert kept in text
-    write_card(tmp_path, Card(license="cc-by-4.0", title="Faces"), "faces")
+    write_card(folder, Card(license="cc-by-4.0", title="Faces"), "faces")
     assert "license: cc-by-4.0" in push(), "changed here since the last push"
-    (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text() + "\nMy words.\n")
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "\nMy words.\n")
     text = push()
     assert "My words." in text
     assert "Their words." not in text
 
 
-@pytest.mark.parametrize("link", ["RULES.md", "my-terms.txt", "rights/EULA.pdf"])
-def test_the_licence_that_a_card_links_to_is_pushed(hub: HubServer, tmp_path: Path, link: str) -> None:
+def test_licences_are_pushed(hub: HubServer, tmp_path: Path) -> None:
     GENERATOR.save_pretrained(tmp_path)
-    (tmp_path / "rights").mkdir()
-    for name in ("LICENSE", "NOTICE.txt", "COPYING", link, "licences.txt", "LICENSE.py"):
+    licences = {"LICENSE", "NOTICE.txt", "COPYING", "terms.md"}
+    for name in (*licences, "licences.txt", "LICENSE.py"):
         (tmp_path / name).write_text("terms")
-    card = Card(license="other", license_name="mine", license_link=link)
-    push_folder(tmp_path, "me/faces", card=card, token=hub.write_token)
-    assert {"LICENSE", "NOTICE.txt", "COPYING", link} == set(hub.files("me/faces")) - {
+    card = Card(license="other", license_name="mine", license_link="terms.md")
+    with pytest.warns(UserWarning, match=r"Not pushed from .*: LICENSE\.py, licences\.txt\.\n"):
+        push_folder(tmp_path, "me/faces", card=card, token=hub.write_token)
+    assert licences == set(hub.files("me/faces")) - {
         ".gitattributes", "README.md", "card.json", "config.json", "model.safetensors",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("link", ["RULES.md", "rights/LICENSE", "../LICENSE"])
+def test_a_licence_that_would_lead_nowhere_is_refused(hub: HubServer, tmp_path: Path, link: str) -> None:
+    GENERATOR.save_pretrained(tmp_path / "model")
+    card = Card(license="other", license_name="mine", license_link=link)
+    with pytest.raises(CardError) as error:
+        push_folder(tmp_path / "model", "me/faces", card=card, token=hub.write_token)
+    assert_helps(error, repr(link), "LICENSE.md")
+    assert not hub.seen("POST|PUT")
 
 
 def test_a_readme_that_is_no_text(hub: HubServer, tmp_path: Path) -> None:
@@ -219,32 +231,37 @@ def test_a_readme_that_is_no_text(hub: HubServer, tmp_path: Path) -> None:
     assert not hub.seen("POST|PUT")
 
 
-def test_only_pictures_that_a_card_names_are_pushed(hub: HubServer, tmp_path: Path) -> None:
-    """Never those that a domain was made from, though they may lie in its folder, nor what else does."""
-    part = "domains/sketch"
-    RefineStylePipeline(GENERATOR, domains={"sketch": DOMAIN}).save_pretrained(tmp_path)
-    model = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    DOMAIN.save_pretrained(tmp_path / "other")
-    yes = {"preview.png", "grids/all looks.jpg", "HOWTO.md", f"{part}/preview.png", "my look.png", "look(2).png",
-           "by-name.png", "bare.png", "small.webp", "shown.png"}  # fmt: skip
-    no = {"1.png", "notes.md", "labels.json", "inversion.safetensors", "drawings/1.jpg", "drawings/README.md",
-          f"{part}/1.png", "grids/mine.png", ".run/step0050.png", "../outside.png"}  # fmt: skip
-    for name in (*yes, *no):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    card = replace(CARD, base_model=None, pictures=(Picture("preview.png", "Samples."),))
-    (tmp_path / part / "card.json").write_bytes(dump_card(card))
-    (tmp_path / "README.md").write_text(
-        "---\nlicense: mit\nthumbnail: 'small.webp'  # of the best\nwidget:\n- text: a\n  output:\n"
-        "    url: shown.png # mine\n---\n"
-        "![a](<my look.png>) ![b](look(2).png) ![c][one] <img src=bare.png>\n\n[one]: by-name.png\n"
-        "[how](./HOWTO.md#first) <img src='grids/all%20looks.jpg'> ![](../outside.png)"
-        " [x](https://example.org/1.png) [y](mailto:1.png) ![](.run/step0050.png) ![](absent.png)\n"
+def test_only_previews_and_samples_are_pushed(hub: HubServer, tmp_path: Path) -> None:
+    """Never what a domain was made from, though it may lie in its folder, and whatever a card shows or links to."""
+    part, root = "domains/sketch", tmp_path / "model"
+    RefineStylePipeline(GENERATOR, domains={"sketch": DOMAIN}).save_pretrained(root)
+    model = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    DOMAIN.save_pretrained(root / "other")
+    yes = {"preview.png", "samples/1.png", "samples/all looks.png", f"{part}/preview.jpg", f"{part}/samples/a.png",
+           "LICENSE", f"{part}/NOTICE"}  # fmt: skip
+    no = {"1.png", "notes.md", "inversion.safetensors", "drawings/1.jpg", "drawings/README.md", "shown.png",
+          f"{part}/1.png", f"{part}/faces/preview.png", "samples/1.jpg", "samples/deep/1.png",
+          "samples/list.txt"}  # fmt: skip
+    hidden = {".run/step0050.png", ".secret.json", "samples/.1.png", f"{part}/.run/preview.png"}
+    for name in (*yes, *no, *hidden, "../outside.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    pictures = tuple(Picture(name, "Shown.") for name in ("preview.png", "shown.png", "../outside.png"))
+    card = replace(CARD, base_model=None, pictures=pictures)
+    (root / part / "card.json").write_bytes(dump_card(card))
+    (root / "README.md").write_text(
+        "---\nlicense: mit\nthumbnail: shown.png\n---\n![a](1.png) <img src='drawings/1.jpg'> ![](../outside.png)\n"
+        "[notes](notes.md) ![](.run/step0050.png)\n"
     )
-    with pytest.warns(UserWarning, match="no model_index.json in .* names them: other$"):
-        push_folder(tmp_path, "me/mine", card=card, token=hub.write_token)
+    left = sorted(["1.png", f"{part}/1.png", f"{part}/faces/", "drawings/", "inversion.safetensors", "notes.md",
+                   "other/", "samples/1.jpg", "samples/deep/", "samples/list.txt", "shown.png"])  # fmt: skip
+    with pytest.warns(UserWarning, match=rf"Not pushed from [^\n]*: {re.escape(', '.join(left))}\.\n"):
+        push_folder(root, "me/mine", card=card, token=hub.write_token)
     written = {".gitattributes", "README.md", "card.json", f"{part}/card.json"}
-    assert set(hub.files("me/mine")) == model | yes | written
+    files = hub.files("me/mine")
+    assert set(files) == model | yes | written
+    assert b"![Shown.](preview.png)" in files["README.md"]
+    assert b"![Shown.](shown.png)" not in files["README.md"], "a reader of the card would see a broken picture"
 
 
 def test_words_on_the_hub_ask_for_no_local_file(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
@@ -257,11 +274,10 @@ def test_words_on_the_hub_ask_for_no_local_file(pipeline: str, hub: HubServer, t
     DOMAIN.save_pretrained(folder)
     for name in ("1.png", "2.png", "3.png"):
         (folder / name).write_bytes(b"x")
-    push_folder(folder, "me/my-sketch", token=hub.write_token)
+    with pytest.warns(UserWarning, match=r"Not pushed from .*: 1\.png, 2\.png, 3\.png\.\n"):
+        push_folder(folder, "me/my-sketch", token=hub.write_token)
     assert b"![](1.png)" in hub.files("me/my-sketch")["README.md"]
     assert not {"1.png", "2.png", "3.png"} & set(hub.files("me/my-sketch"))
-    push_folder(folder, "me/my-sketch", facts={"pictures": theirs.pictures}, token=hub.write_token)
-    assert "2.png" in hub.files("me/my-sketch")
 
 
 def test_push_of_a_pipeline(hub: HubServer, tmp_path: Path) -> None:
@@ -269,7 +285,8 @@ def test_push_of_a_pipeline(hub: HubServer, tmp_path: Path) -> None:
     save_index(tmp_path, PipelineIndex(("generator",)))
     (tmp_path / "notes.txt").write_text("not part of a model")
     (tmp_path / ".secret.json").write_text("{}")
-    push_folder(tmp_path, "me/faces", card=Card(license="apache-2.0"), token=hub.write_token)
+    with pytest.warns(UserWarning, match=r"Not pushed from .*: notes\.txt\.\n"):
+        push_folder(tmp_path, "me/faces", card=Card(license="apache-2.0"), token=hub.write_token)
     assert set(hub.files("me/faces")) == {
         ".gitattributes", "README.md", "card.json", "model_index.json", "generator/config.json",
         "generator/model.safetensors",

@@ -7,7 +7,7 @@ the file is left as it is.
 
 from __future__ import annotations
 
-from .facts import FACTS, PICTURES, README, Card, Figure, Picture, dump_card, read_card, read_text
+from .facts import FACTS, README, Card, Figure, Picture, dump_card, read_card, read_text
 from .kinds import kind_of
 from .licences import check_rights, relicensed, stated_licence
 from .metadata import base_tag, check
@@ -16,7 +16,6 @@ from .rendering import edited, render, write_card
 
 __all__ = [
     "FACTS",
-    "PICTURES",
     "README",
     "Card",
     "Figure",

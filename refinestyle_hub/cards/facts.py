@@ -11,11 +11,10 @@ from ..storage.model_folder import Source
 from ..storage.schema import dump_json, from_json, read_json
 
 
-__all__ = ["FACTS", "PICTURES", "README", "Card", "Figure", "Picture", "dump_card", "read_card", "read_text"]
+__all__ = ["FACTS", "README", "Card", "Figure", "Picture", "dump_card", "read_card", "read_text"]
 
 FACTS = "card.json"
 README = "README.md"
-PICTURES = (".jpeg", ".jpg", ".png", ".webp")  # that a card may show
 
 
 @dataclass(frozen=True)

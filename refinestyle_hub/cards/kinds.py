@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from ..config import EncoderConfig, GeneratorConfig, TokenSetConfig
 from ..errors import ModelFileError, ModelNotFoundError
-from ..storage.fingerprint import fingerprint
-from ..storage.index import CONFIG, MODEL_FILE
+from ..storage.fingerprint import architecture, digest
+from ..storage.index import CONFIG, WEIGHTS_FILE
 from ..storage.model_folder import INDEX, Folder
 from ..storage.schema import config_from_json, read_json
-from ..storage.tensors import read_header
+from ..storage.tensors import read_header, read_tensors, template_of
 
 
 __all__ = ["KINDS", "Kind", "kind_of"]
@@ -56,10 +56,18 @@ def kind_of(folder: Path) -> tuple[Kind, Config]:
 # --- Rows: what the files say ---------------------------------------------------------------------------------------
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files directly in a folder. Raises ModelFileError if there is none in the folder of a part."""
+    found = sorted(path for path in folder.iterdir() if WEIGHTS_FILE.fullmatch(path.name))
+    if not found and (folder / CONFIG).is_file():
+        raise ModelFileError(f"{folder} has a {CONFIG} but no weights.", path=folder)
+    return found
+
+
 def file_rows(folder: Path) -> Rows:
     """Size and number of values of the weight files directly in a folder."""
     rows = {}
-    for path in sorted(path for path in folder.glob("*.safetensors") if MODEL_FILE.fullmatch(path.name)):
+    for path in weight_files(folder):
         size = path.stat().st_size
         count = sum(math.prod(shape) for _, shape in read_header(path).tensors.values())
         rows[f"`{path.name}`"] = (
@@ -75,15 +83,15 @@ def base_rows(config: Config) -> Rows:
 
 
 def _generator_rows(folder: Path, config: Config) -> Rows:
-    from ..generators.stylegan2 import Generator
-
     made = config_from_json("Generator", GeneratorConfig, config, folder / CONFIG)
-    identity = fingerprint(Generator.from_pretrained(folder, subfolder=""))
+    weights = weight_files(folder)[0]  # whichever: full and half precision have one digest
+    header = read_header(weights)
+    tensors = read_tensors(weights, template_of(header, weights), header=header)
     return {
-        "Architecture": f"`{identity.architecture}`",
+        "Architecture": f"`{architecture(made)}`",
         "Pictures": f"{made.resolution} x {made.resolution}, RGB, about [-1, 1]; crop: {made.crop}",
         "w+": f"{made.num_layers} x {made.w_dim}",
-        "Fingerprint": f"`{identity.digest}`",
+        "Fingerprint": f"`{digest(tensors)}`",
     }
 
 

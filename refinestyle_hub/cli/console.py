@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +11,8 @@ from types import FrameType
 from typing import Annotated, Any, Protocol, TypeAlias
 
 import typer
+
+from ..storage.atomic import write_file
 
 
 __all__ = ["AsJson", "Tick", "emit", "interruptible", "progress", "write_json"]
@@ -28,13 +28,7 @@ def emit(report: Mapping[str, Any], text: str, as_json: bool) -> None:
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
     """Write ``report``, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        part.write_text(_dumps(report) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_file(path, (_dumps(report) + "\n").encode())
 
 
 def _dumps(report: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import MissingDependencyError, ModelNotFoundError
+from ..errors import ModelNotFoundError
+from ..runtime.optional import optional
 from . import console
 from .pictures import Device, Model, load
 
@@ -63,9 +64,5 @@ def demo(
     if port is not None:
         os.environ["GRADIO_SERVER_PORT"] = str(port)
     sys.path.insert(0, str(root))
-    try:
-        runpy.run_path(str(root / "app.py"), run_name="__main__")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"The demo needs gradio: pip install 'refinestyle-hub[demo]' ({error})."
-        ) from error
+    optional("gradio", "The demo", "refinestyle-hub[demo]")
+    runpy.run_path(str(root / "app.py"), run_name="__main__")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import console
+
+
+if TYPE_CHECKING:
+    from ..config import Fingerprint
 
 
 __all__ = ["domains", "push"]
@@ -49,7 +53,7 @@ def find(
     """Domains on the Hub that were made for a generator, most downloaded first."""
     from ..hub.search import find_domains
 
-    found = find_domains(base, limit=limit)
+    found = find_domains(_fingerprint(base), limit=limit)
     lines = [f"{d.repo_id}  {d.license or 'no licence stated'}  {d.downloads} downloads" for d in found]
     console.emit({"domains": [asdict(d) for d in found]}, _plain(lines) or "none found", as_json)
 
@@ -65,7 +69,8 @@ def info(
     """What a domain says of itself; its tokens are not read."""
     from ..hub.search import domain_info
 
-    found = domain_info(domain, subfolder=subfolder, base=base, revision=revision)
+    wanted = None if base is None else _fingerprint(base)
+    found = domain_info(domain, subfolder=subfolder, base=wanted, revision=revision)
     lines = [
         f"{found.title or domain}  ({found.source})",
         f"licence  {found.license or 'not stated'}",
@@ -85,11 +90,19 @@ def download(
     as_json: console.AsJson = False,
 ) -> None:
     """Keep a copy of a domain and its card."""
-    from ..hub.search import download_domain
+    from ..hub.search import download as copy
+    from ..tokens.token_set import TokenSet
 
-    tokens = download_domain(domain, out, subfolder=subfolder, revision=revision)
+    tokens = copy(TokenSet, domain, out, subfolder=subfolder, revision=revision)
     report = {"folder": str(out), "layers": list(tokens.layers), "values": tokens.num_values}
     console.emit(report, f"{tokens.num_values:,} numbers in {out}", as_json)
+
+
+def _fingerprint(generator: str) -> Fingerprint:
+    from ..generators.stylegan2 import Generator
+    from ..storage.fingerprint import fingerprint
+
+    return fingerprint(Generator.from_pretrained(generator))
 
 
 def _plain(lines: list[str]) -> str:

@@ -13,14 +13,14 @@ from ..cards.metadata import check, front_matter
 from ..cards.rendering import write_card
 from ..config import Fingerprint
 from ..errors import CardError, ConfigError, ModelFileError, ModelNotFoundError
+from ..pickles.torch_files import read_torch
+from ..pickles.unpickle import Record
 from ..storage.atomic import new_folder, write_folder
 from ..storage.fingerprint import fingerprint
 from ..storage.index import PipelineIndex, save_index
 from .networks import Networks
 from .nvidia import read_nvidia, read_state_dict
 from .rosinality import read_rosinality
-from .torch_files import read_torch
-from .unpickle import Record
 
 
 __all__ = ["Conversion", "convert"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..editing.directions import Direction, DirectionInfo
 from ..errors import ModelFileError, ModelNotFoundError
-from .torch_files import read_torch
+from ..pickles.torch_files import read_torch
 
 
 __all__ = ["read_directions"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..generators.discriminator import Discriminator
 from ..generators.stylegan2 import Generator
 from ..hub.search import is_own
 from ..hub.sources import open_source
+from ..storage.atomic import write_file
 from ..storage.fingerprint import check_base, fingerprint
 from ..storage.index import read_index
 from ..storage.model_folder import INDEX, Source
@@ -57,7 +57,7 @@ def export_nvidia(network: Generator | Discriminator, path: str | os.PathLike[st
     by ``read_nvidia_state``, or as a model by ``convert``.
     """
     config = config_to_json(type(network).__name__, network.config)
-    _write(Path(path), encode_tensors(nvidia_state_dict(network), config, torch.float32))
+    write_file(Path(path), encode_tensors(nvidia_state_dict(network), config, torch.float32))
 
 
 def rosinality_checkpoint(generator: Generator, discriminator: Discriminator | None = None) -> dict[str, object]:
@@ -122,7 +122,7 @@ def export_rosinality(
     """Write ``rosinality_checkpoint`` as a ``.pt`` file; warns and raises as that does."""
     buffer = io.BytesIO()
     torch.save(rosinality_checkpoint(generator, discriminator), buffer)
-    _write(Path(path), buffer.getvalue())
+    write_file(Path(path), buffer.getvalue())
 
 
 def export(
@@ -179,13 +179,3 @@ def _domain(source: Source, name: str, generator: Generator) -> TokenSet:
 def _renamed(network: Generator | Discriminator, names: dict[str, str]) -> dict[str, Tensor]:
     # copies: a file of views would hold whole storages
     return {names[ours]: tensor.detach().cpu().float().clone() for ours, tensor in network.state_dict().items()}
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -20,10 +20,10 @@ from ..config import DiscriminatorConfig, GeneratorConfig
 from ..errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from ..generators.discriminator import Discriminator
 from ..generators.stylegan2 import Generator
+from ..pickles.unpickle import Record
 from ..storage.schema import config_from_json
 from ..storage.tensors import read_header
 from .networks import Networks, assemble, estimate_mean_latent, without_filters
-from .unpickle import Record
 
 
 __all__ = ["FILTER", "read_nvidia", "read_nvidia_state", "read_state_dict"]

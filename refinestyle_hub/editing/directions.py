@@ -15,6 +15,7 @@ from torch import Tensor
 from ..config import Fingerprint
 from ..errors import ConfigError, DirectionError, ShapeError
 from ..hub.pretrained import Pretrained
+from ..hub.push import Pushable
 
 
 __all__ = ["Direction", "DirectionInfo", "Directions", "DirectionsConfig", "apply"]
@@ -75,7 +76,7 @@ class DirectionsConfig:
     base: Fingerprint | None = None  # the generator they were found for; None: not known
 
 
-class Directions(Pretrained, Mapping[str, Direction]):
+class Directions(Pretrained, Pushable, Mapping[str, Direction]):
     """Directions by name, as they are saved with a model. Immutable."""
 
     part = "directions"

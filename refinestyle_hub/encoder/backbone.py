@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError, MissingDependencyError
+from ..errors import ConfigError
+from ..runtime.optional import optional
 
 
 __all__ = ["Backbone", "CompactBackbone", "TimmBackbone", "open_backbone"]
@@ -158,12 +159,7 @@ class TimmBackbone(Backbone):
 
 
 def _timm(name: str, inputs: int, pretrained: bool, **options: Any) -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"The backbone {name!r} needs timm: pip install 'refinestyle-hub[timm]'."
-        ) from error
+    timm = optional("timm", f"The backbone {name[:60]!r}", "refinestyle-hub[timm]")
     if not re.fullmatch(r"[a-z0-9_.]+", name):  # timm would take a name with a scheme for a place to fetch from
         raise ConfigError(f"{name[:60]!r} is not the name of a timm model.")
     try:

@@ -22,6 +22,7 @@ from ..config import EncoderConfig
 from ..errors import ShapeError
 from ..generators.stylegan2 import Generator
 from ..hub.pretrained import Pretrained
+from ..hub.push import Pushable
 from ..losses.perceptual import Perceptual
 from ..storage.fingerprint import fingerprint
 from ..tokens.batch import TokenBatch
@@ -62,7 +63,7 @@ def standard_coordinates(generator: Generator, rng: torch.Generator, samples: in
 # --- The encoder ----------------------------------------------------------------------------------------------------
 
 
-class Encoder(Pretrained, nn.Module):
+class Encoder(Pretrained, Pushable, nn.Module):
     """Pictures [N, 3, R, R] in [-1, 1] -> w+ and tokens for one frozen generator of R pixels."""
 
     part = "encoder"

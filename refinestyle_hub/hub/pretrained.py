@@ -1,4 +1,4 @@
-"""``from_pretrained`` and ``save_pretrained`` for every part of a model; ``push_to_hub`` comes from ``push``.
+"""``from_pretrained`` and ``save_pretrained`` for every part of a model.
 
 A class gets them by deriving from ``Pretrained`` and naming its ``part`` and ``config_class``.
 """
@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,11 @@ from ..storage.index import CONFIG, join, model_folders
 from ..storage.model_folder import INDEX, Source, pickle_hint
 from ..storage.schema import config_from_json, config_to_json, dump_json, read_json
 from ..storage.tensors import encode_tensors, read_header, read_tensors
-from .push import Pushable
-from .sources import open_source
+from .sources import HubOptions, open_source
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 __all__ = ["Pretrained", "locate_config"]
@@ -100,8 +103,8 @@ class _Unfilled(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-class Pretrained(Pushable):
-    """Mixin: ``from_pretrained``, ``save_pretrained``, ``push_to_hub`` for a class with a config and named tensors.
+class Pretrained:
+    """Mixin: ``from_pretrained`` and ``save_pretrained`` for a class with a config and named tensors.
 
     A subclass sets ``part`` and ``config_class`` and has ``config`` and ``state_dict()``. As it stands the mixin
     serves ``nn.Module`` classes built as ``cls(config)``; a value type overrides ``template`` and ``from_state``.
@@ -165,10 +168,7 @@ class Pretrained(Pushable):
         subfolder: str | None = None,
         variant: str | None = None,
         dtype: torch.dtype = torch.float32,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
+        **options: Unpack[HubOptions],
     ) -> P:
         """Load a bundled model, a local folder, a Hub repo, or one ``.safetensors`` file that carries its config.
 
@@ -176,7 +176,7 @@ class Pretrained(Pushable):
             subfolder: where in it, such as "domains/sketch"; by default the root, then the part's usual folder.
             variant: "fp16" for the half-precision file; by default the plain one, or fp16 where only that ships.
             dtype: of the tensors once loaded, whatever the file has.
-            revision, token, cache_dir, local_files_only: for the Hub, see ``open_source``.
+            options: revision, token, cache_dir and local_files_only, for the Hub: see ``HubOptions``.
 
         Raises:
             ModelNotFoundError: no such model, part or variant, or not in the cache while offline.
@@ -190,12 +190,10 @@ class Pretrained(Pushable):
         if path.is_file():
             if hint := pickle_hint([path.name]):
                 raise ModelFileError(f"{path} cannot be loaded.{hint}")
-            if subfolder or variant or revision:
+            if subfolder or variant or options.get("revision"):
                 raise ConfigError(f"{path} is one file: subfolder=, variant= and revision= are for folders and repos.")
             return cls._read(path, None, dtype)
-        source = open_source(
-            name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
+        source = open_source(name_or_path, **options)
         return cls.from_source(source, subfolder=subfolder, variant=variant, dtype=dtype)
 
     @classmethod

@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .. import cards
 from ..cards import README, Card
 from ..errors import CardError, HubConnectionError, ModelNotFoundError
-from ..storage.index import CONFIG, MODEL_FILE, model_folders
-from ..storage.model_folder import INDEX, Folder, is_repo_id
+from ..storage.index import LICENCE_FILE, PICTURE_FILE, model_folders, shared_files
+from ..storage.model_folder import Folder, is_repo_id
 from .sources import LIBRARY, Repo, bundled_models, open_source, translated
 
 
-__all__ = ["LICENCE_FILE", "Pushable", "push_folder", "with_base_terms"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-REFERENCE = re.compile(  # to a file, in a README.md: Markdown, HTML, and the fields of its head
-    r"""(?mx) \]\( \s* (?: <([^>\n]+)> | ((?:[^()<>\s] | \([^()\s]*\))+) )
-    | ^[ ]{0,3} \[[^\]\n]+\]: \s* (?: <([^>\n]+)> | (\S+) )
-    | \b (?:src|href) \s*=\s* (?: "([^"]+)" | '([^']+)' | ([^\s"'>]+) )
-    | ^[ -]* (?:thumbnail|url|license_link): [ ]* (?: "([^"\n]+)" | '([^'\n]+)' | (\S.*?) ) [ ]* (?: [ ]\#.* )? $"""
-)
-SHOWN = (".jpeg", ".jpg", ".png", ".webp", ".md", ".txt", ".pdf")  # endings of what a card may name beside them
-LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|notice|copying|copyright|terms)(\.txt|\.md)?")
+
+__all__ = ["PushOptions", "Pushable", "push_folder", "with_base_terms"]
+
+
+class PushOptions(TypedDict, total=False):
+    """How a commit is made: the keyword arguments that ``push_to_hub`` hands on to ``push_folder``."""
+
+    private: bool | None  # whether a new repo is; one that exists stays what it is
+    revision: str | None  # branch to commit to; made from the main one if there is none
+    create_pr: bool  # open a pull request instead
+    token: str | bool | None  # that may write: a token, by default the stored one
+    message: str | None  # of the commit
 
 
 class Pushable:
     """Mixin: ``push_to_hub`` for a class that has ``save_pretrained(folder, variant)``."""
 
     def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        card: Card | None = None,
-        variant: str | None = None,
-        private: bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        token: str | bool | None = None,
-        message: str | None = None,
+        self, repo_id: str, *, card: Card | None = None, variant: str | None = None, **options: Unpack[PushOptions]
     ) -> str:
         """``save_pretrained`` and ``push_folder`` in one; returns the address of the commit.
 
@@ -54,16 +48,7 @@ class Pushable:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             self.save_pretrained(folder, variant)  # type: ignore[attr-defined]
-            return push_folder(
-                folder,
-                repo_id,
-                card=card,
-                private=private,
-                revision=revision,
-                create_pr=create_pr,
-                token=token,
-                message=message,
-            )
+            return push_folder(folder, repo_id, card=card, **options)
 
 
 def push_folder(
@@ -80,8 +65,8 @@ def push_folder(
 ) -> str:
     """Upload a saved part or pipeline as one commit; returns the commit's address.
 
-    What goes are the model's files, cards and licences, and the pictures and texts that a card names, one in the
-    folder or ``card``; nothing else in the folder, such as the pictures that a domain was made from.
+    What goes along is a fixed list: weights, configs, cards, licences, ``preview.png`` and ``samples/*.png`` of the
+    model and of its parts (``storage.index.shared_files``). A warning names what else is in the folder and stays.
 
     The model card is written first. What people wrote outside its marked sections is kept: in the folder's README.md
     or, if nobody wrote into that one, in the repo's. The licence of the base model is looked up and noted.
@@ -90,8 +75,7 @@ def push_folder(
         card: what the card says; by default the folder's ``card.json``, or if there is none, the repo's, under the
             licence that README.md states now: the repo's, if the folder still says what was pushed last.
         facts: fields of the card that go before that, such as ``{"license": "mit"}``.
-        private: whether a new repo is; one that exists stays what it is.
-        revision: branch to commit to; made from the main one if there is none.
+        private, revision, create_pr, token, message: see ``PushOptions``.
 
     Raises:
         CardError: no licence, no statement of the right to the pictures of a domain, or something that the Hub would
@@ -100,16 +84,12 @@ def push_folder(
         ModelFileError: the folder, or that of a part, holds no model.
         HubAccessError, HubConnectionError: no right to write, no connection. Nothing was committed.
     """
-
     if not is_repo_id(repo_id):
-        raise ModelNotFoundError(f"{repo_id!r} is not a Hub id: that is owner/name.")
+        raise ModelNotFoundError(f"{repo_id!r} is not a Hub id, which is owner/name.", repo_id=repo_id)
     source = Folder(Path(folder))
-    _note_unnamed(source)
     kind, _ = cards.kind_of(source.root)
     cards.check_rights(source)
-    files: dict[str, Path | bytes] = dict(_pushed(source))
-    given = replace(card or Card(), **facts or {})  # not what the repo's card names: others write that one
-    files |= _beside(source, _named("", given, ""))
+    files = _files(source)
     remote, readme = _present(repo_id, revision, token)
     local, online = cards.read_text(source.find(README)), cards.read_text(readme)
     old = local if cards.edited(local) else online or local
@@ -118,12 +98,13 @@ def push_folder(
         unchanged = readme is not None and cards.read_card(remote).license == card.license
         card = cards.relicensed(card, online if unchanged else local or online)
     card = with_base_terms(replace(card, **facts or {}), token)
-    text = cards.render(source.root, card, repo_id, old)
+    text = cards.render(source.root, _shown(card), repo_id, old)
     cards.check(text)
-    files |= {cards.FACTS: cards.dump_card(card), README: text.encode()}
+    written = {cards.FACTS: cards.dump_card(card), README: text.encode()}
+    _warn_of_the_rest(source.root, {*files, *written})
     return _commit(
         repo_id,
-        files,
+        {**files, **written},
         message or f"Upload {kind.word} with refinestyle-hub",
         revision=revision,
         new_branch=revision is not None and remote.revision != revision,
@@ -134,59 +115,54 @@ def push_folder(
     )
 
 
-def _pushed(source: Folder) -> Iterator[tuple[str, Path]]:
-    """The files of a model: its own, those of the parts that its index names, and what the cards of these name."""
-
+def _files(source: Folder) -> dict[str, Path]:
+    """The files of a model and of the parts that its index names: path in the repo -> local file."""
+    files: dict[str, Path] = {}
     for folder in model_folders(source):
         cards.kind_of(source.root / folder)  # an index may name what is not there, and nobody could load that
-        for file in source.names(folder):
-            name = PurePosixPath(folder, file).as_posix()
-            if (MODEL_FILE.fullmatch(file) or LICENCE_FILE.fullmatch(file)) and (found := source.find(name)):
-                yield name, found
-        told = cards.read_text(source.find(PurePosixPath(folder, README).as_posix()))
-        yield from _beside(source, _named(folder, cards.read_card(source, folder), told)).items()
+        files |= {name: path for name in shared_files(source, folder) if (path := source.find(name))}
+    return files
 
 
-def _note_unnamed(source: Folder) -> None:
-    """Warn of models below the folder that it does not name, and that therefore do not go along."""
-
-    found = {path.parent.relative_to(source.root) for path in source.root.rglob(CONFIG)}
-    visible = {path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)}
-    if unnamed := sorted(visible - {".", *model_folders(source)}):
-        warnings.warn(f"Not pushed, since no {INDEX} in {source} names them: {', '.join(unnamed)}", stacklevel=3)
-
-
-def _named(folder: str, card: Card, text: str) -> set[str]:
-    """Paths in the repo that a card in ``folder`` shows or links to; addresses among them are no paths of files."""
-    linked = (unquote(re.split("[?#]", "".join(found))[0]) for found in REFERENCE.findall(text))
-    names = (*(picture.file for picture in card.pictures), card.license_link or "", *linked)
-    return {PurePosixPath(folder, name).as_posix() for name in names if name}
+def _shown(card: Card) -> Card:
+    """``card`` with the pictures that go along. Raises CardError if it names a licence that does not."""
+    link = card.license_link
+    if link and "://" not in link and not LICENCE_FILE.fullmatch(link):
+        raise CardError(
+            f"license_link {link!r} is neither an address nor a file that is pushed.\n"
+            "Name the text LICENSE or LICENSE.md, in the folder of the model."
+        )
+    return replace(card, pictures=tuple(one for one in card.pictures if PICTURE_FILE.fullmatch(one.file)))
 
 
-def _beside(source: Folder, names: Iterable[str]) -> dict[str, Path]:
-    """Of ``names`` the pictures and texts of the folder that may go along; nothing hidden, nothing from outside."""
-    fit = []
-    for name in names:
-        path = PurePosixPath(name)
-        inside = not path.is_absolute() and not set(name) & set("\\:\0")
-        known = path.suffix.lower() in SHOWN or LICENCE_FILE.fullmatch(path.name)
-        if inside and known and not any(part.startswith(".") for part in path.parts):
-            fit.append(name)
-    return {name: found for name in fit if (found := source.find(name))}
+def _warn_of_the_rest(root: Path, pushed: Collection[str]) -> None:
+    """Name what is in the folder and not pushed, but for hidden files; a folder that stays whole by its name."""
+    going = {folder for name in pushed for folder in PurePosixPath(name).parents}
+    rest = set()
+    for path in root.rglob("*"):
+        name = PurePosixPath(path.relative_to(root).as_posix())
+        if path.is_file() and str(name) not in pushed and not any(part.startswith(".") for part in name.parts):
+            outermost = next((folder for folder in [*name.parents][::-1] if folder not in going), None)
+            rest.add(str(name) if outermost is None else f"{outermost}/")
+    if rest:
+        warnings.warn(
+            f"Not pushed from {root}: {', '.join(sorted(rest))}.\nWhat goes along are models that model_index.json "
+            "names, cards, licences, preview.png and samples/*.png.",
+            stacklevel=3,
+        )
 
 
 def _present(repo_id: str, revision: str | None, token: str | bool | None) -> tuple[Repo, Path | None]:
     """The repo at the branch, else at the main one, where a new branch begins; and its README.md, if it has one."""
-
     repo = Repo(repo_id)
     for name in dict.fromkeys([revision, None]):
-        repo = Repo(repo_id, name, token)
+        repo = Repo(repo_id, revision=name, token=token)
         try:
             online = repo.find(README)
         except ModelNotFoundError:  # no such branch yet, or no such repo: the first push makes it
             continue
         if repo.unreachable:
-            raise HubConnectionError(f"Nothing can be pushed now. {repo.missing(README)}")
+            raise HubConnectionError(f"Nothing can be pushed now. {repo.missing(README)}", repo_id=repo_id)
         return repo, online
     return repo, None
 

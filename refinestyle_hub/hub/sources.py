@@ -1,8 +1,8 @@
 """Where models are: bundled with the package, in a local folder, or on the Hub.
 
 Models come from the network here (published weights that are not on the Hub: ``torch_cache``), and ``push`` sends
-them there. Everything on the Hub is
-huggingface_hub's business: its cache, its resumed downloads, its login, its offline switch.
+them there. Everything on the Hub is huggingface_hub's business: its cache, its resumed downloads, its login, its
+offline switch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from ..errors import (
     ConfigError,
@@ -27,30 +27,36 @@ from ..storage.model_folder import INDEX, Folder, Source, checked_name, is_repo_
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
+    from typing_extensions import Unpack
 
 
-__all__ = ["LIBRARY", "Repo", "bundled_models", "find_repos", "open_source", "translated"]
+__all__ = ["LIBRARY", "HubOptions", "Repo", "bundled_models", "find_repos", "open_source", "translated"]
 
 BUNDLED = Path(__file__).parent.parent / "pretrained"
 LIBRARY = "refinestyle-hub"  # names this package in the Hub's download statistics
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+class HubOptions(TypedDict, total=False):
+    """How a repo on the Hub is read: the keyword arguments that every loading function hands on to ``open_source``."""
+
+    revision: str | None  # branch, tag or commit; by default the main branch
+    token: str | bool | None  # of a private repo: a token, True for the stored one, False for none
+    cache_dir: str | os.PathLike[str] | None  # in place of huggingface_hub's own
+    local_files_only: bool  # never open a connection
+
+
 class Repo:
     """A model repo on the Hub. The first file decides the commit, and all others come from the same one."""
 
-    def __init__(
-        self,
-        repo_id: str,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-    ) -> None:
+    def __init__(self, repo_id: str, **options: Unpack[HubOptions]) -> None:
         self.repo_id = repo_id
-        self.revision = revision or "main"
+        self.revision = options.get("revision") or "main"
+        self.token = options.get("token")
+        cache_dir = options.get("cache_dir")
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.local_files_only = options.get("local_files_only", False)
         self.snapshot: Folder | None = None  # the cached files of the commit, once one was found
-        self._options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         self.unreachable: BaseException | None = None  # why files are now looked for in the cache alone
 
     def __str__(self) -> str:
@@ -75,12 +81,18 @@ class Repo:
 
         path = checked_name(name)
         revision = self.commit or self.revision
-        options = self._options
-        if self.unreachable is not None:
-            options = {**options, "local_files_only": True}  # asked once is enough: every try waits for its time-out
-        with translated(self.repo_id, self.revision, self._options["token"]):
+        with translated(self.repo_id, self.revision, self.token):
             try:
-                file = hf_hub_download(self.repo_id, str(path), revision=revision, library_name=LIBRARY, **options)
+                file = hf_hub_download(
+                    self.repo_id,
+                    str(path),
+                    revision=revision,
+                    library_name=LIBRARY,
+                    token=self.token,
+                    cache_dir=self.cache_dir,
+                    # asked once is enough: every try waits for its time-out
+                    local_files_only=self.local_files_only or self.unreachable is not None,
+                )
             except LocalEntryNotFoundError as error:
                 if isinstance(error.__cause__, HfHubHTTPError) and error.__cause__.response.status_code == 403:
                     raise error.__cause__ from None  # the Hub can be reached: it refuses
@@ -99,7 +111,7 @@ class Repo:
         from huggingface_hub import try_to_load_from_cache
 
         revision = self.commit or self.revision
-        return try_to_load_from_cache(self.repo_id, name, self._options["cache_dir"], revision)
+        return try_to_load_from_cache(self.repo_id, name, self.cache_dir, revision)
 
     def is_absent(self, name: str) -> bool:
         """Whether a file that was not found is known not to exist, rather than out of reach."""
@@ -123,8 +135,8 @@ class Repo:
 
         if self.unreachable is not None:
             return self.snapshot.names(folder) if self.snapshot else []
-        api = HfApi(token=self._options["token"], library_name=LIBRARY)
-        with translated(self.repo_id, self.revision, self._options["token"]):
+        api = HfApi(token=self.token, library_name=LIBRARY)
+        with translated(self.repo_id, self.revision, self.token):
             try:
                 entries = list(api.list_repo_tree(self.repo_id, folder or None, revision=self.commit or self.revision))
             except EntryNotFoundError:
@@ -134,17 +146,21 @@ class Repo:
     def missing(self, *names: str) -> RefineStyleHubError:
         """The error to raise when none of ``names`` was found."""
         if self.unreachable is None:
-            return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{pickle_hint(self.names())}")
+            hint = pickle_hint(self.names())
+            return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{hint}", repo_id=self.repo_id)
         text = f"{self}: {' or '.join(names)} is not in the cache, and "
         folder = PurePosixPath(names[-1]).parent
         include = "" if folder == PurePosixPath(".") else f" --include '{folder}/*'"
-        place = f" --cache-dir '{self._options['cache_dir']}'" if self._options["cache_dir"] else ""
+        place = f" --cache-dir '{self.cache_dir}'" if self.cache_dir else ""
         advice = f"\nFetch it once while online: hf download {self.repo_id} --revision {self.revision}{include}{place}"
-        if self._options["local_files_only"]:
-            return ModelNotFoundError(f"{text}local_files_only=True forbids to download it.{advice}")
-        if type(self.unreachable).__name__ == "OfflineModeIsEnabled":
-            return ModelNotFoundError(f"{text}HF_HUB_OFFLINE is set.{advice}")
-        return HubConnectionError(f"{text}the Hub cannot be reached ({_line(self.unreachable)}).{advice}")
+        if self.local_files_only:
+            text = f"{text}local_files_only=True forbids to download it.{advice}"
+        elif type(self.unreachable).__name__ == "OfflineModeIsEnabled":
+            text = f"{text}HF_HUB_OFFLINE is set.{advice}"
+        else:
+            text = f"{text}the Hub cannot be reached ({_line(self.unreachable)}).{advice}"
+            return HubConnectionError(text, repo_id=self.repo_id)
+        return ModelNotFoundError(text, repo_id=self.repo_id)
 
 
 def _line(error: BaseException) -> str:
@@ -172,23 +188,26 @@ def translated(repo_id: str, revision: str, token: str | bool | None) -> Iterato
     except RefineStyleHubError:
         raise
     except HFValidationError:
-        raise ModelNotFoundError(f"{repo_id!r} is not a Hub id: that is owner/name.") from None
+        raise ModelNotFoundError(f"{repo_id!r} is not a Hub id, which is owner/name.", repo_id=repo_id) from None
     except GatedRepoError:
         raise HubAccessError(
             f"{repo_id} is gated. Accept its conditions on its page on the Hub,\n"
-            "then log in (hf auth login) or pass token=."
+            "then log in (hf auth login) or pass token=.",
+            repo_id=repo_id,
         ) from None
     except RepositoryNotFoundError:
         raise ModelNotFoundError(
             f"There is no model {repo_id} on the Hub (and no folder of that name here), or it is private.\n"
-            "Check the name; for a private one log in (hf auth login) or pass token=."
+            "Check the name; for a private one log in (hf auth login) or pass token=.",
+            repo_id=repo_id,
         ) from None
     except LocalTokenNotFoundError:
         raise HubAccessError(
-            f"{repo_id}: token=True asks for a stored token, and there is none.\nLog in first (hf auth login)."
+            f"{repo_id}: token=True asks for a stored token, and there is none.\nLog in first (hf auth login).",
+            repo_id=repo_id,
         ) from None
     except RevisionNotFoundError:
-        raise ModelNotFoundError(f"{repo_id} has no revision {revision!r} on the Hub.") from None
+        raise ModelNotFoundError(f"{repo_id} has no revision {revision!r} on the Hub.", repo_id=repo_id) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # the disk's, not the network's
@@ -198,10 +217,11 @@ def translated(repo_id: str, revision: str, token: str | bool | None) -> Iterato
         if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
             raise HubAccessError(
                 f"The Hub refuses access to {repo_id} ({text}).\n"
-                "Log in with a token that has the right role (hf auth login), or pass token=."
+                "Log in with a token that has the right role (hf auth login), or pass token=.",
+                repo_id=repo_id,
             ) from None
         raise HubConnectionError(
-            f"The Hub failed at {repo_id}: {text}.\nTry again; finished files are not sent twice."
+            f"The Hub failed at {repo_id}: {text}.\nTry again; finished files are not sent twice.", repo_id=repo_id
         ) from None
 
 
@@ -271,7 +291,7 @@ def open_source(
     ):
         raise ModelNotFoundError(f"No such file or directory: {path} (looked from {Path.cwd()}).")
     if is_repo_id(text):
-        return Repo(text, revision, token, cache_dir, local_files_only)
+        return Repo(text, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     bundled = ", ".join(bundled_models()) or "none"
     raise ModelNotFoundError(
         f"No model {text[:100]!r}: not a bundled one ({bundled}), no folder of that name,\n"

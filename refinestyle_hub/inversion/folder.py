@@ -134,7 +134,10 @@ def invert_folder(
 def _marks(pipe: RefineStylePipeline, settings: InversionSettings) -> dict[str, str]:
     """What cannot be said in a word, so that it can at least be told from another."""
     encoder = pipe.encoder
-    whole = {"settings": settings, "encoder": None if encoder is None else (encoder.config, digest(encoder))}
+    whole = {
+        "settings": settings,
+        "encoder": None if encoder is None else (encoder.config, digest(encoder.state_dict())),
+    }
     marks = {name: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for name, value in whole.items()}
     return {"perceptual": pipe.perceptual.name, **marks}
 

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError, MissingDependencyError, ModelFileError, ModelNotFoundError, UnsupportedModelError
+from ..errors import ConfigError, ModelFileError, ModelNotFoundError, UnsupportedModelError
+from ..runtime.optional import optional
 
 
 if TYPE_CHECKING:
@@ -131,17 +132,14 @@ class Clip(nn.Module):
             UnsupportedModelError: another kind of model.
             ModelFileError: weights are missing.
         """
-        try:
-            from transformers import AutoConfig, CLIPModel, CLIPProcessor
-        except ImportError as error:
-            raise MissingDependencyError("Text needs transformers: pip install 'refinestyle-hub[text]'.") from error
+        transformers = optional("transformers", "A text objective", "refinestyle-hub[text]")
         name = os.fspath(name_or_path)
         try:
-            kind = AutoConfig.from_pretrained(name).model_type
+            kind = transformers.AutoConfig.from_pretrained(name).model_type
             if kind != "clip":
                 raise UnsupportedModelError(f"{name} is a model of type {kind!r}; a CLIP is needed.")
-            loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
-            processor = CLIPProcessor.from_pretrained(name)
+            loaded: Any = transformers.CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+            processor = transformers.CLIPProcessor.from_pretrained(name)
         except UnsupportedModelError:
             raise
         except (OSError, ValueError) as error:  # transformers has these two for all that can go wrong

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError, ModelNotFoundError, ShapeError
+from .perceptual_weights import lpips_alex, st_lpips
 
 
 __all__ = ["Perceptual"]
@@ -70,8 +71,6 @@ class Perceptual(nn.Module):
             ModelNotFoundError: LPIPS was asked for by name and its trunk cannot be had.
             ModelFileError: the weights are damaged.
         """
-        from ..convert.perceptual_weights import lpips_alex, st_lpips
-
         if backbone == "st-lpips-vgg":
             model = cls(backbone)
             model.load_state_dict(st_lpips("vgg", model.state_dict()))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import distributed
 
-from ..errors import MissingDependencyError
+from .optional import optional
 
 
 __all__ = ["accelerator"]
@@ -25,16 +25,13 @@ def accelerator(**options: Any) -> Any:
     Raises:
         MissingDependencyError: accelerate is not installed.
     """
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise MissingDependencyError("This needs accelerate: pip install 'refinestyle-hub[train]'.") from error
+    accelerate = optional("accelerate", "Sharing work between processes", "refinestyle-hub[train]")
     if distributed.is_available():
         # Its functions take the group of the moment as their default, and PyTorch's optimisers import it sooner or
         # later: were that after the group has begun, the group and its threads would outlive their end.
         import torch.distributed.nn  # noqa: F401
     ours = not _group()
-    made = Accelerator(**options)
+    made = accelerate.Accelerator(**options)
     if ours and _group():
         atexit.register(_end)
     return made

@@ -6,36 +6,50 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..errors import ModelFileError
 
 
-__all__ = ["new_folder", "write_folder"]
+__all__ = ["new_file", "new_folder", "write_file", "write_folder"]
 
 
-# --- Writing --------------------------------------------------------------------------------------------------------
+def _scratch(path: Path) -> Path:
+    """A name beside ``path`` that no reader takes for a file of a model."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a scratch path; what the block writes there replaces ``path`` if the block ends well, else vanishes."""
+    scratch = _scratch(path)
+    try:
+        yield scratch
+        with scratch.open("rb+") as file:
+            os.fsync(file.fileno())  # the contents before the name: else a power cut could leave an empty file
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a scratch folder that becomes ``folder`` (which must not exist) if the block ends well, else vanishes."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    scratch = _scratch(folder)
     scratch.mkdir()
     try:
         yield scratch
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write one file; its folder is made if need be."""
+    with new_file(path) as scratch:
+        scratch.write_bytes(content)
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -49,23 +63,16 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises ModelFileError when ``folder`` is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise ModelFileError(f"{folder} is a file; save_pretrained needs the name of a folder.")
+        raise ModelFileError(f"{folder} is a file; give the name of a folder.", path=folder)
     if not folder.exists():
         with new_folder(folder) as scratch:
             for name, content in files.items():
                 (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-                _write(scratch / name, content)
+                with (scratch / name).open("xb") as file:  # no file twice
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
         return
-    written: list[tuple[Path, Path]] = []
-    try:
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-            written.append((temporary, path))
-            _write(temporary, content)
-        for temporary, path in written:
-            os.replace(temporary, path)
-    finally:
-        for temporary, _ in written:
-            temporary.unlink(missing_ok=True)
+    with ExitStack() as renames:  # of the last entered first, hence backwards; none if any write fails
+        for name, content in reversed(list(files.items())):
+            renames.enter_context(new_file(folder / name)).write_bytes(content)

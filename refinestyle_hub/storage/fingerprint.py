@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from ..config import Fingerprint, GeneratorConfig
 from ..errors import BaseMismatchError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..generators.stylegan2 import Generator
 
 
-__all__ = ["Fingerprint", "check_base", "digest", "fingerprint", "is_related", "youngest"]
+__all__ = ["Fingerprint", "architecture", "check_base", "digest", "fingerprint", "is_related", "youngest"]
 
 NOT_WEIGHTS = ("noise_const", "w_avg")
 
@@ -36,13 +36,13 @@ def architecture(config: GeneratorConfig) -> str:
 
 def fingerprint(generator: Generator) -> Fingerprint:
     """The fingerprint of a generator; hashing takes about 0.1 s for 30 M weights, so keep the result."""
-    return Fingerprint(architecture(generator.config), digest(generator), tuple(generator.config.parents))
+    return Fingerprint(architecture(generator.config), digest(generator.state_dict()), tuple(generator.config.parents))
 
 
-def digest(network: nn.Module) -> str:
-    """32 hexadecimal digits that the weights of a network decide."""
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """32 hexadecimal digits that the weights of a network decide, given as its ``state_dict()``."""
     found = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         if name.rpartition(".")[2] in NOT_WEIGHTS:
             continue
         values = tensor.detach().to("cpu", torch.float16).contiguous()

@@ -1,4 +1,4 @@
-"""The files of a model: the index of a pipeline, and the names that they have."""
+"""The files of a model: the index of a pipeline, and the names of what is shared of it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,26 @@ from .model_folder import INDEX, Source
 from .schema import config_from_json, config_to_json, dump_json, read_json
 
 
-__all__ = ["CONFIG", "MODEL_FILE", "PipelineIndex", "join", "model_folders", "read_index", "save_index"]
+__all__ = [
+    "CONFIG",
+    "LICENCE_FILE",
+    "PICTURE_FILE",
+    "WEIGHTS_FILE",
+    "PipelineIndex",
+    "join",
+    "model_folders",
+    "read_index",
+    "save_index",
+    "shared_files",
+]
 
 
 CONFIG = "config.json"
-MODEL_FILE = re.compile(r"config\.json|model_index\.json|card\.json|README\.md|(model|tokens)(\..+)?\.safetensors")
+WEIGHTS_FILE = re.compile(r"(model|tokens)(\..+)?\.safetensors")
+TEXT_FILE = re.compile(r"config\.json|model_index\.json|card\.json|README\.md")
+LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|notice|copying|copyright|terms)(\.txt|\.md)?")
+PICTURE_FILE = re.compile(r"preview\.(png|jpg|jpeg|webp)|samples/[^/.][^/]*\.png")
+SHARED = (WEIGHTS_FILE, TEXT_FILE, LICENCE_FILE, PICTURE_FILE)
 
 
 # --- The pipeline's index -------------------------------------------------------------------------------------------
@@ -55,6 +70,15 @@ def model_folders(source: Source) -> list[str]:
         return [""]
     index = read_index(source)
     return ["", *index.parts, *(f"domains/{name}" for name in index.domains)]
+
+
+def shared_files(source: Source, folder: str = "") -> list[str]:
+    """What goes along when a model or a part is shared: its files, cards, licences, previews and samples; no others.
+
+    Names are those in the source. A list that is fixed: what a domain was made from may lie in its folder, and stays.
+    """
+    names = [*source.names(folder), *(f"samples/{name}" for name in source.names(join(folder, "samples")))]
+    return [join(folder, name) for name in names if any(kind.fullmatch(name) for kind in SHARED)]
 
 
 def save_index(folder: str | os.PathLike[str], index: PipelineIndex) -> None:

@@ -21,7 +21,7 @@ from ..errors import ModelFileError, listed, printable
 from .schema import MAX_JSON, parse_json
 
 
-__all__ = ["check_finite", "encode_tensors", "read_header", "read_tensors"]
+__all__ = ["check_finite", "encode_tensors", "read_header", "read_tensors", "template_of"]
 
 METADATA_KEY = "refinestyle"  # one key only: safetensors writes several in random order
 
@@ -87,6 +87,18 @@ def read_header(path: Path) -> Header:
 
 
 INTEGERS = {torch.bool: ("BOOL",), torch.uint8: ("U8",), torch.int64: ("I64",)}
+TYPES = {"F32": torch.float32, "F16": torch.float16} | {names[0]: dtype for dtype, names in INTEGERS.items()}
+
+
+def template_of(header: Header, where: object) -> dict[str, Tensor]:
+    """Names, shapes and dtypes that a file says it holds: the template of a file whose class is not at hand.
+
+    Raises ModelFileError for a kind of number that no part of a model has.
+    """
+    odd = sorted({dtype for dtype, _ in header.tensors.values()} - set(TYPES))
+    if odd:
+        raise ModelFileError(f"{where} holds numbers of the kinds {listed(odd)}, which no model has.")
+    return {name: torch.empty(shape, dtype=TYPES[t], device="meta") for name, (t, shape) in header.tensors.items()}
 
 
 def _check_header(header: Header, template: Mapping[str, Tensor], path: Path) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..config import Fingerprint, TokenLayerConfig, TokenSetConfig
 from ..errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError
 from ..hub.pretrained import Pretrained
+from ..hub.push import Pushable
 from ..storage.fingerprint import youngest
 from .compress import compress_layer
 from .modulated_conv import Residual, join, residual_kernel
@@ -150,7 +151,7 @@ def checked(strength: float | Tensor) -> float | Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSet(Pretrained):
+class TokenSet(Pretrained, Pushable):
     """Kernel residuals and bias offsets for some layers of one generator: an inverted face, a domain, or a mix.
 
     An immutable value; compared and hashed by identity, so that a set can be the key of a mix.

@@ -19,8 +19,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import ConfigError, MissingDependencyError, PictureError
+from ..errors import ConfigError, PictureError
 from ..images import SUFFIXES, PictureSource, load_picture
+from ..runtime.optional import optional
 
 
 __all__ = [
@@ -212,12 +213,7 @@ def _open_dataset(source: str, resolution: int, split: str | None) -> Pictures:
     is_path = source.startswith((".", "/", "~")) or source.endswith(".zip") or source.count("/") > 1
     if is_path and not Path(source).exists():  # do not go looking on the network
         raise PictureError(f"There is no folder or zip of pictures at {source}.")
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{source} is taken for a dataset, which needs the package datasets: pip install 'refinestyle-hub[train]'."
-        ) from error
+    datasets = optional("datasets", f"{source}, which is taken for a dataset,", "refinestyle-hub[train]")
     try:
         loaded: Any = datasets.load_from_disk(source) if Path(source).exists() else datasets.load_dataset(source)
     except Exception as error:  # the loader raises many kinds, some without a common base

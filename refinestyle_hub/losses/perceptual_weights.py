@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..errors import MissingDependencyError, ModelFileError
 from ..hub.torch_cache import torch_file
+from ..pickles.torch_files import read_torch
 from ..storage.tensors import check_finite
-from .torch_files import read_torch
 
 
 __all__ = ["lpips_alex", "st_lpips"]
