@@ -1,8 +1,8 @@
-"""The endpoints as tools for agents (MCP): Gradio's own server, and what it lacks as of Gradio 6.31.
+"""The endpoints as tools for agents (MCP): Gradio's own server with four faults of Gradio 6.31 corrected.
 
-There all callers share one session, so that one would be handed another's face; endpoints with two states among their
-outputs fail, and those with JSON or several files among their inputs have no valid schema; files are given as web
-addresses, which this app does not fetch.
+Protects from: one agent being handed the face of another, for there all callers share one session.
+It also lets tools with two states among their outputs answer, gives a valid schema to inputs of JSON and of several
+files, and takes files as uploads or ``data:`` addresses, since this app fetches no web address.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ A_FILE = "An address of a file that this server gave, or data:<type>;base64,<con
 
 
 def install() -> None:
-    """Let Gradio make its MCP server, where one is asked for, of this class."""
+    """Make Gradio use this class where its MCP server is switched on. Gradio has no setting for the class."""
     gradio.mcp.GradioMCPServer = Tools  # type: ignore[misc]
 
 
@@ -43,22 +43,22 @@ class Tools(gradio.mcp.GradioMCPServer):
     # --- A call ---
 
     def _get_or_create_client(self) -> Any:
-        """A new one, for its name is the session's."""
+        """A new client for each call, because the name of the client is that of the session."""
         with self._making:
             self._client_instance = None
             client = super()._get_or_create_client()
-            self._client_instance = None  # after the call nobody holds it, and the session ends
+            self._client_instance = None  # so that the session ends with the call
         return client
 
     def _prepare_tool_call_args(self, name: str, arguments: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
         endpoint, values, headers, event = super()._prepare_tool_call_args(name, arguments)
         request = self.mcp_server.request_context.request
-        if request is not None and request.client:  # who asks: the app itself hears only from this machine
+        if request is not None and request.client:  # the app would see the address of this machine only
             headers.setdefault("x-forwarded-for", request.client.host)
         return endpoint, values, headers, event
 
     async def _execute_tool_without_progress(self, job: Any) -> list[Any]:
-        """All outputs, where Gradio takes them for one."""
+        """All outputs; Gradio would wrap them as a single one."""
         result = await run_sync(job.result)
         return list(result) if isinstance(result, tuple) else [result]
 
@@ -81,34 +81,34 @@ class Tools(gradio.mcp.GradioMCPServer):
             elif name in files:
                 one: dict[str, Any] = {"type": "string"}
                 kind = {"type": "array", "items": one} if known["type"] == "array" else one
-                told = f"{known.get('description', '')} {A_FILE}".strip()
-                schema["properties"][name] = {**kind, "description": told}
+                description = f"{known.get('description', '')} {A_FILE}".strip()
+                schema["properties"][name] = {**kind, "description": description}
         return schema, places
 
     @property
     def _file_data_tool_description(self) -> str:
-        return ""  # of web addresses: each parameter says what it takes
+        return ""  # Gradio asks for web addresses here; each parameter says what it takes
 
     def convert_strings_to_filedata(self, value: Any, filedata_positions: list[list[str | int]]) -> Any:
-        """The arguments of a call with its files where they can be read."""
+        """The arguments of a call, with its files in the cache where they can be read."""
         files = {place[0] for place in filedata_positions}
         return {name: _files(part) if name in files else part for name, part in value.items()}
 
 
 def _files(addresses: Any) -> Any:
-    """One address, a list of them or nothing as what Gradio calls a file."""
+    """An address, a list of addresses or None, as the dictionaries that Gradio takes for files."""
     if addresses is None:
         return None
     if isinstance(addresses, list):
         return [_files(address) for address in addresses]
-    if not isinstance(addresses, str):  # a file of Gradio's own kind: its client would read any path of this machine
+    if not isinstance(addresses, str):  # of a dictionary, Gradio's client would read any path of this machine
         raise ValueError(messages.BAD_ADDRESS)
     path = _decoded(addresses) if addresses.startswith("data:") else _served(addresses)
     return {"path": path, "orig_name": Path(path).name, "meta": {"_type": "gradio.FileData"}}
 
 
 def _decoded(address: str) -> str:
-    """A ``data:`` address as a file. It has no name, so that a file of tokens is told by how it begins."""
+    """The contents of a ``data:`` address as a file without a name; its first bytes show whether it holds tokens."""
     try:
         content = base64.b64decode(address.partition(",")[2])
     except ValueError as error:
@@ -117,7 +117,7 @@ def _decoded(address: str) -> str:
 
 
 def _served(address: str) -> str:
-    """Where the file lies of an address that this app gave out; nothing is fetched."""
+    """The path of a file whose address this app gave out; nothing is fetched."""
     file = Path(unquote(address.partition(SERVED)[2])).resolve()
     if not file.is_relative_to(Path(get_upload_folder()).resolve()) or not file.is_file():
         raise ValueError(messages.BAD_ADDRESS)

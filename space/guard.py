@@ -1,7 +1,7 @@
 """An ASGI layer before Gradio: files come in through /upload, which has limits, and by no other way.
 
-Gradio would decode a ``data:`` address of any size and fetch any public address whole; both are refused here. An
-``url`` with http is left alone: so the browser names files that the app itself served, and nothing is fetched for it.
+Gradio would decode a ``data:`` address of any size and fetch any public address whole; both are refused here. A
+``url`` with http is left alone: browsers name files that the app served in this way, and nothing is fetched for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of strangers: the loader with its limits, their faces, and what is looked at and downloaded."""
+"""Pictures of visitors: the loader with its limits, their faces, and the files that are shown and downloaded."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _size_in_header(path: str) -> tuple[int, int]:
 
 
 def faces_in(image: Image.Image) -> list[Face]:
-    """The faces of a photo, the largest first; those too small to use are left out."""
+    """The faces of a photo, the largest first, without those that are too small to use."""
     try:
         faces = find_faces(image)
     except FaceNotFoundError as error:
@@ -105,7 +105,7 @@ def crops_of(image: Image.Image, faces: Sequence[Face], size: int) -> list[Pixel
 
 
 def framed(image: Image.Image, faces: Sequence[Face], chosen: int) -> Pixels:
-    """A small copy of the photo that shows which squares are cut out; that of the chosen face stands out."""
+    """A small copy of the photo with a frame around the crop of each face; that of the chosen face stands out."""
     scale = FRAMED / max(image.size)
     small = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)))
     draw = ImageDraw.Draw(small)
@@ -139,21 +139,21 @@ def read_references(paths: Sequence[str] | None, size: int) -> tuple[References,
 
 
 def side_by_side(pictures: Sequence[Pixels], columns: int, side: int = 0) -> Pixels:
-    """Pictures row by row on white; ``side``: reduced to that many pixels where they are larger."""
+    """Pictures row by row on white, each reduced to ``side`` pixels if it is larger and ``side`` is not 0."""
     images = [Image.fromarray(picture) for picture in pictures]
     if side and images[0].width > side:
         images = [image.resize((side, side), Image.Resampling.LANCZOS) for image in images]
     return np.asarray(images[0] if len(images) == 1 else contact_sheet(images, columns))
 
 
-# --- Files in Gradio's cache: from where they are served, and where they are swept ----------------------------------
+# --- Files in Gradio's cache, from where they are served and where they are swept ----------------------------------
 
 
 def cache_file(data: bytes, name: str) -> str:
-    """Write a file that is to be seen or downloaded; its path.
+    """Write a file that is to be shown or downloaded, and return its path.
 
-    The folder is named after the contents: Gradio would write pictures over and over into the same file, also while a
-    browser is reading it.
+    The folder is named after the contents, because Gradio would overwrite a file of the same name while a browser
+    reads it.
     """
     folder = Path(get_upload_folder()) / hashlib.sha256(data).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,10 +164,10 @@ def cache_file(data: bytes, name: str) -> str:
 
 
 def sweep_cache() -> None:
-    """Delete what is older than any session: Gradio knows only the files that it served since it was started."""
+    """Delete what is older than any session. Gradio itself deletes only files that it served since it was started."""
     eldest = time.time() - limits.CACHE_SECONDS[1]
     for path in sorted(Path(get_upload_folder()).rglob("*"), reverse=True):  # what is in a folder before the folder
-        with contextlib.suppress(OSError):  # another process sweeps as well, and not every folder is empty
+        with contextlib.suppress(OSError):  # another process may sweep as well, and not every folder is empty
             if path.stat().st_mtime > eldest:
                 continue
             if path.is_dir():
@@ -177,7 +177,7 @@ def sweep_cache() -> None:
 
 
 def keep_swept() -> None:
-    """Sweep now, and again as long as the process lives."""
+    """Sweep now, and then at intervals for as long as the process lives."""
 
     def sweep() -> None:
         while True:
@@ -200,7 +200,7 @@ def png_file(pixels: Pixels, name: str = "picture.png") -> str:
 
 
 def film_file(frames: Sequence[Pixels], name: str = "film.webp") -> str:
-    """Frames there and back, without end, as an animated WebP in the cache."""
+    """Frames forwards and backwards in an endless loop, as an animated WebP in the cache."""
     images = [Image.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
     side = max(images[0].size)
     if side > limits.FILM_SIDE:

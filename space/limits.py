@@ -1,4 +1,4 @@
-"""Every limit of the demo, in one place: what a stranger may send, hold and ask for."""
+"""Every limit of the demo in one place: what a visitor may send, hold and ask for."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ MIN_FACE = 64  # pixels; below, a photo is refused
 SMALL_FACE = 128  # pixels; below, it is taken with a warning
 
 MAX_STEPS = 400  # of an inversion, both phases together
-DEFAULT_STEPS = {True: 30, False: 100}  # from an encoder's answer, and without an encoder
-CHUNK_SECONDS = 1.0  # wanted length of one turn on the device: Stop waits no longer than this
-JOB_SECONDS = 180.0  # wall clock of one inversion, whatever was asked for
+DEFAULT_STEPS = {True: 30, False: 100}  # with an encoder, and without one
+CHUNK_SECONDS = 1.0  # length of one turn on the device: Stop waits no longer than this
+JOB_SECONDS = 180.0  # longest wall-clock time of one inversion
 MAX_STRENGTH = 10.0  # of an edit that comes over the API
 STRIP = 7  # pictures in a strip of strengths
 
 ADAPT_STEPS = (50, 1000)  # fewest and most of an adaptation
 DEFAULT_ADAPT_STEPS = {"cpu": 90, "cuda": 500}  # about a minute of an idle machine with two cores
 ADAPT_TOKENS = (1, 8)  # fewest and most for each layer
-ADAPT_SECONDS = 900.0  # wall clock of one adaptation, whatever was asked for
-TURN_SECONDS = 20.0 if os.environ.get("SPACES_ZERO_GPU") == "true" else 2.0  # of it before others come in between
+ADAPT_SECONDS = 900.0  # longest wall-clock time of one adaptation
+TURN_SECONDS = (
+    20.0 if os.environ.get("SPACES_ZERO_GPU") == "true" else 2.0
+)  # of an adaptation before others get their turn
 PREVIEWS = 4  # fixed samples that are shown while it runs
 
 DOMAIN_STRENGTHS = (-0.5, 1.5)
 MIXED = 4  # domains at a time
 SEEDS = 4  # random faces at a time
-FILM = 20  # different frames of a film, which runs there and back
+FILM = 20  # different frames of a film, which runs forwards and backwards
 FILM_SIDE = 512  # pixels, at most
 
-MAX_TOKEN_BYTES = 8_000_000  # of a .safetensors file that somebody brings, or names on the Hub
+MAX_TOKEN_BYTES = 8_000_000  # of a .safetensors file that is uploaded, or named on the Hub
 MAX_HEADER = 256_000  # bytes of its header
 MAX_VALUE = 1e4  # of its numbers; trained ones are below 10
 MAX_RANK = 64  # tokens for a layer
@@ -50,15 +52,15 @@ SESSIONS = 500  # states kept in memory
 SUBJECT_BYTES = 3_700_000  # of the face of a session
 SHELF_BYTES = 1_200_000  # of its domains: 5 MB in all
 SHELF = 8  # domains
-STATE_SECONDS = 1800  # what a session holds is dropped that long after it was written; an open page writes it anew
-CACHE_SECONDS = (600, 7200)  # how often old files are looked for, and how old they are
+STATE_SECONDS = 1800  # until the values of a session are dropped; an open page renews them
+CACHE_SECONDS = (600, 7200)  # between two sweeps, and the age at which files are deleted
 
 
 def within(value: float | None, low: int, high: int) -> int:
-    """What stands in a field as a whole number between its bounds; an empty field is ``low``."""
-    return low if value is None else int(min(high, max(low, value)))  # in this order NaN is low as well
+    """The value of a field as a whole number between its bounds; an empty field counts as ``low``."""
+    return low if value is None else int(min(high, max(low, value)))  # in this order NaN becomes ``low`` as well
 
 
 def seed(value: float | None) -> int:
-    """What stands in a field for a seed; an empty one is 0."""
+    """The value of a field for a seed; an empty field counts as 0."""
     return within(value, 0, 2**31 - 1)

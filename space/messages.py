@@ -1,6 +1,6 @@
-"""What people are told, word for word the same in the browser and over the API: the cause, then the way out.
+"""What visitors are told, word for word the same in the browser and over the API: the cause, then the way out.
 
-Messages may be rendered as HTML: text that comes from outside is escaped here.
+Messages may be rendered as HTML, so text that comes from outside is escaped here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CROWDED = "Many jobs from your network are waiting already. Try again in a minut
 OUT_OF_MEMORY = "The GPU ran out of memory. Try again in a moment, or with fewer steps."
 UNEXPECTED = "Something went wrong here, not on your side. Please try again; your photo is kept."
 NO_PICTURES = "Add 1 to 20 pictures of one style first, or take the example."
-NO_RIGHTS = "Say first that you may use these pictures: tick the box above the button."
+NO_RIGHTS = "First confirm that you may use these pictures: tick the box above the button."
 NO_DOMAINS = (
     "This model comes without domains, and this session has none yet. Make one in **Adapt** from a few pictures of a "
     "style, or load one in **Share**: a file, or a Hub id."
@@ -44,18 +44,22 @@ NO_FILE = "Add a .safetensors file first."
 NOT_SAFETENSORS = (
     "Only .safetensors files are read: they hold numbers and nothing that runs. Save a domain or an inversion as one."
 )
-BAD_ADDRESS = "Files are addresses that this server gave, or data:<type>;base64,<contents>. Addresses are not fetched."
-NOT_A_FACE = "This file holds a domain, no face. Give the one that /invert or /export saved of a face."
-NOT_A_DOMAIN = "This file holds a face, no domain. Give the one that /adapt or /export saved of a domain."
-OUT_OF_RANGE = "The numbers in this file are out of all range: it would draw nothing but noise."
+BAD_ADDRESS = (
+    "Give a file as an address from this server, or as data:<type>;base64,<contents>. Other addresses are not read."
+)
+NOT_A_FACE = "This file holds a domain, not a face. Use a file of a face, from /invert or /export."
+NOT_A_DOMAIN = "This file holds a face, not a domain. Use a file of a domain, from /adapt or /export."
+OUT_OF_RANGE = "The values in this file are far out of range, so it would draw nothing but noise. Use another file."
 BAD_HUB_ID = "A Hub id is owner/name, such as someone/my-sketch."
-SHELF_FULL = f"A session holds {limits.SHELF} domains, and not too large ones. Remove one in Share first."
+SHELF_FULL = (
+    f"A session holds at most {limits.SHELF} domains or {limits.SHELF_BYTES / 1e6:g} MB. Remove one in Share first."
+)
 SIGN_IN = "Sign in first: the domain goes to your own account."
 NO_PUBLIC_BASE = "This demo draws with a model that is not public, so nobody could use the domain. Download the file."
 TAKEN = "You already have a repository of that name. Choose another name."
-MAY_NOT = "The Hub does not let this app write there. Sign out, sign in again and allow it to create repositories."
+MAY_NOT = "The Hub does not let this app write there. Sign out and in again, and allow it to create repositories."
 TOO_OFTEN = "The Hub asks to slow down. Try again in a few minutes; nothing was uploaded."
-NOT_PUSHED = "The Hub could not take it just now. Nothing was uploaded; try again, or download the file."
+NOT_PUSHED = "The Hub did not accept the upload. Nothing was uploaded; try again, or download the file."
 TOO_LARGE_FOR_SESSION = "The result is larger than a session may hold. Use a model of a lower resolution."
 
 log = logging.getLogger("refinestyle.space")
@@ -67,7 +71,7 @@ def too_many_bytes(size: int) -> str:
 
 
 def too_many_pixels(width: int, height: int) -> str:
-    """For a picture whose header says so much."""
+    """For a picture that is too large by its header."""
     return f"The picture is {width}×{height}. The limit is {MEGAPIXELS}; please make it smaller."
 
 
@@ -77,7 +81,7 @@ def face_too_small(width: int) -> str:
 
 
 def small_face(width: int) -> str:
-    """A warning: it will be used, but do not expect much."""
+    """A warning for a small face that is used all the same."""
     return f"The face is only {width} px wide. It will do, but a closer photo gives more detail."
 
 
@@ -93,12 +97,12 @@ def stopped(step: int, steps: int) -> str:
 
 def too_many_pictures(count: int) -> str:
     """For ``count`` pictures of a style."""
-    return f"A domain is made from 1 to 20 pictures, and these are {count}. Take the most typical ones."
+    return f"A domain is made from 1 to 20 pictures; you gave {count}. Choose the most typical ones."
 
 
 def left_out(refused: Mapping[str, str]) -> str:
     """For pictures that cannot be used: file name -> why."""
-    lines = [f"**{html.escape(name[:60])}** is left out. {reason}" for name, reason in refused.items()]
+    lines = [f"**{html.escape(name[:60])}** was left out. {reason}" for name, reason in refused.items()]
     return "\n\n".join(lines)
 
 

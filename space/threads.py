@@ -1,8 +1,7 @@
-"""A thread for each kind of work, which does all of it.
+"""One thread for each kind of work, which does all work of that kind.
 
-Whatever computes with PyTorch from a thread leaves helper threads, scratch memory and an arena of the allocator to it.
-Handlers run on any of some forty threads; were the work done on these, or on a new one each time, the process would
-grow with every visitor, and idle helpers of one thread would spin on the cores that another's need.
+Protects from: a process that grows with every visitor. PyTorch leaves helper threads, scratch memory and an arena of
+the allocator to each thread that computes, and Gradio runs handlers on any of about forty threads.
 """
 
 from __future__ import annotations
@@ -23,19 +22,21 @@ Line: TypeAlias = "queue.SimpleQueue[tuple[Callable[[], object], Future[object]]
 
 
 class Threads:
-    """Threads by kind, begun when they are first needed; they end with this, and do not keep a process from ending."""
+    """Threads by kind. Each starts when it is first needed and ends with this object or with the process."""
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[int, str], Line] = {}  # by process too: a fork takes the queues along, not the threads
+        self._lines: dict[
+            tuple[int, str], Line
+        ] = {}  # by process too: a fork inherits the queues, but not the threads
         self._lock = threading.Lock()
         weakref.finalize(self, _end, self._lines)
 
     def do(self, kind: str, work: Callable[[], T]) -> T:
-        """Its result or exception, once it is done."""
+        """Wait for the work, and return its result or raise its exception."""
         return self.start(kind, work).result()
 
     def start(self, kind: str, work: Callable[[], T]) -> Future[T]:
-        """Do it after what the kind's thread has been given before."""
+        """Queue the work behind what the thread of its kind has been given before."""
         future: Future[T] = Future()
         self._line(kind).put((work, future))  # type: ignore[arg-type]
         return future

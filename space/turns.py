@@ -1,4 +1,8 @@
-"""A lock that is fair, between kinds of work and within each."""
+"""A lock that is fair between kinds of work and within each kind.
+
+Protects from: a picture that takes 0.1 s and waits for an inversion or an adaptation that takes minutes. Gradio's
+limits of concurrency count whole events, so they cannot let one event in between two steps of another.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +17,23 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """A lock that goes to the kind of work that has had it for the shorter time, and in it to who asked first.
+    """A lock that goes to the kind of work that has had it for the shortest time, and there to who asked first.
 
-    Start-time fair queueing (Goyal, Vin and Cheng 1996): a kind that had no use for the lock does not save its time
-    up, so that none waits for long because another had been idle.
+    This is start-time fair queueing (Goyal, Vin and Cheng 1996). A kind that was idle saves up no time: otherwise the
+    others would have to wait until it had caught up.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lines: dict[str, deque[object]] = {}  # who waits, by kind
         self._had: dict[str, float] = {}  # seconds, by kind
-        self._now = 0.0  # what the kind that has the lock had had before
+        self._now = 0.0  # seconds that the present holder's kind had before its turn
         self._holder: tuple[str, float] | None = None  # a kind, and since when
         self._moved = threading.Condition()
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """Have it, for a kind of work."""
+        """Hold the lock for a kind of work."""
         self._take(kind)
         try:
             yield
@@ -37,11 +41,11 @@ class Turns:
             self._leave()
 
     def give_way(self) -> None:
-        """Let those go first whose turn it is; for whoever has the lock."""
+        """Called by the holder: let those go first whose turn it is."""
         self._take(self._leave())
 
     def locked(self) -> bool:
-        """Whether somebody has it."""
+        """Whether the lock is held."""
         return self._holder is not None
 
     def _take(self, kind: str) -> None:
@@ -69,7 +73,7 @@ class Turns:
         return kind
 
     def _next(self) -> object | None:
-        """Whose turn it is."""
+        """The ticket whose turn it is, or None."""
         waiting = [kind for kind, line in self._lines.items() if line]
         if self._holder is not None or not waiting:
             return None

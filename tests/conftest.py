@@ -26,11 +26,22 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    """Workers share the cores, and so do the processes that they start."""
+    """No test asks the real Hub. Workers share the cores, and so do the processes that they start."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported; the fixture ``hub`` lifts it
     if count := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
         threads = max(1, len(os.sched_getaffinity(0)) // int(count)) if hasattr(os, "sched_getaffinity") else 1
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that at the end no worker waits long for another."""
+
+    def is_slow(item: pytest.Item) -> bool:
+        return any(item.get_closest_marker(name) for name in ("slow", "browser"))
+
+    slow = {item.path for item in items if is_slow(item)}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +59,6 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """The command line, called with its arguments: its exit status, what it printed, and its errors."""
     from refinestyle_hub.cli import main
 
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the perceptual distance comes from the installed weights
     monkeypatch.setenv("COLUMNS", "120")
 
     def call(*args: object) -> tuple[int, str, str]:
@@ -76,7 +86,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with HubServer() as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

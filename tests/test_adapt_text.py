@@ -167,7 +167,6 @@ def test_command_with_pictures_and_clip(
     folder: Path,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "teal.png")
     out = tmp_path / "teal"
     args = ["adapt", tiny_pipeline_dir, tmp_path / "teal.png", "--align", "none", "--clip", folder, "--steps", 1]

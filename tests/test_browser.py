@@ -113,7 +113,7 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
     page.locator("#pictures input[type=file]").set_input_files([*style(tmp_path), str(tmp_path / "notes.png")])
     told = reads(page, "checked", "can be used")
     assert "5 of 6 pictures can be used." in told
-    assert "notes.png is left out." in told
+    assert "notes.png was left out." in told
     page.locator("#adapt-run").click()
     assert is_told(page, messages.NO_RIGHTS)
     page.locator("#rights input").check()

@@ -145,7 +145,6 @@ def test_from_the_command_line(
     for i, picture in enumerate(crops()):
         save_png(to_image(picture), tmp_path / "pictures" / f"{i}.png")
     monkeypatch.setattr(module, "baselines", lambda p: baselines(p, [2], [(1, 1)]))  # minutes, as published
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     where = [str(tmp_path / name) for name in ("model", "pictures")]
     options = ["--aligned", "--steps", "2", "--attributes", str(tmp_path / "attributes"), "--json"]
     with pytest.raises(SystemExit) as ended:

@@ -112,7 +112,6 @@ def test_all_tables_of_a_tiny_model(
     inversion: ModuleType, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name, steps in (("CURVE", (1,)), ("W_CURVE", (2,)), ("PTI_CURVE", ((1, 1),))):
         monkeypatch.setattr(inversion, name, steps)
     monkeypatch.setattr(inversion, "CHANGES", (inversion.negative,))

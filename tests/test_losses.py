@@ -30,7 +30,6 @@ def _pictures(n: int = 2, size: int = 64, seed: int = 0) -> Tensor:
 
 @pytest.fixture
 def no_alexnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
 

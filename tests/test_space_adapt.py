@@ -167,11 +167,11 @@ def test_bad_pictures_are_named_and_the_others_used(on: AdaptHandlers, pictures:
     squares, note = on.check(mixed)
     assert len(squares["value"]) == 5
     assert note["value"].startswith("5 of 6 pictures can be used. No face was found in 5")
-    assert f"**notes &lt;b&gt;.png** is left out. {messages.NOT_A_PICTURE}" in note["value"]
-    assert "is left out" in adapt(on, mixed)[-1][1]
+    assert f"**notes &lt;b&gt;.png** was left out. {messages.NOT_A_PICTURE}" in note["value"]
+    assert "was left out" in adapt(on, mixed)[-1][1]
     assert not any(part["visible"] for part in on.check(None))
     assert on.check(on.example())[1]["value"].startswith("5 of 5 pictures can be used.")
-    with told("notes &lt;b&gt;.png is left out."):
+    with told("notes &lt;b&gt;.png was left out."):
         on.check(mixed[-1:])
 
 
@@ -180,7 +180,7 @@ def test_mistakes_are_told(on: AdaptHandlers, pictures: list[str]) -> None:
         adapt(on, None)
     with told(messages.NO_RIGHTS):
         adapt(on, pictures, rights=False)
-    with told("A domain is made from 1 to 20 pictures, and these are 25."):
+    with told("A domain is made from 1 to 20 pictures; you gave 25."):
         on.check(pictures * 5)
     shelf = Shelf()
     for place in range(limits.SHELF):

@@ -135,7 +135,6 @@ def test_every_example_is_small_and_its_source_is_named() -> None:
 def test_a_model_that_cannot_be_loaded_is_replaced_and_said(
     tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     pipe, name, notice = model.load(str(tiny_pipeline_dir))
     assert (name, notice, pipe.generator.config.resolution) == ("tiny-32", "", 32)  # where it lies is not told
     monkeypatch.setattr(model, "BUNDLED", str(tiny_pipeline_dir))
