@@ -15,7 +15,7 @@ from tiny import TINY, attribute_net, tiny_generator, token_set
 from torch import Tensor
 
 from refinestyle_hub.cards.facts import read_card
-from refinestyle_hub.cli.evaluate import _domain
+from refinestyle_hub.cli.evaluate import find_domain
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.errors import ConfigError, MissingDependencyError, ShapeError
 from refinestyle_hub.evaluation.domain import Judges, compare, evaluate_domain, figures, sample_codes
@@ -302,7 +302,7 @@ def test_a_folder_that_is_called_as_a_bundled_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     domain.rename("mini-faces-128")
-    found = _domain(tiny_pipe, "mini-faces-128", elsewhere=True)  # as --card asks for it
+    found = find_domain(tiny_pipe, "mini-faces-128", elsewhere=True)  # as --card asks for it
     assert found.config == TokenSet.from_pretrained(tmp_path / "mini-faces-128").config
 
 

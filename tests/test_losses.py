@@ -13,7 +13,7 @@ from torch import Tensor
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
 from refinestyle_hub.losses.code_spread import code_spread
 from refinestyle_hub.losses.gan import feature_matching
-from refinestyle_hub.losses.perceptual import Perceptual, _blur, _convolve_and_blur
+from refinestyle_hub.losses.perceptual import Perceptual, blur_pool, conv_blur_pool
 from refinestyle_hub.losses.pixel import mse, shrink
 
 
@@ -77,7 +77,7 @@ def test_the_blurred_convolution_is_one_step_of_two(distance: Perceptual, height
     conv = deepcopy(distance.convs[0]).double()
     assert isinstance(conv, torch.nn.Conv2d)
     x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(_convolve_and_blur(x, conv), _blur(conv(x)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(conv_blur_pool(x, conv), blur_pool(conv(x)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:The parameter .pretrained.", "ignore:Arguments other than a weight enum")

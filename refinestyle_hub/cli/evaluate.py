@@ -46,7 +46,7 @@ def domain(
     if card and not Path(domain).is_dir():
         raise typer.BadParameter("The card is in the folder of a domain: name that folder.", param_hint="--card")
     pipe = load(model, device)
-    tokens = _domain(pipe, domain, elsewhere=card)
+    tokens = find_domain(pipe, domain, elsewhere=card)
     from ..evaluation.domain import CLUSTERS, Judges, evaluate_domain
     from ..train.data import open_pictures, to_float
 
@@ -109,8 +109,8 @@ def inversion(
     console.emit(report, "\n".join([*lines, table(rows)]), as_json)
 
 
-def _domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenSet:
-    """``elsewhere``: the name is that of a folder, whatever domains and bundled models are called."""
+def find_domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenSet:
+    """The domain of that name. ``elsewhere``: it is a folder, whatever domains and bundled models are called."""
     from ..hub.search import is_own
     from ..storage.fingerprint import check_base
     from ..tokens.token_set import TokenSet

@@ -104,13 +104,13 @@ class Perceptual(nn.Module):
             for _ in widths:
                 conv = next(convs)
                 strided = self.alex and self.shift_tolerant and stage == 0  # a blur in the place of the stride
-                x = F.relu(_convolve_and_blur(x, conv) if strided else conv(x))
+                x = F.relu(conv_blur_pool(x, conv) if strided else conv(x))
             maps.append(_unit(x) * importance.sqrt())
         return maps
 
     def _pool(self, x: Tensor) -> Tensor:
         size = 3 if self.alex else 2
-        return _blur(F.max_pool2d(x, size, stride=1)) if self.shift_tolerant else F.max_pool2d(x, size, stride=2)
+        return blur_pool(F.max_pool2d(x, size, stride=1)) if self.shift_tolerant else F.max_pool2d(x, size, stride=2)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance [N] between pictures [N, 3, H, W] in [-1, 1]."""
@@ -123,15 +123,15 @@ class Perceptual(nn.Module):
         return lambda x: _distance(self.embed(x), maps)
 
 
-def _blur(x: Tensor) -> Tensor:
+def blur_pool(x: Tensor) -> Tensor:
     """Halve [N, C, H, W] behind a [1, 2, 1] low-pass, mirrored by 2 at the edges (Zhang 2019, blurred pooling)."""
     taps = x.new_tensor(TAPS)
     kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=x.shape[1])
 
 
-def _convolve_and_blur(x: Tensor, conv: Any) -> Tensor:
-    """``_blur(conv(x))`` as one convolution with a stride of 2, at less than half the cost, for [N, 3, H, W].
+def conv_blur_pool(x: Tensor, conv: Any) -> Tensor:
+    """``blur_pool(conv(x))`` as one convolution with a stride of 2, at less than half the cost, for x of [N, 3, H, W].
 
     The mirror only concerns the ends. With these symmetric taps the first row is the second again; the last is the one
     before again where the convolution has an odd number of rows, and else the mean of its last two. So with columns.
