@@ -95,7 +95,7 @@ def test_fine_tuning_comes_nearer_to_its_pictures(baselines: ModuleType) -> None
         tiny_generator(), references(), baselines.STYLES, 0.05, steps=30, settings=preset(5),
         perceptual=Perceptual.load("st-lpips-alex"),
     )  # fmt: skip
-    before = run.distance()
+    before = run._distance()
     run.run()
     assert run.best_distance < before
 

@@ -237,11 +237,11 @@ def test_only_what_the_app_gave_out_is_taken_for_a_file(cache: Path) -> None:
     (outside := cache.parent / "outside.safetensors").write_bytes(b"numbers")
     (cache / "link").symlink_to(outside)
     for path in (outside, cache / ".." / outside.name, cache / "link", cache, cache / "none", "/etc/passwd", ""):
-        with pytest.raises(ValueError, match="are not fetched"):
+        with pytest.raises(ValueError, match="are not read"):
             converted(f"http://here{SERVED}{path}")
     assert converted(None)["file"] is None
     for text in ("", served, "http://example.com/x.safetensors", "data:x;base64,A", "data:x;base64,é", PASSWORDS):
-        with pytest.raises(ValueError, match="are not fetched"):
+        with pytest.raises(ValueError, match="are not read"):
             converted(text)
 
 
