@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ __all__ = [
     "UnsafePickleError",
     "UnsupportedModelError",
     "listed",
+    "no_such",
     "printable",
 ]
 
@@ -140,3 +143,10 @@ def listed(names: list[str]) -> str:
     """Up to five names, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(printable(name) for name in names[:5]) + more
+
+
+def no_such(kind: str, name: object, known: Collection[str]) -> str:
+    """Say that there is no ``kind`` of that name, what was probably meant, and which are known."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"No {kind} {str(name)[:60]!r}.{hint}\nKnown: {', '.join(sorted(known)) or 'none'}."

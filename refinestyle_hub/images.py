@@ -9,18 +9,19 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from .errors import PictureError, ShapeError
+from .errors import ConfigError, PictureError, ShapeError
 from .storage.atomic import new_file
 
 
 __all__ = [
+    "OutputType",
     "PictureSource",
     "contact_sheet",
     "from_uint8",
@@ -29,10 +30,12 @@ __all__ = [
     "save_png",
     "to_image",
     "to_images",
+    "to_output",
     "to_tensor",
     "to_uint8",
 ]
 
+OutputType: TypeAlias = Literal["pil", "np", "pt"]
 PictureSource: TypeAlias = str | Path | bytes | BinaryIO | Image.Image
 
 MAX_BYTES = 64_000_000
@@ -122,6 +125,21 @@ def to_images(tensor: torch.Tensor) -> list[Image.Image]:
     if tensor.dim() != 4:
         raise ShapeError(f"A batch of pictures is [N, 3, H, W]; this tensor is {list(tensor.shape)}.")
     return [to_image(one) for one in tensor]
+
+
+def to_output(pictures: torch.Tensor, output_type: OutputType) -> Any:
+    """``[N, 3, H, W]`` in [-1, 1] -> a list of PIL images, an array uint8 ``[N, H, W, 3]``, or the tensor itself.
+
+    Raises:
+        ConfigError: The type is none of "pil", "np" and "pt".
+    """
+    if output_type == "pt":
+        return pictures
+    if output_type == "pil":
+        return to_images(pictures)
+    if output_type == "np":
+        return to_uint8(pictures).permute(0, 2, 3, 1).contiguous().numpy()
+    raise ConfigError(f"output_type must be 'pil', 'np' or 'pt', not {output_type!r}.")
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:

@@ -17,12 +17,13 @@ import gradio as gr
 import numpy as np
 from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from refinestyle_hub.adapt import MAX_PICTURES, References, load_references
 from refinestyle_hub.errors import FaceNotFoundError, PictureError
-from refinestyle_hub.faces.align import align, face_quad
+from refinestyle_hub.faces.align import face_quad
 from refinestyle_hub.faces.detect import Face, find_faces
+from refinestyle_hub.faces.photo import Photo
 from refinestyle_hub.images import FORMATS, contact_sheet, load_picture
 
 from . import limits, messages
@@ -96,12 +97,13 @@ def faces_in(image: Image.Image) -> list[Face]:
 
 def square(image: Image.Image, size: int) -> Pixels:
     """The central square, for a photo that is a crop already."""
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    return np.asarray(Photo(image).crop(size).image)
 
 
 def crops_of(image: Image.Image, faces: Sequence[Face], size: int) -> list[Pixels]:
     """The aligned crop of each face, [size, size, 3]."""
-    return [np.asarray(align(image, face, size).image) for face in faces]
+    photo = Photo(image, tuple(faces))
+    return [np.asarray(photo.crop(size, index).image) for index in range(len(faces))]
 
 
 def framed(image: Image.Image, faces: Sequence[Face], chosen: int) -> Pixels:

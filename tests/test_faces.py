@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refinestyle_hub.errors import FaceNotFoundError, PictureError, ShapeError
-from refinestyle_hub.faces.align import align, crop_face, face_quad, paste_back
+from refinestyle_hub.faces.align import Crop, align, face_quad, paste_back
 from refinestyle_hub.faces.detect import Face, find_faces
 from refinestyle_hub.faces.identity import identity_distance
+from refinestyle_hub.faces.photo import read_photo
+from refinestyle_hub.images import PictureSource
 
 
 Floats = NDArray[np.float64]
@@ -30,6 +32,10 @@ def pixels(image: Image.Image) -> NDArray[np.float32]:
 
 def difference(a: Image.Image, b: Image.Image) -> float:
     return float(np.abs(pixels(a) - pixels(b)).mean())
+
+
+def crop_face(picture: PictureSource, size: int, index: int = 0) -> Crop:
+    return read_photo(picture).crop(size, index)
 
 
 def made_face(eyes: float, mouth: float, centre: tuple[float, float] = (0, 0), degrees: float = 0) -> Face:
@@ -50,6 +56,23 @@ def in_crop(points: Floats, quad: Floats, size: int) -> Floats:
 
 
 # Detection
+
+
+def test_a_picture_without_a_face_is_taken_as_it_is_where_that_is_asked(astronaut: Image.Image) -> None:
+    wall = Image.new("RGB", (64, 48), "grey")
+    wall.paste("red", (8, 0, 56, 48))
+    with pytest.raises(FaceNotFoundError):
+        read_photo(wall)
+    for crop in (read_photo(wall, "optional").crop(24), read_photo(wall, "none").crop(24)):
+        assert crop.image.size == (24, 24)
+        assert (pixels(crop.image)[:, 2:-2] == (255, 0, 0)).all(), "the central square"
+        assert (crop.quad, crop.source_size) == (None, None)
+    assert len(read_photo(astronaut, "optional").faces) == 1
+    assert read_photo(astronaut, "none").faces == ()
+    with pytest.raises(FaceNotFoundError, match="no face 1"):
+        read_photo(astronaut).crop(64, 1)
+    with pytest.raises(PictureError, match="million"):
+        read_photo(astronaut, max_pixels=1000)
 
 
 def test_one_face(astronaut: Image.Image) -> None:

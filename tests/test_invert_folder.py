@@ -17,8 +17,9 @@ from tiny import TINY, tiny_generator
 from refinestyle_hub.cli import main
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError, PictureError
+from refinestyle_hub.faces.photo import Photo
 from refinestyle_hub.images import to_tensor
-from refinestyle_hub.inversion.folder import invert_folder
+from refinestyle_hub.inversion.folder import FolderReport, invert_folder
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.inversion.inversion_settings import InversionSettings
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -49,11 +50,15 @@ def folder(tmp_path: Path, astronaut: Image.Image) -> Path:
     return tmp_path / "photos"
 
 
+def inverted(pipe: RefineStylePipeline, folder: Path, out: Path, **how: Any) -> FolderReport:
+    return invert_folder(pipe.generator, folder, out, encoder=pipe.encoder, perceptual=pipe.perceptual, **how)
+
+
 def test_every_picture_gets_a_file_and_what_cannot_is_listed(
     pipe: RefineStylePipeline, folder: Path, tmp_path: Path
 ) -> None:
     calls: list[tuple[int, int]] = []
-    report = invert_folder(
+    report = inverted(
         pipe, folder, tmp_path / "out", aligned=True, steps=3, batch=4, on_picture=lambda *call: calls.append(call)
     )
     names = ("a.jpg", "a.png", "d.webp", "more/b.png", "more/c.png")
@@ -79,29 +84,29 @@ def test_what_another_model_made_is_not_taken_for_ours(
     codes = other.mapping.w_avg.expand(other.config.num_layers, -1).clone()
     Inversion(codes, base=fingerprint(other)).save(tmp_path / "out" / "a.png" / "inversion.safetensors")
     with pytest.raises(BaseMismatchError, match=r"(?s)a\.png.*earlier run"):
-        invert_folder(pipe, folder, tmp_path / "out", aligned=True)
+        inverted(pipe, folder, tmp_path / "out", aligned=True)
 
 
 def test_an_inversion_that_is_damaged_is_named(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "a.png").mkdir(parents=True)
     (tmp_path / "out" / "a.png" / "inversion.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match=r"(?s)a\.png.*Remove it, and it is made again"):
-        invert_folder(pipe, folder, tmp_path / "out", aligned=True)
+        inverted(pipe, folder, tmp_path / "out", aligned=True)
 
 
 def test_the_pictures_folder_is_not_that_of_the_inversions(pipe: RefineStylePipeline, folder: Path) -> None:
     with pytest.raises(ConfigError, match="a folder of their own"):
-        invert_folder(pipe, folder, folder / "more" / "..")
+        inverted(pipe, folder, folder / "more" / "..")
 
 
 def test_reasons_name_no_folder_of_this_machine(
     pipe: RefineStylePipeline, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> Image.Image:
+    def fail(path: Path, faces: str) -> Photo:
         raise PictureError(f"{path} cannot be read: Input/output error.")
 
-    monkeypatch.setattr("refinestyle_hub.inversion.folder.load_picture", fail)
-    report = invert_folder(pipe, folder, tmp_path / "out", aligned=True)
+    monkeypatch.setattr("refinestyle_hub.inversion.folder.read_photo", fail)
+    report = inverted(pipe, folder, tmp_path / "out", aligned=True)
     assert report.skipped["more/b.png"] == "more/b.png cannot be read: Input/output error."
 
 
@@ -113,9 +118,9 @@ def test_a_second_run_goes_on(pipe: RefineStylePipeline, folder: Path, tmp_path:
         raise Stop
 
     with pytest.raises(Stop):
-        invert_folder(pipe, folder, tmp_path / "out", aligned=True, steps=1, batch=2, on_picture=stop)
+        inverted(pipe, folder, tmp_path / "out", aligned=True, steps=1, batch=2, on_picture=stop)
     first = (tmp_path / "out" / "a.jpg" / "inversion.safetensors").stat()
-    report = invert_folder(pipe, folder, tmp_path / "out", aligned=True, steps=1, batch=2)
+    report = inverted(pipe, folder, tmp_path / "out", aligned=True, steps=1, batch=2)
     assert report.kept == ("a.jpg", "a.png")
     assert report.inverted == ("d.webp", "more/b.png", "more/c.png")
     assert (tmp_path / "out" / "a.jpg" / "inversion.safetensors").stat().st_mtime_ns == first.st_mtime_ns
@@ -125,8 +130,8 @@ def test_inversions_of_one_folder_are_made_in_one_way(pipe: RefineStylePipeline,
     """So that nobody takes quick answers for those of many steps."""
     where, out = folder / "more", tmp_path / "out"
     endless = InversionSettings(patience=math.inf)  # type: ignore[arg-type]
-    invert_folder(pipe, where, tmp_path / "endless", aligned=True, steps=0, settings=endless)
-    invert_folder(pipe, where, out, aligned=True, steps=0)
+    inverted(pipe, where, tmp_path / "endless", aligned=True, steps=0, settings=endless)
+    inverted(pipe, where, out, aligned=True, steps=0)
     untrained = Encoder.for_generator(pipe.generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1)
     other = RefineStylePipeline(pipe.generator, encoder=untrained)
     assert pipe.encoder is not None
@@ -141,17 +146,17 @@ def test_inversions_of_one_folder_are_made_in_one_way(pipe: RefineStylePipeline,
     ):
         options: dict[str, Any] = {"aligned": True, "steps": 0, **change}
         with pytest.raises(ConfigError, match=what):
-            invert_folder(one, where, out, **options)
-    invert_folder(pipe, folder, tmp_path / "all", aligned=True, steps=1)
+            inverted(one, where, out, **options)
+    inverted(pipe, folder, tmp_path / "all", aligned=True, steps=1)
     (tmp_path / "all" / "more" / "b.png" / "inversion.safetensors").unlink()
     for name in ("b.png", "c.png"):  # of another folder of pictures in the same way: both kinds are known
         (out / name).rename(tmp_path / "all" / name)
     with pytest.raises(ConfigError, match=r"b.png.*token_steps 0, not 1"):
-        invert_folder(pipe, where, tmp_path / "all", aligned=True, steps=1)
-    assert invert_folder(pipe, where, tmp_path / "all", aligned=True, steps=0, batch=1).kept == ("b.png", "c.png")
+        inverted(pipe, where, tmp_path / "all", aligned=True, steps=1)
+    assert inverted(pipe, where, tmp_path / "all", aligned=True, steps=0, batch=1).kept == ("b.png", "c.png")
     (where / "b.png").write_bytes((where / "c.png").read_bytes())
     with pytest.raises(ConfigError, match=r"b.png.*is of another picture of that name"):
-        invert_folder(pipe, where, tmp_path / "endless", aligned=True, steps=0, settings=endless)
+        inverted(pipe, where, tmp_path / "endless", aligned=True, steps=0, settings=endless)
 
 
 def test_faces_are_found_and_their_lack_is_listed(
@@ -160,16 +165,16 @@ def test_faces_are_found_and_their_lack_is_listed(
     (tmp_path / "photos").mkdir()
     astronaut.save(tmp_path / "photos" / "portrait.png")
     Image.new("RGB", (64, 64), "grey").save(tmp_path / "photos" / "wall.png")
-    report = invert_folder(pipe, tmp_path / "photos", tmp_path / "out")
+    report = inverted(pipe, tmp_path / "photos", tmp_path / "out")
     assert report.inverted == ("portrait.png",)
     assert "face" in report.skipped["wall.png"]
     found = Inversion.from_pretrained(tmp_path / "out" / "portrait.png" / "inversion.safetensors")
     assert found.source_size == astronaut.size
     assert found.quad is not None
     with pytest.raises(PictureError, match="no pictures"):
-        invert_folder(pipe, tmp_path / "out", tmp_path / "more")
+        inverted(pipe, tmp_path / "out", tmp_path / "more")
     with pytest.raises(ConfigError, match="batch"):
-        invert_folder(pipe, tmp_path / "photos", tmp_path / "out", batch=0)
+        inverted(pipe, tmp_path / "photos", tmp_path / "out", batch=0)
 
 
 def test_from_the_command_line(
@@ -216,7 +221,8 @@ def test_two_processes_share_a_folder(pipe: RefineStylePipeline, folder: Path, t
         "model, folder, out = sys.argv[1:]",
         "seen = []",
         "pipe = RefineStylePipeline.from_pretrained(model)",
-        "report = invert_folder(pipe, folder, out, aligned=True, on_picture=lambda *n: seen.append(n))",
+        "how = {'encoder': pipe.encoder, 'perceptual': pipe.perceptual, 'aligned': True}",
+        "report = invert_folder(pipe.generator, folder, out, **how, on_picture=lambda *n: seen.append(n))",
         "text = json.dumps({**asdict(report), 'seen': seen})",
         "Path(out + '-' + os.environ['RANK'] + '.json').write_text(text)",
     ]

@@ -197,7 +197,7 @@ def test_an_aligned_picture_is_inverted_as_it_is(pipe: RefineStylePipeline, astr
     assert torch.equal(face.crop.float(), expected)
     assert pipe.invert(crop, aligned=True, steps=3, tokens=False).tokens is None
     with pytest.raises(ShapeError, match="aligned"):
-        pipe.paste_back(crop, face, crop)
+        face.paste_back(crop, crop)
 
 
 def test_a_photo_is_cropped_inverted_and_pasted_back(pipe: RefineStylePipeline, astronaut: Image.Image) -> None:
@@ -205,12 +205,12 @@ def test_a_photo_is_cropped_inverted_and_pasted_back(pipe: RefineStylePipeline, 
     assert face.source_size == astronaut.size
     assert face.quad is not None
     red = Image.new("RGB", (32, 32), "red")
-    pasted = np.asarray(pipe.paste_back(astronaut, face, red)).astype(int)
+    pasted = np.asarray(face.paste_back(astronaut, red)).astype(int)
     centre = face.quad.mean(dim=0).round().int().tolist()
     assert pasted[centre[1], centre[0]].tolist() == pytest.approx([255, 0, 0], abs=2)
     assert (pasted[-50:] == np.asarray(astronaut)[-50:]).all()
     with pytest.raises(ShapeError, match="found in a photo of"):
-        pipe.paste_back(astronaut.resize((300, 300)), face, red)
+        face.paste_back(astronaut.resize((300, 300)), red)
 
 
 def test_moving_keeps_what_is_drawn(pipe: RefineStylePipeline, faces: list[Inversion]) -> None:

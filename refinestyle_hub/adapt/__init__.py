@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .adaptation import STEPS, Adaptation, Preview
 from .context import Context, Features, Learner, Term
+from .few_shot import few_shot_adaptation
 from .references import Align, References, load_references
 from .settings import MAX_PICTURES, AdaptSettings, preset
 from .state import AdaptState
@@ -26,6 +27,7 @@ __all__ = [
     "References",
     "Term",
     "TextAdaptation",
+    "few_shot_adaptation",
     "load_clips",
     "load_references",
     "picture_term",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import ConfigError, FaceNotFoundError, PictureError
-from ..faces.align import crop_face
-from ..images import SUFFIXES, PictureSource, load_picture, to_tensor, to_uint8
+from ..errors import ConfigError, PictureError
+from ..faces.photo import read_photo
+from ..images import SUFFIXES, PictureSource, to_tensor, to_uint8
 from .settings import MAX_PICTURES
 
 
@@ -76,15 +75,12 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
     for place, source in enumerate(found, 1):
         name = Path(source).name if isinstance(source, (str, os.PathLike)) else f"picture {place}"
         try:
-            image, is_face = load_picture(source), False
-            if align == "auto":
-                with contextlib.suppress(FaceNotFoundError):
-                    image, is_face = crop_face(image, size).image, True
+            photo = read_photo(source, "optional" if align == "auto" else "none")
         except PictureError as error:
             raise PictureError(f"{name}: {error}") from error
-        tensors.append(to_tensor(image, size))
+        tensors.append(to_tensor(photo.crop(size).image))
         names.append(name)
-        aligned.append(is_face)
+        aligned.append(bool(photo.faces))
     return References(torch.cat(tensors), tuple(names), tuple(aligned), tuple(ignored))
 
 

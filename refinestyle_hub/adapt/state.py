@@ -40,6 +40,11 @@ class AdaptState:
         write_folder(path.parent, {path.name: encode_tensors(self.tensors, header, torch.float32)})
 
     @staticmethod
+    def at(path: str | os.PathLike[str] | None) -> AdaptState | None:
+        """Read what ``save`` wrote, or return None where there is no file yet. Raises as ``load`` does."""
+        return None if path is None or not Path(path).exists() else AdaptState.load(path)
+
+    @staticmethod
     def load(path: str | os.PathLike[str]) -> AdaptState:
         """Read what ``save`` wrote.
 

@@ -83,7 +83,7 @@ def adapt(
 
     pipe = load(model, device)
     state = out / RUN / "state.safetensors"
-    saved = AdaptState.load(state) if state.exists() else None
+    saved = AdaptState.at(state)
     rights = rights or ("" if saved is None else _stated_rights(out))
     clips = load_clips(clip, pipe.device) if clip else []
     run: Adaptation

@@ -240,7 +240,15 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
     from ..inversion.folder import invert_folder
 
     with console.progress("pictures", None) as tick:
-        made = invert_folder(pipe, folder, out, on_picture=lambda done, total: tick(done, {}, total), **how)
+        made = invert_folder(
+            pipe.generator,
+            folder,
+            out,
+            encoder=pipe.encoder,
+            perceptual=pipe.perceptual,
+            on_picture=lambda done, total: tick(done, {}, total),
+            **how,
+        )
     if os.environ.get("RANK", "0") == "0":
         report = {"inverted": made.inverted, "kept": made.kept, "skipped": made.skipped}
         console.write_json(out / "report.json", report)
@@ -272,7 +280,7 @@ def edit(
     face = Inversion.from_pretrained(inversion)
     picture = pipe.render(face, edits=edits, domains=load_domains(pipe, wanted))
     if paste is not None:
-        picture = pipe.paste_back(paste, face, picture)
+        picture = face.paste_back(paste, picture)
     save_png(picture, out)
     report = {"model": model, "edits": edits, "domains": wanted, "file": str(out), "size": list(picture.size)}
     console.emit(report, f"{out}, {picture.width} x {picture.height} pixels", as_json)

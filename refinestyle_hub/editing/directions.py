@@ -5,15 +5,14 @@ A direction is a fixed offset to the codes; an edit adds strength times the offs
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..config import Fingerprint
-from ..errors import ConfigError, DirectionError, ShapeError
+from ..errors import ConfigError, DirectionError, ShapeError, no_such
 from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
 
@@ -95,7 +94,7 @@ class Directions(Pretrained, Pushable, Mapping[str, Direction]):
         try:
             return self._directions[name]
         except KeyError:
-            raise _unknown(name, self) from None
+            raise DirectionError(no_such("direction", name, self)) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._directions
@@ -121,12 +120,6 @@ class Directions(Pretrained, Pushable, Mapping[str, Direction]):
         return cls({n: Direction(tensors[n], info) for n, info in config.directions.items()}, config.base)
 
 
-def _unknown(name: object, known: Collection[str]) -> DirectionError:
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return DirectionError(f"No direction {str(name)[:60]!r}.{hint}\nKnown: {', '.join(sorted(known)) or 'none'}.")
-
-
 def apply(w_plus: Tensor, edits: Mapping[str, float | Tensor], directions: Mapping[str, Direction]) -> Tensor:
     """Move w+ [N, L, D] by strength times direction for each edit; edits add.
 
@@ -145,7 +138,7 @@ def apply(w_plus: Tensor, edits: Mapping[str, float | Tensor], directions: Mappi
     samples, num_layers, width = w_plus.shape
     for name, strength in edits.items():
         if name not in directions:
-            raise _unknown(name, directions)
+            raise DirectionError(no_such("direction", name, directions))
         offset = directions[name].offset(num_layers).to(w_plus)
         if offset.shape[1] != width:
             raise DirectionError(f"The direction {name!r} has {offset.shape[1]} numbers a code, w+ has {width}.")

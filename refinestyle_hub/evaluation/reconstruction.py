@@ -18,8 +18,8 @@ from torch import Tensor
 from ..encoder.encoder import Encoder
 from ..encoder.heads import TokenHead
 from ..errors import ConfigError, FaceNotFoundError, PictureError, ShapeError
-from ..faces.align import crop_face
-from ..images import load_picture, pictures_in, to_tensor
+from ..faces.photo import read_photo
+from ..images import pictures_in, to_tensor
 from ..inversion.inversion_loss import FINE
 from ..inversion.inversion_settings import STEPS, STEPS_AFTER_ENCODER
 from ..losses.perceptual import Perceptual
@@ -150,8 +150,8 @@ def read_crops(paths: Sequence[Path], size: int, *, aligned: bool = False) -> tu
     crops, skipped = [], {}
     for path in itertools.chain.from_iterable(pictures_in(p) if p.is_dir() else [p] for p in paths):
         try:
-            image = load_picture(path) if aligned else crop_face(path, size).image
-            crops.append(to_tensor(image, size))
+            image = read_photo(path, "none" if aligned else "required").crop(size).image
+            crops.append(to_tensor(image))
         except (FaceNotFoundError, PictureError) as error:
             skipped[str(path)] = str(error)
     if not crops:

@@ -11,26 +11,27 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..errors import FaceNotFoundError, ShapeError
-from ..images import PictureSource, load_picture
-from .detect import Face, fill_around, find_faces, plain
-from .dlib_models import FaceModels, Floats
+from ..errors import ShapeError
+from .detect import Face, fill_around, plain
+from .dlib_models import Floats
 
 
-__all__ = ["Crop", "align", "crop_face", "face_quad", "paste_back"]
+__all__ = ["Crop", "align", "face_quad", "paste_back"]
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """An aligned square cut from a picture.
+    """A square cut from a picture.
 
-    quad: ``[4, 2]``, its corners in the picture: top left, bottom left, bottom right, top right. May lie outside.
-    source_size: width and height of the picture.
+    image: The square.
+    quad: ``[4, 2]``, its corners in the picture: top left, bottom left, bottom right, top right. They may lie outside.
+        None where the picture was taken as it is, without a face.
+    source_size: Width and height of the picture; None likewise.
     """
 
     image: Image.Image
-    quad: Floats
-    source_size: tuple[int, int]
+    quad: Floats | None = None
+    source_size: tuple[int, int] | None = None
 
 
 def face_quad(landmarks: Floats) -> Floats:
@@ -86,20 +87,6 @@ def align(image: Image.Image, face: Face, size: int) -> Crop:
     if fine > size:
         crop = crop.resize((size, size), Image.Resampling.LANCZOS)
     return Crop(crop, quad, image.size)
-
-
-def crop_face(picture: PictureSource, size: int, index: int = 0, *, models: FaceModels | None = None) -> Crop:
-    """Read a picture, find its faces and cut the crop of one; index 0 is the largest face.
-
-    Raises:
-        PictureError: the picture cannot be used.
-        FaceNotFoundError: no face, or none of that index.
-    """
-    image = load_picture(picture)
-    faces = find_faces(image, models=models)
-    if not 0 <= index < len(faces):
-        raise FaceNotFoundError(f"The picture has {len(faces)} face(s), counted from 0; there is no face {index}.")
-    return align(image, faces[index], size)
 
 
 def paste_back(original: Image.Image, edited_crop: Image.Image, quad: Floats, feather: float = 0.1) -> Image.Image:

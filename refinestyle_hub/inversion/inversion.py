@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..config import Fingerprint, TokenSetConfig
 from ..errors import ConfigError, ModelFileError, ShapeError
+from ..faces.align import Crop, paste_back
 from ..hub.pretrained import Pretrained
+from ..images import PictureSource, load_picture
 from ..storage.atomic import write_folder
 from ..storage.schema import config_to_json
 from ..storage.tensors import encode_tensors
@@ -82,9 +85,30 @@ class Inversion(Pretrained):
         path = Path(path)
         if path.suffix != ".safetensors":
             raise ModelFileError(f"An inversion is saved as a .safetensors file, not {path.name}.")
-        kept = self if crop else Inversion(**{**vars(self), "crop": None})
+        kept = self if crop else replace(self, crop=None)
         content = encode_tensors(kept.state_dict(), config_to_json("Inversion", kept.config), torch.float32)
         write_folder(path.parent, {path.name: content})
+
+    # --- The photo that it came from ---
+
+    def in_photo(self, crop: Crop) -> Inversion:
+        """Return the same inversion with the corners of its crop in the photo that the crop was cut from."""
+        quad = None if crop.quad is None else torch.from_numpy(crop.quad).float()
+        return replace(self, quad=quad, source_size=crop.source_size)
+
+    def paste_back(self, picture: PictureSource, edited: Image.Image) -> Image.Image:
+        """Lay an edited picture of the face back into the photo that it was found in.
+
+        Raises:
+            PictureError: The photo cannot be read.
+            ShapeError: The inversion is of an aligned crop, or of another photo.
+        """
+        photo = load_picture(picture)
+        if self.quad is None or self.source_size is None:
+            raise ShapeError("This inversion is of an aligned crop: there is no photo to paste it back into.")
+        if photo.size != self.source_size:
+            raise ShapeError(f"The face was found in a photo of {self.source_size} pixels, this one is {photo.size}.")
+        return paste_back(photo, edited, self.quad.double().numpy())
 
     # --- For ``from_pretrained``, which reads such a file ---
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..config import Fingerprint
 from ..encoder.encoder import standard_coordinates
 from ..errors import ConfigError, ShapeError
 from ..generators.stylegan2 import Generator
@@ -53,6 +55,7 @@ def invert(
     perceptual: Perceptual | None = None,
     on_step: OnStep | None = None,
     settings: InversionSettings | None = None,
+    base: Fingerprint | None = None,
 ) -> list[Inversion]:
     """Find w+ and tokens with which ``generator`` draws ``crops``; several pictures share the steps.
 
@@ -71,6 +74,7 @@ def invert(
         on_step: A function called with (step, steps, {"mse", "perceptual"}) at each step. If it returns True, the
             search ends with the best so far.
         settings: Weights and rates.
+        base: The generator's fingerprint. None takes it, which needs a moment.
 
     Returns:
         For each picture an ``Inversion`` whose ``report`` holds mse and perceptual distance, with tokens and with w+
@@ -83,7 +87,7 @@ def invert(
     """
     began = time.monotonic()
     crops = crops.clone()  # one that was made in inference mode could not be descended on
-    settings = settings or InversionSettings()
+    settings, base = settings or InversionSettings(), base or fingerprint(generator)
     w_steps = (W_STEPS if start is None else 0) if w_steps is None else w_steps
     _check(generator, crops, start, start_tokens, w_steps, token_steps)
     # The same numbers, without gradients of their own; the caller's generator keeps its flags.
@@ -109,9 +113,10 @@ def invert(
         w_plus = torch.stack(found)
     if token_steps and stopped != "cancelled":
         loss = InversionLoss(pixels, [fine, coarse], settings.perceptual)
-        tokens, token_done, stopped = optimise_tokens(
+        refined, token_done, stopped = optimise_tokens(
             frozen, w_plus, start_tokens, loss, token_steps, settings, rngs, partial(report, w_steps)
         )
+        tokens = [replace(one, base=base) for one in refined]
 
     with torch.no_grad():
         plain = frozen(w_plus).clamp(-1, 1)
@@ -130,7 +135,6 @@ def invert(
         "seed": seed,
         "seconds": round(time.monotonic() - began, 3),
     }
-    base = fingerprint(generator)
     levels = to_uint8(crops).permute(0, 2, 3, 1)
     inversions = []
     for n in range(len(crops)):
@@ -230,7 +234,7 @@ def optimise_tokens(
         start: One set for each picture. None means new tokens by ``settings``, with P = 0.
         rngs: One for each picture, for new tokens.
     """
-    stats, base = generator.kernel_stats(), fingerprint(generator)
+    stats = generator.kernel_stats()
     if start is not None:
         sets = [TokenParameters.from_token_set(stats, tokens) for tokens in start]
     else:
@@ -244,7 +248,7 @@ def optimise_tokens(
         return loss(step, pictures, settings.norm * norms)
 
     def answers() -> list[TokenSet]:
-        return [parameters.token_set(base).detach() for parameters in sets]
+        return [parameters.token_set().detach() for parameters in sets]
 
     leaves = [leaf for parameters in sets for leaf in parameters.parameters()]
     return _adam(

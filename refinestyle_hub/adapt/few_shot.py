@@ -1,0 +1,80 @@
+"""Adaptation to 1 to 20 pictures of a style."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..encoder.encoder import Encoder
+from ..generators.discriminator import Discriminator
+from ..generators.stylegan2 import Generator
+from ..images import PictureSource
+from ..losses.perceptual import Perceptual
+from .adaptation import STEPS, Adaptation
+from .context import Term
+from .references import Align, References, load_references
+from .settings import AdaptSettings, preset
+from .state import AdaptState
+
+
+__all__ = ["few_shot_adaptation"]
+
+
+def few_shot_adaptation(
+    generator: Generator,
+    pictures: PictureSource | Sequence[PictureSource] | References,
+    perceptual: Callable[[], Perceptual],
+    *,
+    discriminator: Discriminator | None = None,
+    encoder: Encoder | None = None,
+    steps: int = STEPS,
+    tokens: int = 4,
+    align: Align = "auto",
+    seed: int = 0,
+    state: AdaptState | None = None,
+    settings: AdaptSettings | None = None,
+    terms: Sequence[Term] = (),
+) -> Adaptation:
+    """Begin an adaptation as a run whose steps the caller takes, with previews.
+
+    Args:
+        generator: The generator, which is left as it is.
+        pictures: Paths of pictures and folders, file contents, open files or PIL images.
+        perceptual: Gives the perceptual distance; called where the run needs one.
+        discriminator: The generator's discriminator, whose features the terms compare. None uses the perceptual ones.
+        encoder: Gives w+ of the pictures where a term wants them. None finds them by optimisation.
+        steps: Steps of optimisation.
+        tokens: T, tokens per layer.
+        align: "auto" cuts faces out where they are found and uses other pictures as they are; "none" uses all so.
+        seed: The same seed gives the same result.
+        state: The state of the run to go on with.
+        settings: Weights and rates, with a number of tokens of their own. None means what suits so many pictures.
+        terms: More terms of the objective.
+
+    Raises:
+        PictureError: A picture cannot be used; the message names it.
+        ConfigError: There are not 1 to 20 pictures, or ``state`` is of another run.
+        MissingDependencyError: The face detector is not installed (align="none" does without), or, for one to four
+            pictures or without a discriminator, the perceptual distance.
+    """
+    size = generator.config.resolution
+    references = pictures if isinstance(pictures, References) else load_references(pictures, size, align)
+    settings = settings or preset(len(references), tokens)
+    inversions = None
+    if settings.reconstruction and encoder is not None:
+        with torch.no_grad():
+            inversions = encoder.codes(references.pictures.to(generator.mapping.w_avg.device))
+    measured = discriminator is None or (settings.reconstruction and inversions is None)
+    return Adaptation(
+        generator,
+        references,
+        steps=steps,
+        settings=settings,
+        seed=seed,
+        discriminator=discriminator,
+        perceptual=perceptual() if measured else None,
+        inversions=inversions,
+        terms=terms,
+        state=state,
+    )

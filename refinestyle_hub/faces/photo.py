@@ -1,0 +1,85 @@
+"""How a photo comes in: it is read, turned upright, its faces are found, and one of them is cut out.
+
+The pipeline, inversions of folders, the pictures of an adaptation, the command line and the demo all go this way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from PIL import Image, ImageOps
+
+from ..errors import FaceNotFoundError
+from ..images import MAX_BYTES, MAX_PIXELS, PictureSource, load_picture
+from .align import Crop, align
+from .detect import Face, find_faces
+from .dlib_models import FaceModels
+
+
+__all__ = ["FaceSearch", "Photo", "read_photo"]
+
+FaceSearch: TypeAlias = Literal["required", "optional", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A picture that was read, and the faces that were found in it.
+
+    image: The picture, upright, RGB, without metadata.
+    faces: The faces, the largest first. None at all means that the picture is taken as it is.
+    """
+
+    image: Image.Image
+    faces: tuple[Face, ...] = ()
+
+    def crop(self, size: int, face: int = 0) -> Crop:
+        """Cut out a face as FFHQ does, or the central square where there are no faces, of size x size pixels.
+
+        Args:
+            size: Height and width of the crop.
+            face: Which face, 0 being the largest.
+
+        Raises:
+            FaceNotFoundError: There are faces, but none of that number.
+        """
+        if not self.faces:
+            return Crop(ImageOps.fit(self.image, (size, size), Image.Resampling.LANCZOS))
+        if not 0 <= face < len(self.faces):
+            count = len(self.faces)
+            raise FaceNotFoundError(f"The picture has {count} face(s), counted from 0; there is no face {face}.")
+        return align(self.image, self.faces[face], size)
+
+
+def read_photo(
+    picture: PictureSource,
+    faces: FaceSearch = "required",
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    models: FaceModels | None = None,
+) -> Photo:
+    """Read a picture and find the faces in it.
+
+    Args:
+        picture: Path, file contents, open file or PIL image.
+        faces: "required" finds faces or raises; "optional" takes a picture in which none is found as it is, as drawn
+            faces often are not; "none" takes every picture as it is, and needs no face detector.
+        max_bytes: The size of the largest file that is read.
+        max_pixels: The largest width x height that is decoded.
+        models: The face models to use. None means the installed ones.
+
+    Raises:
+        PictureError: The picture cannot be used.
+        FaceNotFoundError: A face is required, and there is none.
+        MissingDependencyError: dlib or its models are not installed.
+    """
+    image = load_picture(picture, max_bytes=max_bytes, max_pixels=max_pixels)
+    if faces == "none":
+        return Photo(image)
+    try:
+        return Photo(image, tuple(find_faces(image, models=models)))
+    except FaceNotFoundError:
+        if faces == "required":
+            raise
+        return Photo(image)

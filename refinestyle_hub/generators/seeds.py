@@ -1,0 +1,34 @@
+"""Which latent a seed stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import ConfigError
+
+
+__all__ = ["MAX_SEED", "latents_of_seeds"]
+
+MAX_SEED = 2**32 - 1
+
+
+def latents_of_seeds(seeds: Iterable[int], z_dim: int) -> Tensor:
+    """Return z [N, z_dim]: the latents that the published tools of StyleGAN2 draw for these seeds.
+
+    Raises:
+        ConfigError: There is no seed, or one is not a whole number from 0 to 2**32 - 1.
+    """
+    rows: list[NDArray[np.float64]] = []
+    for seed in seeds:
+        if not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
+            raise ConfigError(f"A seed is a whole number from 0 to {MAX_SEED}, not {seed}.")
+        rows.append(np.random.RandomState(seed).randn(z_dim))  # noqa: NPY002
+    if not rows:
+        raise ConfigError("There is nothing to draw: give at least one seed.")
+    return torch.from_numpy(np.stack(rows)).float()

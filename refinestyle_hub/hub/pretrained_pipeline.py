@@ -1,0 +1,98 @@
+"""Models of several parts: one folder for each, and an index that names them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import nn
+
+from ..storage.index import PipelineIndex, join, read_index, save_index
+from .pretrained import Pretrained
+from .sources import HubOptions, open_source
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+__all__ = ["PretrainedPipeline"]
+
+P = TypeVar("P", bound="PretrainedPipeline")
+
+
+class PretrainedPipeline:
+    """Mixin: ``from_pretrained``, ``save_pretrained`` and ``to`` for a model of several parts.
+
+    A subclass names its ``parts``, the first of which is always there, and the class of its ``domains``. It takes
+    them as arguments, together with ``allow_base_mismatch``, and has them as attributes.
+    """
+
+    parts: ClassVar[Mapping[str, type[Pretrained]]]
+    domain_class: ClassVar[type[Pretrained]]
+    domains: Mapping[str, Any]
+
+    @classmethod
+    def from_pretrained(
+        cls: type[P],
+        name_or_path: str | os.PathLike[str],
+        *,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        device: torch.device | str = "cpu",
+        allow_base_mismatch: bool = False,
+        **options: Unpack[HubOptions],
+    ) -> P:
+        """Load a bundled model, a local folder or a Hub repo with a ``model_index.json``; the first part is frozen.
+
+        Args:
+            name_or_path: The name, folder or Hub id.
+            subfolder, variant: See ``Pretrained.from_pretrained``.
+            device: Where the networks go.
+            allow_base_mismatch: Whether to accept directions, encoder and domains made for other weights.
+            options: revision, token, cache_dir and local_files_only, for the Hub: see ``HubOptions``.
+
+        Raises:
+            ModelNotFoundError: There is no such model, or a part that its index names is missing.
+            ModelFileError, ConfigError: A file is damaged or of a newer format.
+            BaseMismatchError: Parts were made for another generator.
+        """
+        source = open_source(name_or_path, **options)
+        index = read_index(source, subfolder)
+        first, *others = cls.parts
+        found: dict[str, Any] = {}
+        for name in (first, *(name for name in others if name in index.parts)):
+            kind = cls.parts[name]
+            half = variant if issubclass(kind, nn.Module) else None
+            found[name] = kind.from_source(source, subfolder=join(subfolder, name), variant=half)
+        found[first].requires_grad_(False)
+        folders = {name: join(subfolder, f"domains/{name}") for name in index.domains}
+        domains = {name: cls.domain_class.from_source(source, subfolder=place) for name, place in folders.items()}
+        return cls(**found, domains=domains, allow_base_mismatch=allow_base_mismatch).to(device)  # type: ignore[call-arg]
+
+    def save_pretrained(self, folder: str | os.PathLike[str], variant: str | None = None) -> None:
+        """Write every part into ``folder``, and last the index that names them.
+
+        Args:
+            folder: The folder, which is made when it does not exist.
+            variant: Of the networks: None for float32, "fp16" for half precision.
+        """
+        folder = Path(folder)
+        there = {name: getattr(self, name) for name in self.parts}
+        there = {name: part for name, part in there.items() if isinstance(part, nn.Module) or part}
+        index = PipelineIndex(tuple(there), tuple(self.domains))
+        for name, part in there.items():
+            part.save_pretrained(folder / name, variant if isinstance(part, nn.Module) else None)
+        for name, domain in self.domains.items():
+            domain.save_pretrained(folder / "domains" / name)
+        save_index(folder, index)
+
+    def to(self: P, device: torch.device | str) -> P:
+        """Move the networks; returns the pipeline."""
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return self

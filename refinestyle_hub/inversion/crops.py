@@ -1,0 +1,76 @@
+"""Inversion of crops: by an encoder, if there is one, and by optimisation from its answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..config import Fingerprint
+from ..encoder.encoder import Encoder
+from ..generators.stylegan2 import Generator
+from ..losses.perceptual import Perceptual
+from ..storage.fingerprint import fingerprint
+from .inversion import Inversion
+from .inversion_settings import InversionSettings, planned_steps
+from .optimise import OnStep, invert
+
+
+__all__ = ["invert_crops"]
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def invert_crops(
+    generator: Generator,
+    crops: Tensor,
+    *,
+    encoder: Encoder | None = None,
+    perceptual: Perceptual | None = None,
+    steps: int | None = None,
+    w_steps: int | None = None,
+    tokens: bool = True,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+    settings: InversionSettings | None = None,
+    base: Fingerprint | None = None,
+) -> list[Inversion]:
+    """Find w+ and tokens of crops [N, 3, R, R] in [-1, 1], which share the steps.
+
+    Args:
+        generator: The generator that shall draw the crops, R being its resolution.
+        crops: The pictures.
+        encoder: What gives the start. None starts from the mean latent.
+        perceptual: The perceptual distance. None loads one.
+        steps, w_steps, tokens: How many steps there are for what, see ``planned_steps``.
+        seed, on_step, settings, base: As for ``optimise.invert``.
+
+    Raises:
+        ShapeError: The crops have another size.
+        ConfigError: The numbers of steps do not add up.
+    """
+    began = time.monotonic()
+    base = base or fingerprint(generator)
+    start, sets = None, None
+    if encoder is not None:
+        with torch.no_grad():
+            start, read = encoder(crops, generator) if tokens else (encoder.codes(crops), None)
+        sets = read.unbind(base) if read is not None and read.own else None
+    w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=start is not None)
+    found = invert(
+        generator,
+        crops,
+        w_steps=w_steps,
+        token_steps=token_steps,
+        start=start,
+        start_tokens=sets,
+        seed=seed,
+        perceptual=perceptual,
+        on_step=on_step,
+        settings=settings,
+        base=base,
+    )
+    seconds = {"seconds": round(time.monotonic() - began, 3)}  # with those of the encoder
+    return [replace(one, report={**one.report, **seconds}) for one in found]
