@@ -17,7 +17,6 @@ from PIL import Image
 from tiny import tiny_generator, token_set
 from torch import Tensor
 
-from refinestyle_hub import pipeline
 from refinestyle_hub.adapt import (
     Adaptation,
     AdaptSettings,
@@ -266,7 +265,7 @@ def test_the_preview_shows_what_the_file_holds(
     distances = iter([1.0, *[9.0] * 30])
     monkeypatch.setattr(Adaptation, "_distance", lambda self: next(distances))
     monkeypatch.setattr(adaptation, "preset", lambda *_: AdaptSettings(batch=2, check_every=2))
-    monkeypatch.setattr(pipeline, "preset", lambda *_: AdaptSettings(batch=2, check_every=2))
+    monkeypatch.setattr(few_shot, "preset", lambda *_: AdaptSettings(batch=2, check_every=2))
     out = tmp_path / "n"
     code, text, _ = run("adapt", model, *files, "--name", "n", "--steps", 4, "--align", "none", "--out", out, "--json")
     assert (code, json.loads(text)["best_step"]) == (0, 2)
