@@ -24,6 +24,7 @@ from refinestyle_hub.adapt import (
     Context,
     References,
     adaptation,
+    few_shot,
     load_references,
 )
 from refinestyle_hub.cards.facts import Card, Figure, dump_card, read_card
