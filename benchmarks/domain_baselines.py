@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from refinestyle_hub.adapt import Adaptation, References
 from refinestyle_hub.adapt.context import Features
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 
 
 __all__ = ["EVERYTHING", "STYLES", "FineTuning", "Weights", "one_shot"]

@@ -26,7 +26,7 @@ from refinestyle_hub.cli.pictures import with_encoder
 from refinestyle_hub.editing.directions import Direction, apply
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.evaluation.attributes import AttributeNet
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.atomic import write_folder

@@ -24,7 +24,7 @@ from refinestyle_hub.errors import FaceNotFoundError
 from refinestyle_hub.evaluation import metrics
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.faces.detect import find_faces
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from refinestyle_hub.convert import convert, nvidia_state_dict, rosinality_checkpoint
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
 
 
 DIM = 512  # of z and w

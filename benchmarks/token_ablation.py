@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def fine_layers(pipe: RefineStylePipeline, least: int = 16) -> tuple[str, ...]:
     """Names of the 3x3 layers of ``least`` pixels or more."""
-    return tuple(x.name for x in pipe.generator.config.layers if x.kind == "conv" and x.resolution >= least)
+    return tuple(x.name for x in pipe.generator.config.layers if x.role == "conv" and x.resolution >= least)
 
 
 def method(pipe: RefineStylePipeline, name: str, options: Mapping[str, Any], steps: int) -> Method:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, printable
 
 
 __all__ = [
+    "GENERATOR_CONFIGS",
     "DiscriminatorConfig",
     "EncoderConfig",
     "Fingerprint",
     "GeneratorConfig",
+    "GeneratorShape",
     "LayerSpec",
+    "StyleGAN2Config",
     "TokenLayerConfig",
     "TokenSetConfig",
     "check_choices",
@@ -60,42 +64,104 @@ def _fp16_from(resolution: int, num_fp16_res: int) -> int:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """A modulated convolution of the generator."""
+    """A modulated convolution of a generator, which tokens can refine."""
 
     name: str  # such as "b64.conv0" or "b64.torgb"
-    kind: Literal["conv", "torgb"]
+    role: Literal["conv", "rgb"]  # between feature maps, or from a feature map to colours
     inputs: int
     outputs: int
-    kernel: int  # 3, or 1 for toRGB
+    kernel: int  # side, 1 or 3
     resolution: int  # of its output, pixels
     up: bool  # doubles the size
     code: int  # index of its w+ code
 
+    def useful(self, rank: int) -> int:
+        """At most ``rank`` tokens: a pointwise kernel has no more ranks than outputs."""
+        return min(rank, self.outputs) if self.kernel == 1 else rank
+
 
 @dataclass(frozen=True)
-class GeneratorConfig:
-    """StyleGAN2 generator: any power-of-two size, any widths, no classes."""
+class GeneratorShape:
+    """What fits a generator, whatever network it is: codes, pictures, and the layers that tokens refine."""
+
+    resolution: int  # output height and width, pixels
+    w_dim: int  # D
+    num_ws: int  # L, w+ codes
+    layers: tuple[LayerSpec, ...]  # coarse to fine
+
+    def __post_init__(self) -> None:
+        if not all(1 <= size <= MAX_SIZE for size in (self.resolution, self.w_dim, self.num_ws)):
+            raise ConfigError(f"resolution, w_dim and num_ws must be from 1 to {MAX_SIZE}.")
+        sizes = [size for spec in self.layers for size in (spec.inputs, spec.outputs, spec.resolution)]
+        if not all(1 <= size <= MAX_SIZE for size in sizes) or any(
+            spec.kernel not in (1, 3) or not 0 <= spec.code < self.num_ws for spec in self.layers
+        ):
+            raise ConfigError(f"These are no layers of a generator with {self.num_ws} codes.")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig(ABC):
+    """What every generator has; each network adds its own sizes."""
+
+    network: ClassVar[str]  # as people call it, such as "StyleGAN2"
 
     resolution: int = 1024  # output height and width, pixels
     z_dim: int = 512
     w_dim: int = 512
     mapping_layers: int = 8
-    channels: Mapping[int, int] = field(default_factory=dict)  # feature maps by resolution; empty: config-f
-    conv_clamp: float | None = None  # the published fp16 networks clamp activations at 256
-    num_fp16_res: int = 0  # how many of the highest resolutions ran in fp16 on a GPU
-    crop: str = "ffhq"  # how the training pictures were framed; "ffhq" is by facial landmarks, "none" as they came
-    parents: tuple[str, ...] = ()  # digests of the generators it was fine-tuned from, nearest first
+    # how the training pictures were framed; "ffhq" is by facial landmarks, "none" as they came
+    crop: str = field(default="ffhq", kw_only=True)
+    # digests of the generators it was fine-tuned from, nearest first
+    parents: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        channels = self.channels or config_f_channels(self.resolution)
-        object.__setattr__(self, "channels", _checked_channels(self.resolution, channels))
         for name in ("z_dim", "w_dim", "mapping_layers"):
             limit = 64 if name == "mapping_layers" else MAX_SIZE
             if not 1 <= getattr(self, name) <= limit:
                 raise ConfigError(f"{name} must be from 1 to {limit}, not {getattr(self, name)}.")
 
     @property
-    def num_layers(self) -> int:
+    @abstractmethod
+    def num_ws(self) -> int:
+        """Number L of w+ codes: the first drives the layer at 4 px, and each doubling has two more."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Modulated convolutions, coarse to fine."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> str:
+        """Everything that decides the shapes of codes and token sets, in one readable word."""
+
+    def full_precision(self) -> GeneratorConfig:
+        """The same network without layers that run in half precision of their own accord."""
+        return self
+
+    @property
+    def shape(self) -> GeneratorShape:
+        """Its sizes, for what is made to fit it."""
+        return GeneratorShape(self.resolution, self.w_dim, self.num_ws, self.layers)
+
+
+@dataclass(frozen=True)
+class StyleGAN2Config(GeneratorConfig):
+    """StyleGAN2 generator: any power-of-two size, any widths, no classes."""
+
+    network = "StyleGAN2"
+
+    channels: Mapping[int, int] = field(default_factory=dict)  # feature maps by resolution; empty: config-f
+    conv_clamp: float | None = None  # the published fp16 networks clamp activations at 256
+    num_fp16_res: int = 0  # how many of the highest resolutions ran in fp16 on a GPU
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels = self.channels or config_f_channels(self.resolution)
+        object.__setattr__(self, "channels", _checked_channels(self.resolution, channels))
+
+    @property
+    def num_ws(self) -> int:
         """Number L of w+ codes: one per convolution and one for the last toRGB."""
         return 2 * len(self.channels)
 
@@ -103,6 +169,10 @@ class GeneratorConfig:
     def fp16_from(self) -> int:
         """Lowest resolution that runs in fp16 on a GPU."""
         return _fp16_from(self.resolution, self.num_fp16_res)
+
+    def full_precision(self) -> StyleGAN2Config:
+        """Without fp16 blocks."""
+        return replace(self, num_fp16_res=0)
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
@@ -114,9 +184,19 @@ class GeneratorConfig:
                 specs.append(LayerSpec(f"b{r}.conv0", "conv", inputs, outputs, 3, r, True, code))
                 code += 1
             specs.append(LayerSpec(f"b{r}.conv1", "conv", outputs, outputs, 3, r, False, code))
-            specs.append(LayerSpec(f"b{r}.torgb", "torgb", outputs, 3, 1, r, False, code + 1))
+            specs.append(LayerSpec(f"b{r}.torgb", "rgb", outputs, 3, 1, r, False, code + 1))
             code, inputs = code + 1, outputs
         return tuple(specs)
+
+    @property
+    def architecture(self) -> str:
+        """Such as ``"stylegan2-128-z256-w256-m4-c256.256.128.64.32.16"``."""
+        widths = ".".join(str(width) for width in self.channels.values())
+        return f"stylegan2-{self.resolution}-z{self.z_dim}-w{self.w_dim}-m{self.mapping_layers}-c{widths}"
+
+
+# By the class that config.json names: files can be read, and cards written, without the networks.
+GENERATOR_CONFIGS: dict[str, type[GeneratorConfig]] = {"StyleGAN2Generator": StyleGAN2Config}
 
 
 @dataclass(frozen=True)
@@ -138,6 +218,10 @@ class DiscriminatorConfig:
     def fp16_from(self) -> int:
         """Lowest resolution that runs in fp16 on a GPU."""
         return _fp16_from(self.resolution, self.num_fp16_res)
+
+    def full_precision(self) -> DiscriminatorConfig:
+        """Without fp16 blocks."""
+        return replace(self, num_fp16_res=0)
 
 
 @dataclass(frozen=True)
@@ -185,7 +269,7 @@ class EncoderConfig:
     The defaults are for a generator of 1024 px: 55 M parameters in both stages.
     """
 
-    generator: GeneratorConfig
+    generator: GeneratorShape
     base: Fingerprint | None = None  # the generator it was trained for; None: unknown
     stages: Literal["one", "two"] = "two"  # w+ and tokens together, or w+ first and tokens from what it misses
     size: int = 0  # height and width of what it looks at, pixels; 0: the generator's, at least 16 and at most 256
@@ -194,7 +278,7 @@ class EncoderConfig:
     width: int = 384  # of queries and memory
     depth: int = 2  # blocks per group
     heads: int = 6  # of the attention
-    rank: int = 8  # T, at most 3 in a toRGB
+    rank: int = 8  # T; a pointwise kernel has no more than it has outputs
     residual: Literal["post", "pre", "multiply"] = "post"  # added after or before the modulation; or times the kernel
     spatial: Literal["scaled", "broadcast", "full"] = "scaled"  # A per token; A = 1; or every token its own taps
     layers: tuple[str, ...] = ("*.conv*",)  # names or globs of those that are refined

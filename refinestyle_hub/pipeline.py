@@ -20,9 +20,9 @@ from .editing.directions import Directions, apply
 from .encoder.encoder import Encoder
 from .errors import DomainError, ShapeError, no_such
 from .faces.photo import read_photo
+from .generators.base import Generator
 from .generators.discriminator import Discriminator
 from .generators.seeds import latents_of_seeds
-from .generators.stylegan2 import Generator
 from .hub.pretrained_pipeline import PretrainedPipeline
 from .hub.push import Pushable
 from .images import OutputType, PictureSource, to_output, to_tensor
@@ -32,7 +32,7 @@ from .inversion.inversion_settings import InversionSettings
 from .inversion.optimise import OnStep
 from .losses.clip import Clip
 from .losses.perceptual import Perceptual
-from .storage.fingerprint import check_base, fingerprint
+from .storage.fingerprint import check_base
 from .tokens.batch import Strength, TokenBatch, strengths
 from .tokens.token_set import TokenSet
 
@@ -251,12 +251,12 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
     @property
     def device(self) -> torch.device:
         """Where the generator is."""
-        return self.generator.mapping.w_avg.device
+        return self.generator.device
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """The generator's; taken once."""
-        return fingerprint(self.generator)
+        return self.generator.fingerprint()
 
     @cached_property
     @torch.inference_mode(False)

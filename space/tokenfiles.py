@@ -103,7 +103,7 @@ def check(tokens: Tokens, pipe: RefineStylePipeline) -> Tokens:
     config = pipe.generator.config
     layers = {spec.name: spec for spec in config.layers}
     found = tokens.tokens if isinstance(tokens, Inversion) else tokens
-    fits = not isinstance(tokens, Inversion) or tokens.w_plus.shape == (config.num_layers, config.w_dim)
+    fits = not isinstance(tokens, Inversion) or tokens.w_plus.shape == (config.num_ws, config.w_dim)
     for name, layer in (found.layers if found else {}).items():
         spec = layers.get(name)
         taps = layer.q if layer.spatial == "full" else layer.a

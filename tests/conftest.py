@@ -135,14 +135,13 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import TINY, tiny_generator
 
     from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions
-    from refinestyle_hub.storage.fingerprint import fingerprint
 
     rng = torch.Generator().manual_seed(0)
     generator = tiny_generator()
     names = ("smile", "mouth_open", "age", "glasses", "hair_length", "yaw", "sparkle")
     found = {name: Direction(torch.randn(1, TINY.w_dim, generator=rng), DirectionInfo()) for name in names}
     folder = tmp_path_factory.mktemp("models") / "tiny-32"
-    RefineStylePipeline(generator, directions=Directions(found, fingerprint(generator))).save_pretrained(folder)
+    RefineStylePipeline(generator, directions=Directions(found, generator.fingerprint())).save_pretrained(folder)
     return folder
 
 

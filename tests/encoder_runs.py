@@ -11,8 +11,8 @@ from tiny import MILD, mild_generator
 from torch import Tensor
 
 from refinestyle_hub.config import DiscriminatorConfig
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.images import to_image
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.data import open_pictures

@@ -19,15 +19,14 @@ from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import RefineStyleHubError
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 
 
 GENERATOR = tiny_generator()
 DISCRIMINATOR = Discriminator(DiscriminatorConfig(32, GENERATOR.config.channels))
-DOMAIN = replace(token_set(seed=1), base=fingerprint(GENERATOR), metadata={"steps": 300})
-DIRECTIONS = Directions({"smile": Direction(torch.ones(1, 16))}, fingerprint(GENERATOR))
+DOMAIN = replace(token_set(seed=1), base=GENERATOR.fingerprint(), metadata={"steps": 300})
+DIRECTIONS = Directions({"smile": Direction(torch.ones(1, 16))}, GENERATOR.fingerprint())
 LOOK: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
-ENCODER = Encoder(EncoderConfig(GENERATOR.config, fingerprint(GENERATOR), **LOOK))
+ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, GENERATOR.fingerprint(), **LOOK))
 
 CARD = Card(
     license="cc-by-4.0",

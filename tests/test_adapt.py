@@ -19,8 +19,8 @@ from refinestyle_hub.adapt import Adaptation, AdaptSettings, AdaptState, Context
 from refinestyle_hub.adapt.objectives import Layout, Norm, Reconstruction
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.errors import ConfigError, DivergedError, ModelFileError, ShapeError
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.tokens.token_set import TokenSet
 
@@ -266,7 +266,7 @@ def test_one_picture_is_redrawn_from_its_inversion(generator: Generator, discrim
     )
     assert "reconstruction" in run.step()
     assert run.inversions is not None
-    assert run.inversions.shape == (1, TINY.num_layers, TINY.w_dim)
+    assert run.inversions.shape == (1, TINY.num_ws, TINY.w_dim)
     again = Adaptation(
         generator, references(1), steps=3, settings=settings, discriminator=discriminator, state=run.state()
     )

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from refinestyle_hub.editing.directions import Direction, Directions
 from refinestyle_hub.errors import BaseMismatchError
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.token_set import TokenSet
 
 
@@ -27,7 +27,7 @@ def generator() -> Generator:
 @pytest.fixture(scope="module")
 def domains(generator: Generator) -> dict[str, TokenSet]:
     """As an adaptation makes them: pre-modulation, toRGB and biases too."""
-    base = fingerprint(generator)
+    base = generator.fingerprint()
     return {
         name: replace(token_set(seed, residual="pre", bias=True).scale(0.5), base=base)
         for seed, name in enumerate(("sketch", "bronze"), 10)
@@ -38,7 +38,7 @@ def domains(generator: Generator) -> dict[str, TokenSet]:
 def pipe(generator: Generator, domains: dict[str, TokenSet]) -> RefineStylePipeline:
     vector = torch.randn(1, TINY.w_dim, generator=torch.Generator().manual_seed(3))
     return RefineStylePipeline(
-        generator, None, Directions({"smile": Direction(vector)}, fingerprint(generator)), domains
+        generator, None, Directions({"smile": Direction(vector)}, generator.fingerprint()), domains
     )
 
 
@@ -46,7 +46,7 @@ def pipe(generator: Generator, domains: dict[str, TokenSet]) -> RefineStylePipel
 def faces(generator: Generator) -> list[Inversion]:
     w = generator.map(torch.randn(3, TINY.z_dim, generator=torch.Generator().manual_seed(1)))
     return [
-        Inversion(w[n], replace(token_set(n, rank=n + 1), base=fingerprint(generator)), base=fingerprint(generator))
+        Inversion(w[n], replace(token_set(n, rank=n + 1), base=generator.fingerprint()), base=generator.fingerprint())
         for n in range(3)
     ]
 
@@ -108,8 +108,8 @@ def test_a_mix_merged_into_a_plain_generator_draws_the_same(
 def test_a_domain_runs_on_a_generator_fine_tuned_from_its_base(
     generator: Generator, domains: dict[str, TokenSet]
 ) -> None:
-    config = replace(TINY, parents=(fingerprint(generator).digest,))
-    tuned = Generator.from_state(config, {name: t * 1.01 for name, t in generator.state_dict().items()})
+    config = replace(TINY, parents=(generator.fingerprint().digest,))
+    tuned = StyleGAN2Generator.from_state(config, {name: t * 1.01 for name, t in generator.state_dict().items()})
     pipe = RefineStylePipeline(tuned.requires_grad_(False))
     with pytest.warns(UserWarning, match="a relative of this generator"):
         adapted = pipe.generate([0], domains={domains["sketch"]: 1.0}, output_type="pt")
@@ -122,10 +122,10 @@ def test_domains_of_the_base_meet_faces_and_domains_of_its_descendant(
     generator: Generator, domains: dict[str, TokenSet], related: bool
 ) -> None:
     """Unrelated weights are taken where the pipeline is told so."""
-    config = replace(TINY, parents=(fingerprint(generator).digest,) if related else ())
-    tuned = Generator.from_state(config, {name: t * 1.01 for name, t in generator.state_dict().items()})
+    config = replace(TINY, parents=(generator.fingerprint().digest,) if related else ())
+    tuned = StyleGAN2Generator.from_state(config, {name: t * 1.01 for name, t in generator.state_dict().items()})
     pipe = RefineStylePipeline(tuned.requires_grad_(False), allow_base_mismatch=not related)
-    own = replace(token_set(3, residual="pre"), base=fingerprint(tuned))
+    own = replace(token_set(3, residual="pre"), base=tuned.fingerprint())
     face = Inversion(tuned.map(torch.zeros(1, TINY.z_dim))[0], replace(token_set(0), base=own.base), base=own.base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -139,4 +139,4 @@ def test_tokens_of_other_weights_are_not_merged(generator: Generator, domains: d
     other = tiny_generator(5)
     with pytest.raises(BaseMismatchError, match="other weights"):
         other.merge(domains["sketch"])
-    assert other.merge(domains["sketch"], allow_base_mismatch=True).config.parents == (fingerprint(other).digest,)
+    assert other.merge(domains["sketch"], allow_base_mismatch=True).config.parents == (other.fingerprint().digest,)

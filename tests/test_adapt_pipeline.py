@@ -158,7 +158,7 @@ def test_an_encoder_saves_the_inversions() -> None:
 
     class Reads(torch.nn.Module):
         def codes(self, pictures: torch.Tensor) -> torch.Tensor:
-            return pipe.generator.mapping.w_avg.expand(len(pictures), pipe.generator.config.num_layers, -1)
+            return pipe.generator.mean_latent.expand(len(pictures), pipe.generator.num_ws, -1)
 
     pipe = RefineStylePipeline(tiny_generator(), Discriminator(DiscriminatorConfig(32, channels=dict.fromkeys(
         (4, 8, 16, 32), 4))))  # fmt: skip

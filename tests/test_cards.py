@@ -28,16 +28,15 @@ from refinestyle_hub.hub import sources
 from refinestyle_hub.hub.push import with_base_terms
 from refinestyle_hub.hub.shipped import shipped, write_all
 from refinestyle_hub.inversion.inversion import Inversion
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.storage.index import PipelineIndex, save_index
 from refinestyle_hub.storage.model_folder import Folder
 
 
 GENERATOR = tiny_generator()
-DOMAIN = replace(token_set(seed=1), base=fingerprint(GENERATOR), metadata={"steps": 300, "loss": {"not": "shown"}})
+DOMAIN = replace(token_set(seed=1), base=GENERATOR.fingerprint(), metadata={"steps": 300, "loss": {"not": "shown"}})
 LOOK: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
-ENCODER = Encoder(EncoderConfig(GENERATOR.config, fingerprint(GENERATOR), **LOOK))
-DIRECTIONS = Directions({"smile": Direction(torch.randn(1, 16))}, fingerprint(GENERATOR))
+ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, GENERATOR.fingerprint(), **LOOK))
+DIRECTIONS = Directions({"smile": Direction(torch.randn(1, 16))}, GENERATOR.fingerprint())
 CHECKOUT = Path(__file__).parents[1]
 
 CARD = Card(
@@ -224,7 +223,7 @@ def test_a_folder_without_a_model_has_no_card(tmp_path: Path) -> None:
         render(tmp_path, CARD, "me/x")
     with pytest.raises(ModelNotFoundError, match="There is no folder"):
         render(tmp_path / "nowhere", CARD, "me/x")
-    Inversion(GENERATOR.mapping.w_avg.expand(8, 16)).save_pretrained(tmp_path)
+    Inversion(GENERATOR.mean_latent.expand(8, 16)).save_pretrained(tmp_path)
     with pytest.raises(ModelFileError, match="only these have cards"):
         render(tmp_path, CARD, "me/x")
 
@@ -301,7 +300,7 @@ def test_sections_come_and_go(domain: Path) -> None:
 
 def test_old_base_tag_does_not_stay(domain: Path) -> None:
     old = render(domain, CARD, "me/sketch")
-    moved = replace(DOMAIN, base=fingerprint(tiny_generator(seed=9)))
+    moved = replace(DOMAIN, base=tiny_generator(seed=9).fingerprint())
     moved.save_pretrained(domain)
     tags = metadata_of(render(domain, CARD, "me/sketch", old))["tags"]
     assert sum(tag.startswith("refinestyle-base-") for tag in tags) == 1

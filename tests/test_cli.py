@@ -19,11 +19,12 @@ from tiny import token_set
 
 from refinestyle_hub.cli import options
 from refinestyle_hub.cli.pictures import load_domains, parse_edits, parse_seeds
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.faces.dlib_models import FaceModels
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
@@ -240,7 +241,7 @@ def test_a_name_is_the_models_and_a_path_is_a_path(tmp_path: Path, monkeypatch: 
     here = token_set()
     here.save_pretrained("wild")
     here.save_pretrained("other")
-    pipe = RefineStylePipeline(Generator(GeneratorConfig(32, 8, 8, 2, {4: 6, 8: 4, 16: 2, 32: 2})))
+    pipe = RefineStylePipeline(StyleGAN2Generator(StyleGAN2Config(32, 8, 8, 2, {4: 6, 8: 4, 16: 2, 32: 2})))
     pipe.domains["wild"] = here
     with pytest.warns(UserWarning, match=r"'wild' is the model's own domain here; .* is \./wild"):
         assert load_domains(pipe, {"wild": 0.5}) == {"wild": 0.5}

@@ -12,8 +12,7 @@ from tiny import tiny_generator
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.convert import export_rosinality
-from refinestyle_hub.generators.stylegan2 import Generator
-from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.tokens.parameters import TokenParameters
 
 
@@ -39,7 +38,7 @@ def domain_dir(tmp_path: Path) -> Path:
         for p in parameters.parameters():
             p.normal_(generator=torch.Generator().manual_seed(1))
     folder = tmp_path / "domain"
-    parameters.token_set(base=fingerprint(generator)).detach().save_pretrained(folder)
+    parameters.token_set(base=generator.fingerprint()).detach().save_pretrained(folder)
     return folder
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import token_set
+from tiny import dense, token_set
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.tokens.token_set import TokenSet
 
 
-CONFIG = GeneratorConfig(8, 8, 8, 1, {4: 10, 8: 9})
+CONFIG = StyleGAN2Config(8, 8, 8, 1, {4: 10, 8: 9})
 
 
 def make(seed: int, rank: int, spatial: str, residual: str = "post") -> TokenSet:
@@ -25,7 +25,7 @@ def parts(tokens: TokenSet, layer: str) -> list[torch.Tensor]:
     found = []
     for flag in (False, True):
         picked = {k: v if k == "bias" else v[x.pre == flag] for k, v in state.items()}
-        found.append(TokenSet.from_state_dict({f"{layer}.{k}": v for k, v in picked.items()}).dense(layer))
+        found.append(dense(TokenSet.from_state_dict({f"{layer}.{k}": v for k, v in picked.items()}), layer))
     return found
 
 
@@ -69,7 +69,7 @@ def test_no_rank_does_better(spatial: str) -> None:
     """Eckart and Young: the error is that of the singular values left out."""
     tokens = make(2, 5, spatial)
     short, report = tokens.compress(2)
-    values = torch.linalg.svdvals(tokens.dense("b8.conv0").double().flatten(1))
+    values = torch.linalg.svdvals(dense(tokens, "b8.conv0").double().flatten(1))
     assert report["b8.conv0"] == pytest.approx(float(values[2:].norm() / values.norm()), rel=1e-5)
     assert 0.05 < report["b8.conv0"] < 1
     assert short.layers["b8.conv0"].p.dtype == torch.float32
@@ -80,7 +80,7 @@ def test_scaled_is_better_than_dropping_tokens() -> None:
     _, report = tokens.compress(3)
     for layer in ("b4.conv1", "b8.conv0", "b8.conv1"):
         x = tokens.layers[layer]
-        whole = tokens.dense(layer)
+        whole = dense(tokens, layer)
         each = [x.p[t, :, None, None, None] * x.q[t, :, None, None] * x.a[t] for t in range(4)]  # type: ignore[index]
         assert report[layer] < min(float(one.norm()) for one in each) / float(whole.norm()) + 1e-3
 

@@ -22,8 +22,8 @@ from refinestyle_hub.errors import (
     RefineStyleHubError,
     UnsupportedModelError,
 )
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.storage.index import read_index
 from refinestyle_hub.storage.model_folder import Folder
 
@@ -78,10 +78,10 @@ def test_nvidia_generator(tmp_path: Path, options: dict[str, Any]) -> None:
     assert ours.config.conv_clamp == options.get("clamp")
     assert ours.config.num_fp16_res == options.get("fp16", 0)
     weights = theirs.state_dict()
-    assert torch.equal(ours.mapping.w_avg, weights["mapping.w_avg"])
+    assert torch.equal(ours.mean_latent, weights["mapping.w_avg"])
     z = torch.randn(3, ours.config.z_dim)
     _assert_close(ours.mapping(z), reference.mapping(weights, z, ours.config.mapping_layers))
-    w = _codes(1 if options["resolution"] == 1024 else 2, ours.config.num_layers, ours.config.w_dim)
+    w = _codes(1 if options["resolution"] == 1024 else 2, ours.config.num_ws, ours.config.w_dim)
     _assert_close(ours(w), reference.synthesis(weights, w, options["resolution"], options.get("clamp")))
 
 
@@ -138,7 +138,7 @@ def test_generator_trained_without_noise_or_average(tmp_path: Path) -> None:
     assert not any(float(conv.noise_strength.detach()) for conv in ours.convs())
     mean = reference.mapping(theirs.state_dict(), torch.randn(20_000, 16), 2).mean(dim=0)
     # the standard error of a mean over 20,000 samples is 0.007 deviations
-    torch.testing.assert_close(ours.mapping.w_avg, mean, atol=0.05, rtol=0)
+    torch.testing.assert_close(ours.mean_latent, mean, atol=0.05, rtol=0)
 
 
 def test_networks_that_are_not_plain_stylegan2(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_rosinality(tmp_path: Path, channels: dict[int, int], depth: int) -> Non
     z = torch.randn(3, 16)
     _assert_close(ours.mapping(z), theirs.style(z))
     n = 1 if 1024 in channels else 2
-    w = _codes(n, ours.config.num_layers, 16)
+    w = _codes(n, ours.config.num_ws, 16)
     _assert_close(ours(w), theirs(w))
     pictures = torch.randn(n, 3, max(channels), max(channels))
     _assert_close(Discriminator.from_pretrained(tmp_path / "out")(pictures), critic(pictures))
@@ -244,7 +244,7 @@ def test_training_state(tmp_path: Path, zipped: bool) -> None:
     convert(source, tmp_path / "out", license=LICENCE)
     ours = Generator.from_pretrained(tmp_path / "out")
     assert torch.equal(ours.synthesis.b16.conv0.weight, theirs.convs[2].conv.weight[0])  # type: ignore[union-attr, index]
-    assert torch.equal(ours.mapping.w_avg, more["latent_avg"])  # type: ignore[arg-type]
+    assert torch.equal(ours.mean_latent, more["latent_avg"])  # type: ignore[arg-type]
 
 
 def test_rosinality_without_average_noise_and_with_prefix(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_rosinality_without_average_noise_and_with_prefix(tmp_path: Path) -> Non
     ours = Generator.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         mean = theirs.style(torch.randn(20_000, 16)).mean(dim=0)
-    torch.testing.assert_close(ours.mapping.w_avg, mean, atol=0.05, rtol=0)
+    torch.testing.assert_close(ours.mean_latent, mean, atol=0.05, rtol=0)
     assert 0.8 < float(ours.synthesis.b16.conv0.noise_const.std()) < 1.2  # type: ignore[union-attr, operator]
     again = convert(source, tmp_path / "again", license=LICENCE)
     assert again.fingerprint == found.fingerprint

@@ -13,7 +13,7 @@ import stylegan2_reference as reference
 import torch
 from tiny import TINY, randomise, tiny_generator, token_set
 
-from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
+from refinestyle_hub.config import DiscriminatorConfig, StyleGAN2Config
 from refinestyle_hub.convert import (
     convert,
     export,
@@ -31,9 +31,9 @@ from refinestyle_hub.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
-from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.storage.index import PipelineIndex, save_index
 
 
@@ -87,7 +87,7 @@ def test_nvidia_loads_it(tmp_path: Path, generator: Generator, discriminator: Di
     theirs = nvidia.Generator(resolution=32, base=1 << 20, maximum=10)
     critic = nvidia.Discriminator(resolution=32, base=1 << 20, maximum=10)
     same = Generator(
-        GeneratorConfig(32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 10, 8: 10, 16: 10, 32: 10})
+        StyleGAN2Config(32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 10, 8: 10, 16: 10, 32: 10})
     )
     export_nvidia(same, tmp_path / "G.safetensors")
     theirs.load_state_dict(safetensors.torch.load_file(tmp_path / "G.safetensors"), strict=True)
@@ -100,7 +100,7 @@ def test_nvidia_loads_it(tmp_path: Path, generator: Generator, discriminator: Di
 
 
 def test_nvidia_round_trip(tmp_path: Path) -> None:
-    config = GeneratorConfig(
+    config = StyleGAN2Config(
         32, z_dim=8, w_dim=16, mapping_layers=2, channels=TINY.channels, conv_clamp=256.0, num_fp16_res=2
     )
     generator = tiny_generator(config=config)
@@ -165,7 +165,7 @@ def test_a_domain_leaves_in_a_generator(tmp_path: Path, generator: Generator) ->
 
 def test_export_of_a_saved_model(tmp_path: Path, generator: Generator, discriminator: Discriminator) -> None:
     model = tmp_path / "model"
-    mark = fingerprint(generator)
+    mark = generator.fingerprint()
     inside, outside = (replace(token_set(seed, residual="pre"), base=mark) for seed in (1, 2))
     generator.save_pretrained(model / "generator")
     discriminator.save_pretrained(model / "discriminator")
@@ -199,13 +199,13 @@ def test_export_of_a_saved_model(tmp_path: Path, generator: Generator, discrimin
 
 
 def test_what_rosinality_does_not_have(discriminator: Discriminator) -> None:
-    narrow = GeneratorConfig(8, z_dim=8, w_dim=16, mapping_layers=1, channels={4: 4, 8: 4})
+    narrow = StyleGAN2Config(8, z_dim=8, w_dim=16, mapping_layers=1, channels={4: 4, 8: 4})
     with pytest.raises(UnsupportedModelError, match="8 and 16"):
-        rosinality_checkpoint(Generator(narrow))
-    clamped = GeneratorConfig(8, z_dim=16, w_dim=16, mapping_layers=1, channels={4: 4, 8: 4}, conv_clamp=256.0)
+        rosinality_checkpoint(StyleGAN2Generator(narrow))
+    clamped = StyleGAN2Config(8, z_dim=16, w_dim=16, mapping_layers=1, channels={4: 4, 8: 4}, conv_clamp=256.0)
     with pytest.warns(UserWarning, match="does not clamp activations at 256"):
-        rosinality_checkpoint(Generator(clamped))
-    plain = Generator(GeneratorConfig(8, z_dim=16, w_dim=16, mapping_layers=1, channels={4: 4, 8: 4}))
+        rosinality_checkpoint(StyleGAN2Generator(clamped))
+    plain = StyleGAN2Generator(StyleGAN2Config(8, z_dim=16, w_dim=16, mapping_layers=1, channels={4: 4, 8: 4}))
     other = Discriminator(DiscriminatorConfig(resolution=8, channels={4: 4, 8: 4}, mbstd_group=8))
     with pytest.raises(UnsupportedModelError, match="groups of 8"):
         rosinality_checkpoint(plain, other)

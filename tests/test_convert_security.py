@@ -26,7 +26,7 @@ import torch
 
 from refinestyle_hub.convert import convert
 from refinestyle_hub.errors import ModelFileError, RefineStyleHubError, UnsafePickleError
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.pickles.torch_files import MAGIC, read_torch
 from refinestyle_hub.pickles.unpickle import Record, unpickle
 

@@ -18,10 +18,9 @@ from tiny import tiny_generator
 
 from refinestyle_hub.cards.facts import Picture
 from refinestyle_hub.errors import CardError, HubAccessError, ModelFileError, ModelNotFoundError
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.hub.push import push_folder
 from refinestyle_hub.hub.search import domain_info, download, find_domains
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.token_set import TokenSet
 
 
@@ -33,29 +32,31 @@ def test_domains_of_a_base_are_found(pipeline: str, hub: HubServer) -> None:
     other = tiny_generator(seed=5)
     DOMAIN.push_to_hub("me/sketch", card=CARD, token=hub.write_token)
     DOMAIN.push_to_hub("me/bronze", card=replace(CARD, license="mit"), token=hub.write_token)
-    replace(DOMAIN, base=fingerprint(other)).push_to_hub("me/elsewhere", card=CARD, token=hub.write_token)
+    replace(DOMAIN, base=other.fingerprint()).push_to_hub("me/elsewhere", card=CARD, token=hub.write_token)
     hub.repos["me/bronze"].downloads = 7
-    found = find_domains(fingerprint(GENERATOR))
+    found = find_domains(GENERATOR.fingerprint())
     assert [(d.repo_id, d.license, d.downloads) for d in found] == [
         ("me/bronze", "mit", 7),
         ("me/sketch", "cc-by-4.0", 0),
     ]
     assert found[0].updated == "2026-11-20"
-    assert [d.repo_id for d in find_domains(fingerprint(other))] == ["me/elsewhere"]
-    tuned = Generator.from_state(replace(other.config, parents=(fingerprint(GENERATOR).digest,)), other.state_dict())
-    assert [d.repo_id for d in find_domains(fingerprint(tuned))] == ["me/elsewhere", "me/bronze", "me/sketch"]
-    assert [d.repo_id for d in find_domains(fingerprint(GENERATOR), limit=1)] == ["me/bronze"]
+    assert [d.repo_id for d in find_domains(other.fingerprint())] == ["me/elsewhere"]
+    tuned = StyleGAN2Generator.from_state(
+        replace(other.config, parents=(GENERATOR.fingerprint().digest,)), other.state_dict()
+    )
+    assert [d.repo_id for d in find_domains(tuned.fingerprint())] == ["me/elsewhere", "me/bronze", "me/sketch"]
+    assert [d.repo_id for d in find_domains(GENERATOR.fingerprint(), limit=1)] == ["me/bronze"]
 
 
 def test_domain_info_downloads_no_tokens(pipeline: str, hub: HubServer) -> None:
     DOMAIN.push_to_hub("me/sketch", card=replace(CARD, title="Sketch", summary="Pencil."), token=hub.write_token)
     hub.requests.clear()
-    info = domain_info("me/sketch", base=fingerprint(GENERATOR))
-    assert (info.base, info.fits, info.tokens) == (fingerprint(GENERATOR), True, 3)
+    info = domain_info("me/sketch", base=GENERATOR.fingerprint())
+    assert (info.base, info.fits, info.tokens) == (GENERATOR.fingerprint(), True, 3)
     assert (info.license, info.title, info.summary) == ("cc-by-4.0", "Sketch", "Pencil.")
     assert set(info.layers) == set(DOMAIN.layers)
     assert not hub.seen("tokens.safetensors")
-    assert domain_info("me/sketch", base=fingerprint(tiny_generator(seed=5))).fits is False
+    assert domain_info("me/sketch", base=tiny_generator(seed=5).fingerprint()).fits is False
     assert domain_info("me/faces", subfolder="domains/sketch").fits is None
 
 
@@ -106,7 +107,7 @@ def test_a_private_domain_is_asked_for_with_the_token(hub: HubServer, tmp_path: 
     with pytest.raises((HubAccessError, ModelNotFoundError), match="me/sketch") as caught:
         domain_info("me/sketch", token=False)
     assert caught.value.repo_id == "me/sketch"
-    assert domain_info("me/sketch", base=fingerprint(GENERATOR), token=hub.read_token).fits is True
+    assert domain_info("me/sketch", base=GENERATOR.fingerprint(), token=hub.read_token).fits is True
     assert_same(download(TokenSet, "me/sketch", tmp_path / "copy", token=hub.read_token), DOMAIN)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions, apply
 from refinestyle_hub.editing.discover import find_from_labels, pca, sefa
 from refinestyle_hub.errors import ConfigError, DirectionError, ShapeError
-from refinestyle_hub.generators.stylegan2 import Generator
-from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 
 
 L, D = 8, 16
@@ -32,7 +32,7 @@ def directions() -> Directions:
 def generator() -> Generator:
     torch.manual_seed(0)
     plan = {4: 8, 8: 8, 16: 4}
-    return Generator(GeneratorConfig(16, z_dim=D, w_dim=D, mapping_layers=2, channels=plan)).eval()
+    return StyleGAN2Generator(StyleGAN2Config(16, z_dim=D, w_dim=D, mapping_layers=2, channels=plan)).eval()
 
 
 def test_edits_add_strength_times_vector_in_their_layers(directions: Directions) -> None:
@@ -84,11 +84,11 @@ def test_wrong_sizes_and_strengths_are_refused(directions: Directions) -> None:
 
 
 def test_saved_and_loaded_directions_are_the_same(directions: Directions, generator: Generator, tmp_path) -> None:
-    known = Directions(dict(directions), base=fingerprint(generator))
+    known = Directions(dict(directions), base=generator.fingerprint())
     known.save_pretrained(tmp_path / "directions")
     loaded = Directions.from_pretrained(tmp_path)
     assert list(loaded) == sorted(directions)
-    assert loaded.config.base == fingerprint(generator)
+    assert loaded.config.base == generator.fingerprint()
     for name, direction in directions.items():
         assert torch.equal(loaded[name].vector, direction.vector)
         assert loaded[name].info == direction.info

@@ -10,24 +10,23 @@ import torch
 from tiny import TINY, tiny_generator
 from torch import Tensor, nn
 
-from refinestyle_hub.config import EncoderConfig, GeneratorConfig
+from refinestyle_hub.config import EncoderConfig, StyleGAN2Config
 from refinestyle_hub.encoder.backbone import open_backbone
 from refinestyle_hub.encoder.encoder import Encoder, standard_coordinates
 from refinestyle_hub.encoder.stage import layer_groups
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ShapeError
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.hub.pretrained import _Unfilled
 from refinestyle_hub.images import to_image
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.batch import TokenBatch
 from refinestyle_hub.tokens.modulated_conv import Residual, squared_residual_norm
 
 
 SMALL = {"widths": (8, 8, 16, 16), "width": 16, "heads": 2, "depth": 1, "rank": 2}
 # the sizes of the bundled model
-BUNDLED = GeneratorConfig(128, 256, 256, 4, {4: 256, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16})
+BUNDLED = StyleGAN2Config(128, 256, 256, 4, {4: 256, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16})
 BUNDLED_SIZES = {"widths": (32, 64, 128, 192), "width": 128, "heads": 4}
 
 
@@ -59,20 +58,20 @@ def count(net: nn.Module) -> int:
 
 
 PLANS = {
-    "8 px": GeneratorConfig(8, 4, 6, 1, {4: 5, 8: 4}),
-    "16 px, odd widths": GeneratorConfig(16, 8, 12, 2, {4: 7, 8: 5, 16: 3}),
-    "64 px": GeneratorConfig(64, 8, 8, 1, {4: 8, 8: 8, 16: 6, 32: 6, 64: 4}),
+    "8 px": StyleGAN2Config(8, 4, 6, 1, {4: 5, 8: 4}),
+    "16 px, odd widths": StyleGAN2Config(16, 8, 12, 2, {4: 7, 8: 5, 16: 3}),
+    "64 px": StyleGAN2Config(64, 8, 8, 1, {4: 8, 8: 8, 16: 6, 32: 6, 64: 4}),
 }
 
 
 @pytest.mark.parametrize("stages", ["one", "two"])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_any_generator_by_config_alone(plan: GeneratorConfig, stages: str) -> None:
+def test_any_generator_by_config_alone(plan: StyleGAN2Config, stages: str) -> None:
     generator = tiny_generator(config=plan)
     encoder = taught(encoder_for(generator, stages=stages, size=16 if plan.resolution == 8 else 0))
     w_plus, tokens = encoder(pictures(3, plan.resolution), generator)
-    assert w_plus.shape == (3, plan.num_layers, plan.w_dim)
-    convs = {spec.name: spec for spec in plan.layers if spec.kind == "conv"}
+    assert w_plus.shape == (3, plan.num_ws, plan.w_dim)
+    convs = {spec.name: spec for spec in plan.layers if spec.role == "conv"}
     assert tokens.own.keys() == convs.keys()
     for name, spec in convs.items():
         assert tokens.own[name].p.shape == (3, 2, spec.outputs)
@@ -99,19 +98,19 @@ def test_the_first_stage_stands_alone(tmp_path: Path) -> None:
 
 
 def test_the_groups_are_thirds_of_the_resolutions() -> None:
-    sizes = [sorted({spec.resolution for spec in group}) for group in layer_groups(GeneratorConfig(1024))]
+    sizes = [sorted({spec.resolution for spec in group}) for group in layer_groups(StyleGAN2Config(1024).shape)]
     assert sizes == [[4, 8, 16], [32, 64, 128], [256, 512, 1024]]
-    sizes = [sorted({spec.resolution for spec in group}) for group in layer_groups(BUNDLED)]
+    sizes = [sorted({spec.resolution for spec in group}) for group in layer_groups(BUNDLED.shape)]
     assert sizes == [[4, 8], [16, 32], [64, 128]]
 
 
 def test_parameter_budgets() -> None:
-    def total(generator: GeneratorConfig, **options: object) -> int:
+    def total(generator: StyleGAN2Config, **options: object) -> int:
         with _Unfilled():
-            return count(Encoder(EncoderConfig(generator, **options)))  # type: ignore[arg-type]
+            return count(Encoder(EncoderConfig(generator.shape, **options)))  # type: ignore[arg-type]
 
-    assert total(GeneratorConfig(1024)) < 60e6
-    assert total(GeneratorConfig(1024), feedback=True) < 60e6
+    assert total(StyleGAN2Config(1024)) < 60e6
+    assert total(StyleGAN2Config(1024), feedback=True) < 60e6
     assert total(BUNDLED, **BUNDLED_SIZES, feedback=True) < 8e6
     factor = total(BUNDLED, **BUNDLED_SIZES, residual="multiply", spatial="broadcast")
     assert factor == pytest.approx(total(BUNDLED, **BUNDLED_SIZES), rel=0.01)  # the same network answers with either
@@ -123,7 +122,7 @@ def test_parameter_budgets() -> None:
 @pytest.mark.parametrize("stages", ["one", "two"])
 def test_an_untrained_encoder_answers_with_the_mean_latent_and_no_residual(generator: Generator, stages: str) -> None:
     w_plus, tokens = encoder_for(generator, stages=stages)(pictures(), generator)
-    assert torch.equal(w_plus, generator.mapping.w_avg.expand_as(w_plus))
+    assert torch.equal(w_plus, generator.mean_latent.expand_as(w_plus))
     sizes = []
     for x in tokens.own.values():
         assert not x.p.any()
@@ -259,7 +258,7 @@ def test_every_picture_gets_its_own_answer(generator: Generator) -> None:
         torch.testing.assert_close(alone.w_plus[0], w_plus[n], rtol=0, atol=1e-5)  # sums of other lengths
         for name, layer in sets[n].layers.items():
             torch.testing.assert_close(alone.tokens.own[name].p[0], layer.p, rtol=0, atol=1e-5)
-    assert sets[0].base == fingerprint(generator)
+    assert sets[0].base == generator.fingerprint()
     assert not torch.allclose(w_plus[0], w_plus[1], atol=1e-3)
     together, one_by_one = generator(w_plus, tokens), generator(w_plus, sets)
     torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-5)
@@ -309,7 +308,7 @@ def test_standard_coordinates(generator: Generator) -> None:
     basis, inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
     torch.testing.assert_close(basis @ inverse, torch.eye(16), rtol=0, atol=1e-4)
     w = generator.mapping(torch.randn(4000, 16, generator=torch.Generator().manual_seed(9)))
-    place = (w - generator.mapping.w_avg) @ inverse
+    place = (w - generator.mean_latent) @ inverse
     spread = place.square().mean(dim=0)
     assert ((spread > 0.8) & (spread < 1.25)).all()  # another sample of 4,000
 
@@ -343,12 +342,12 @@ def test_save_and_load(generator: Generator, tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
-    "size": (lambda: EncoderConfig(TINY, size=40), ConfigError, "multiple of 16"),
-    "widths": (lambda: EncoderConfig(TINY, widths=(8, 8)), ConfigError, "four widths"),
-    "rank": (lambda: EncoderConfig(TINY, rank=0), ConfigError, "rank"),
-    "heads": (lambda: EncoderConfig(TINY, width=30, heads=2), ConfigError, "width 30"),
-    "no layers": (lambda: EncoderConfig(TINY, layers=()), ConfigError, "take one stage"),
-    "layer": (lambda: Encoder(EncoderConfig(TINY, layers=("b512.*",))), LayerError, "b512"),
+    "size": (lambda: EncoderConfig(TINY.shape, size=40), ConfigError, "multiple of 16"),
+    "widths": (lambda: EncoderConfig(TINY.shape, widths=(8, 8)), ConfigError, "four widths"),
+    "rank": (lambda: EncoderConfig(TINY.shape, rank=0), ConfigError, "rank"),
+    "heads": (lambda: EncoderConfig(TINY.shape, width=30, heads=2), ConfigError, "width 30"),
+    "no layers": (lambda: EncoderConfig(TINY.shape, layers=()), ConfigError, "take one stage"),
+    "layer": (lambda: Encoder(EncoderConfig(TINY.shape, layers=("b512.*",))), LayerError, "b512"),
 }
 
 
@@ -422,7 +421,7 @@ def test_a_timm_backbone_by_its_name(generator: Generator, tmp_path: Path) -> No
     assert all(p.grad is not None for p in encoder.second.parameters())  # no layer is carried along unused
     for name in ("nonsense", "hf-hub:someone/model", "vit_tiny_patch16_224"):
         with pytest.raises(ConfigError, match="timm"):
-            Encoder(EncoderConfig(TINY, backbone=name))
+            Encoder(EncoderConfig(TINY.shape, backbone=name))
     with pytest.raises(ConfigError, match="no published weights"):
         encoder_for(generator, pretrained=True)
 

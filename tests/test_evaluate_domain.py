@@ -25,7 +25,6 @@ from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.images import save_png, to_image, to_tensor
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.storage.model_folder import Folder
 from refinestyle_hub.tokens.token_set import TokenSet
 
@@ -246,7 +245,7 @@ def test_figures_of_a_card(judges: Judges) -> None:
 
 @pytest.fixture
 def domain(tiny_pipe: RefineStylePipeline, tmp_path: Path) -> Path:
-    replace(token_set(residual="pre"), base=fingerprint(tiny_pipe.generator)).save_pretrained(tmp_path / "wild")
+    replace(token_set(residual="pre"), base=tiny_pipe.generator.fingerprint()).save_pretrained(tmp_path / "wild")
     return tmp_path / "wild"
 
 
@@ -340,7 +339,7 @@ def test_command_refuses_a_domain_of_another_generator(
     true: Path,
     tmp_path: Path,
 ) -> None:
-    other = replace(token_set(), base=fingerprint(tiny_generator(seed=5)))
+    other = replace(token_set(), base=tiny_generator(seed=5).fingerprint())
     other.save_pretrained(tmp_path / "other")
     code, _, err = run("evaluate", "domain", tiny_pipeline_dir, tmp_path / "other", "--true", true)
     assert code == 1

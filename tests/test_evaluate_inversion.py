@@ -108,14 +108,14 @@ def test_ways_of_a_model(pipe: RefineStylePipeline) -> None:
     multiply = Encoder.for_generator(pipe.generator, widths=(8,) * 4, width=16, heads=2, residual="multiply",
                                      spatial="broadcast", rank=2)  # fmt: skip
     # what is kept are the factors, not the kernels that they make
-    assert token_values(multiply) == sum(2 * (s.inputs + s.outputs) for s in TINY.layers if s.kind == "conv")
+    assert token_values(multiply) == sum(2 * (s.inputs + s.outputs) for s in TINY.layers if s.role == "conv")
 
 
 def test_baselines_come_nearer(perceptual: Perceptual) -> None:
     generator, picture = tiny_generator(), crops(1)
     before = {name: t.clone() for name, t in generator.state_dict().items()}
     with torch.no_grad():
-        start = float(mse(generator(generator.mapping.w_avg.expand(1, TINY.num_layers, -1)), picture))
+        start = float(mse(generator(generator.mean_latent.expand(1, TINY.num_ws, -1)), picture))
     w_plus = project_w_plus(generator, picture, perceptual=perceptual, steps=40)
     with torch.no_grad():
         assert float(mse(generator(w_plus), picture)) < 0.8 * start
@@ -156,7 +156,7 @@ def test_from_the_command_line(
     assert report["pictures"] == 2
     for row in report["rows"]:  # 32 pixels are too few for MS-SSIM
         assert list(row["figures"]) == ["mse", "st-lpips-alex", "st-lpips-vgg", "attributes", "seconds"]
-    assert report["rows"][4]["values"] > sum(p.numel() for p in pipe.generator.synthesis.parameters())
+    assert report["rows"][4]["values"] > sum(p.numel() for p in pipe.generator.synthesis_parameters())
 
 
 def test_every_distance_of_a_larger_picture(perceptual: Perceptual) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.encoder.gradients import Feedback, Told
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse
 from refinestyle_hub.tokens.batch import TokenBatch
@@ -37,7 +37,7 @@ def perceptual() -> Perceptual:
 def tokens(generator: Generator) -> dict[str, LayerTokens]:
     rng = torch.Generator().manual_seed(4)
     found = {}
-    for spec in (s for s in generator.config.layers if s.kind == "conv"):
+    for spec in (s for s in generator.config.layers if s.role == "conv"):
         p = 0.05 * torch.randn(2, 3, spec.outputs, generator=rng)
         q = torch.randn(2, 3, spec.inputs, generator=rng)
         found[spec.name] = LayerTokens(p, q, torch.ones(2, 3, 3, 3), torch.zeros(2, 3, dtype=torch.bool))
@@ -127,7 +127,7 @@ def test_a_picture_that_is_drawn_already_has_nothing_to_tell(generator: Generato
     """A gradient of nought stays nought: nothing is divided by it."""
     w_plus, _ = scene(generator)
     rng = torch.Generator().manual_seed(6)
-    layers = [s for s in generator.config.layers if s.kind == "conv"]
+    layers = [s for s in generator.config.layers if s.role == "conv"]
     tokens = {
         s.name: LayerTokens(
             torch.zeros(2, 1, s.outputs),

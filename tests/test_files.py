@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.errors import ConfigError, ModelFileError, RefineStyleHubError
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import config_from_json, config_to_json, dump_json, parse_json
@@ -107,7 +107,7 @@ def test_too_large_for_half_precision_is_refused_when_loading(tmp_path: Path) ->
 
 
 def some_bytes() -> bytes:
-    config = config_to_json("Generator", GeneratorConfig(32))
+    config = config_to_json("StyleGAN2Generator", StyleGAN2Config(32))
     tensors = {f"layer{i}.p": torch.full((i + 1, 2), float(i)) for i in range(20)}
     return dump_json(config) + encode_tensors(tensors, config, torch.float32)
 
@@ -153,7 +153,7 @@ OUTER = Outer(Inner("ab"), ("b4.conv1", "b8.conv0"), (3, 4), {4: 8, 16: 2}, 256.
 
 
 def test_configs_round_trip() -> None:
-    for config in (OUTER, GeneratorConfig(64), GeneratorConfig(32, 8, 8, 2, {4: 2, 8: 2, 16: 2, 32: 2}, 256.0)):
+    for config in (OUTER, StyleGAN2Config(64), StyleGAN2Config(32, 8, 8, 2, {4: 2, 8: 2, 16: 2, 32: 2}, 256.0)):
         name = type(config).__name__
         data = parse_json(dump_json(config_to_json(name, config)), "config.json")
         assert config_from_json(name, type(config), data, "config.json") == config

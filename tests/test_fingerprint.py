@@ -8,19 +8,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from refinestyle_hub.config import Fingerprint, GeneratorConfig
+from refinestyle_hub.config import Fingerprint, StyleGAN2Config
 from refinestyle_hub.errors import BaseMismatchError
-from refinestyle_hub.generators.stylegan2 import Generator
-from refinestyle_hub.storage.fingerprint import check_base, fingerprint
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
+from refinestyle_hub.storage.fingerprint import check_base
 
 
-CONFIG = GeneratorConfig(16, 8, 8, 2, {4: 6, 8: 4, 16: 2})
+CONFIG = StyleGAN2Config(16, 8, 8, 2, {4: 6, 8: 4, 16: 2})
 
 
 @pytest.fixture
 def generator() -> Generator:
     torch.manual_seed(0)
-    return Generator(CONFIG)
+    return StyleGAN2Generator(CONFIG)
 
 
 def test_half_precision_noise_and_mean_do_not_matter(generator: Generator) -> None:
@@ -28,40 +29,40 @@ def test_half_precision_noise_and_mean_do_not_matter(generator: Generator) -> No
     for name, buffer in other.named_buffers():
         buffer.normal_()
         assert name.endswith(("noise_const", "w_avg"))
-    assert fingerprint(other) == fingerprint(generator)
+    assert other.fingerprint() == generator.fingerprint()
 
 
 def test_every_parameter_matters(generator: Generator) -> None:
-    digests = {fingerprint(generator).digest}
+    digests = {generator.fingerprint().digest}
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.view(-1)[0] += 1
-            digests.add(fingerprint(generator).digest)
+            digests.add(generator.fingerprint().digest)
     assert len(digests) == 1 + len(list(generator.parameters()))
 
 
 def test_fingerprint_is_pinned() -> None:
     """Files carry it: a change of this value orphans every domain ever saved."""
-    generator = Generator(CONFIG)
+    generator = StyleGAN2Generator(CONFIG)
     with torch.no_grad():
         for i, (_, parameter) in enumerate(sorted(generator.named_parameters())):
             parameter.copy_(((torch.arange(parameter.numel()) + i) % 17 / 8 - 1).view_as(parameter))
-    assert str(fingerprint(generator)) == "stylegan2-16-z8-w8-m2-c6.4.2@a234c9d91e81"
+    assert str(generator.fingerprint()) == "stylegan2-16-z8-w8-m2-c6.4.2@a234c9d91e81"
 
 
 def test_the_same_base_passes(generator: Generator, recwarn: pytest.WarningsRecorder) -> None:
-    check_base(fingerprint(generator), fingerprint(generator))
+    check_base(generator.fingerprint(), generator.fingerprint())
     assert not recwarn
 
 
 def test_another_architecture_never_fits(generator: Generator) -> None:
-    base = Fingerprint("stylegan2-32-z8-w8-m2-c6.4.2.2", fingerprint(generator).digest)
+    base = Fingerprint("stylegan2-32-z8-w8-m2-c6.4.2.2", generator.fingerprint().digest)
     with pytest.raises(BaseMismatchError, match="another architecture") as error:
-        check_base(base, fingerprint(generator), what="The domain 'sketch'", allow_base_mismatch=True)
+        check_base(base, generator.fingerprint(), what="The domain 'sketch'", allow_base_mismatch=True)
     message = str(error.value)
     assert message.count("\n") == 2
     assert str(base) in message
-    assert str(fingerprint(generator)) in message
+    assert str(generator.fingerprint()) in message
 
 
 @pytest.mark.parametrize("made_for_parent", [True, False])
@@ -74,10 +75,10 @@ def test_relatives_pass_with_a_warning(made_for_parent: bool) -> None:
 
 
 def test_parents_come_from_the_config(generator: Generator) -> None:
-    parent = fingerprint(generator)
-    tuned = Generator(replace(CONFIG, parents=(parent.digest,)))
+    parent = generator.fingerprint()
+    tuned = StyleGAN2Generator(replace(CONFIG, parents=(parent.digest,)))
     with pytest.warns(UserWarning, match="a relative of this generator"):
-        check_base(parent, fingerprint(tuned))
+        check_base(parent, tuned.fingerprint())
 
 
 def test_unknown_weights_need_an_explicit_word() -> None:

@@ -15,17 +15,18 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from refinestyle_hub.config import GeneratorConfig, config_f_channels
+from refinestyle_hub.config import StyleGAN2Config, config_f_channels
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, MergeError, ShapeError
-from refinestyle_hub.generators.stylegan2 import Generator
-from refinestyle_hub.storage.fingerprint import check_base, fingerprint
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
+from refinestyle_hub.storage.fingerprint import check_base
 from refinestyle_hub.tokens.batch import TokenBatch
 from refinestyle_hub.tokens.token_set import TokenSet
 
 
-def latent(n: int, seed: int = 0, config: GeneratorConfig = TINY) -> Tensor:
+def latent(n: int, seed: int = 0, config: StyleGAN2Config = TINY) -> Tensor:
     """w+ with codes that all differ."""
-    return torch.randn(n, config.num_layers, config.w_dim, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(n, config.num_ws, config.w_dim, generator=torch.Generator().manual_seed(seed))
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -38,7 +39,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("clamp", [None, 0.7])
 @pytest.mark.parametrize("depth", [1, 2, 8])
 def test_matches_the_published_formulas(depth: int, clamp: float | None) -> None:
-    config = GeneratorConfig(32, 24, 16, depth, TINY.channels, conv_clamp=clamp)
+    config = StyleGAN2Config(32, 24, 16, depth, TINY.channels, conv_clamp=clamp)
     generator = tiny_generator(depth, config)
     z = torch.randn(3, 24, generator=torch.Generator().manual_seed(1))
     weights = generator.state_dict()
@@ -57,7 +58,7 @@ def test_matches_the_published_formulas(depth: int, clamp: float | None) -> None
     ],
 )
 def test_matches_at_any_size_and_width(resolution: int, channels: dict[int, int]) -> None:
-    config = GeneratorConfig(resolution, 16, 16, 2, channels)
+    config = StyleGAN2Config(resolution, 16, 16, 2, channels)
     generator = tiny_generator(3, config)
     w = latent(1, 2, config)
     ours = generator(w)
@@ -71,13 +72,13 @@ def test_matches_at_any_size_and_width(resolution: int, channels: dict[int, int]
     ids=["f-1024", "half-256", "map-2"],
 )
 def test_matches_at_full_width(resolution: int, base: int, depth: int) -> None:
-    config = GeneratorConfig(resolution, 512, 512, depth, config_f_channels(resolution, base))
+    config = StyleGAN2Config(resolution, 512, 512, depth, config_f_channels(resolution, base))
     torch.manual_seed(0)
-    generator = Generator(config).requires_grad_(False)
+    generator = StyleGAN2Generator(config).requires_grad_(False)
     randomise(generator)
     z = torch.randn(1, 512)
     w = generator.map(z, truncation=0.7)
-    mean = generator.mapping.w_avg
+    mean = generator.mean_latent
     assert distance(w[:, 0], mean + 0.7 * (reference.mapping(generator.state_dict(), z, depth) - mean)) < 1e-4
     ours, published = generator(w), reference.synthesis(generator.state_dict(), w, resolution)
     # random weights draw outside [-1, 1]; the bound is for pictures inside it
@@ -102,8 +103,8 @@ def test_parameter_names_are_the_published_ones() -> None:
 def test_truncation_pulls_towards_the_mean() -> None:
     generator = tiny_generator()
     z = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
-    full, mean = generator.map(z), generator.mapping.w_avg
-    assert full.shape == (2, TINY.num_layers, 16)
+    full, mean = generator.map(z), generator.mean_latent
+    assert full.shape == (2, TINY.num_ws, 16)
     torch.testing.assert_close(generator.map(z, 0.0), mean.expand_as(full))
     torch.testing.assert_close(generator.map(z, 0.3), mean + 0.3 * (full - mean))
     cut = generator.map(z, 0.3, cutoff=3)
@@ -127,7 +128,7 @@ def test_layers_describe_the_kernels() -> None:
     assert list(generator.layers)[:4] == ["b4.conv1", "b4.torgb", "b8.conv0", "b8.conv1"]
     for name, spec in generator.layers.items():
         assert generator.layer(name).weight.shape == (spec.outputs, spec.inputs, spec.kernel, spec.kernel)
-        assert (spec.kind == "torgb") == name.endswith("torgb")
+        assert (spec.role == "rgb") == name.endswith("torgb")
         assert spec.up == name.endswith("conv0")
         assert name.startswith(f"b{spec.resolution}.")
     with pytest.raises(LayerError, match=r"no layer 'b64\.conv0'.*b32\.torgb"):
@@ -253,8 +254,8 @@ def test_fp16_blocks_are_those_of_the_published_networks() -> None:
     """On a GPU the highest resolutions run in fp16. Tensors without values stand for one where there is none."""
     config = replace(TINY, num_fp16_res=2, conv_clamp=256.0)
     with FakeTensorMode(), torch.device("cuda"):
-        generator = Generator(config).requires_grad_(False)
-        w = torch.randn(2, config.num_layers, config.w_dim)
+        generator = StyleGAN2Generator(config).requires_grad_(False)
+        w = torch.randn(2, config.num_ws, config.w_dim)
         tokens = TokenBatch.collate([token_set(0).to("cuda"), token_set(1, 2, "full", "pre", bias=True).to("cuda")])
         for refined in (None, tokens):
             with Inputs() as inputs:
@@ -266,7 +267,7 @@ def test_fp16_blocks_are_those_of_the_published_networks() -> None:
             assert whole == {4, 8}
 
 
-SMALL = GeneratorConfig(8, 8, 8, 1, {4: 6, 8: 5})  # tracing costs a second a layer
+SMALL = StyleGAN2Config(8, 8, 8, 1, {4: 6, 8: 5})  # tracing costs a second a layer
 
 
 def compiled(generator: Generator) -> tuple[Callable[..., Tensor], CompileCounter]:
@@ -413,10 +414,10 @@ def test_threads_do_not_meet() -> None:
 
 def test_tokens_that_do_not_fit() -> None:
     generator, w = tiny_generator(), latent(2)
-    wide = GeneratorConfig(32, 16, 16, 2, {4: 12, 8: 12, 16: 10, 32: 6})
+    wide = StyleGAN2Config(32, 16, 16, 2, {4: 12, 8: 12, 16: 10, 32: 6})
     with pytest.raises(BaseMismatchError, match=r"b32\.conv0 is 10 -> 8 channels here, the tokens are 10 -> 6"):
         generator(w, token_set(config=wide))
-    big = GeneratorConfig(64, 16, 16, 2, {4: 12, 8: 12, 16: 10, 32: 8, 64: 8})
+    big = StyleGAN2Config(64, 16, 16, 2, {4: 12, 8: 12, 16: 10, 32: 8, 64: 8})
     with pytest.raises(LayerError, match=r"no layer 'b64\.conv0'"):
         generator(w, token_set(config=big))
     wrong = TokenSet({"b4.torgb": layer_tokens(torch.Generator(), 2, 12, 3, kernel=3)})
@@ -444,7 +445,7 @@ def test_merge_is_exact_and_new() -> None:
     assert all(torch.equal(before[name], x) for name, x in generator.state_dict().items())
     assert torch.equal(generator.merge(a, 0.0)(w), generator(w))
     with pytest.warns(UserWarning, match="relative"):  # what was made for the one may be used with the other
-        check_base(fingerprint(generator), fingerprint(merged))
+        check_base(generator.fingerprint(), merged.fingerprint())
 
 
 @pytest.mark.parametrize("residual", ["post", "mixed"])

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.images import load_picture
 
 
@@ -50,7 +50,7 @@ def test_darkened_keeps_black_and_lowers_white(quality: ModuleType) -> None:
 
 
 def test_draw_repeats_with_its_seed(quality: ModuleType) -> None:
-    generator = Generator(GeneratorConfig(8, z_dim=4, w_dim=4, mapping_layers=1, channels={4: 4, 8: 4}))
+    generator = StyleGAN2Generator(StyleGAN2Config(8, z_dim=4, w_dim=4, mapping_layers=1, channels={4: 4, 8: 4}))
     first, again, other = (torch.cat(list(quality.draw(generator, 60, 1.0, seed))) for seed in (0, 0, 1))
     assert first.shape == (60, 3, 8, 8)
     assert torch.equal(first, again)
@@ -65,7 +65,7 @@ def test_a_whole_run(quality: ModuleType, tmp_path: Path, capsys: pytest.Capture
         smooth.save(tmp_path / "data" / f"{i}.png")
     torch.manual_seed(0)
     channels = {4: 8, 8: 8, 16: 8, 32: 8}
-    Generator(GeneratorConfig(32, 8, 8, 1, channels)).save_pretrained(tmp_path / "model")
+    StyleGAN2Generator(StyleGAN2Config(32, 8, 8, 1, channels)).save_pretrained(tmp_path / "model")
     net = AttributeNet(AttributeConfig(("yaw",), 1, (0.0,), (1.0,), ("bald",), 32, (8, 8, 8, 8), 16))
     net.save_pretrained(tmp_path / "attributes")
     out = tmp_path / "out"

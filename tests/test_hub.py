@@ -13,10 +13,11 @@ import pytest
 import torch
 from tiny import token_set
 
-from refinestyle_hub.config import DiscriminatorConfig, Fingerprint, GeneratorConfig
+from refinestyle_hub.config import DiscriminatorConfig, Fingerprint, StyleGAN2Config
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.hub import sources
 from refinestyle_hub.hub.sources import bundled_models, open_source
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
@@ -26,13 +27,13 @@ from refinestyle_hub.tokens.token_set import TokenSet
 
 
 WIDTHS = {4: 6, 8: 4, 16: 2}
-CONFIG = GeneratorConfig(16, 8, 8, 2, WIDTHS)
+CONFIG = StyleGAN2Config(16, 8, 8, 2, WIDTHS)
 
 
 @pytest.fixture
 def generator() -> Generator:
     torch.manual_seed(0)
-    return Generator(CONFIG)
+    return StyleGAN2Generator(CONFIG)
 
 
 @pytest.fixture
@@ -55,7 +56,9 @@ def assert_same(a: Any, b: Any) -> None:
 # --- round trips
 
 
-@pytest.mark.parametrize("part", [Generator(CONFIG), Discriminator(DiscriminatorConfig(16, WIDTHS, 4, 1, 256.0))])
+@pytest.mark.parametrize(
+    "part", [StyleGAN2Generator(CONFIG), Discriminator(DiscriminatorConfig(16, WIDTHS, 4, 1, 256.0))]
+)
 def test_parts_round_trip_bit_for_bit(tmp_path: Path, part: Generator | Discriminator) -> None:
     part.save_pretrained(tmp_path / "part")
     assert sorted(p.name for p in (tmp_path / "part").iterdir()) == ["config.json", "model.safetensors"]
@@ -90,7 +93,7 @@ def test_config_is_readable_and_sorted(tmp_path: Path, generator: Generator) -> 
     data = json.loads(text)
     assert list(data) == sorted(data)
     assert text.endswith("}\n")
-    assert data["class"] == "Generator"
+    assert data["class"] == "StyleGAN2Generator"
     assert data["format_version"] == "1.0"
     assert data["value_range"] == [-1.0, 1.0]
     assert data["crop"] == "ffhq"
@@ -101,7 +104,7 @@ def test_saving_over_a_loaded_model(tmp_path: Path, generator: Generator) -> Non
     generator.save_pretrained(tmp_path)
     loaded = Generator.from_pretrained(tmp_path)
     with torch.no_grad():
-        loaded.mapping.w_avg.fill_(3.0)
+        loaded.mean_latent.fill_(3.0)
     loaded.save_pretrained(tmp_path)
     assert_same(Generator.from_pretrained(tmp_path), loaded)
 
@@ -161,10 +164,10 @@ def test_metadata_that_json_cannot_hold(tmp_path: Path) -> None:
 
 def test_domain_of_a_published_size_is_small(tmp_path: Path) -> None:
     """StyleGAN2 config-f at 1024 px, T = 4, scaled, all 3x3 layers, fp16: the formula, and at most 512 KB."""
-    config = GeneratorConfig(1024)
+    config = StyleGAN2Config(1024)
     tokens = token_set(rank=4, config=config, layers="conv")
     tokens.save_pretrained(tmp_path, variant="fp16")
-    values = sum(4 * (spec.inputs + spec.outputs + 9) for spec in config.layers if spec.kind == "conv")
+    values = sum(4 * (spec.inputs + spec.outputs + 9) for spec in config.layers if spec.role == "conv")
     assert tokens.num_values == values
     size = (tmp_path / "tokens.fp16.safetensors").stat().st_size + (tmp_path / "config.json").stat().st_size
     assert 2 * values < size < 2 * values + 20_000  # header, config twice
@@ -191,7 +194,7 @@ def test_half_precision_variant(tmp_path: Path, generator: Generator) -> None:
     for name, tensor in generator.state_dict().items():
         assert halves.state_dict()[name].dtype == torch.float32
         assert torch.equal(halves.state_dict()[name], tensor.half().float())
-    assert Generator.from_pretrained(tmp_path, dtype=torch.float16).mapping.w_avg.dtype == torch.float16
+    assert Generator.from_pretrained(tmp_path, dtype=torch.float16).mean_latent.dtype == torch.float16
 
 
 def test_half_precision_is_the_default_where_only_it_ships(tmp_path: Path, generator: Generator) -> None:
@@ -212,10 +215,10 @@ def test_a_folder_holds_variants_of_the_same_weights(tmp_path: Path, generator: 
         Generator.from_pretrained(tmp_path, variant=variant).save_pretrained(tmp_path)
         assert weights() == {"model.safetensors", "model.fp16.safetensors"}
         with torch.no_grad():
-            generator.mapping.w_avg.add_(1.0)
+            generator.mean_latent.add_(1.0)
         generator.save_pretrained(tmp_path)
         assert weights() == {"model.safetensors"}
-        assert torch.equal(Generator.from_pretrained(tmp_path).mapping.w_avg, generator.mapping.w_avg)
+        assert torch.equal(Generator.from_pretrained(tmp_path).mean_latent, generator.mean_latent)
 
 
 def test_half_precision_takes_no_other_weights_away(tmp_path: Path, generator: Generator) -> None:
@@ -236,9 +239,9 @@ def test_another_variant_that_cannot_be_the_same_goes(tmp_path: Path, generator:
         (tmp_path / "model.fp16.safetensors").write_bytes(b"not the weights")
     elif change == "too large":
         with torch.no_grad():
-            generator.mapping.w_avg.fill_(1e6)
+            generator.mean_latent.fill_(1e6)
     else:
-        generator = Generator(GeneratorConfig(16, 8, 8, 3, WIDTHS))
+        generator = StyleGAN2Generator(StyleGAN2Config(16, 8, 8, 3, WIDTHS))
     generator.save_pretrained(tmp_path)
     assert not (tmp_path / "model.fp16.safetensors").exists()
     assert_same(Generator.from_pretrained(tmp_path), generator)
@@ -276,7 +279,7 @@ def test_parts_of_a_pipeline(pipeline_folder: Path, generator: Generator) -> Non
     assert_same(Generator.from_pretrained(pipeline_folder, subfolder="generator"), generator)
     assert_same(Generator.from_pretrained(str(pipeline_folder / "generator")), generator)
     Discriminator.from_pretrained(pipeline_folder)
-    with pytest.raises(ModelFileError, match="of class 'Discriminator', not 'Generator'"):
+    with pytest.raises(ModelFileError, match="of class 'Discriminator', and no generator"):
         Generator.from_pretrained(pipeline_folder, subfolder="discriminator")
     with pytest.raises(ModelNotFoundError, match="subfolder: generator, discriminator, domains/sketch"):
         Generator.from_pretrained(pipeline_folder, subfolder="encoder")
@@ -284,7 +287,7 @@ def test_parts_of_a_pipeline(pipeline_folder: Path, generator: Generator) -> Non
 
 def test_index_round_trips(pipeline_folder: Path) -> None:
     assert read_index(open_source(pipeline_folder)) == PipelineIndex(("generator", "discriminator"), ("sketch",))
-    with pytest.raises(ModelNotFoundError, match=r"no model_index.json.\nIt is no pipeline, but .* class 'Generator'"):
+    with pytest.raises(ModelNotFoundError, match=r"no model_index.json.\nIt is no pipeline, .* 'StyleGAN2Generator'"):
         read_index(open_source(pipeline_folder / "generator"))
     with pytest.raises(ModelNotFoundError, match=r"has no model_index.json\.$"):
         read_index(open_source(pipeline_folder.parent))
@@ -301,7 +304,7 @@ def test_bundled_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline
     monkeypatch.setattr(sources, "BUNDLED", pipeline_folder.parent)
     monkeypatch.chdir(tmp_path)
     assert bundled_models() == ["pipeline"]
-    other = Generator(replace(CONFIG, crop="none"))
+    other = StyleGAN2Generator(replace(CONFIG, crop="none"))
     other.save_pretrained(pipeline_folder.parent / "elsewhere" / "pipeline")
     monkeypatch.chdir(pipeline_folder.parent / "elsewhere")
     assert Generator.from_pretrained("pipeline").config.crop == "ffhq"  # the bundled one
@@ -366,7 +369,7 @@ def test_config_of_another_save_is_noticed(tmp_path: Path, generator: Generator)
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path, generator: Generator) -> None:
-    config = config_to_json("Generator", replace(CONFIG, w_dim=10))
+    config = config_to_json("StyleGAN2Generator", replace(CONFIG, w_dim=10))
     (tmp_path / "config.json").write_bytes(dump_json(config))
     (tmp_path / "model.safetensors").write_bytes(encode_tensors(generator.state_dict(), config, torch.float32))
     with pytest.raises(ModelFileError, match="wrong shape: .*and [0-9]+ more") as error:

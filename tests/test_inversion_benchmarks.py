@@ -21,7 +21,6 @@ from refinestyle_hub.errors import BaseMismatchError, ConfigError
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.images import save_png, to_image
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
 from refinestyle_hub.train.data import Pictures, open_pictures
 from refinestyle_hub.train.encoder_settings import EncoderTraining
@@ -64,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2).eval()
     info = DirectionInfo(limits=(-2.0, 2.0))
     directions = Directions(
-        {name: Direction(torch.randn(1, TINY.w_dim), info) for name in ("smile", "sparkle")}, fingerprint(generator)
+        {name: Direction(torch.randn(1, TINY.w_dim), info) for name in ("smile", "sparkle")}, generator.fingerprint()
     )
     RefineStylePipeline(generator, encoder=encoder, directions=directions).save_pretrained(folder / "model")
     encoder.save_pretrained(folder / "other")

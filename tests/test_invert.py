@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.inversion.inversion_settings import InversionSettings
 from refinestyle_hub.inversion.optimise import invert
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 
 
 # The shipped prior is for generators whose pictures differ more from the mean than an untrained one's.
@@ -31,11 +31,11 @@ WEAK = InversionSettings(prior=0.02, spread=0.1)
 def generator() -> Generator:
     torch.manual_seed(0)
     plan = {4: 16, 8: 16, 16: 8, 32: 8}
-    generator = Generator(GeneratorConfig(32, z_dim=16, w_dim=16, mapping_layers=2, channels=plan)).eval()
+    generator = StyleGAN2Generator(StyleGAN2Config(32, z_dim=16, w_dim=16, mapping_layers=2, channels=plan)).eval()
     with torch.no_grad():
         for resolution in plan:  # a fresh toRGB draws far outside [-1, 1]
             generator.synthesis.get_submodule(f"b{resolution}.torgb").weight *= 0.15
-        generator.mapping.w_avg.copy_(generator.mapping(torch.randn(500, 16)).mean(dim=0))
+        generator.mean_latent.copy_(generator.mapping(torch.randn(500, 16)).mean(dim=0))
     return generator
 
 
@@ -64,7 +64,7 @@ def test_w_plus_comes_close_to_what_the_generator_can_draw(
 ) -> None:
     found = invert(generator, drawn, w_steps=60, token_steps=0, perceptual=perceptual, settings=WEAK)
     with torch.no_grad():
-        mean = generator(generator.mapping.w_avg.expand(1, 8, 16))
+        mean = generator(generator.mean_latent.expand(1, 8, 16))
         pictures = generator(torch.stack([one.w_plus for one in found]))
     before = (mean - drawn).square().mean(dim=(1, 2, 3))
     for n, one in enumerate(found):
@@ -84,7 +84,7 @@ def test_tokens_close_the_gap_that_w_plus_leaves(
     assert report["perceptual_backbone"] == "st-lpips-alex"
     assert (report["w_steps"], report["token_steps"], report["stopped"]) == (30, 60, "finished")
     assert one.tokens is not None
-    assert one.tokens.base == one.base == fingerprint(generator)
+    assert one.tokens.base == one.base == generator.fingerprint()
     assert set(one.tokens.layers) == {f"b{r}.conv{i}" for r in (4, 8, 16, 32) for i in (0, 1)} - {"b4.conv0"}
     levels = foreign[0].permute(1, 2, 0).add(1).mul(127.5).round().to(torch.uint8)
     assert one.crop is not None

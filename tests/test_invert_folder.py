@@ -23,7 +23,6 @@ from refinestyle_hub.inversion.folder import FolderReport, invert_folder
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.inversion.inversion_settings import InversionSettings
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +80,8 @@ def test_what_another_model_made_is_not_taken_for_ours(
     pipe: RefineStylePipeline, folder: Path, tmp_path: Path
 ) -> None:
     other = tiny_generator(seed=1)
-    codes = other.mapping.w_avg.expand(other.config.num_layers, -1).clone()
-    Inversion(codes, base=fingerprint(other)).save(tmp_path / "out" / "a.png" / "inversion.safetensors")
+    codes = other.mean_latent.expand(other.config.num_ws, -1).clone()
+    Inversion(codes, base=other.fingerprint()).save(tmp_path / "out" / "a.png" / "inversion.safetensors")
     with pytest.raises(BaseMismatchError, match=r"(?s)a\.png.*earlier run"):
         inverted(pipe, folder, tmp_path / "out", aligned=True)
 

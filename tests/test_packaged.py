@@ -53,7 +53,7 @@ def test_the_bundled_encoder_reads_what_the_generator_draws() -> None:
         w_plus, tokens = pipe.encoder(drawn, pipe.generator)
         errors = [
             float((pipe.generator(*answer).clamp(-1, 1) - drawn).square().mean())
-            for answer in ((pipe.generator.mapping.w_avg.expand_as(w),), (w_plus,), (w_plus, tokens))
+            for answer in ((pipe.generator.mean_latent.expand_as(w),), (w_plus,), (w_plus, tokens))
         ]
     assert errors[1] < 0.6 * errors[0]  # w+ alone, against the mean face
     assert errors[2] < errors[1] or not tokens.own  # it may know w+ alone

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from refinestyle_hub.config import DiscriminatorConfig, GeneratorConfig
+from refinestyle_hub.config import DiscriminatorConfig, StyleGAN2Config
 from refinestyle_hub.editing.directions import Direction, Directions
 from refinestyle_hub.errors import (
     BaseMismatchError,
@@ -20,13 +20,13 @@ from refinestyle_hub.errors import (
     ModelNotFoundError,
     ShapeError,
 )
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.images import to_tensor
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.parameters import TokenParameters
 from refinestyle_hub.tokens.token_set import TokenSet
 
@@ -36,7 +36,7 @@ PLAN = {4: 8, 8: 8, 16: 8, 32: 8}
 
 def _generator(seed: int = 0) -> Generator:
     torch.manual_seed(seed)
-    generator = Generator(GeneratorConfig(32, z_dim=16, w_dim=16, mapping_layers=2, channels=PLAN)).eval()
+    generator = StyleGAN2Generator(StyleGAN2Config(32, z_dim=16, w_dim=16, mapping_layers=2, channels=PLAN)).eval()
     with torch.no_grad():
         for resolution in PLAN:  # a fresh toRGB draws far outside [-1, 1]
             generator.synthesis.get_submodule(f"b{resolution}.torgb").weight *= 0.15
@@ -50,14 +50,14 @@ def _tokens(generator: Generator, seed: int, residual: str = "pre") -> TokenSet:
         for name, leaf in parameters.named_parameters():
             if name.endswith(".p"):
                 leaf.copy_(torch.randn(leaf.shape, generator=rng))
-    return parameters.token_set(fingerprint(generator)).detach()
+    return parameters.token_set(generator.fingerprint()).detach()
 
 
 @pytest.fixture(scope="module")
 def pipe() -> RefineStylePipeline:
     generator = _generator()
     vectors = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(1))
-    directions = Directions({"smile": Direction(vectors[0]), "age": Direction(vectors[1])}, fingerprint(generator))
+    directions = Directions({"smile": Direction(vectors[0]), "age": Direction(vectors[1])}, generator.fingerprint())
     domains = {"sketch": _tokens(generator, 2), "bronze": _tokens(generator, 3)}
     discriminator = Discriminator(DiscriminatorConfig(32, channels=PLAN)).eval()
     pipe = RefineStylePipeline(generator, discriminator, directions, domains)

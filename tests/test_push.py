@@ -22,7 +22,7 @@ from tiny import token_set
 from refinestyle_hub.cards.facts import Card, Picture, dump_card, read_card
 from refinestyle_hub.cards.rendering import write_card
 from refinestyle_hub.errors import CardError, HubAccessError, HubConnectionError, ModelNotFoundError
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.hub.push import push_folder
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.pipeline import RefineStylePipeline

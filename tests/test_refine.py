@@ -29,7 +29,7 @@ class Case:
     """Inputs of one layer for N samples, in fp32."""
 
     def __init__(
-        self, seed: int, n: int, inputs: int, outputs: int, kernel: int, size: int, up: bool, demodulate: bool,
+        self, seed: int, n: int, inputs: int, outputs: int, kernel: int, size: int, up: bool, demodulation: str,
         sources: list[tuple[int, str, str, bool]],
     ) -> None:  # fmt: skip
         rng = torch.Generator().manual_seed(seed)
@@ -42,7 +42,8 @@ class Case:
             parts = [layer_tokens(rng, *shape) for _ in range(1 if shared else n)]
             strength = torch.randn(n, generator=rng) if shared or rank % 2 else None
             self.residuals.append(stacked(parts, strength))
-        self.options = {"up": up, "demodulate": demodulate}
+        given = torch.rand(outputs, generator=rng) + 0.5 if demodulation == "given" else demodulation
+        self.options: dict[str, Any] = {"up": up, "demodulation": given}
 
     def leaves(self) -> list[Tensor]:
         found = [self.x, self.weight, self.style]
@@ -58,7 +59,7 @@ class Case:
             new.residuals.append(Residual(*(t if t is None or t.dtype == torch.bool else change(t) for t in r)))
         return new
 
-    def draw(self, form: Any = modulated_conv, **options: bool) -> Tensor:
+    def draw(self, form: Any = modulated_conv, **options: Any) -> Tensor:
         y: Tensor = form(self.x, self.weight, self.style, self.residuals, **(self.options | options))
         return y
 
@@ -70,7 +71,7 @@ class Case:
         for i in range(inputs):
             pixel = torch.zeros(n, inputs, kernel, kernel, dtype=self.x.dtype)
             pixel[:, i, kernel // 2, kernel // 2] = 1
-            y = modulated_conv_dense(pixel, self.weight, self.style, self.residuals, demodulate=False)
+            y = modulated_conv_dense(pixel, self.weight, self.style, self.residuals, demodulation="none")
             total = total + y.square().sum(dim=(2, 3))
         return total
 
@@ -92,10 +93,13 @@ def relative_errors(case: Case, autocast: bool = False) -> dict[str, float]:
             y = fast.draw()
     else:
         y = fast.draw()
-    terms = sizes.draw(modulated_conv_dense, demodulate=False)
+    terms = sizes.draw(modulated_conv_dense, demodulation="none")
     d = torch.ones(())
     bound = (g.abs() * terms).sum()
-    if case.options["demodulate"]:
+    given = case.options["demodulation"]
+    if isinstance(given, Tensor):
+        bound, terms = (g.abs() * terms * given[:, None, None]).sum(), terms * given[:, None, None]
+    elif given == "norm":
         d = (exact.energies().detach() + 1e-8).rsqrt()
         weighted = (g.abs() * terms.detach()).sum(dim=(2, 3)) * d**3 / 2
         bound = (g.abs() * terms * d[:, :, None, None]).sum() + (weighted * sizes.energies()).sum()
@@ -125,7 +129,7 @@ def cases(draw: st.DrawFn) -> Case:
         kernel=kernel,
         size=draw(st.integers(2, 5)),
         up=kernel == 3 and draw(st.booleans()),
-        demodulate=draw(st.booleans()),
+        demodulation=draw(st.sampled_from(["norm", "none", "given"])),
         sources=draw(st.lists(source, max_size=3)),
     )
 
@@ -137,7 +141,12 @@ def test_fast_form_is_the_definition(case: Case) -> None:
         assert error < 1e-5, name
 
 
-LAYERS = {"plain": (3, False, True), "up": (3, True, True), "torgb": (1, False, False)}
+LAYERS = {
+    "plain": (3, False, "norm"),
+    "up": (3, True, "norm"),
+    "torgb": (1, False, "none"),
+    "pointwise": (1, False, "given"),
+}
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -145,8 +154,8 @@ LAYERS = {"plain": (3, False, True), "up": (3, True, True), "torgb": (1, False, 
 @pytest.mark.parametrize("spatial", SPATIAL)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_switch(layer: str, spatial: str, residual: str, shared: bool) -> None:
-    kernel, up, demodulate = LAYERS[layer]
-    case = Case(1, 3, 8, 6, kernel, 4, up, demodulate, [(4, spatial, residual, shared)])
+    kernel, up, demodulation = LAYERS[layer]
+    case = Case(1, 3, 8, 6, kernel, 4, up, demodulation, [(4, spatial, residual, shared)])
     assert max(relative_errors(case).values()) < 1e-5
 
 
@@ -156,10 +165,10 @@ def test_bf16_bound(layer: str) -> None:
 
     bf16 has an error of 2^-9 a rounding, and inputs, kernels, token maps and sums are rounded once or twice each.
     """
-    kernel, up, demodulate = LAYERS[layer]
+    kernel, up, demodulation = LAYERS[layer]
     for spatial in SPATIAL:
         sources = [(4, spatial, "mixed", False), (2, spatial, "post", True)]
-        case = Case(2, 2, 16, 12, kernel, 6, up, demodulate, sources)
+        case = Case(2, 2, 16, 12, kernel, 6, up, demodulation, sources)
         assert max(relative_errors(case, autocast=True).values()) < 2**-6
 
 
@@ -167,7 +176,7 @@ def test_fp16_stays_in_range() -> None:
     """Weights and styles whose products overflow fp16 draw as in fp32, with tokens and without."""
     for sources in ([], [(4, "scaled", "post", False), (3, "full", "pre", True)]):
         for up in (False, True):
-            case = Case(3, 2, 16, 8, 3, 6, up, True, sources)
+            case = Case(3, 2, 16, 8, 3, 6, up, "norm", sources)
             case.style = case.style * 300
             case.weight = case.weight * 300
             case.residuals = [r._replace(p=r.p * (300 if bool(r.pre.any()) else 90_000)) for r in case.residuals]
@@ -180,7 +189,7 @@ def test_fp16_stays_in_range() -> None:
 
 @pytest.mark.parametrize("spatial", SPATIAL)
 def test_kept_cross_terms_change_nothing(spatial: str) -> None:
-    case = Case(4, 3, 6, 5, 3, 4, False, True, [(3, spatial, "mixed", True), (2, "scaled", "post", False)])
+    case = Case(4, 3, 6, 5, 3, 4, False, "norm", [(3, spatial, "mixed", True), (2, "scaled", "post", False)])
     kept = case.residuals[0]._replace(cross=cross_terms(case.weight, case.residuals[0]))
     ours = modulated_conv(case.x, case.weight, case.style, [kept, case.residuals[1]])
     torch.testing.assert_close(ours, case.draw())
@@ -191,7 +200,7 @@ def test_kept_cross_terms_change_nothing(spatial: str) -> None:
 
 def test_a_kernel_that_cancels_is_finite() -> None:
     """dW = -s W leaves nothing: the norm, a difference of large numbers, must not go below zero."""
-    case = Case(5, 1, 4, 3, 3, 4, False, True, [])
+    case = Case(5, 1, 4, 3, 3, 4, False, "norm", [])
     case.x.requires_grad_()
     kernel = -(case.weight * case.style[0, :, None, None])
     exact = Residual(torch.eye(3)[None], kernel[None], None, torch.zeros(1, 3, dtype=torch.bool))
@@ -203,7 +212,7 @@ def test_a_kernel_that_cancels_is_finite() -> None:
 
 
 def test_without_tokens_nothing_is_added() -> None:
-    case = Case(6, 2, 4, 3, 3, 4, True, True, [])
+    case = Case(6, 2, 4, 3, 3, 4, True, "norm", [])
     flags = torch.zeros(2, 0, dtype=torch.bool)
     none = Residual(torch.zeros(2, 0, 3), torch.zeros(2, 0, 4), torch.zeros(2, 0, 3, 3), flags)
     with_none = modulated_conv(case.x, case.weight, case.style, [none], **case.options)
@@ -247,10 +256,10 @@ class Groups(TorchDispatchMode):
 @pytest.mark.parametrize("spatial", SPATIAL)
 def test_no_convolution_is_grouped_by_sample(layer: str, spatial: str) -> None:
     """Which would be baked into a compiled graph."""
-    kernel, up, demodulate = LAYERS[layer]
+    kernel, up, demodulation = LAYERS[layer]
     seen = []
     for n in (2, 5):
-        case = Case(9, n, 4, 3, kernel, 4, up, demodulate, [(2, spatial, "mixed", False)])
+        case = Case(9, n, 4, 3, kernel, 4, up, demodulation, [(2, spatial, "mixed", False)])
         with Groups() as groups:
             case.draw()
         seen.append(groups.seen)

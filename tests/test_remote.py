@@ -26,12 +26,12 @@ from remote_model import (
 )
 from tiny import tiny_generator, token_set
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.editing.directions import Directions
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, HubAccessError, HubConnectionError, ModelNotFoundError
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.hub import torch_cache
 from refinestyle_hub.hub.sources import Repo, open_source
 from refinestyle_hub.hub.torch_cache import torch_file
@@ -123,7 +123,7 @@ def test_cached_files_are_not_downloaded_again(pipeline: str, hub: HubServer) ->
 
 def test_half_precision_on_request(pipeline: str) -> None:
     halves = Generator.from_pretrained("me/faces", variant="fp16")
-    assert torch.equal(halves.mapping.w_avg, GENERATOR.mapping.w_avg.half().float())
+    assert torch.equal(halves.mapping.w_avg, GENERATOR.mean_latent.half().float())
 
 
 def test_half_precision_where_only_that_ships(hub: HubServer, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_warm_cache_serves_when_the_server_is_gone(pipeline: str, hub: HubServer
 
 def test_a_cached_domain_of_a_published_size_loads_at_once(hub: HubServer, tmp_path: Path) -> None:
     """T = 4 at 1024 px, from the cache, without a socket: at most 20 ms of this machine's work."""
-    domain = token_set(rank=4, config=GeneratorConfig(1024), layers="conv")
+    domain = token_set(rank=4, config=StyleGAN2Config(1024), layers="conv")
     commit = hub.add("me/large", saved(domain.save_pretrained, tmp_path / "domain"))
     TokenSet.from_pretrained("me/large", revision=commit)
     seconds = []

@@ -26,7 +26,7 @@ from tiny import tiny_generator, token_set
 
 from refinestyle_hub.cards.facts import Card
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError, RefineStyleHubError
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.hub import sources
 from refinestyle_hub.hub.push import push_folder
 from refinestyle_hub.hub.sources import open_source

@@ -19,7 +19,6 @@ from refinestyle_hub.adapt import load_references
 from refinestyle_hub.errors import DivergedError
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import images, limits, messages
 from space.admission import Stops
@@ -50,7 +49,7 @@ def adapt(on: AdaptHandlers, pictures: list[str] | None, session: str = "me", **
 
 
 def test_pictures_become_a_domain(on: AdaptHandlers, pictures: list[str], tmp_path: Path) -> None:
-    before, shelf = fingerprint(on.jobs.pipe.generator), Shelf()
+    before, shelf = on.jobs.pipe.generator.fingerprint(), Shelf()
     *earlier, (preview, note, file, kept, mix) = adapt(on, pictures, shelf=shelf)
     assert earlier[0][1] == "Starting with 5 pictures"
     assert kept is shelf
@@ -65,7 +64,7 @@ def test_pictures_become_a_domain(on: AdaptHandlers, pictures: list[str], tmp_pa
     assert saved.metadata["pictures"] == 5
     assert saved.base is not None
     assert torch.equal(saved.state_dict()["b8.conv0.p"], shelf.domains["Blue-ink"].state_dict()["b8.conv0.p"])
-    assert fingerprint(on.jobs.pipe.generator) == before
+    assert on.jobs.pipe.generator.fingerprint() == before
 
 
 def test_progress_and_the_visitors_face_are_shown(
@@ -73,7 +72,7 @@ def test_progress_and_the_visitors_face_are_shown(
 ) -> None:
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)  # a step is a chunk
     config = on.jobs.pipe.generator.config
-    face = Inversion(torch.zeros(config.num_layers, config.w_dim))
+    face = Inversion(torch.zeros(config.num_ws, config.w_dim))
     subject = Subject.of(face, *[np.zeros((32, 32, 3), np.uint8)] * 2)
     updates = adapt(on, pictures, steps=3, subject=subject)
     assert [re.match(r"step \d+/3 · [\d.]+ s a step", note)[0][:8] for _, note, *_ in updates[1:-1]] == [  # type: ignore

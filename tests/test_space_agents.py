@@ -24,7 +24,6 @@ from tiny import layer_tokens, tiny_generator
 
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
 from space.agents import SERVED, Tools
@@ -90,7 +89,7 @@ def test_bad_files_are_refused_with_a_message(connect: Any, cache: Path, tmp_pat
     (tmp_path / "face.pkl").write_bytes(b"\x80\x04")
     (tmp_path / "cut.safetensors").write_bytes(b"\xff" * 40)
     (tmp_path / "large.safetensors").write_bytes(b"\0" * (limits.MAX_TOKEN_BYTES + 1))
-    other = replace(domain(1), base=fingerprint(tiny_generator(seed=9)))
+    other = replace(domain(1), base=tiny_generator(seed=9).fingerprint())
     for file, message in {
         str(tmp_path / "face.pkl"): "Only .safetensors files are read",
         str(tmp_path / "cut.safetensors"): "is not a safetensors file",

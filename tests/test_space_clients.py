@@ -20,7 +20,6 @@ from space_parts import jobs_of, pixels, style, wait_for
 from starlette.testclient import TestClient
 
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import admission, limits, messages
 from space.ui import build, launch_settings
@@ -57,7 +56,7 @@ def test_a_full_line_is_said_to_be_full(tiny_pipe: RefineStylePipeline) -> None:
 
 
 def test_two_sessions_never_meet(connect: Any, photo: str, tmp_path: Path, tiny_pipe: RefineStylePipeline) -> None:
-    before = fingerprint(tiny_pipe.generator)
+    before = tiny_pipe.generator.fingerprint()
     flipped = str(tmp_path / "flipped.png")
     Image.fromarray(pixels(photo)[:, ::-1]).save(flipped)
     clients = [connect(), connect()]
@@ -79,7 +78,7 @@ def test_two_sessions_never_meet(connect: Any, photo: str, tmp_path: Path, tiny_
         assert len({p[0] for p in pictures}) == len({p[1] for p in pictures}) == 1  # the same each time
         assert len({p[3] for p in pictures}) == 3
         assert all(p[0] == p[2] for p in pictures)  # the session's own photo is what its edit is compared with
-    assert fingerprint(tiny_pipe.generator) == before
+    assert tiny_pipe.generator.fingerprint() == before
 
 
 def test_a_session_without_a_face_is_told_so(connect: Any) -> None:

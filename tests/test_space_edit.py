@@ -78,7 +78,7 @@ def test_files_of_faces_are_checked_like_those_in_share(on: EditHandlers, tmp_pa
     with told("The inversion was made for another generator"):
         on.edit({}, "photo", None, inversion_file(Inversion(torch.zeros(3, 5), base=base)))
     with told(messages.OUT_OF_RANGE):
-        on.edit({}, "photo", None, inversion_file(Inversion(torch.full((config.num_layers, config.w_dim), 1e9))))
+        on.edit({}, "photo", None, inversion_file(Inversion(torch.full((config.num_ws, config.w_dim), 1e9))))
     (tmp_path / "face.pt").write_bytes(b"anything")
     with told(messages.NOT_SAFETENSORS):
         on.edit({}, "photo", None, str(tmp_path / "face.pt"))

@@ -16,9 +16,8 @@ import torch
 from space_parts import request, whole
 
 from refinestyle_hub.adapt import AdaptState, References
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from space import jobs, limits
 from space.admission import Stops
 from space.images import Pixels
@@ -57,7 +56,7 @@ def test_off_zerogpu_the_functions_are_undecorated(tiny_pipe: RefineStylePipelin
 
 
 def test_inversion_ends_with_a_result_of_plain_values(tiny_pipe: RefineStylePipeline, crop: Pixels) -> None:
-    before = fingerprint(tiny_pipe.generator)
+    before = tiny_pipe.generator.fingerprint()
     result = list(Jobs(tiny_pipe).invert(crop, 4, True, 0, "/nowhere"))[-1]
     assert isinstance(result, InversionResult)
     assert result.reconstruction.shape == result.w_plus_only.shape == (32, 32, 3)
@@ -68,7 +67,7 @@ def test_inversion_ends_with_a_result_of_plain_values(tiny_pipe: RefineStylePipe
     drawn = Jobs(tiny_pipe).draw(result.inversion, looks, {})
     assert np.array_equal(drawn[0][0], result.reconstruction)
     assert len({picture.tobytes() for (picture,) in drawn}) == 3
-    assert fingerprint(tiny_pipe.generator) == before
+    assert tiny_pipe.generator.fingerprint() == before
 
 
 def test_progress_comes_in_chunks(
@@ -154,7 +153,7 @@ def run() -> AdaptRun:
 
 
 def test_the_domain_does_not_depend_on_the_chunks(pipe: RefineStylePipeline, run: AdaptRun) -> None:
-    before = fingerprint(pipe.generator)
+    before = pipe.generator.fingerprint()
     work, whole_run, parts = Jobs(pipe), run, run
     whole_run = work.adapt(whole_run, 99, None, "/nowhere").run
     for count in (2, 1, 99):
@@ -164,7 +163,7 @@ def test_the_domain_does_not_depend_on_the_chunks(pipe: RefineStylePipeline, run
     assert made.metadata["name"] == "ink"
     for name, tensor in made.state_dict().items():
         assert torch.allclose(tensor.float(), again.state_dict()[name].float(), atol=1e-5), name
-    assert fingerprint(pipe.generator) == before
+    assert pipe.generator.fingerprint() == before
     assert not work.turns.locked()
 
 

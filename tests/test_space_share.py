@@ -66,7 +66,7 @@ def on(pipe: RefineStylePipeline) -> ShareHandlers:
 @pytest.fixture
 def face(pipe: RefineStylePipeline) -> Inversion:
     config = pipe.generator.config
-    return Inversion(torch.ones(config.num_layers, config.w_dim), domain(4), base=pipe.fingerprint)
+    return Inversion(torch.ones(config.num_ws, config.w_dim), domain(4), base=pipe.fingerprint)
 
 
 @pytest.fixture

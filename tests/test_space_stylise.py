@@ -16,7 +16,6 @@ from space_parts import domain, pixels, told, whole
 
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from space import limits, messages
 from space.handlers.stylise_handlers import FACE, FADE, RANDOM, TOUR, StyliseHandlers, morph
 from space.jobs import Jobs
@@ -34,7 +33,7 @@ def on(tiny_pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.Monke
 def subject(on: StyliseHandlers) -> Subject:
     rng = torch.Generator().manual_seed(5)
     config = on.jobs.pipe.generator.config
-    face = Inversion(torch.randn(config.num_layers, config.w_dim, generator=rng), domain(9))
+    face = Inversion(torch.randn(config.num_ws, config.w_dim, generator=rng), domain(9))
     picture = np.asarray(on.jobs.pipe.render(face))
     return Subject.of(face, picture, picture)
 
@@ -47,7 +46,7 @@ def shelf() -> Shelf:
 
 
 def test_a_mix_on_the_face_is_what_the_pipeline_draws(on: StyliseHandlers, subject: Subject, shelf: Shelf) -> None:
-    before = fingerprint(on.jobs.pipe.generator)
+    before = on.jobs.pipe.generator.fingerprint()
     (plain, styled), file, mix = on.stylise({"ink": 0.7, "mine": -0.3}, FACE, 0, subject, {"smile": 1.0}, shelf)
     pipe, face = on.jobs.pipe, subject.inversion
     mine = shelf.domains["mine"]
@@ -58,7 +57,7 @@ def test_a_mix_on_the_face_is_what_the_pipeline_draws(on: StyliseHandlers, subje
     assert Path(file).name == "refinestyle-domain.png"
     assert np.array_equal(pixels(file), pixels(styled))
     assert mix == {"ink": 0.7, "mine": -0.3}
-    assert fingerprint(pipe.generator) == before
+    assert pipe.generator.fingerprint() == before
 
 
 def test_random_faces_come_four_at_a_time_and_the_same_again(on: StyliseHandlers, shelf: Shelf) -> None:

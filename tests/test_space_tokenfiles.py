@@ -17,10 +17,9 @@ import torch
 from space_parts import domain
 from tiny import tiny_generator, token_set
 
-from refinestyle_hub.config import Fingerprint, GeneratorConfig
+from refinestyle_hub.config import Fingerprint, StyleGAN2Config
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
 from space.tokenfiles import domain_file, inversion_file, read_tokens
@@ -59,7 +58,7 @@ def test_an_inversion_travels_without_a_pixel(tiny_pipe: RefineStylePipeline, to
     config = tiny_pipe.generator.config
     crop = torch.full((32, 32, 3), 77, dtype=torch.uint8)
     quad = torch.tensor([[0.0, 0.0], [0.0, 20_000.0], [20_000.0, 20_000.0], [20_000.0, 0.0]])  # of a large photo
-    face = Inversion(torch.ones(config.num_layers, config.w_dim), tokens, crop, quad, (20_000, 20_000))
+    face = Inversion(torch.ones(config.num_ws, config.w_dim), tokens, crop, quad, (20_000, 20_000))
     file = inversion_file(replace(face, base=tiny_pipe.fingerprint))
     again = read_tokens(file, tiny_pipe)
     assert isinstance(again, Inversion)
@@ -76,7 +75,7 @@ def test_a_domain_of_unknown_base_is_held_against_the_layers(tiny_pipe: RefineSt
 def test_another_generators_tokens_are_refused_and_both_are_named(
     tiny_pipe: RefineStylePipeline, tokens: TokenSet
 ) -> None:
-    other = fingerprint(tiny_generator(seed=9))
+    other = tiny_generator(seed=9).fingerprint()
     message = refusal(domain_file(replace(tokens, base=other), "ink"), tiny_pipe)
     assert message == messages.other_generator("The domain", other, tiny_pipe.fingerprint)
     assert str(other) in message
@@ -85,7 +84,7 @@ def test_another_generators_tokens_are_refused_and_both_are_named(
 
 @pytest.mark.parametrize("lie", [True, False])
 def test_layers_of_other_sizes_are_refused_whatever_the_file_says(tiny_pipe: RefineStylePipeline, lie: bool) -> None:
-    wide = GeneratorConfig(resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 24, 8: 12, 16: 10, 32: 8})
+    wide = StyleGAN2Config(resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 24, 8: 12, 16: 10, 32: 8})
     wrong = replace(token_set(config=wide), base=tiny_pipe.fingerprint if lie else None)
     assert "made for another generator" in refusal(domain_file(wrong, "ink"), tiny_pipe)
     unknown = TokenSet({"b999.conv9": next(iter(domain(1).layers.values()))})

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from tiny import TINY, tiny_generator, token_set
+from tiny import TINY, dense, tiny_generator, token_set
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError
 from refinestyle_hub.tokens.parameters import TokenParameters
 from refinestyle_hub.tokens.token_set import TokenSet
@@ -63,9 +63,9 @@ def test_residual_norm_is_that_of_the_kernels(residual: Literal["pre", "post"]) 
     parameters = unit(build(rank=3, layers="*", residual=residual))
     tokens = parameters.token_set()
     for name, norm in zip(parameters.names, parameters.residual_norm(), strict=True):
-        style = generator.layer(name).style(generator.mapping.w_avg[None])[0][:, None, None]
+        style = generator.layer(name).style(generator.mean_latent[None])[0][:, None, None]
         torch.testing.assert_close(stats[name].norm, (generator.layer(name).weight * style).norm())
-        residual_kernel = tokens.dense(name) * (style if residual == "pre" else 1)
+        residual_kernel = dense(tokens, name) * (style if residual == "pre" else 1)
         torch.testing.assert_close(norm, residual_kernel.norm() / stats[name].norm, atol=1e-5, rtol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_same_generator_same_leaves() -> None:
     one, other = build(), build()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     other.load_state_dict(unit(one).state_dict())
-    assert torch.equal(one.token_set().dense("b8.conv0"), other.token_set().dense("b8.conv0"))
+    assert torch.equal(dense(one.token_set(), "b8.conv0"), dense(other.token_set(), "b8.conv0"))
 
 
 @pytest.mark.parametrize("spatial", ["scaled", "broadcast", "full"])
@@ -124,7 +124,7 @@ def test_what_does_not_fit() -> None:
     with pytest.raises(ConfigError, match=r"b4\.conv1, not None"):
         build(rank={"b8.*": 2})
     stats = tiny_generator().kernel_stats()
-    wide = GeneratorConfig(32, 16, 16, 2, {**TINY.channels, 32: 6})
+    wide = StyleGAN2Config(32, 16, 16, 2, {**TINY.channels, 32: 6})
     with pytest.raises(BaseMismatchError, match="10 -> 8 channels here, the tokens are 10 -> 6"):
         TokenParameters.from_token_set(stats, token_set(config=wide))
     with pytest.raises(LayerError, match="b64"):

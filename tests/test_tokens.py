@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tiny import token_set
 from torch import Tensor
 
-from refinestyle_hub.config import Fingerprint, GeneratorConfig
+from refinestyle_hub.config import Fingerprint, StyleGAN2Config
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError
 from refinestyle_hub.tokens.token_set import LayerTokens, TokenSet
 
 
 SPATIAL = ["broadcast", "scaled", "full"]
-CONFIG = GeneratorConfig(8, 8, 8, 1, {4: 6, 8: 5})
+CONFIG = StyleGAN2Config(8, 8, 8, 1, {4: 6, 8: 5})
 LAYERS = [spec.name for spec in CONFIG.layers]
 
 
@@ -115,7 +115,7 @@ def test_select() -> None:
 
 @pytest.mark.parametrize("name", ["b16.conv0", "conv0", "b8.conv[23]"])
 def test_unknown_layers(name: str) -> None:
-    for attempt in (make().select, lambda n: make().scale({n: 1.0}), make().dense):
+    for attempt in (make().select, lambda n: make().scale({n: 1.0})):
         with pytest.raises(LayerError, match=r"No layer matches .*b4\.conv1"):
             attempt(name)
 
@@ -128,7 +128,7 @@ def test_sets_of_different_generators() -> None:
         with pytest.raises(BaseMismatchError, match="do not mix"):
             attempt()
     assert (a + make(2)).base == one
-    wide = token_set(config=GeneratorConfig(8, 8, 8, 1, {4: 6, 8: 4}))
+    wide = token_set(config=StyleGAN2Config(8, 8, 8, 1, {4: 6, 8: 4}))
     with pytest.raises(BaseMismatchError, match="6 -> 5, 6 -> 4"):
         make() + wide
 
@@ -163,13 +163,6 @@ def test_a_strength_is_a_finite_number(strength: Any) -> None:
     ):
         with pytest.raises(ConfigError, match="finite number"):
             attempt()
-
-
-@pytest.mark.parametrize("spatial", SPATIAL)
-def test_dense(spatial: str) -> None:
-    a = make(0, spatial=spatial)
-    for layer in LAYERS:
-        torch.testing.assert_close(a.dense(layer).double(), dense(a, layer))
 
 
 @pytest.mark.parametrize("spatial", SPATIAL)

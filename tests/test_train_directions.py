@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.editing.directions import Direction, DirectionInfo
 from refinestyle_hub.errors import DirectionError
-from refinestyle_hub.generators.stylegan2 import Generator
-from refinestyle_hub.storage.fingerprint import fingerprint
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.train.direction_fit import fit_directions, measure, sample
 
 
@@ -30,7 +30,9 @@ def read(pictures: Tensor) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     torch.manual_seed(0)
-    generator = Generator(GeneratorConfig(16, z_dim=8, w_dim=8, mapping_layers=2, channels={4: 8, 8: 8, 16: 8})).eval()
+    generator = StyleGAN2Generator(
+        StyleGAN2Config(16, z_dim=8, w_dim=8, mapping_layers=2, channels={4: 8, 8: 8, 16: 8})
+    ).eval()
     with torch.no_grad():  # a fresh toRGB draws far outside [-1, 1], where nothing can be read
         for name in ("b4", "b8", "b16"):
             generator.synthesis.get_submodule(f"{name}.torgb").weight *= 0.15
@@ -73,7 +75,7 @@ def test_fitted_directions_do_what_they_state(generator: Generator) -> None:
         on_step=lambda *c: calls.append(c),
     )
     assert calls[-1][0] == calls[-1][1], "progress must end at its total"
-    assert found.config.base == fingerprint(generator)
+    assert found.config.base == generator.fingerprint()
     fresh = sample(generator, read, 200, seed=9)
     for name, attribute in ATTRIBUTES.items():
         other = next(a for a in ATTRIBUTES.values() if a != attribute)

@@ -18,8 +18,8 @@ from refinestyle_hub.cli import main
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.train.data import open_pictures
 from refinestyle_hub.train.encoder_objective import Objective

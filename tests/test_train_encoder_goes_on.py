@@ -19,10 +19,10 @@ from torch import Tensor
 from refinestyle_hub.encoder.backbone import open_backbone
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.losses.perceptual import Perceptual
-from refinestyle_hub.storage.fingerprint import fingerprint
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.data import open_pictures
 from refinestyle_hub.train.encoder_settings import EncoderTraining
@@ -229,8 +229,8 @@ def test_a_first_stage_that_stays_keeps_its_coordinates_on_a_relative(tiny: Enco
     """A generator that was tuned from that of the encoder has other axes, of arbitrary signs."""
     encoder = train_encoder(replace(tiny, pictures=0)).average
     parent = Generator.from_pretrained(tiny.model)
-    tuned = Generator.from_state(
-        replace(parent.config, parents=(fingerprint(parent).digest,)),
+    tuned = StyleGAN2Generator.from_state(
+        replace(parent.config, parents=(parent.fingerprint().digest,)),
         {name: x * 1.03 if name.endswith("fc0.weight") else x for name, x in parent.state_dict().items()},
     )
     trainer = EncoderTrainer(replace(tiny, w_pictures=0), tuned, open_pictures(tiny.data, 16))

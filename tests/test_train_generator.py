@@ -13,8 +13,8 @@ from PIL import Image
 from run_parts import Stop, in_two_processes, stop_at
 
 from refinestyle_hub.errors import ConfigError, ModelFileError, PictureError
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.generator_settings import GeneratorTraining
 from refinestyle_hub.train.generator_trainer import Trainer, train_generator

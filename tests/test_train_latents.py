@@ -15,7 +15,7 @@ def rngs(n: int, first: int = 0) -> list[torch.Generator]:
 def test_mixing_takes_a_second_code_from_some_layer_on() -> None:
     generator = tiny_generator()
     plain = mixed_latents(generator, rngs(6), 0.0)
-    assert plain.shape == (6, generator.config.num_layers, generator.config.w_dim)
+    assert plain.shape == (6, generator.num_ws, generator.config.w_dim)
     assert (plain == plain[:, :1]).all()
     mixed = mixed_latents(generator, rngs(6), 1.0)
     changes = (mixed[:, 1:] != mixed[:, :-1]).any(2).sum(1)

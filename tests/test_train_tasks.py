@@ -85,7 +85,7 @@ def test_the_mean_latent_has_a_latent_error_of_one() -> None:
     objective = Objective(generator, None, None, 16)
     codes = generator.map(torch.randn(2000, 8, generator=torch.Generator().manual_seed(5)))
     task = Task(codes, codes, codes)
-    mean = objective.codes(generator.mapping.w_avg.expand_as(codes), task)["latent"].mean()
+    mean = objective.codes(generator.mean_latent.expand_as(codes), task)["latent"].mean()
     torch.testing.assert_close(mean, torch.ones([]), rtol=0.1, atol=0)
     assert objective.codes(codes, task)["latent"].abs().max() == 0
 

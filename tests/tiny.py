@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from refinestyle_hub.config import GeneratorConfig
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
-from refinestyle_hub.generators.stylegan2 import Generator
-from refinestyle_hub.tokens.modulated_conv import Residual
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
+from refinestyle_hub.tokens.modulated_conv import Residual, residual_kernel
 from refinestyle_hub.tokens.token_set import LayerTokens, TokenSet
 
 
-TINY = GeneratorConfig(resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 12, 8: 12, 16: 10, 32: 8})
+TINY = StyleGAN2Config(resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 12, 8: 12, 16: 10, 32: 8})
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
@@ -24,10 +25,10 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
                 x.add_(torch.randn(x.shape, generator=rng) * 0.3)
 
 
-def tiny_generator(seed: int = 0, config: GeneratorConfig = TINY) -> Generator:
+def tiny_generator(seed: int = 0, config: StyleGAN2Config = TINY) -> Generator:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        generator = Generator(config).eval().requires_grad_(False)
+        generator = StyleGAN2Generator(config).eval().requires_grad_(False)
     randomise(generator, seed)
     return generator
 
@@ -51,7 +52,7 @@ def layer_tokens(
 
 def token_set(
     seed: int = 0, rank: int = 3, spatial: str = "scaled", residual: str = "post", bias: bool = False,
-    config: GeneratorConfig = TINY, layers: str = "",
+    config: StyleGAN2Config = TINY, layers: str = "",
 ) -> TokenSet:  # fmt: skip
     """Random tokens for the layers whose names contain ``layers``."""
     rng = torch.Generator().manual_seed(seed)
@@ -62,6 +63,11 @@ def token_set(
             if layers in spec.name
         }
     )
+
+
+def dense(tokens: TokenSet, layer: str) -> Tensor:
+    """Kernel residual dW [O, I, k, k] of a layer, before any modulation."""
+    return residual_kernel(tokens.layers[layer].shared(), 1 if layer.endswith("torgb") else 3)[0]
 
 
 def stacked(parts: list[LayerTokens], strength: Tensor | None = None) -> Residual:
@@ -96,12 +102,12 @@ MILD = {4: 8, 8: 8, 16: 8}  # channels of a generator of 16 px
 def mild_generator(resolution: int = 16) -> Generator:
     """A generator whose pictures lie within [-1, 1], as those of a trained one do."""
     channels = MILD if resolution == 16 else {**MILD, 32: 4}
-    generator = tiny_generator(config=GeneratorConfig(resolution, 8, 8, 2, channels))
+    generator = tiny_generator(config=StyleGAN2Config(resolution, 8, 8, 2, channels))
     with torch.no_grad():
         for r in channels:
             generator.layer(f"b{r}.torgb").weight *= 0.15
         z = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
-        generator.mapping.w_avg.copy_(generator.mapping(z).mean(dim=0))
+        generator.mean_latent.copy_(generator.mapping(z).mean(dim=0))
     return generator
 
 

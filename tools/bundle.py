@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from refinestyle_hub import RefineStylePipeline, cards
 from refinestyle_hub.evaluation.attributes import AttributeNet
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.generators.stylegan2 import Generator
 from refinestyle_hub.hub.shipped import write_all
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.train.direction_fit import fit_directions

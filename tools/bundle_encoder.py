@@ -21,7 +21,7 @@ from typing import Any
 
 from refinestyle_hub import RefineStylePipeline, cards
 from refinestyle_hub.encoder.encoder import Encoder
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.hub.shipped import write_all
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index

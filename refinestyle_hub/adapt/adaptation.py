@@ -21,14 +21,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DivergedError, ModelFileError, ShapeError
+from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
-from ..generators.stylegan2 import Generator
 from ..inversion.optimise import OnStep, invert
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import shrink
 from ..losses.sliced import sliced_features, sliced_pictures
 from ..runtime.optim import adam_state, load_adam_state
-from ..storage.fingerprint import fingerprint
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .context import Context, Features, Learner, Term
@@ -89,9 +88,9 @@ class Adaptation:
         """
         self.settings = settings or preset(len(references))
         self.steps, self.seed, self.done = steps, seed, 0
-        self.base = fingerprint(generator)
+        self.base = generator.fingerprint()
         self.generator = _frozen(generator)
-        device = self.generator.mapping.w_avg.device
+        device = self.generator.device
         self.references = replace(references, pictures=references.pictures.to(device))
         self.discriminator: Discriminator | None = None if discriminator is None else _frozen(discriminator)
         self.perceptual, self.inversions = perceptual, inversions
@@ -127,7 +126,7 @@ class Adaptation:
             raise ShapeError(
                 f"The discriminator is for {self.discriminator.config.resolution} pixels, the generator for {side}."
             )
-        codes = (count, config.num_layers, config.w_dim)
+        codes = (count, config.num_ws, config.w_dim)
         if self.inversions is not None and self.inversions.shape != codes:
             raise ShapeError(f"inversions must be w+ {list(codes)}, not {list(self.inversions.shape)}.")
 
@@ -161,9 +160,9 @@ class Adaptation:
         return chosen
 
     def _is_colour(self, leaf: str) -> bool:
-        """Whether ``layers.<place>.<tensor>`` is part of a toRGB or a bias: these have far to go."""
+        """Whether ``layers.<place>.<tensor>`` is part of a layer of colours or a bias: these have far to go."""
         _, place, tensor = leaf.split(".")
-        return tensor == "bias" or self.parameters.names[int(place)].endswith("torgb")
+        return tensor == "bias" or self.parameters.roles[int(place)] == "rgb"
 
     @property
     def left_out(self) -> list[str]:
@@ -268,7 +267,7 @@ class Adaptation:
     def _context(self) -> Context:
         s, config = self.settings, self.generator.config
         rng = _source(self.seed, 1, self.done)
-        device = self.generator.mapping.w_avg.device
+        device = self.generator.device
         with torch.no_grad():
             w_plus = self.generator.map(torch.randn(s.batch, config.z_dim, generator=rng).to(device), s.truncation)
         order = torch.randperm(len(self.references), generator=rng).repeat(s.batch)[: s.batch]
@@ -303,7 +302,7 @@ class Adaptation:
             return ()
         z = torch.randn(TYPICAL, self.generator.config.z_dim, generator=_source(self.seed, 4))
         with torch.no_grad():
-            w = self.generator.map(z.to(self.generator.mapping.w_avg), self.settings.truncation)
+            w = self.generator.map(z.to(self.generator.mean_latent), self.settings.truncation)
             parts = [self.features(self.generator(some)) for some in w.split(self.settings.batch)]
         return [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
@@ -345,7 +344,7 @@ class Adaptation:
 
     def _samples(self, truncation: float, tokens: TokenParameters | None, count: int = PREVIEWS) -> Tensor:
         config = self.generator.config
-        z = torch.randn(count, config.z_dim, generator=_source(self.seed, 2)).to(self.generator.mapping.w_avg)
+        z = torch.randn(count, config.z_dim, generator=_source(self.seed, 2)).to(self.generator.mean_latent)
         adapted = None if tokens is None else tokens.token_set()
         drawn: Tensor = self.generator(self.generator.map(z, truncation), adapted)
         return drawn.clamp(-1, 1)
@@ -434,7 +433,7 @@ class Adaptation:
 
 def _frozen(network: Any) -> Any:
     """The same numbers without gradients, in float32 throughout; the caller's network keeps its flags."""
-    config = replace(network.config, num_fp16_res=0)
+    config = network.config.full_precision()
     return type(network).from_state(config, network.state_dict()).float().requires_grad_(False)
 
 

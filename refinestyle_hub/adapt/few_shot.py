@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..encoder.encoder import Encoder
+from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
-from ..generators.stylegan2 import Generator
 from ..images import PictureSource
 from ..losses.perceptual import Perceptual
 from .adaptation import STEPS, Adaptation
@@ -64,7 +64,7 @@ def few_shot_adaptation(
     inversions = None
     if settings.reconstruction and encoder is not None:
         with torch.no_grad():
-            inversions = encoder.codes(references.pictures.to(generator.mapping.w_avg.device))
+            inversions = encoder.codes(references.pictures.to(generator.device))
     measured = discriminator is None or (settings.reconstruction and inversions is None)
     return Adaptation(
         generator,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from ..losses.clip import Clip, ClipDirection, choose_layers
 from ..tokens.token_set import TokenSet
 from .adaptation import Adaptation
@@ -117,7 +117,7 @@ def text_adaptation(
         ConfigError: an empty text, texts that mean the same to a CLIP, or an impossible number of codes.
     """
     settings = settings or text_settings(tokens)
-    direction = ClipDirection.from_text(clips, source, target).to(generator.mapping.w_avg.device)
+    direction = ClipDirection.from_text(clips, source, target).to(generator.device)
     if codes is not None:
         w_plus = _codes(generator, settings.truncation, seed)
         settings = replace(settings, layers=choose_layers(generator, direction.to_target, w_plus, codes))
@@ -138,4 +138,4 @@ def picture_term(
 @torch.no_grad()
 def _codes(generator: Generator, truncation: float, seed: int) -> Tensor:
     z = torch.randn(SAMPLES, generator.config.z_dim, generator=torch.Generator().manual_seed(seed))
-    return generator.map(z.to(generator.mapping.w_avg.device), truncation)
+    return generator.map(z.to(generator.device), truncation)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import EncoderConfig, GeneratorConfig, TokenSetConfig
+from ..config import GENERATOR_CONFIGS, EncoderConfig, TokenSetConfig
 from ..errors import ModelFileError, ModelNotFoundError
-from ..storage.fingerprint import architecture, digest
+from ..storage.fingerprint import fingerprint
 from ..storage.index import CONFIG, WEIGHTS_FILE
 from ..storage.model_folder import INDEX, Folder
 from ..storage.schema import config_from_json, read_json
@@ -83,15 +83,15 @@ def base_rows(config: Config) -> Rows:
 
 
 def _generator_rows(folder: Path, config: Config) -> Rows:
-    made = config_from_json("Generator", GeneratorConfig, config, folder / CONFIG)
+    made = config_from_json(config["class"], GENERATOR_CONFIGS[config["class"]], config, folder / CONFIG)
     weights = weight_files(folder)[0]  # whichever: full and half precision have one digest
     header = read_header(weights)
-    tensors = read_tensors(weights, template_of(header, weights), header=header)
+    identity = fingerprint(made, read_tensors(weights, template_of(header, weights), header=header))
     return {
-        "Architecture": f"`{architecture(made)}`",
+        "Architecture": f"`{identity.architecture}`",
         "Pictures": f"{made.resolution} x {made.resolution}, RGB, about [-1, 1]; crop: {made.crop}",
-        "w+": f"{made.num_layers} x {made.w_dim}",
-        "Fingerprint": f"`{digest(tensors)}`",
+        "w+": f"{made.num_ws} x {made.w_dim}",
+        "Fingerprint": f"`{identity.digest}`",
     }
 
 
@@ -108,7 +108,7 @@ def _encoder_rows(folder: Path, config: Config) -> Rows:
     )
     return {
         "Looks at": f"{made.size} x {made.size}, RGB, [-1, 1]",
-        "Answers": f"w+ of {made.generator.num_layers} x {made.generator.w_dim}, and {tokens}",
+        "Answers": f"w+ of {made.generator.num_ws} x {made.generator.w_dim}, and {tokens}",
         "Stages": made.stages + (looks if made.stages == "two" else ""),
         "Backbone": made.backbone,
     }
@@ -202,16 +202,21 @@ with torch.no_grad():
     readings = net.read(pictures)"""
 
 
-KINDS: Mapping[str, Kind] = {
-    "Generator": Kind(
+def _generator_kind(network: str) -> Kind:
+    return Kind(
         "generator",
-        f"A StyleGAN2 generator for {PAPER}: it stays frozen, token sets refine its kernels, directions move its "
+        f"A {network} generator for {PAPER}: it stays frozen, token sets refine its kernels, directions move its "
         "codes.",
         "unconditional-image-generation",
         _generator_rows,
         _generator_snippet,
         needs_base=False,
-    ),
+        tags=(network.lower(),),
+    )
+
+
+KINDS: Mapping[str, Kind] = {
+    **{name: _generator_kind(made.network) for name, made in GENERATOR_CONFIGS.items()},
     "RefineStylePipeline": Kind(
         "pipeline",
         f"A {PAPER} pipeline: a frozen StyleGAN2 generator and what goes with it.",

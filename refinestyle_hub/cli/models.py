@@ -28,10 +28,10 @@ def info(model: Model, device: Device = "cpu", as_json: console.AsJson = False) 
         "model": model,
         "resolution": config.resolution,
         "parameters": parameters,
-        "channels": {str(r): c for r, c in config.channels.items()},
+        "architecture": config.architecture,
         "z_dim": config.z_dim,
         "w_dim": config.w_dim,
-        "layers": config.num_layers,
+        "num_ws": config.num_ws,
         "crop": config.crop,
         "discriminator": pipe.discriminator is not None,
         "directions": {
@@ -43,7 +43,7 @@ def info(model: Model, device: Device = "cpu", as_json: console.AsJson = False) 
     }
     lines = [
         f"{model}: {config.resolution} x {config.resolution} pixels, {parameters / 1e6:.1f} M parameters",
-        f"w+         {config.num_layers} codes of {config.w_dim}",
+        f"w+         {config.num_ws} codes of {config.w_dim}",
         f"directions {', '.join(pipe.directions) or 'none'}",
         f"domains    {', '.join(pipe.domains) or 'none'}",
         f"weights    {pipe.fingerprint.digest}",

@@ -99,10 +99,9 @@ def download(
 
 
 def _fingerprint(generator: str) -> Fingerprint:
-    from ..generators.stylegan2 import Generator
-    from ..storage.fingerprint import fingerprint
+    from ..generators.base import Generator
 
-    return fingerprint(Generator.from_pretrained(generator))
+    return Generator.from_pretrained(generator).fingerprint()
 
 
 def _plain(lines: list[str]) -> str:

@@ -16,7 +16,6 @@ from ..errors import CardError, ConfigError, ModelFileError, ModelNotFoundError
 from ..pickles.torch_files import read_torch
 from ..pickles.unpickle import Record
 from ..storage.atomic import new_folder, write_folder
-from ..storage.fingerprint import fingerprint
 from ..storage.index import PipelineIndex, save_index
 from .networks import Networks
 from .nvidia import read_nvidia, read_state_dict
@@ -94,7 +93,7 @@ def convert(
         save_index(scratch, PipelineIndex(parts))
         write_folder(scratch / "generator", {FACTS: dump_card(card)})  # for what is made for this generator
         write_card(scratch, card, out.name)
-    return Conversion(out, networks.layout, parts, fingerprint(networks.generator), networks.notes)
+    return Conversion(out, networks.layout, parts, networks.generator.fingerprint(), networks.notes)
 
 
 def _check_licence(card: Card) -> None:

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, UnsupportedModelError
+from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
-from ..generators.stylegan2 import Generator
+from ..generators.stylegan2 import StyleGAN2Generator
 from ..hub.search import is_own
 from ..hub.sources import open_source
 from ..storage.atomic import write_file
-from ..storage.fingerprint import check_base, fingerprint
+from ..storage.fingerprint import check_base
 from ..storage.index import read_index
 from ..storage.model_folder import INDEX, Source
 from ..storage.schema import config_to_json
@@ -38,19 +39,19 @@ __all__ = ["export", "export_nvidia", "export_rosinality", "nvidia_state_dict", 
 ENDINGS: dict[str, Literal["rosinality", "nvidia"]] = {".pt": "rosinality", ".safetensors": "nvidia"}
 
 
-def nvidia_state_dict(network: Generator | Discriminator) -> dict[str, Tensor]:
+def nvidia_state_dict(network: StyleGAN2Generator | Discriminator) -> dict[str, Tensor]:
     """The tensors that ``load_state_dict`` of NVIDIA's network of the same sizes takes, with its filters."""
     state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    if isinstance(network, Generator):
+    if isinstance(network, StyleGAN2Generator):
         owners = [f"synthesis.b{resolution}" for resolution in network.config.channels]
-        owners += [f"synthesis.{spec.name}" for spec in network.config.layers if spec.kind == "conv"]
+        owners += [f"synthesis.{spec.name}" for spec in network.config.layers if spec.role == "conv"]
     else:
         owners = [f"b{resolution}" for resolution in network.resolutions]
         owners += [name.removesuffix(".weight") for name, tensor in state.items() if tensor.ndim == 4]
     return state | {f"{owner}.{FILTER}": fir(1.0) for owner in owners}
 
 
-def export_nvidia(network: Generator | Discriminator, path: str | os.PathLike[str]) -> None:
+def export_nvidia(network: StyleGAN2Generator | Discriminator, path: str | os.PathLike[str]) -> None:
     """Write ``nvidia_state_dict`` as a ``.safetensors`` file, which also carries our config.
 
     To use it: ``G.load_state_dict(safetensors.torch.load_file(path))``, with G built for the same sizes. It comes back
@@ -60,7 +61,9 @@ def export_nvidia(network: Generator | Discriminator, path: str | os.PathLike[st
     write_file(Path(path), encode_tensors(nvidia_state_dict(network), config, torch.float32))
 
 
-def rosinality_checkpoint(generator: Generator, discriminator: Discriminator | None = None) -> dict[str, object]:
+def rosinality_checkpoint(
+    generator: StyleGAN2Generator, discriminator: Discriminator | None = None
+) -> dict[str, object]:
     """The checkpoint of rosinality's stylegan2-pytorch: ``g_ema``, ``latent_avg`` and, if given, ``d``.
 
     Warns where that code draws other pictures: it does not clamp activations.
@@ -95,7 +98,7 @@ def rosinality_checkpoint(generator: Generator, discriminator: Discriminator | N
     for spec in config.layers:
         if spec.up:
             state[f"{layer_name(spec.name)}.conv.blur.kernel"] = fir(4.0)
-        if spec.kind == "torgb" and spec.resolution > 4:
+        if spec.role == "rgb" and spec.resolution > 4:
             state[f"{layer_name(spec.name)}.upsample.kernel"] = fir(4.0)
     checkpoint: dict[str, object] = {"g_ema": state, "latent_avg": latent_avg}
     if discriminator is not None:
@@ -117,7 +120,7 @@ def _discriminator_state(discriminator: Discriminator) -> dict[str, Tensor]:
 
 
 def export_rosinality(
-    generator: Generator, path: str | os.PathLike[str], discriminator: Discriminator | None = None
+    generator: StyleGAN2Generator, path: str | os.PathLike[str], discriminator: Discriminator | None = None
 ) -> None:
     """Write ``rosinality_checkpoint`` as a ``.pt`` file; warns and raises as that does."""
     buffer = io.BytesIO()
@@ -159,6 +162,10 @@ def export(
         raise ConfigError("A file with NVIDIA's names holds one network, the generator; rosinality's .pt holds both.")
     source = open_source(model)
     generator = Generator.from_source(source)
+    if not isinstance(generator, StyleGAN2Generator):
+        raise UnsupportedModelError(
+            f"Only a StyleGAN2 generator can be exported; this one is {generator.config.network}."
+        )
     if domains:
         generator = generator.merge([(_domain(source, name, generator), float(s)) for name, s in domains.items()])
     if chosen == "nvidia":
@@ -168,14 +175,14 @@ def export(
     return chosen
 
 
-def _domain(source: Source, name: str, generator: Generator) -> TokenSet:
+def _domain(source: Source, name: str, generator: StyleGAN2Generator) -> TokenSet:
     own = is_own(name, read_index(source).domains if source.find(INDEX) else ())
     tokens = TokenSet.from_source(source, subfolder=f"domains/{name}") if own else TokenSet.from_pretrained(name)
     if tokens.base is not None:
-        check_base(tokens.base, fingerprint(generator), what=f"The domain {name!r}")
+        check_base(tokens.base, generator.fingerprint(), what=f"The domain {name!r}")
     return tokens
 
 
-def _renamed(network: Generator | Discriminator, names: dict[str, str]) -> dict[str, Tensor]:
+def _renamed(network: StyleGAN2Generator | Discriminator, names: dict[str, str]) -> dict[str, Tensor]:
     # copies: a file of views would hold whole storages
     return {names[ours]: tensor.detach().cpu().float().clone() for ours, tensor in network.state_dict().items()}

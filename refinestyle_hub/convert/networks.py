@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelFileError, UnsupportedModelError
+from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
-from ..generators.stylegan2 import Generator
+from ..generators.stylegan2 import StyleGAN2Generator
 from ..storage.tensors import check_finite
 
 
 __all__ = ["Networks", "assemble", "estimate_mean_latent", "fir", "named_tensors", "without_filters"]
 
-N = TypeVar("N", Generator, Discriminator)
+N = TypeVar("N", StyleGAN2Generator, Discriminator)
 
 MEAN_SAMPLES = 100_000  # HyperStyle's number
 
@@ -25,7 +26,7 @@ class Networks(NamedTuple):
     """What a checkpoint gives."""
 
     layout: str  # whose files look like this
-    generator: Generator
+    generator: StyleGAN2Generator
     discriminator: Discriminator | None
     notes: tuple[str, ...]  # what was not in the file and had to be filled in
 
@@ -101,5 +102,5 @@ def estimate_mean_latent(generator: Generator) -> Tensor:
     total = torch.zeros(generator.config.w_dim, dtype=torch.float64)
     for _ in range(MEAN_SAMPLES // 10_000):
         z = torch.randn(10_000, generator.config.z_dim, generator=rng)
-        total += generator.mapping(z).double().sum(dim=0)
+        total += generator.map(z)[:, 0].double().sum(dim=0)
     return (total / MEAN_SAMPLES).float()

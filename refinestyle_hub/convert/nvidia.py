@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..config import DiscriminatorConfig, GeneratorConfig
+from ..config import DiscriminatorConfig, StyleGAN2Config
 from ..errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from ..generators.discriminator import Discriminator
-from ..generators.stylegan2 import Generator
+from ..generators.stylegan2 import StyleGAN2Generator
 from ..pickles.unpickle import Record
 from ..storage.schema import config_from_json
 from ..storage.tensors import read_header
@@ -144,7 +144,7 @@ def _check_sizes(module: Module, where: object, **sizes: int) -> None:
 # --- The two networks -----------------------------------------------------------------------------------------------
 
 
-def _generator_config(module: Module, crop: str, where: object) -> GeneratorConfig:
+def _generator_config(module: Module, crop: str, where: object) -> StyleGAN2Config:
     if _only(module.values("architecture", *_blocks(module)), "skip", "architecture", where) != "skip":
         raise _unsupported(where, "a generator without skip connections")
     channels, resolution = {}, 4
@@ -162,7 +162,7 @@ def _generator_config(module: Module, crop: str, where: object) -> GeneratorConf
     if colours != 3:
         raise _unsupported(where, f"a generator of pictures with {colours} channels")
     _check_sizes(module, where, z_dim=z_dim, w_dim=w_dim, img_resolution=resolution // 2, img_channels=3)
-    return GeneratorConfig(
+    return StyleGAN2Config(
         resolution=resolution // 2,
         z_dim=z_dim,
         w_dim=w_dim,
@@ -179,9 +179,9 @@ def _blocks(module: Module) -> list[str]:
     return [name for name in names if name[:1] == "b" and name[1:].isdigit()]
 
 
-def _generator(module: Module, config: GeneratorConfig, where: object) -> tuple[Generator, list[str]]:
+def _generator(module: Module, config: StyleGAN2Config, where: object) -> tuple[StyleGAN2Generator, list[str]]:
     found, notes = without_filters(module.tensors, FILTER, 1.0, where), []
-    template = Generator.template(config)
+    template = StyleGAN2Generator.template(config)
     silent = [n for n in template if n.rpartition(".")[2] in ("noise_const", "noise_strength") and n not in found]
     if silent and module.values("use_noise", "conv0", "conv1") == {False}:
         found.update({name: torch.zeros(template[name].shape) for name in silent})
@@ -189,9 +189,9 @@ def _generator(module: Module, config: GeneratorConfig, where: object) -> tuple[
     estimated = "mapping.w_avg" not in found
     if estimated:
         found["mapping.w_avg"] = torch.zeros(config.w_dim)
-    generator = assemble(Generator, config, found, where)
+    generator = assemble(StyleGAN2Generator, config, found, where)
     if estimated:
-        generator.mapping.w_avg.copy_(estimate_mean_latent(generator))
+        generator.mean_latent.copy_(estimate_mean_latent(generator))
         notes.append("The file has no mean latent; it was estimated from 100,000 seeded samples.")
     return generator, notes
 
@@ -243,7 +243,7 @@ def read_nvidia(
     return Networks(LAYOUT, generator, critic, tuple(notes))
 
 
-def read_nvidia_state(path: str | os.PathLike[str], *, crop: str = "ffhq") -> Generator | Discriminator:
+def read_nvidia_state(path: str | os.PathLike[str], *, crop: str = "ffhq") -> StyleGAN2Generator | Discriminator:
     """The network whose tensors a ``.safetensors`` file holds under NVIDIA's names: inverse of ``export_nvidia``.
 
     Its config is the file's own. Without one it is a generator: sizes are read off the tensors, activations are not
@@ -268,7 +268,7 @@ def read_state_dict(path: Path, *, crop: str) -> Networks:
     return Networks(LAYOUT, network, None, tuple(notes))
 
 
-def _read_state(path: Path, crop: str) -> tuple[Generator | Discriminator, list[str]]:
+def _read_state(path: Path, crop: str) -> tuple[StyleGAN2Generator | Discriminator, list[str]]:
     if not path.is_file():
         raise ModelNotFoundError(f"There is no file {path}.")
     header = read_header(path)
@@ -281,4 +281,6 @@ def _read_state(path: Path, crop: str) -> tuple[Generator | Discriminator, list[
     if header.config.get("class") == "Discriminator":
         config = config_from_json("Discriminator", DiscriminatorConfig, header.config, path)
         return assemble(Discriminator, config, without_filters(tensors, FILTER, 1.0, path), path), []
-    return _generator(Module(tensors, {}), config_from_json("Generator", GeneratorConfig, header.config, path), path)
+    return _generator(
+        Module(tensors, {}), config_from_json("StyleGAN2Generator", StyleGAN2Config, header.config, path), path
+    )

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import DiscriminatorConfig, GeneratorConfig
+from ..config import DiscriminatorConfig, StyleGAN2Config
 from ..errors import ModelFileError, UnsupportedModelError
 from ..generators.discriminator import Discriminator
-from ..generators.stylegan2 import Generator
+from ..generators.stylegan2 import StyleGAN2Generator
 from .networks import Networks, assemble, estimate_mean_latent, named_tensors, without_filters
 
 
@@ -37,7 +37,7 @@ def layer_name(name: str) -> str:
     return {"conv0": f"convs.{2 * k}", "conv1": f"convs.{2 * k + 1}", "torgb": f"to_rgbs.{k}"}[kind]
 
 
-def generator_names(config: GeneratorConfig) -> dict[str, str]:
+def generator_names(config: StyleGAN2Config) -> dict[str, str]:
     """Our name of every tensor of the generator -> theirs."""
     names = {"mapping.w_avg": LATENT_AVG, "synthesis.b4.const": "input.input"}
     for i in range(config.mapping_layers):
@@ -47,7 +47,7 @@ def generator_names(config: GeneratorConfig) -> dict[str, str]:
         names[f"{ours}.weight"] = f"{theirs}.conv.weight"
         names[f"{ours}.affine.weight"] = f"{theirs}.conv.modulation.weight"
         names[f"{ours}.affine.bias"] = f"{theirs}.conv.modulation.bias"
-        if spec.kind == "torgb":
+        if spec.role == "rgb":
             names[f"{ours}.bias"] = f"{theirs}.bias"
         else:
             names[f"{ours}.bias"] = f"{theirs}.activate.bias"
@@ -86,7 +86,7 @@ def _shape(found: Mapping[str, Tensor], name: str, dimensions: int, where: objec
     return found[name].shape
 
 
-def _generator_config(found: Mapping[str, Tensor], crop: str, where: object) -> GeneratorConfig:
+def _generator_config(found: Mapping[str, Tensor], crop: str, where: object) -> StyleGAN2Config:
     channels = {4: _shape(found, "conv1.conv.weight", 5, where)[1]}
     numbers = [int(match[1]) for match in map(re.compile(r"convs\.(\d{1,3})\.").match, found) if match]
     for k in range((max(numbers, default=-1) + 1) // 2):
@@ -96,7 +96,7 @@ def _generator_config(found: Mapping[str, Tensor], crop: str, where: object) -> 
         raise UnsupportedModelError(f"{where} draws pictures of {colours} channels; only RGB is supported.")
     w_dim, z_dim = _shape(found, "style.1.weight", 2, where)
     depth = sum(name.startswith("style.") and name.endswith(".weight") for name in found)
-    return GeneratorConfig(
+    return StyleGAN2Config(
         resolution=max(channels), z_dim=z_dim, w_dim=w_dim, mapping_layers=depth, channels=channels, crop=crop
     )
 
@@ -120,7 +120,7 @@ def read_rosinality(content: Mapping[str, Any], where: object, *, crop: str, dis
     found = without_filters(found, "kernel", 4.0, where)
     config = _generator_config(found, crop, where)
     names, notes = generator_names(config), []
-    template = Generator.template(config)
+    template = StyleGAN2Generator.template(config)
 
     rng = torch.Generator().manual_seed(0)
     absent = [ours for ours, theirs in names.items() if theirs.startswith("noises.") and theirs not in found]
@@ -132,9 +132,9 @@ def read_rosinality(content: Mapping[str, Any], where: object, *, crop: str, dis
     found[LATENT_AVG] = torch.zeros(config.w_dim) if estimated else content[LATENT_AVG]
     if not isinstance(found[LATENT_AVG], Tensor):
         raise ModelFileError(f"{where}: {LATENT_AVG} is not a tensor.")
-    generator = assemble(Generator, config, found, where, names)
+    generator = assemble(StyleGAN2Generator, config, found, where, names)
     if estimated:
-        generator.mapping.w_avg.copy_(estimate_mean_latent(generator))
+        generator.mean_latent.copy_(estimate_mean_latent(generator))
         notes.append("The file has no mean latent; it was estimated from 100,000 seeded samples.")
 
     critic = None

@@ -50,18 +50,18 @@ class Direction:
         if self.vector.dim() != 2 or len(self.vector) != self.info.codes:
             raise ShapeError(f"A direction is [{self.info.codes}, D], not {list(self.vector.shape)}.")
 
-    def offset(self, num_layers: int) -> Tensor:
+    def offset(self, num_ws: int) -> Tensor:
         """The offset of every code, [L, D], zero outside the layer range.
 
         Raises:
             DirectionError: the direction has another number of codes, or moves some that there are not.
         """
-        if self.info.codes not in (1, num_layers):
-            raise DirectionError(f"The direction has {self.info.codes} codes, the generator {num_layers}.")
-        first, end = self.info.layers or (0, num_layers)
-        if end > num_layers:
-            raise DirectionError(f"The direction moves codes {first} to {end - 1}, the generator has {num_layers}.")
-        moves = torch.zeros(num_layers, 1, dtype=self.vector.dtype, device=self.vector.device)
+        if self.info.codes not in (1, num_ws):
+            raise DirectionError(f"The direction has {self.info.codes} codes, the generator {num_ws}.")
+        first, end = self.info.layers or (0, num_ws)
+        if end > num_ws:
+            raise DirectionError(f"The direction moves codes {first} to {end - 1}, the generator has {num_ws}.")
+        moves = torch.zeros(num_ws, 1, dtype=self.vector.dtype, device=self.vector.device)
         moves[first:end] = 1
         return self.vector * moves
 
@@ -135,11 +135,11 @@ def apply(w_plus: Tensor, edits: Mapping[str, float | Tensor], directions: Mappi
     """
     if w_plus.dim() != 3:
         raise ShapeError(f"w+ is [N, L, D], not {list(w_plus.shape)}.")
-    samples, num_layers, width = w_plus.shape
+    samples, num_ws, width = w_plus.shape
     for name, strength in edits.items():
         if name not in directions:
             raise DirectionError(no_such("direction", name, directions))
-        offset = directions[name].offset(num_layers).to(w_plus)
+        offset = directions[name].offset(num_ws).to(w_plus)
         if offset.shape[1] != width:
             raise DirectionError(f"The direction {name!r} has {offset.shape[1]} numbers a code, w+ has {width}.")
         amount = torch.as_tensor(strength, dtype=w_plus.dtype, device=w_plus.device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DirectionError, ShapeError
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from .directions import Direction, DirectionInfo
 
 
@@ -121,11 +121,14 @@ def sefa(generator: Generator, layers: tuple[int, int] | None = None, k: int = 1
         ConfigError: no such layers, or more directions than w has dimensions.
     """
     config = generator.config
-    first, end = layers or (0, config.num_layers)
-    convs = [spec.name for spec in config.layers if spec.kind == "conv" and first <= spec.code < end]
-    if not convs or end > config.num_layers or not 1 <= k <= config.w_dim:
-        raise ConfigError(f"sefa needs layers in 0..{config.num_layers - 1} and 1 to {config.w_dim} directions.")
-    weights = [generator.synthesis.get_parameter(f"{name}.affine.weight").detach() for name in convs]  # [C_in, D]
+    first, end = layers or (0, config.num_ws)
+    convs = [spec.name for spec in config.layers if spec.role == "conv" and first <= spec.code < end]
+    if not convs or end > config.num_ws or not 1 <= k <= config.w_dim:
+        raise ConfigError(f"sefa needs layers in 0..{config.num_ws - 1} and 1 to {config.w_dim} directions.")
+    w = torch.cat([torch.eye(config.w_dim), torch.zeros(1, config.w_dim)]).to(generator.device)
+    with torch.no_grad():
+        styles = [generator.layer(name).style(w) for name in convs]  # [D + 1, C_in]
+    weights = [(style[:-1] - style[-1]).T for style in styles]  # [C_in, D]
     a = torch.nn.functional.normalize(torch.cat(weights).double(), dim=1)
     vectors = torch.linalg.eigh(a.T @ a).eigenvectors.T.flip(0)[:k].float()
     info = DirectionInfo(layers=layers, limits=(-5.0, 5.0), source="SeFa: eigenvectors of the modulation weights")

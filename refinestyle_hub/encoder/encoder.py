@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from ..config import EncoderConfig
 from ..errors import ShapeError
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
 from ..losses.perceptual import Perceptual
-from ..storage.fingerprint import fingerprint
 from ..tokens.batch import TokenBatch
 from ..tokens.modulated_conv import Residual, residual_kernel
 from ..tokens.token_set import LayerTokens
@@ -51,10 +50,9 @@ def standard_coordinates(generator: Generator, rng: torch.Generator, samples: in
         ``(basis, inverse)``, both [D, D]: w = mean + x basis, and x = (w - mean) inverse. Directions in which w hardly
         varies count as if it did by a hundredth of the largest deviation.
     """
-    mean = generator.mapping.w_avg
+    mean = generator.mean_latent
     with torch.no_grad():
-        z = torch.randn(samples, generator.config.z_dim, generator=rng).to(mean)
-        w = generator.mapping(z) - mean
+        w = generator.sample(samples, rng)[:, 0] - mean
         variances, vectors = torch.linalg.eigh(w.T @ w / samples)
         deviations = variances.clamp_min(variances[-1] * 1e-4).sqrt()
     return deviations[:, None] * vectors.T, vectors / deviations
@@ -93,9 +91,9 @@ class Encoder(Pretrained, Pushable, nn.Module):
         Raises:
             ConfigError: a value out of range. LayerError: no layer of such a name. MissingDependencyError: no timm.
         """
-        encoder = cls(EncoderConfig(generator.config, fingerprint(generator), **options))
+        encoder = cls(EncoderConfig(generator.config.shape, generator.fingerprint(), **options))
         encoder.take_scales(generator)
-        encoder.w_avg.copy_(generator.mapping.w_avg)
+        encoder.w_avg.copy_(generator.mean_latent)
         encoder.basis.copy_(standard_coordinates(generator, torch.Generator().manual_seed(0))[0])
         if pretrained:
             for reader, inputs in ((encoder.first, 3), (encoder.second, 9)):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from ..losses.perceptual import MIN_SIDE, Perceptual
 from ..losses.pixel import mse
 from ..tokens.batch import TokenBatch

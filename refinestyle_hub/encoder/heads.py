@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import EncoderConfig, LayerSpec
-from ..tokens.parameters import MAX_TORGB_RANK, KernelStats
+from ..tokens.parameters import KernelStats
 from ..tokens.token_set import LayerTokens
 from .gradients import DISTANCES, Told
 
@@ -66,7 +66,7 @@ class TokenHead(nn.Module):
     def __init__(self, config: EncoderConfig, spec: LayerSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.rank = min(config.rank, MAX_TORGB_RANK) if spec.kind == "torgb" else config.rank
+        self.rank = spec.useful(config.rank)
         self.pre = config.residual != "post"
         self.multiply = config.residual == "multiply"
         self.full = config.spatial == "full" and spec.kernel > 1

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import EncoderConfig, GeneratorConfig, LayerSpec
+from ..config import EncoderConfig, GeneratorShape, LayerSpec
 from ..tokens.token_set import LayerTokens, match_layers
 from .backbone import open_backbone
 from .gradients import Told
@@ -20,13 +20,19 @@ from .transformer import Block, positions
 __all__ = ["Reader", "layer_groups"]
 
 
-def layer_groups(config: GeneratorConfig) -> list[list[LayerSpec]]:
+def layer_groups(shape: GeneratorShape) -> list[list[LayerSpec]]:
     """The layers of a generator in three groups of resolutions, coarse, middle, fine; a group may be empty."""
-    resolutions = list(config.channels)
+    resolutions = sorted({spec.resolution for spec in shape.layers})
     groups: list[list[LayerSpec]] = [[], [], []]
-    for spec in config.layers:
+    for spec in shape.layers:
         groups[3 * resolutions.index(spec.resolution) // len(resolutions)].append(spec)
     return groups
+
+
+def code_counts(shape: GeneratorShape) -> list[int]:
+    """How many w+ codes each of the three groups reads: a code that several layers share is the finest one's."""
+    place = {spec.code: i for i, group in enumerate(layer_groups(shape)) for spec in group}
+    return [sum(i == group for i in place.values()) for group in range(3)]
 
 
 # --- Groups ---------------------------------------------------------------------------------------------------------
@@ -77,8 +83,8 @@ class Reader(nn.Module):
         names = [spec.name for spec in config.generator.layers]
         refined = {name for found in match_layers(config.layers, names).values() for name in found} if tokens else ()
         groups = []
-        for place, specs in enumerate(layer_groups(config.generator)):
-            count = sum(spec.kind == "conv" for spec in specs) + (place == 2)  # the last toRGB has a code of its own
+        counts = code_counts(config.generator)
+        for place, (specs, count) in enumerate(zip(layer_groups(config.generator), counts, strict=True)):
             chosen = [spec for spec in specs if spec.name in refined]
             if codes and count or chosen:
                 groups.append(Group(config, place, count if codes else 0, chosen))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from ..inversion.inversion_loss import FINE
 from ..inversion.inversion_settings import InversionSettings
 from ..inversion.optimise import invert
@@ -63,8 +63,8 @@ def pivotal_tuning(
     tuned.requires_grad_(False)
     pivot = _project_w(tuned, distance, pivot_steps, torch.Generator().manual_seed(seed))
     tuned.requires_grad_(True)
-    w_plus = pivot.expand(1, generator.config.num_layers, -1)
-    adam = torch.optim.Adam(tuned.synthesis.parameters(), lr=TUNING_RATE)
+    w_plus = pivot.expand(1, generator.num_ws, -1)
+    adam = torch.optim.Adam(tuned.synthesis_parameters(), lr=TUNING_RATE)
     for _ in range(tuning_steps):
         picture = tuned(w_plus)
         loss = mse(picture, crop).sum() + distance(picture)
@@ -76,10 +76,10 @@ def pivotal_tuning(
 
 def _project_w(generator: Generator, distance: Callable[[Tensor], Tensor], steps: int, rng: torch.Generator) -> Tensor:
     """w [1, 1, D] by perceptual distance alone: Adam with a ramped rate, under noise that fades (appendix D)."""
-    mean = generator.mapping.w_avg
+    mean = generator.mean_latent
     with torch.no_grad():
         z = torch.randn(10_000, generator.config.z_dim, generator=rng).to(mean)
-        deviation = (generator.mapping(z) - mean).square().mean().sqrt()  # of one number
+        deviation = (generator.map(z)[:, 0] - mean).square().mean().sqrt()  # of one number
     w = mean[None, None].clone().requires_grad_()
     adam = torch.optim.Adam([w], lr=0.0, betas=(0.9, 0.999))
     for step in range(steps):
@@ -89,7 +89,7 @@ def _project_w(generator: Generator, distance: Callable[[Tensor], Tensor], steps
         noise = torch.randn(w.shape, generator=rng).to(w) * (
             deviation * PIVOT_NOISE * max(0.0, 1.0 - progress / 0.75) ** 2
         )
-        loss = distance(generator((w + noise).expand(1, generator.config.num_layers, -1)))
+        loss = distance(generator((w + noise).expand(1, generator.num_ws, -1)))
         adam.zero_grad()
         loss.backward()
         adam.step()

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..cards.facts import Figure
 from ..errors import ConfigError, ShapeError
+from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
-from ..generators.stylegan2 import Generator
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import shrink
 from ..tokens.token_set import TokenSet
@@ -114,7 +114,7 @@ def sample_codes(generator: Generator, samples: int, truncation: float = 1.0, se
         raise ConfigError(f"At least two samples are needed to compare sets of pictures, not {samples}.")
     z = torch.randn(samples, generator.config.z_dim, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        return generator.map(z.to(generator.mapping.w_avg.device), truncation)
+        return generator.map(z.to(generator.device), truncation)
 
 
 @torch.no_grad()

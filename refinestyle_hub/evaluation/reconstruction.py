@@ -75,7 +75,7 @@ def our_methods(
 
     if encoder is None:
         return [Method(f"tokens, {count} steps", optimised(count)) for count in ([STEPS] if steps is None else steps)]
-    codes = generator.config.num_layers * generator.config.w_dim
+    codes = generator.num_ws * generator.config.w_dim
     kept, whole = codes + token_values(encoder), sum(p.numel() for p in encoder.parameters())
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ def baselines(
                 generator, crop, perceptual=pipe.perceptual, pivot_steps=pivot, tuning_steps=steps
             )
             with torch.no_grad():
-                return own(w_plus), w_plus.shape[2] + sum(p.numel() for p in own.synthesis.parameters())
+                return own(w_plus), w_plus.shape[2] + sum(p.numel() for p in own.synthesis_parameters())
 
         return invert
 

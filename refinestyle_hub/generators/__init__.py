@@ -1,9 +1,10 @@
-"""Generators and their discriminator."""
+"""Generators, by one interface, and their discriminator."""
 
 from __future__ import annotations
 
+from .base import GENERATORS, Generator
 from .discriminator import Discriminator
-from .stylegan2 import Generator
+from .stylegan2 import StyleGAN2Generator
 
 
-__all__ = ["Discriminator", "Generator"]
+__all__ = ["GENERATORS", "Discriminator", "Generator", "StyleGAN2Generator"]

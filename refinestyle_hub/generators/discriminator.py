@@ -15,7 +15,7 @@ from ..config import DiscriminatorConfig
 from ..errors import ShapeError
 from ..hub.pretrained import Pretrained
 from ..tokens.resample import blur, downsample
-from .stylegan2 import SQRT2, Dense
+from .layers import SQRT2, FullyConnected
 
 
 __all__ = ["Discriminator"]
@@ -95,8 +95,8 @@ class Epilogue(nn.Module):
         width = config.channels[4]
         self.group, self.channels = config.mbstd_group, config.mbstd_channels
         self.conv = Conv(width + self.channels, width, 3, clamp=config.conv_clamp)
-        self.fc = Dense(width * 16, width, activate=True)
-        self.out = Dense(width, 1)
+        self.fc = FullyConnected(width * 16, width, activate=True)
+        self.out = FullyConnected(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.channels:

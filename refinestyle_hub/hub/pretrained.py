@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import ConfigError, ModelFileError, ModelNotFoundError
+from ..errors import ConfigError, ModelFileError, ModelNotFoundError, printable
 from ..storage.atomic import write_folder
 from ..storage.index import CONFIG, join, model_folders
 from ..storage.model_folder import INDEX, Source, pickle_hint
@@ -113,6 +113,13 @@ class Pretrained:
     part: ClassVar[str] = ""  # its folder in a pipeline repo; "": none of its own
     stem: ClassVar[str] = "model"  # its weights are <stem>[.variant].safetensors
     config_class: ClassVar[type]
+
+    @classmethod
+    def class_named(cls: type[P], name: object, where: object) -> type[P]:
+        """The class that ``config.json`` names: this one, but for a base of several."""
+        if name != cls.__name__:
+            raise ModelFileError(f"{where} is of class '{printable(name)}', not '{cls.__name__}'.")
+        return cls
 
     @classmethod
     def template(cls, config: Any) -> Mapping[str, Tensor]:
@@ -220,5 +227,7 @@ class Pretrained:
                 f"{config_path} is not the config that {weights.name} was saved with.\n"
                 "Save the model again (a save may have been cut off), or restore the edited file."
             )
-        config: Any = config_from_json(cls.__name__, cls.config_class, data, config_path or weights)
-        return cls.from_state(config, read_tensors(weights, cls.template(config), dtype, header))
+        where = config_path or weights
+        made = cls.class_named(data.get("class"), where)
+        config: Any = config_from_json(made.__name__, made.config_class, data, where)
+        return made.from_state(config, read_tensors(weights, made.template(config), dtype, header))

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ..config import Fingerprint
 from ..encoder.encoder import Encoder
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from ..losses.perceptual import Perceptual
-from ..storage.fingerprint import fingerprint
 from .inversion import Inversion
 from .inversion_settings import InversionSettings, planned_steps
 from .optimise import OnStep, invert
@@ -52,7 +51,7 @@ def invert_crops(
         ConfigError: The numbers of steps do not add up.
     """
     began = time.monotonic()
-    base = base or fingerprint(generator)
+    base = base or generator.fingerprint()
     start, sets = None, None
     if encoder is not None:
         with torch.no_grad():

@@ -15,11 +15,11 @@ from ..encoder.encoder import Encoder
 from ..errors import ConfigError, FaceNotFoundError, ModelFileError, PictureError
 from ..faces.align import Crop
 from ..faces.photo import read_photo
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from ..images import SUFFIXES, pictures_in, to_tensor
 from ..losses.perceptual import Perceptual
 from ..runtime import processes
-from ..storage.fingerprint import check_base, digest, fingerprint
+from ..storage.fingerprint import check_base, digest
 from .crops import invert_crops
 from .inversion import Inversion
 from .inversion_settings import InversionSettings, planned_steps
@@ -84,9 +84,9 @@ def invert_folder(
     folder, out, state = Path(folder), Path(out), processes.accelerator()
     if out.resolve() == folder.resolve():
         raise ConfigError(f"The inversions of {folder} need a folder of their own: each gets the name of its picture.")
-    base = fingerprint(generator)
+    base = generator.fingerprint()
     w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=encoder is not None)
-    perceptual = perceptual or Perceptual.load().to(generator.mapping.w_avg.device)
+    perceptual = perceptual or Perceptual.load().to(generator.device)
     how: dict[str, Any] = {
         "w_steps": w_steps,
         "token_steps": token_steps,
@@ -122,7 +122,7 @@ def invert_folder(
         if crops:
             found = invert_crops(
                 generator,
-                torch.cat([to_tensor(crop.image) for crop in crops.values()]).to(generator.mapping.w_avg.device),
+                torch.cat([to_tensor(crop.image) for crop in crops.values()]).to(generator.device),
                 encoder=encoder,
                 perceptual=perceptual,
                 steps=w_steps + token_steps,

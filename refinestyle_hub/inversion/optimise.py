@@ -21,12 +21,11 @@ from torch import Tensor
 from ..config import Fingerprint
 from ..encoder.encoder import standard_coordinates
 from ..errors import ConfigError, ShapeError
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from ..images import to_uint8
 from ..losses.code_spread import code_spread
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import mse
-from ..storage.fingerprint import fingerprint
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .inversion import Inversion
@@ -87,11 +86,11 @@ def invert(
     """
     began = time.monotonic()
     crops = crops.clone()  # one that was made in inference mode could not be descended on
-    settings, base = settings or InversionSettings(), base or fingerprint(generator)
+    settings, base = settings or InversionSettings(), base or generator.fingerprint()
     w_steps = (W_STEPS if start is None else 0) if w_steps is None else w_steps
     _check(generator, crops, start, start_tokens, w_steps, token_steps)
     # The same numbers, without gradients of their own; the caller's generator keeps its flags.
-    frozen = Generator.from_state(generator.config, generator.state_dict()).float().requires_grad_(False)
+    frozen = type(generator).from_state(generator.config, generator.state_dict()).float().requires_grad_(False)
     perceptual = perceptual or Perceptual.load().to(crops.device)
     pixels: Distance = partial(mse, crops)
     fine, coarse = perceptual_distances(crops, perceptual)
@@ -100,7 +99,7 @@ def invert(
     def report(first: int, step: int, metrics: Mapping[str, float]) -> bool:
         return on_step is not None and bool(on_step(first + step, w_steps + token_steps, metrics))
 
-    mean = frozen.mapping.w_avg.expand(len(crops), generator.config.num_layers, -1)
+    mean = frozen.mean_latent.expand(len(crops), generator.num_ws, -1)
     w_plus = mean if start is None else start.detach().clone().float()
     tokens: Sequence[TokenSet | None] = start_tokens or [None] * len(crops)
     w_done, token_done, stopped = 0, 0, "finished"
@@ -155,7 +154,7 @@ def _check(
     side = config.resolution
     if crops.dim() != 4 or crops.shape[1:] != (3, side, side) or not len(crops):
         raise ShapeError(f"This generator inverts pictures [N, 3, {side}, {side}], not {list(crops.shape)}.")
-    codes = (len(crops), config.num_layers, config.w_dim)
+    codes = (len(crops), config.num_ws, config.w_dim)
     if start is not None and start.shape != codes:
         raise ShapeError(f"start must be w+ {list(codes)}, not {list(start.shape)}.")
     if start_tokens is not None and len(start_tokens) != len(crops):
@@ -193,7 +192,7 @@ def optimise_codes(
     Returns:
         w+ [L, D] of each picture.
     """
-    mean = generator.mapping.w_avg
+    mean = generator.mean_latent
     basis, inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
     offset = (start - mean) @ inverse  # [N, L, D], of the start from the mean
     common = mean.new_zeros(len(start), 1, start.shape[2]).requires_grad_()

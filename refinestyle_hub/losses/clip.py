@@ -22,7 +22,7 @@ from ..runtime.optional import optional
 
 
 if TYPE_CHECKING:
-    from ..generators.stylegan2 import Generator
+    from ..generators.base import Generator
 
 
 __all__ = [

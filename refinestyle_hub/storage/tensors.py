@@ -136,6 +136,15 @@ def read_tensors(
     """
     header = header or read_header(path)
     _check_header(header, template, path)
+    return _read(path, header, dtype)
+
+
+def read_all_tensors(path: Path) -> dict[str, Tensor]:
+    """Whatever tensors a safetensors file holds, floating-point ones as float32; raises what ``read_tensors`` does."""
+    return _read(path, read_header(path), torch.float32)
+
+
+def _read(path: Path, header: Header, dtype: torch.dtype) -> dict[str, Tensor]:
     content = path.read_bytes()
     if len(content) != header.size or not content.startswith(header.start):
         raise ModelFileError(f"{path} was replaced while it was read. Load it again.")

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from .resample import blur
 
 
 __all__ = [
+    "Demodulation",
     "Joined",
     "Residual",
     "bias_offset",
@@ -39,6 +40,9 @@ __all__ = [
     "residual_kernel",
     "squared_residual_norm",
 ]
+
+
+Demodulation: TypeAlias = Literal["norm", "none"] | Tensor
 
 
 class Residual(NamedTuple):
@@ -257,18 +261,20 @@ def modulated_conv(
     style: Tensor,
     residuals: Sequence[Residual] = (),
     up: bool = False,
-    demodulate: bool = True,
+    demodulation: Demodulation = "norm",
 ) -> Tensor:
     """x [N, I, H, W], weight [O, I, k, k], style [N, I] -> [N, O, H, W], or twice the size with ``up``.
 
+    The output is divided by the norm of its kernel, or multiplied by given factors [O], or left as it is ("none").
     Norms are taken in fp32. In fp16, weights and styles are brought to a safe range first, as in the published code;
     the demodulation undoes it.
     """
     residuals = [r for r in residuals if r.p.shape[1] > 0]
     joined = join(residuals) if residuals else None
     kernel = weight.shape[-1]
-    demod, post = None, style.new_ones(1, 1)
-    if demodulate:
+    demod = demodulation[None] if isinstance(demodulation, Tensor) else None
+    post = style.new_ones(1, 1)
+    if demodulation == "norm":
         norm = _squared_norm(weight, style, residuals, joined)
         if x.dtype == torch.float16:
             by_output, by_sample = _safe_range(weight, style)  # [O], [N, 1]
@@ -297,7 +303,7 @@ def modulated_conv_dense(
     style: Tensor,
     residuals: Sequence[Residual] = (),
     up: bool = False,
-    demodulate: bool = True,
+    demodulation: Demodulation = "norm",
 ) -> Tensor:
     """The definition, with a kernel built for each image: what ``modulated_conv`` is tested against, and no more."""
     n, kernel = x.shape[0], weight.shape[-1]
@@ -306,7 +312,9 @@ def modulated_conv_dense(
         q = _modulate(_kernels(r.q, r.a, kernel), r.pre, style[:, None], style.new_ones(1, 1, 1))
         p = _scaled(r.p, r.strength)
         kernels = kernels + torch.einsum("bto,btiuv->boiuv", p.expand(n, *p.shape[1:]), q)
-    if demodulate:
+    if isinstance(demodulation, Tensor):
+        kernels = kernels * demodulation[:, None, None, None]
+    elif demodulation == "norm":
         kernels = kernels * (kernels.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
     pictures = []
     for sample, k in zip(x.split(1), kernels.unbind(), strict=True):

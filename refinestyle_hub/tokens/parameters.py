@@ -21,8 +21,6 @@ from .token_set import LayerTokens, TokenSet, match_layers
 
 __all__ = ["KernelStats", "TokenParameters"]
 
-MAX_TORGB_RANK = 3  # of a kernel with three outputs
-
 
 class KernelStats(NamedTuple):
     """A layer of a generator at its mean latent, from ``Generator.kernel_stats``."""
@@ -53,7 +51,7 @@ class LayerParameters(nn.Module):
                 f"{stats.spec.outputs} channels here, the tokens are {tokens.inputs} -> {tokens.outputs}."
             )
         tokens = tokens.map(lambda x: x.detach().to(stats.style.device, copy=True))
-        self.kernel = stats.spec.kernel
+        self.spec = stats.spec
         self.register_buffer("pre", tokens.pre)
         self.register_buffer("unit", stats.unit(tokens.pre)[:, None])  # [T, 1]
         self.register_buffer("style", stats.style)
@@ -68,7 +66,7 @@ class LayerParameters(nn.Module):
 
     def relative_norm(self) -> Tensor:
         # the root of zero has no gradient
-        square = squared_residual_norm(self.tokens().shared(), self.kernel, self.style)[0]
+        square = squared_residual_norm(self.tokens().shared(), self.spec.kernel, self.style)[0]
         return (square + 1e-12 * self.norm.square()).sqrt() / self.norm
 
 
@@ -77,7 +75,7 @@ class TokenParameters(nn.Module):
 
     Args:
         stats: ``generator.kernel_stats()``.
-        rank: Tokens T of each layer, at most 3 in a toRGB; or T by layer name or glob.
+        rank: Tokens T of each layer, or T by layer name or glob; a pointwise kernel gets at most one for each output.
         layers: Names or globs; ``"*"`` also takes toRGB.
         residual: Whether tokens enter before the modulation ("pre", domains) or after it ("post", images).
         spatial: ``"scaled"``: A for each token; ``"broadcast"``: A = 1; ``"full"``: Q [T, I, k, k].
@@ -116,6 +114,7 @@ class TokenParameters(nn.Module):
 
     def _adopt(self, modules: Mapping[str, LayerParameters]) -> None:
         self.names = tuple(modules)
+        self.roles = tuple(module.spec.role for module in modules.values())
         self.layers = nn.ModuleList(modules.values())
 
     @classmethod
@@ -151,7 +150,7 @@ class TokenParameters(nn.Module):
 def _fresh(
     spec: LayerSpec, rank: int, pre: bool, spatial: str, bias: bool, rng: torch.Generator | None
 ) -> LayerTokens:
-    rank = min(rank, MAX_TORGB_RANK) if spec.kind == "torgb" else rank
+    rank = spec.useful(rank)
     taps = (spec.kernel, spec.kernel)
     shape = (rank, spec.inputs, *(taps if spatial == "full" else ()))
     return LayerTokens(

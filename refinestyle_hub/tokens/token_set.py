@@ -24,7 +24,7 @@ from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
 from ..storage.fingerprint import youngest
 from .compress import compress_layer
-from .modulated_conv import Residual, join, residual_kernel
+from .modulated_conv import Residual, join
 
 
 __all__ = ["LayerTokens", "TokenSet", "checked", "match_layers"]
@@ -185,11 +185,6 @@ class TokenSet(Pretrained, Pushable):
     def nbytes(self) -> int:
         """Size of all tensors in memory."""
         return sum(t.numel() * t.element_size() for x in self.layers.values() for t in x.tensors().values())
-
-    def dense(self, layer: str) -> Tensor:
-        """Kernel residual dW [O, I, k, k] of a layer, before any modulation. To look at: drawing never needs it."""
-        tokens = self.layers[match_layers(layer, self.layers)[layer][0]]
-        return residual_kernel(tokens.shared(), 1 if layer.endswith("torgb") else 3)[0]
 
     # --- Algebra: exact, on the residuals ---
 

@@ -41,7 +41,7 @@ def random_tokens(
     Each set changes every kernel by the same share of its norm, up to ``strongest``, in three of four before the
     modulation, as domains do.
     """
-    specs = [s.spec for s in stats.values() if s.spec.kind == "conv"]
+    specs = [s.spec for s in stats.values() if s.spec.role == "conv"]
     rows: list[list[LayerTokens]] = []
     for rng in sources:
         # a share of 0.1 shows as little as 0.6 looks wild: small ones are as frequent as large ones

@@ -17,8 +17,7 @@ from torch import Tensor
 from ..editing.directions import Direction, Directions
 from ..editing.discover import find_from_labels
 from ..errors import DirectionError
-from ..generators.stylegan2 import Generator
-from ..storage.fingerprint import fingerprint
+from ..generators.base import Generator
 
 
 __all__ = ["SHIPPED", "Samples", "fit_directions", "measure", "sample"]
@@ -68,7 +67,7 @@ def sample(generator: Generator, read: ReadAttributes, n: int, *, seed: int = 0,
     """
     rng = torch.Generator().manual_seed(seed)
     device = _device(generator)
-    layers = generator.config.num_layers
+    layers = generator.num_ws
     group = torch.arange(layers) * GROUPS // layers  # [L]
     z = torch.randn(n * GROUPS, generator.config.z_dim, generator=rng).to(device)
     codes = generator.map(z, truncation)[:, 0].reshape(n, GROUPS, -1)
@@ -166,11 +165,11 @@ def fit_directions(
             licence=licence,
         )
         result[name] = replace(direction, info=info)
-    return Directions(result, base=fingerprint(generator))
+    return Directions(result, base=generator.fingerprint())
 
 
 def _device(generator: Generator) -> torch.device:
-    return generator.mapping.w_avg.device
+    return generator.device
 
 
 def _with_background(read: ReadAttributes) -> ReadAttributes:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..encoder.encoder import Encoder, standard_coordinates
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from ..images import contact_sheet, save_png, to_images
 from ..losses.code_spread import code_spread
 from ..losses.perceptual import Perceptual
@@ -43,7 +43,7 @@ class Objective:
     ) -> None:
         """``largest``: side in pixels; larger pictures are averaged down before perceptual distance and features."""
         self.perceptual, self.features, self.largest = perceptual, features, largest
-        self.generator, self.mean, self.stats = generator, generator.mapping.w_avg, generator.kernel_stats()
+        self.generator, self.mean, self.stats = generator, generator.mean_latent, generator.kernel_stats()
         self.basis, self.inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
 
     @cached_property
@@ -101,8 +101,8 @@ def visibility(generator: Generator, rng: torch.Generator, samples: int = 512) -
     error there is none that a picture could tell, and would drown the others. The root, because the brightness of the
     background would drown glasses.
     """
-    config, mean = generator.config, generator.mapping.w_avg
-    total = mean.new_zeros(config.num_layers, config.w_dim, config.w_dim)
+    config, mean = generator.config, generator.mean_latent
+    total = mean.new_zeros(config.num_ws, config.w_dim, config.w_dim)
     for _ in range(0, samples, GRADED):
         with torch.no_grad():
             w = generator.map(torch.randn(GRADED, config.z_dim, generator=rng).to(mean))

@@ -21,13 +21,13 @@ from ..encoder.encoder import Encoder
 from ..encoder.stage import Reader
 from ..errors import ConfigError, ModelFileError
 from ..evaluation.attributes import AttributeNet
+from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
-from ..generators.stylegan2 import Generator
 from ..losses import gan
 from ..losses.perceptual import Perceptual
 from ..runtime import processes
 from ..runtime.optim import ema_decay, set_learning_rate, update_average, warmup_cosine
-from ..storage.fingerprint import check_base, fingerprint, is_related
+from ..storage.fingerprint import check_base, is_related
 from . import checkpoint, runlog
 from .data import Batch, Pictures, batches, open_pictures, to_float
 from .encoder_objective import Features, Objective, figures, save_sheet, sheet
@@ -243,7 +243,7 @@ class EncoderTrainer(Run):
         state = {
             "seen": self.seen,
             "config": asdict(self.config),
-            "base": fingerprint(self.generator).digest,
+            "base": self.generator.fingerprint().digest,
             "perceptual": self.distance,
             "features": self.objective.features is not None,
             "means": self.means.state(),
@@ -265,7 +265,7 @@ class EncoderTrainer(Run):
             raise ConfigError(f"The run at {path} {began} with a whole encoder (start_whole). {ANEW}")
         if other := [name for name, value in own.items() if saved.get(name, value) != value]:
             raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ANEW}")
-        if state.get("base", base := fingerprint(self.generator).digest) != base:
+        if state.get("base", base := self.generator.fingerprint().digest) != base:
             raise ConfigError(f"The run at {path} is for another generator. {ANEW}")
         if self.distance and (learnt_by := state.get("perceptual") or self.distance) != self.distance:
             raise ConfigError(f"The run at {path} learns by {learnt_by}, not {self.distance}: set perceptual_backend.")
@@ -290,7 +290,7 @@ class EncoderTrainer(Run):
             ModelFileError: it is another network.
             BaseMismatchError: it reads codes of another generator, and would stay as it is.
         """
-        base = fingerprint(self.generator)
+        base = self.generator.fingerprint()
         if self.config.stages == "two" and not self.config.w_pictures and encoder.config.base is not None:
             check_base(encoder.config.base, base, what="The encoder to start from")
         if self.config.start_whole and (names := self._made_otherwise(encoder)):

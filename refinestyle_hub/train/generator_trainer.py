@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..config import DiscriminatorConfig, GeneratorConfig
+from ..config import DiscriminatorConfig, StyleGAN2Config
 from ..errors import ConfigError
+from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
-from ..generators.stylegan2 import Generator
+from ..generators.stylegan2 import StyleGAN2Generator
 from ..images import contact_sheet, save_png, to_images
 from ..losses import gan
 from ..losses.diffaugment import translate
@@ -52,7 +53,7 @@ class Trainer(Run):
         super().__init__(config, accelerator, config.pictures)
         self.config, self.pictures = config, pictures
         self.local_batch = config.batch // self.world
-        shape = GeneratorConfig(
+        shape = StyleGAN2Config(
             resolution=config.resolution,
             z_dim=config.z_dim,
             w_dim=config.z_dim,
@@ -61,8 +62,8 @@ class Trainer(Run):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.generator = self.to_device(Generator(shape))
-            self.average = self.to_device(Generator(shape)).eval()
+            self.generator = self.to_device(StyleGAN2Generator(shape))
+            self.average = self.to_device(StyleGAN2Generator(shape)).eval()
             self.discriminator = self.to_device(
                 Discriminator(DiscriminatorConfig(config.resolution, channels=shape.channels))
             )
@@ -167,7 +168,7 @@ class Trainer(Run):
     @torch.no_grad()
     def move_average(self, w_plus: Tensor) -> None:
         """Move the mean latent, and the averaged generator, towards those of this step."""
-        self.generator.mapping.w_avg.lerp_(self.mean_over_processes(w_plus[:, 0].float().mean(0)), 0.005)
+        self.generator.mean_latent.lerp_(self.mean_over_processes(w_plus[:, 0].float().mean(0)), 0.005)
         config = self.config
         decay = ema_decay(config.batch, self.seen + config.batch, config.ema_halflife, config.ema_ramp)
         update_average(self.average, self.generator, decay)
@@ -218,7 +219,7 @@ class Trainer(Run):
         for own in (self.generator, self.average):
             taken = _take_fitting(own, generator)
             for name, spec in own.layers.items():
-                if spec.kind == "torgb" and f"synthesis.{name}.weight" not in taken:
+                if spec.role == "rgb" and f"synthesis.{name}.weight" not in taken:
                     nn.init.zeros_(own.layer(name).weight)
         _take_fitting(self.discriminator, discriminator)
 

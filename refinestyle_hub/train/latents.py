@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 
 
 __all__ = ["mixed_latents"]
@@ -21,13 +21,13 @@ def mixed_latents(generator: Generator, rngs: Sequence[torch.Generator], mixing:
     Args:
         rngs: the random generator of each sample; one may stand for several.
     """
-    config, device = generator.config, generator.mapping.w_avg.device
+    config, device = generator.config, generator.device
     z, cuts = [], []
     for rng in rngs:
         z.append(torch.randn(2, config.z_dim, generator=rng))
         mixes = float(torch.rand((), generator=rng)) < mixing
-        cuts.append(int(torch.randint(1, config.num_layers, (), generator=rng)) if mixes else config.num_layers)
+        cuts.append(int(torch.randint(1, config.num_ws, (), generator=rng)) if mixes else config.num_ws)
     first, second = generator.mapping(torch.cat(z).to(device)).unflatten(0, (-1, 2))[:, :, None].unbind(dim=1)
-    late = torch.arange(config.num_layers) >= torch.tensor(cuts)[:, None]  # [N, L]
+    late = torch.arange(config.num_ws) >= torch.tensor(cuts)[:, None]  # [N, L]
     mixed: Tensor = torch.where(late[:, :, None].to(device), second, first)
     return mixed

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..encoder.encoder import Encoded
-from ..generators.stylegan2 import Generator
+from ..generators.base import Generator
 from ..tokens.parameters import KernelStats
 from .augment import distort, random_tokens
 from .latents import mixed_latents
