@@ -79,6 +79,15 @@ def astronaut() -> Image.Image:
 
 
 @pytest.fixture
+def domain(tmp_path: Path) -> Path:
+    """The folder of a domain of random tokens."""
+    from hostile_parts import DOMAIN
+
+    DOMAIN.save_pretrained(tmp_path / "domain")
+    return tmp_path / "domain"
+
+
+@pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub on the loopback, with huggingface_hub's own client pointed at it and an empty cache."""
     from huggingface_hub import constants

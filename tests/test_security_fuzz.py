@@ -7,24 +7,13 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
+from hostile_parts import DOMAIN, WEIGHTS
 from safetensors.torch import save as safetensors_save
-from tiny import token_set
 
 from refinestyle_hub.errors import RefineStyleHubError
 from refinestyle_hub.storage.tensors import encode_tensors, read_header, read_tensors
 from refinestyle_hub.tokens.token_set import TokenSet
-
-
-DOMAIN = token_set(seed=1)
-WEIGHTS = "tokens.safetensors"
-
-
-@pytest.fixture
-def domain(tmp_path: Path) -> Path:
-    DOMAIN.save_pretrained(tmp_path / "domain")
-    return tmp_path / "domain"
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
