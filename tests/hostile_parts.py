@@ -16,8 +16,6 @@ from refinestyle_hub.errors import ModelFileError, RefineStyleHubError
 
 
 DOMAIN = token_set(seed=1)
-
-
 WEIGHTS = "tokens.safetensors"
 
 
