@@ -17,7 +17,7 @@ from hostile_parts import refused
 
 from refinestyle_hub.convert import convert
 from refinestyle_hub.errors import RefineStyleHubError
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 
 
 def samples() -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from hostile_parts import DOMAIN, WEIGHTS, assert_refused, with_header
 from safetensors.torch import save as safetensors_save
 from tiny import tiny_generator, token_set
 
-from refinestyle_hub.generators.stylegan2 import Generator
+from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.storage.tensors import read_header, read_tensors
 from refinestyle_hub.tokens.token_set import TokenSet
