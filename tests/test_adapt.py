@@ -3,68 +3,33 @@
 from __future__ import annotations
 
 import copy
-import pickle
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny import TINY, tiny_generator
+from adapt_parts import QUICK, begin, quiet_generator, references, small_discriminator
+from tiny import TINY
 from torch import Tensor
 
-from refinestyle_hub.adapt import Adaptation, AdaptSettings, AdaptState, Context, References, preset
-from refinestyle_hub.adapt.objectives import Layout, Norm, Reconstruction
+from refinestyle_hub.adapt import Adaptation, AdaptSettings, Context, preset
+from refinestyle_hub.adapt.objectives import Layout, Reconstruction
 from refinestyle_hub.config import DiscriminatorConfig
-from refinestyle_hub.errors import ConfigError, DivergedError, ModelFileError, ShapeError
+from refinestyle_hub.errors import ConfigError, DivergedError, ShapeError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.losses.perceptual import Perceptual
-from refinestyle_hub.tokens.token_set import TokenSet
-
-
-QUICK = AdaptSettings(batch=2, check_every=2, critic_from=0.25, critic_least=0)
 
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    generator = tiny_generator()
-    with torch.no_grad():
-        for name in TINY.layers:
-            if name.name.endswith("torgb"):  # a fresh toRGB draws far outside [-1, 1]
-                generator.layer(name.name).weight.mul_(0.1)
-                generator.layer(name.name).bias.mul_(0.1)
-    return generator
+    return quiet_generator()
 
 
 @pytest.fixture(scope="module")
 def discriminator() -> Discriminator:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return Discriminator(DiscriminatorConfig(32, channels={4: 8, 8: 8, 16: 8, 32: 8})).eval()
-
-
-def references(count: int = 5, seed: int = 0) -> References:
-    """Bright and orange, with some noise."""
-    noise = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-    pictures = (torch.tensor([0.8, 0.2, -0.6])[:, None, None] + 0.1 * noise).clamp(-1, 1)
-    return References(pictures, tuple(f"{i}.png" for i in range(count)), (False,) * count)
-
-
-def begin(generator: Generator, discriminator: Discriminator | None, steps: int = 6, **how: Any) -> Adaptation:
-    how = {"settings": QUICK, **how}
-    return Adaptation(generator, references(), steps=steps, discriminator=discriminator, **how)
-
-
-def same(a: TokenSet, b: TokenSet) -> bool:
-    x, y = a.state_dict(), b.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) and a.metadata == b.metadata
-
-
-def changed(state: AdaptState, **numbers: Any) -> AdaptState:
-    return AdaptState(state.tensors, {**state.numbers, **numbers})
+    return small_discriminator()
 
 
 # --- What it reaches ------------------------------------------------------------------------------------------------
@@ -272,154 +237,6 @@ def test_one_picture_is_redrawn_from_its_inversion(generator: Generator, discrim
     )
     assert again.inversions is not None
     assert torch.equal(again.inversions, run.inversions)  # a resumed run does not look for them again
-
-
-# --- Stop and go on -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def whole(generator: Generator, discriminator: Discriminator) -> TokenSet:
-    run = begin(generator, discriminator)
-    run.step(6)
-    return run.token_set()
-
-
-def test_the_size_of_chunks_does_not_matter(
-    whole: TokenSet, generator: Generator, discriminator: Discriminator
-) -> None:
-    run = begin(generator, discriminator)
-    for count in (1, 3, 5):  # more than are left
-        run.step(count)
-        run.preview(), run.token_set(), run.state()  # looking changes nothing
-    assert run.finished
-    assert same(run.token_set(), whole)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_presets_for_few_pictures_stop_and_go_on_too(
-    generator: Generator, discriminator: Discriminator, count: int
-) -> None:
-    """With inversions and all other terms, as they are but for the time they take."""
-
-    def make(state: AdaptState | None = None) -> Adaptation:
-        settings = replace(preset(count), batch=2, inversion_steps=2, critic_from=0.25, critic_least=0, check_every=2)
-        return Adaptation(
-            generator, references(count), steps=4, settings=settings, discriminator=discriminator,
-            perceptual=perceptual, state=state,
-        )  # fmt: skip
-
-    perceptual = Perceptual.load("st-lpips-alex")
-    whole, first = make(), make()
-    assert {"reconstruction", "adversarial"} <= set(whole.step(4))
-    first.step(3)
-    again = make(pickle.loads(pickle.dumps(first.state())))
-    again.step(1)
-    assert same(again.token_set(), whole.token_set())
-
-
-@pytest.mark.parametrize("stop", [0, 3, 4])
-def test_pickled_or_saved_it_goes_on_as_if_it_had_not_stopped(
-    whole: TokenSet, generator: Generator, discriminator: Discriminator, tmp_path: Path, stop: int
-) -> None:
-    run = begin(generator, discriminator)
-    run.step(stop)
-    state = pickle.loads(pickle.dumps(run.state()))
-    state.save(tmp_path / "state.safetensors")
-    again = begin(generator, discriminator, state=AdaptState.load(tmp_path / "state.safetensors"))
-    again.step(6)
-    assert same(again.token_set(), whole)
-    assert again.seconds >= run.seconds * 0.99
-
-
-def test_a_state_is_a_snapshot(generator: Generator, discriminator: Discriminator) -> None:
-    run = begin(generator, discriminator)
-    run.step(3)
-    state = run.state()
-    before = {name: t.clone() for name, t in state.tensors.items()}
-    run.step(3)
-    assert all(torch.equal(t, before[name]) for name, t in state.tensors.items())
-
-
-def test_stopping_keeps_the_best_so_far(
-    generator: Generator, discriminator: Discriminator, tmp_path: Path, whole: TokenSet
-) -> None:
-    seen: list[tuple[int, int]] = []
-
-    def on_step(step: int, steps: int, figures: Mapping[str, float]) -> bool:
-        seen.append((step, steps))
-        return step == 3
-
-    path = tmp_path / "state.safetensors"
-    run = begin(generator, discriminator)
-    assert not run.run(on_step, path)
-    assert seen == [(1, 6), (2, 6), (3, 6)]
-    domain = run.token_set()
-    assert 2 <= domain.metadata["steps"] <= 3
-    again = begin(generator, discriminator, state=AdaptState.load(path))
-    assert again.done == 3
-    assert same(again.token_set(), domain)
-    assert again.run(None, path)
-    assert same(again.token_set(), whole)
-    assert AdaptState.load(path).numbers["step"] == 6
-
-
-def test_the_last_average_about_as_near_as_any_is_the_result(
-    generator: Generator, discriminator: Discriminator
-) -> None:
-    run = begin(generator, discriminator)
-    found = {}
-    while not run.finished:
-        figures = run.step()
-        if "distance" in figures:
-            found[run.done] = (figures["distance"], run.average.token_set().detach())
-    distances = [found[at][0] for at in found]
-    step = max(at for n, at in enumerate(found) if found[at][0] <= 1.2 * min(distances[: n + 1]))
-    domain = run.token_set()
-    assert domain.metadata["steps"] == step
-    assert all(torch.equal(t, domain.state_dict()[name]) for name, t in found[step][1].state_dict().items())
-
-
-def test_the_seed_decides(generator: Generator, discriminator: Discriminator, whole: TokenSet) -> None:
-    other = begin(generator, discriminator, seed=1)
-    other.step(6)
-    assert not same(other.token_set(), whole)
-
-
-@pytest.mark.parametrize(
-    ("how", "what"),
-    [({"steps": 7}, "steps"), ({"seed": 2}, "seed"), ({"settings": replace(QUICK, tokens=3)}, "settings")],
-)
-def test_a_state_of_another_run(
-    generator: Generator, discriminator: Discriminator, how: dict[str, Any], what: str
-) -> None:
-    state = begin(generator, discriminator).state()
-    with pytest.raises(ConfigError, match=f"another run: its {what} differ"):
-        begin(generator, discriminator, state=state, **how)
-    with pytest.raises(ConfigError, match="base"):
-        begin(tiny_generator(5), discriminator, state=state)
-    weighted = begin(generator, discriminator, terms=[Norm(0.5)]).state()
-    with pytest.raises(ConfigError, match="another run: its terms differ"):
-        begin(generator, discriminator, terms=[Norm(0.6)], state=weighted)
-
-
-def test_damaged_states(generator: Generator, discriminator: Discriminator, tmp_path: Path, whole: TokenSet) -> None:
-    run = begin(generator, discriminator)
-    run.step()
-    state = run.state()
-    short = AdaptState({k: t for k, t in state.tensors.items() if k != "average.layers.0.p"}, state.numbers)
-    with pytest.raises(ModelFileError, match=r"average\.layers\.0\.p"):
-        begin(generator, discriminator, state=short)
-    for numbers in ({"run": None}, {"step": "first"}, {"best": 3}, {"best": []}):
-        with pytest.raises(ModelFileError, match="saved state"):
-            begin(generator, discriminator, state=changed(state, **numbers))
-    path = tmp_path / "state.safetensors"
-    state.save(path)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ModelFileError, match="damaged"):
-        AdaptState.load(path)
-    whole.save_pretrained(tmp_path)
-    with pytest.raises(ModelFileError, match="not the state of an adaptation"):
-        AdaptState.load(tmp_path / "tokens.safetensors")
 
 
 # --- Settings -------------------------------------------------------------------------------------------------------

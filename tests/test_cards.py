@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from card_parts import run_snippets
 from tiny import tiny_generator, token_set
 
 from refinestyle_hub.cards.facts import Card, Figure, Picture, dump_card, read_card
-from refinestyle_hub.cards.licences import check_rights, stated_licence
+from refinestyle_hub.cards.licences import stated_licence
 from refinestyle_hub.cards.metadata import check
 from refinestyle_hub.cards.rendering import edited, render, write_card
 from refinestyle_hub.config import DiscriminatorConfig, EncoderConfig
@@ -26,7 +27,7 @@ from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.hub import sources
 from refinestyle_hub.hub.push import with_base_terms
-from refinestyle_hub.hub.shipped import shipped, write_all
+from refinestyle_hub.hub.shipped import write_all
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.storage.index import PipelineIndex, save_index
 from refinestyle_hub.storage.model_folder import Folder
@@ -37,7 +38,6 @@ DOMAIN = replace(token_set(seed=1), base=GENERATOR.fingerprint(), metadata={"ste
 LOOK: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
 ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, GENERATOR.fingerprint(), **LOOK))
 DIRECTIONS = Directions({"smile": Direction(torch.randn(1, 16))}, GENERATOR.fingerprint())
-CHECKOUT = Path(__file__).parents[1]
 
 CARD = Card(
     license="cc-by-nc-4.0",
@@ -87,15 +87,6 @@ def metadata_of(text: str) -> dict[str, Any]:
     assert match is not None
     data: dict[str, Any] = yaml.safe_load(match[1])
     return data
-
-
-def run_snippets(text: str) -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(block, names)
-    return names
 
 
 # --- what a card says
@@ -386,34 +377,3 @@ def test_write_card_beside_a_part(domain: Path) -> None:
     write_card(domain, CARD, "me/sketch")
     assert read_card(Folder(domain)) == CARD
     check((domain / "README.md").read_text())
-
-
-# --- what ships
-
-
-@pytest.mark.parametrize("file", sorted(shipped(CHECKOUT)))
-def test_shipped_card_is_what_is_written(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bring them up to date: python -c "from refinestyle_hub.hub.shipped import write_all; write_all('.')"."""
-    folder, name, subfolder = shipped(CHECKOUT)[file]
-    cards = CHECKOUT / "model_cards"
-    text = (cards / file).read_text(encoding="utf-8")
-    assert render(folder, read_card(Folder(folder)), name, text, subfolder, pictures=cards) == text
-    check(text)
-    monkeypatch.chdir(CHECKOUT)
-    run_snippets(text)
-
-
-def test_no_card_without_its_artefact() -> None:
-    cards = {path.name for path in (CHECKOUT / "model_cards").glob("*.md")} - {"README.md"}
-    assert cards <= set(shipped(CHECKOUT))
-
-
-def test_a_mix_needs_the_rights_to_the_pictures_of_all_its_parts(tmp_path: Path) -> None:
-    stated = replace(token_set(seed=1), metadata={"name": "mine", "pictures": 3, "rights": "Drawn by me."})
-    silent = replace(token_set(seed=2), metadata={"name": "found", "pictures": 5})
-    (stated + stated.scale(0.5)).save_pretrained(tmp_path)
-    check_rights(Folder(tmp_path))
-    for mix in (stated + silent, stated.lerp(silent, 0.2) + stated, silent.scale(0.5)):
-        mix.save_pretrained(tmp_path)
-        with pytest.raises(CardError, match="5 pictures that 'found' was made from"):
-            check_rights(Folder(tmp_path))

@@ -116,3 +116,12 @@ def faces(n: int = 4) -> Tensor:
     generator = mild_generator()
     with torch.no_grad():
         return generator(generator.map(torch.randn(n, 8, generator=torch.Generator().manual_seed(1)))).clamp(-1, 1)
+
+
+def latent(n: int, seed: int = 0, config: StyleGAN2Config = TINY) -> Tensor:
+    """w+ with codes that all differ."""
+    return torch.randn(n, config.num_ws, config.w_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
