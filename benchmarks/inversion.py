@@ -1,7 +1,7 @@
 """What encoders, steps after them and optimisation alone make of pictures: portraits, pictures out of domain, photos.
 
     python benchmarks/inversion.py mini-faces-128 --data portraits-128.zip --domains domains --photos photos \\
-        --encoder one-stage=runs/one/encoder --encoder multiply=runs/multiply/encoder --out runs/inversion
+        --encoder one-stage=runs/one/encoder --out runs/inversion
 
 The generator is the same in all rows. ``inversion.json`` has all figures, ``inversion.md`` the tables; those of
 "a few" pictures also have the ways that take minutes, the others are of all. ``<set>.svg`` draws distance against
@@ -200,10 +200,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     size = main.generator.config.resolution
     net = AttributeNet.from_pretrained(args.attributes).to(args.device) if args.attributes else None
     by = judges(size, main.perceptual, Perceptual.load("st-lpips-vgg").to(args.device), net)
-    looks = {first: [int(count) for count in args.looks.split(",") if count]}
-    if looks[first] and (main.encoder is None or main.encoder.second is None):
-        raise ConfigError(f"--looks: {first} has no second stage that could look.")
-    quick = [way for name, pipe in pipes.items() for way in our_methods(pipe, [], name, looks.get(name, []))]
+    num_iters = {first: [int(count) for count in args.num_iters.split(",") if count]}
+    if num_iters[first] and (main.encoder is None or main.encoder.second is None):
+        raise ConfigError(f"--num-iters: {first} has no second stage.")
+    quick = [way for name, pipe in pipes.items() for way in our_methods(pipe, [], name, num_iters.get(name, []))]
 
     def further(steps: Sequence[int]) -> list[Method]:
         return our_methods(main, steps, first)[len(our_methods(main, [], first)) :]
@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--few", type=int, default=32, help="pictures of a set for the slow ways; 0: none")
     parser.add_argument("--short", action="store_true", help="of the slow ways only the longest, and 50 steps of ours")
     parser.add_argument(
-        "--looks", default="", help="of the first encoder's second stage, such as 0,1,2,4, on all pictures"
+        "--num-iters", default="", help="of the first encoder's second stage, such as 0,1,2,4, on all pictures"
     )
     parser.add_argument("--steps", type=int, default=50, help="after the first encoder, on all pictures; 0: none")
     parser.add_argument(

@@ -14,6 +14,7 @@ __all__ = [
     "GENERATOR_CONFIGS",
     "DiscriminatorConfig",
     "EncoderConfig",
+    "EncoderNetwork",
     "Fingerprint",
     "GeneratorConfig",
     "GeneratorShape",
@@ -263,49 +264,67 @@ class TokenSetConfig:
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """Encoder of one generator: what it looks at, its backbone, its transformer blocks, and the residual it answers.
+class EncoderNetwork:
+    """The network of an encoder, whatever generator it reads images for.
 
-    The defaults are for a generator of 1024 px: 55 M parameters in both stages.
+    With the defaults and a generator of 1024 px, both stages have 55 M parameters.
     """
 
-    generator: GeneratorShape
-    base: Fingerprint | None = None  # the generator it was trained for; None: unknown
-    stages: Literal["one", "two"] = "two"  # w+ and tokens together, or w+ first and tokens from what it misses
-    size: int = 0  # height and width of what it looks at, pixels; 0: the generator's, at least 16 and at most 256
-    backbone: str = "compact"  # or the name of a timm model
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # of the compact one at 1/2, 1/4, 1/8 and 1/16 of the size
-    width: int = 384  # of queries and memory
-    depth: int = 2  # blocks per group
-    heads: int = 6  # of the attention
-    rank: int = 8  # T; a pointwise kernel has no more than it has outputs
-    residual: Literal["post", "pre", "multiply"] = "post"  # added after or before the modulation; or times the kernel
-    spatial: Literal["scaled", "broadcast", "full"] = "scaled"  # A per token; A = 1; or every token its own taps
-    layers: tuple[str, ...] = ("*.conv*",)  # names or globs of those that are refined
-    looks: int = 1  # of a second stage, each at what the one before it draws
-    feedback: bool = False  # each look is told which way the tokens would have to go, see ``encoder.gradients``
+    stages: Literal["one", "two"] = setting("two", "One learns w+ and tokens together, two learn w+ before tokens.")
+    size: int = setting(0, "Side of the image that the encoder sees, in pixels. 0 takes the generator's, at most 256.")
+    backbone: str = setting("compact", "The compact backbone, or the name of a timm model.")
+    widths: tuple[int, ...] = setting((64, 128, 256, 512), "Widths of the compact backbone at strides 2, 4, 8 and 16.")
+    strides: tuple[int, ...] = setting((4, 8, 16), "Strides of the three feature maps that a timm backbone gives.")
+    width: int = setting(384, "Width of the transformer blocks.")
+    depth: int = setting(2, "Transformer blocks for each group of layers.")
+    heads: int = setting(6, "Heads of the attention.")
+    rank: int = setting(8, "Tokens T of each layer; a pointwise kernel has no more than it has outputs.")
+    residual: Literal["post", "pre"] = setting("post", "The tokens enter after or before the modulation.")
+    spatial: Literal["scaled", "broadcast", "full"] = setting(
+        "scaled", "A is learnt for each token, is 1, or each token has its own taps."
+    )
+    layers: tuple[str, ...] = setting(("*.conv*",), "Names or globs of the layers that get tokens.")
+    num_iters: int = setting(1, "Refinement iterations of the second stage.")
+    gradient_feedback: bool = setting(False, "Give the second stage the gradients of its render by the tokens.")
 
     def __post_init__(self) -> None:
         check_choices(self)
         if self.stages == "two" and not self.layers:
             raise ConfigError("The second stage answers with tokens: name layers that get some, or take one stage.")
-        if (self.feedback or self.looks > 1) and self.stages == "one":
-            raise ConfigError("More looks, and feedback, are at what a first stage draws: they need two stages.")
-        if not 1 <= self.looks <= 64:
-            raise ConfigError(f"looks must be from 1 to 64, not {self.looks}.")
-        object.__setattr__(self, "size", self.size or max(16, min(self.generator.resolution, 256)))
-        if not 16 <= self.size <= MAX_SIZE or self.size % 16:
-            raise ConfigError(f"size must be a multiple of 16 up to {MAX_SIZE}, not {self.size}.")
-        if len(self.widths) != 4:
-            raise ConfigError(f"The compact backbone has four widths, not {len(self.widths)}.")
-        for name, values in {"widths": self.widths, "width": (self.width,), "rank": (self.rank,)}.items():
+        if (self.gradient_feedback or self.num_iters > 1) and self.stages == "one":
+            raise ConfigError("Refinement iterations and gradient feedback need two stages.")
+        if not 1 <= self.num_iters <= 64:
+            raise ConfigError(f"num_iters must be from 1 to 64, not {self.num_iters}.")
+        if len(self.widths) != 4 or len(self.strides) != 3:
+            raise ConfigError("The compact backbone has four widths, and every backbone maps of three strides.")
+        sizes = {"widths": self.widths, "strides": self.strides, "width": (self.width,), "rank": (self.rank,)}
+        for name, values in sizes.items():
             if not all(1 <= value <= MAX_SIZE for value in values):
                 raise ConfigError(f"{name} must be from 1 to {MAX_SIZE}, not {values}.")
+        if self.backbone == "compact" and self.strides != (4, 8, 16):
+            raise ConfigError(f"The compact backbone has the strides (4, 8, 16), not {self.strides}.")
+        coarsest = max(self.strides)
+        if self.size and (not 16 <= self.size <= MAX_SIZE or self.size % coarsest):
+            raise ConfigError(f"size must be a multiple of {coarsest} from 16 to {MAX_SIZE}, not {self.size}.")
         if not 1 <= self.depth <= 64 or self.heads < 1 or self.width % (4 * self.heads):
             raise ConfigError(
                 f"depth must be from 1 to 64 (it is {self.depth}), and width {self.width} a multiple of 4 x heads "
                 f"({self.heads})."
             )
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Encoder of one generator; a size of 0 in its network becomes the generator's, from 16 to 256."""
+
+    generator: GeneratorShape
+    network: EncoderNetwork = field(default_factory=EncoderNetwork)
+    base: Fingerprint | None = None  # the generator it was trained for; None: unknown
+
+    def __post_init__(self) -> None:
+        if not self.network.size:
+            size = max(16, *self.network.strides, min(self.generator.resolution, 256))
+            object.__setattr__(self, "network", replace(self.network, size=size))
 
 
 def choices(hint: Any) -> str:

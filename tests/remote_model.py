@@ -13,7 +13,7 @@ from hub_server import HubServer
 from tiny import tiny_generator, token_set
 
 from refinestyle_hub.cards.facts import Card, Figure
-from refinestyle_hub.config import DiscriminatorConfig, EncoderConfig
+from refinestyle_hub.config import DiscriminatorConfig, EncoderConfig, EncoderNetwork
 from refinestyle_hub.editing.directions import Direction, Directions
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import RefineStyleHubError
@@ -26,7 +26,7 @@ DISCRIMINATOR = Discriminator(DiscriminatorConfig(32, GENERATOR.config.channels)
 DOMAIN = replace(token_set(seed=1), base=GENERATOR.fingerprint(), metadata={"steps": 300})
 DIRECTIONS = Directions({"smile": Direction(torch.ones(1, 16))}, GENERATOR.fingerprint())
 LOOK: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
-ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, GENERATOR.fingerprint(), **LOOK))
+ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, EncoderNetwork(**LOOK), GENERATOR.fingerprint()))
 
 CARD = Card(
     license="cc-by-4.0",

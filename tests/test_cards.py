@@ -19,7 +19,7 @@ from refinestyle_hub.cards.facts import Card, Figure, Picture, dump_card, read_c
 from refinestyle_hub.cards.licences import stated_licence
 from refinestyle_hub.cards.metadata import check
 from refinestyle_hub.cards.rendering import edited, render, write_card
-from refinestyle_hub.config import DiscriminatorConfig, EncoderConfig
+from refinestyle_hub.config import DiscriminatorConfig, EncoderConfig, EncoderNetwork
 from refinestyle_hub.editing.directions import Direction, Directions
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import CardError, ConfigError, ModelFileError, ModelNotFoundError
@@ -36,7 +36,7 @@ from refinestyle_hub.storage.model_folder import Folder
 GENERATOR = tiny_generator()
 DOMAIN = replace(token_set(seed=1), base=GENERATOR.fingerprint(), metadata={"steps": 300, "loss": {"not": "shown"}})
 LOOK: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
-ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, GENERATOR.fingerprint(), **LOOK))
+ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, EncoderNetwork(**LOOK), GENERATOR.fingerprint()))
 DIRECTIONS = Directions({"smile": Direction(torch.randn(1, 16))}, GENERATOR.fingerprint())
 
 CARD = Card(
@@ -355,7 +355,7 @@ def test_card_of_an_encoder_says_what_it_reads_and_answers(bundled: Path) -> Non
     for fact in (
         "| Looks at | 32 x 32, RGB, [-1, 1] |",
         "w+ of 8 x 16, and T = 2 tokens",
-        "| Stages | two, 1 look of the second without feedback |",
+        "| Stages | two, 1 refinement iteration without gradient feedback |",
     ):
         assert fact in text
 

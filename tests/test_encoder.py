@@ -10,7 +10,7 @@ import torch
 from tiny import TINY, tiny_generator
 from torch import Tensor, nn
 
-from refinestyle_hub.config import EncoderConfig, StyleGAN2Config
+from refinestyle_hub.config import EncoderConfig, EncoderNetwork, StyleGAN2Config
 from refinestyle_hub.encoder.backbone import open_backbone
 from refinestyle_hub.encoder.encoder import Encoder, standard_coordinates
 from refinestyle_hub.encoder.stage import layer_groups
@@ -82,7 +82,7 @@ def test_any_generator_by_config_alone(plan: StyleGAN2Config, stages: str) -> No
 def test_the_first_stage_stands_alone(tmp_path: Path) -> None:
     """Its answers have no tokens, and steps after it begin without."""
     generator = tiny_generator()
-    encoder = taught(encoder_for(generator, looks=2, feedback=True))
+    encoder = taught(encoder_for(generator, num_iters=2, gradient_feedback=True))
     crops = pictures()
     alone = encoder.without_tokens()
     answer = alone(crops, generator)
@@ -107,13 +107,11 @@ def test_the_groups_are_thirds_of_the_resolutions() -> None:
 def test_parameter_budgets() -> None:
     def total(generator: StyleGAN2Config, **options: object) -> int:
         with _Unfilled():
-            return count(Encoder(EncoderConfig(generator.shape, **options)))  # type: ignore[arg-type]
+            return count(Encoder(EncoderConfig(generator.shape, EncoderNetwork(**options))))  # type: ignore[arg-type]
 
     assert total(StyleGAN2Config(1024)) < 60e6
-    assert total(StyleGAN2Config(1024), feedback=True) < 60e6
-    assert total(BUNDLED, **BUNDLED_SIZES, feedback=True) < 8e6
-    factor = total(BUNDLED, **BUNDLED_SIZES, residual="multiply", spatial="broadcast")
-    assert factor == pytest.approx(total(BUNDLED, **BUNDLED_SIZES), rel=0.01)  # the same network answers with either
+    assert total(StyleGAN2Config(1024), gradient_feedback=True) < 60e6
+    assert total(BUNDLED, **BUNDLED_SIZES, gradient_feedback=True) < 8e6
 
 
 # --- Where it starts ------------------------------------------------------------------------------------------------
@@ -132,14 +130,16 @@ def test_an_untrained_encoder_answers_with_the_mean_latent_and_no_residual(gener
     assert 0.7 < float(torch.stack(sizes).mean()) < 1.4  # so that P alone says how strong a token is
 
 
-@pytest.mark.parametrize("more", [{}, {"feedback": True, "looks": 2}], ids=["one look", "feedback"])
-@pytest.mark.parametrize("residual", ["post", "pre", "multiply"])
+@pytest.mark.parametrize(
+    "more", [{}, {"gradient_feedback": True, "num_iters": 2}], ids=["one iteration", "gradient feedback"]
+)
+@pytest.mark.parametrize("residual", ["post", "pre"])
 def test_a_second_stage_that_has_learnt_nothing_draws_what_the_first_draws(
     generator: Generator, residual: str, more: dict[str, object]
 ) -> None:
     encoder = encoder_for(generator, residual=residual, **more)
     taught(encoder.first)  # type: ignore[arg-type]
-    w_plus, tokens = encoder(pictures(), generator)
+    w_plus, tokens = encoder(pictures(), generator, encoder.load_distance())
     assert not torch.equal(w_plus[0], w_plus[1])
     assert torch.equal(w_plus, encoder.codes(pictures()))
     assert torch.equal(generator(w_plus, tokens), generator(w_plus))
@@ -150,8 +150,8 @@ STARTS = [
     {},
     {"layers": ("b32.*", "b4.conv1")},
     {"spatial": "full"},
-    {"feedback": True},
-    {"feedback": True, "residual": "multiply", "spatial": "broadcast"},
+    {"gradient_feedback": True},
+    {"gradient_feedback": True, "residual": "pre", "spatial": "broadcast"},
 ]
 
 
@@ -160,15 +160,15 @@ def test_after_one_step_every_query_has_a_gradient(generator: Generator, options
     encoder = encoder_for(generator, **options)
     learning = encoder.first if encoder.second is None else encoder.second
     optimizer = torch.optim.Adam(learning.parameters(), lr=1e-3)
-    x = pictures()
+    x, distance = pictures(), encoder.load_distance()
     for _ in range(2):
         optimizer.zero_grad()
-        w_plus, tokens = encoder(x, generator)
+        w_plus, tokens = encoder(x, generator, distance)
         (generator(w_plus, tokens) - x).square().mean().backward()
         gradients = {name: p.grad for name, p in learning.named_parameters()}
         optimizer.step()
-    # before a second look nobody goes along a gradient by Q, which is 0 where P is
-    late = ("follow_q.gain", "follow_q.far.weight", "follow_q.far.bias")
+    # in a first iteration nothing steps along the gradient by Q, which is 0 where P is
+    late = ("step_q.gain", "step_q.rate.weight", "step_q.rate.bias")
     assert not [name for name, g in gradients.items() if (g is None or not g.any()) and not name.endswith(late)]
     for name, g in gradients.items():
         if name.endswith("queries"):
@@ -176,18 +176,18 @@ def test_after_one_step_every_query_has_a_gradient(generator: Generator, options
             assert (g.abs().sum(dim=1) > 0).all(), name
 
 
-def test_a_second_look_goes_along_the_gradient_by_q(generator: Generator) -> None:
-    encoder = encoder_for(generator, feedback=True, looks=2)
+def test_a_second_iteration_steps_along_the_gradient_by_q(generator: Generator) -> None:
+    encoder = encoder_for(generator, gradient_feedback=True, num_iters=2)
     assert encoder.second is not None
     with torch.no_grad():
         for group in encoder.second.groups:
-            for head in group.tokens:
-                head.follow_p.far.bias.fill_(-0.01)
+            for head in group.token_heads:
+                head.step_p.rate.bias.fill_(-0.01)
     x = pictures()
-    _, tokens = encoder(x, generator)
+    _, tokens = encoder(x, generator, encoder.load_distance())
     generator(encoder.codes(x), tokens).sum().backward()
     for name, p in encoder.second.named_parameters():
-        if name.endswith("follow_q.far.bias"):
+        if name.endswith("step_q.rate.bias"):
             assert p.grad is not None
             assert p.grad.any(), name
 
@@ -209,13 +209,12 @@ def test_the_second_stage_looks_at_what_the_first_one_draws(generator: Generator
     assert not torch.allclose(ours, theirs, atol=1e-4)
 
 
-@pytest.mark.parametrize("residual", ["post", "multiply"])
-def test_each_look_goes_on_from_what_the_one_before_draws(generator: Generator, residual: str) -> None:
-    encoder = taught(encoder_for(generator, looks=3, feedback=True, residual=residual, layers=("b8.*", "b16.conv0")))
-    x = pictures()
-    w_plus, last = encoder(x, generator)
-    assert torch.equal(last.own["b8.conv0"].p, encoder(x, generator, looks=3).tokens.own["b8.conv0"].p)
-    none, one, two = (encoder(x, generator, looks=n) for n in (0, 1, 2))
+def test_each_iteration_continues_from_the_render_before(generator: Generator) -> None:
+    encoder = taught(encoder_for(generator, num_iters=3, gradient_feedback=True, layers=("b8.*", "b16.conv0")))
+    x, distance = pictures(), encoder.load_distance()
+    w_plus, last = encoder(x, generator, distance)
+    assert torch.equal(last.own["b8.conv0"].p, encoder(x, generator, distance, num_iters=3).tokens.own["b8.conv0"].p)
+    none, one, two = (encoder(x, generator, distance, num_iters=n) for n in (0, 1, 2))
     assert torch.equal(generator(w_plus, none.tokens), generator(w_plus))
     drawings = [generator(w_plus, answer.tokens) for answer in (none, one, two)] + [generator(w_plus, last)]
     for before, after in zip(drawings, drawings[1:], strict=False):
@@ -223,11 +222,19 @@ def test_each_look_goes_on_from_what_the_one_before_draws(generator: Generator, 
     assert all(answer.tokens.own["b8.conv0"].q.requires_grad for answer in (one, two))
 
 
+def test_gradient_feedback_needs_the_distance_it_learnt_with(generator: Generator) -> None:
+    encoder = encoder_for(generator, gradient_feedback=True)
+    with pytest.raises(ConfigError, match="load_distance"):
+        encoder(pictures(), generator)
+    with pytest.raises(ConfigError, match="not of st-lpips-vgg"):
+        encoder(pictures(), generator, Perceptual("st-lpips-vgg"))
+
+
 def test_a_second_stage_begins_with_what_the_first_knows_of_pictures(generator: Generator) -> None:
     encoder = taught(encoder_for(generator))
     assert encoder.second is not None
     queries = [group.queries.clone() for group in encoder.second.groups]
-    encoder.second.learn_from(encoder.first)
+    encoder.second.init_from(encoder.first)
     x = pictures()
     blind = torch.cat([x, torch.zeros(2, 6, 32, 32)], dim=1)
     for ours, theirs in zip(encoder.second.backbone(blind), encoder.first.backbone(x), strict=True):
@@ -241,9 +248,9 @@ def test_a_second_stage_begins_with_what_the_first_knows_of_pictures(generator: 
 def test_a_second_stage_of_few_layers_begins_with_the_blocks_at_its_own_maps(generator: Generator) -> None:
     encoder = taught(encoder_for(generator, layers=("b32.conv*",)))
     assert encoder.second is not None
-    encoder.second.learn_from(encoder.first)
+    encoder.second.init_from(encoder.first)
     (group,) = encoder.second.groups
-    (same,) = (first for first in encoder.first.groups if first.place == group.place)
+    (same,) = (first for first in encoder.first.groups if first.level == group.level)
     block, wanted = group.blocks[0].state_dict(), same.blocks[0].state_dict()
     assert all(torch.equal(block[name], wanted[name]) for name in block)
 
@@ -271,7 +278,7 @@ def test_equal_answers_are_equal_shares_of_every_kernel(generator: Generator, re
     encoder = encoder_for(generator, stages="one", residual=residual, spatial=spatial, rank=1)
     with torch.no_grad():
         for group in encoder.first.groups:
-            for head in group.tokens:  # type: ignore[union-attr]
+            for head in group.token_heads:  # type: ignore[union-attr]
                 head.p.bias.fill_(0.1)  # which alone is not divided by the width
     tokens = encoder(pictures(), generator).tokens
     stats, shares = generator.kernel_stats(), []
@@ -280,21 +287,6 @@ def test_equal_answers_are_equal_shares_of_every_kernel(generator: Generator, re
         square = squared_residual_norm(Residual(x.p, x.q, x.a, x.pre), 3, stats[name].style)
         shares.append((square.sqrt() / stats[name].norm).mean())
     assert all(0.03 < float(share.detach()) < 0.3 for share in shares), shares  # P is 0.1 of its unit
-
-
-def test_a_factor_on_the_kernel_is_exactly_that(generator: Generator) -> None:
-    encoder = taught(encoder_for(generator, residual="multiply", spatial="broadcast", layers=("b16.conv0",)))
-    w_plus, tokens = encoder(pictures(1), generator)
-    expected = generator(w_plus, tokens)
-    weight = generator.layer("b16.conv0").weight
-    [x] = tokens.own.values()
-    change = torch.einsum("to,tiuv->oiuv", x.p[0], x.q[0]) / weight
-    assert float(change.detach().std()) > 0.01
-    # one factor for each pair of channels, the same on all taps
-    torch.testing.assert_close(change, change[..., :1, :1].expand_as(change), rtol=1e-3, atol=1e-4)
-    merged = generator.merge(tokens.unbind()[0])
-    torch.testing.assert_close(merged.layer("b16.conv0").weight, weight * (1 + change))
-    torch.testing.assert_close(merged(w_plus), expected, rtol=0, atol=1e-4)
 
 
 def test_tokens_of_chosen_layers_only(generator: Generator) -> None:
@@ -342,12 +334,13 @@ def test_save_and_load(generator: Generator, tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
-    "size": (lambda: EncoderConfig(TINY.shape, size=40), ConfigError, "multiple of 16"),
-    "widths": (lambda: EncoderConfig(TINY.shape, widths=(8, 8)), ConfigError, "four widths"),
-    "rank": (lambda: EncoderConfig(TINY.shape, rank=0), ConfigError, "rank"),
-    "heads": (lambda: EncoderConfig(TINY.shape, width=30, heads=2), ConfigError, "width 30"),
-    "no layers": (lambda: EncoderConfig(TINY.shape, layers=()), ConfigError, "take one stage"),
-    "layer": (lambda: Encoder(EncoderConfig(TINY.shape, layers=("b512.*",))), LayerError, "b512"),
+    "size": (lambda: EncoderNetwork(size=40), ConfigError, "multiple of 16"),
+    "widths": (lambda: EncoderNetwork(widths=(8, 8)), ConfigError, "four widths"),
+    "rank": (lambda: EncoderNetwork(rank=0), ConfigError, "rank"),
+    "heads": (lambda: EncoderNetwork(width=30, heads=2), ConfigError, "width 30"),
+    "strides": (lambda: EncoderNetwork(strides=(8, 16, 32)), ConfigError, "compact backbone has the strides"),
+    "no layers": (lambda: EncoderNetwork(layers=()), ConfigError, "take one stage"),
+    "layer": (lambda: Encoder(EncoderConfig(TINY.shape, EncoderNetwork(layers=("b512.*",)))), LayerError, "b512"),
 }
 
 
@@ -410,7 +403,6 @@ def test_an_encoder_of_another_generator_is_refused(generator: Generator) -> Non
 
 @pytest.mark.slow  # timm takes long to import
 def test_a_timm_backbone_by_its_name(generator: Generator, tmp_path: Path) -> None:
-    pytest.importorskip("timm")
     encoder = taught(encoder_for(generator, backbone="convnext_atto"))
     expected = encoder(pictures(), generator)
     encoder.save_pretrained(tmp_path)
@@ -421,7 +413,7 @@ def test_a_timm_backbone_by_its_name(generator: Generator, tmp_path: Path) -> No
     assert all(p.grad is not None for p in encoder.second.parameters())  # no layer is carried along unused
     for name in ("nonsense", "hf-hub:someone/model", "vit_tiny_patch16_224"):
         with pytest.raises(ConfigError, match="timm"):
-            Encoder(EncoderConfig(TINY.shape, backbone=name))
+            Encoder(EncoderConfig(TINY.shape, EncoderNetwork(backbone=name)))
     with pytest.raises(ConfigError, match="no published weights"):
         encoder_for(generator, pretrained=True)
 
@@ -429,22 +421,20 @@ def test_a_timm_backbone_by_its_name(generator: Generator, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_no_answer_of_a_timm_backbone_depends_on_the_batch(generator: Generator) -> None:
     """Nor on training: its batch normalisation keeps its statistics. Maps have the strides that are wanted."""
-    pytest.importorskip("timm")
-    reader = open_backbone("resnet10t", 3, (), 64).train()
+    reader = open_backbone(EncoderNetwork(backbone="resnet10t", size=64), 3).train()
     before = {name: x.clone() for name, x in reader.named_buffers()}
     x = pictures(side=64)
     together, alone = reader(x), reader(x[:1])
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one[:1], other, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(buffer, before[name]) for name, buffer in reader.named_buffers())
-    assert [y.shape[2] for y in open_backbone("dla34", 3, (), 64)(x)] == [16, 8, 4]
+    assert [y.shape[2] for y in open_backbone(EncoderNetwork(backbone="dla34", size=64), 3)(x)] == [16, 8, 4]
 
 
 @pytest.mark.slow
 def test_a_timm_backbone_sees_what_it_was_made_for() -> None:
     """ImageNet's mean and deviation; and channels that a model puts last come to their place."""
-    pytest.importorskip("timm")
-    reader = open_backbone("mambaout_femto", 6, (), 64).eval()
+    reader = open_backbone(EncoderNetwork(backbone="mambaout_femto", size=64), 6).eval()
     taken: list[Tensor] = []
     reader.get_submodule("body").register_forward_pre_hook(lambda _, args: taken.append(args[0]))
     grey = torch.tensor([0.485, 0.456, 0.406] * 2)[:, None, None] * 2 - 1

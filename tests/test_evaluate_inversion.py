@@ -105,10 +105,8 @@ def test_ways_of_a_model(pipe: RefineStylePipeline) -> None:
     assert further.name == "encoder + 2 steps"
     assert [way.name for way in our_methods(RefineStylePipeline(pipe.generator), [3])] == ["tokens, 3 steps"]
     assert alone.parameters < answer.parameters == sum(p.numel() for p in pipe.encoder.parameters())
-    multiply = Encoder.for_generator(pipe.generator, widths=(8,) * 4, width=16, heads=2, residual="multiply",
-                                     spatial="broadcast", rank=2)  # fmt: skip
-    # what is kept are the factors, not the kernels that they make
-    assert token_values(multiply) == sum(2 * (s.inputs + s.outputs) for s in TINY.layers if s.role == "conv")
+    broadcast = Encoder.for_generator(pipe.generator, widths=(8,) * 4, width=16, heads=2, spatial="broadcast", rank=2)
+    assert token_values(broadcast) == sum(2 * (s.inputs + s.outputs) for s in TINY.layers if s.role == "conv")
 
 
 def test_baselines_come_nearer(perceptual: Perceptual) -> None:

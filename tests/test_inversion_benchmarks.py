@@ -116,12 +116,12 @@ def test_all_tables_of_a_tiny_model(
     monkeypatch.setattr(inversion, "CHANGES", (inversion.negative,))
     pipe = RefineStylePipeline.from_pretrained(folder / "model")
     assert pipe.encoder is not None
-    with torch.no_grad():  # as if it had learnt something, or all looks would be alike
+    with torch.no_grad():  # as if it had learnt something, or all iterations would be alike
         for p in pipe.encoder.parameters():
             p.add_(0.05 * torch.randn(p.shape))
     pipe.save_pretrained(tmp_path / "model")
     where = ["--data", folder / "portraits", "--domains", folder / "domains", "--attributes", folder / "attributes"]
-    sizes = ["--test", 3, "--each", 1, "--few", 1, "--steps", 1, "--looks", "0,2", "--out", tmp_path]
+    sizes = ["--test", 3, "--each", 1, "--few", 1, "--steps", 1, "--num-iters", "0,2", "--out", tmp_path]
     inversion.main(
         [str(tmp_path / "model"), *map(str, where), "--encoder", f"other={folder / 'other'}", *map(str, sizes)]
     )
@@ -132,11 +132,11 @@ def test_all_tables_of_a_tiny_model(
         "out-of-domain": 3,
         "out-of-domain, a few": 1,
     }
-    looks = ["two-stage, 0 looks", "two-stage, 2 looks"]
-    quick = ["two-stage, w+ alone", "two-stage", *looks, "other, w+ alone", "other"]
+    iterated = ["two-stage, 0 iterations", "two-stage, 2 iterations"]
+    quick = ["two-stage, w+ alone", "two-stage", *iterated, "other, w+ alone", "other"]
     assert [row["method"] for row in report["portraits"]["rows"]] == [*quick, "two-stage + 1 steps"]
     rows = {row["method"]: row["figures"]["mse"]["mean"] for row in report["portraits"]["rows"]}
-    assert rows["two-stage, 0 looks"] == rows["two-stage, w+ alone"] != rows["two-stage, 2 looks"]
+    assert rows["two-stage, 0 iterations"] == rows["two-stage, w+ alone"] != rows["two-stage, 2 iterations"]
     few = [row["method"] for row in report["portraits, a few"]["rows"]]
     assert few == [*quick, "two-stage + 1 steps", "w+, 2 steps", "PTI, 1 + 1 steps"]
     assert "## out-of-domain: 3 pictures" in capsys.readouterr().out

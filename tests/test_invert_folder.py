@@ -134,7 +134,10 @@ def test_inversions_of_one_folder_are_made_in_one_way(pipe: RefineStylePipeline,
     untrained = Encoder.for_generator(pipe.generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1)
     other = RefineStylePipeline(pipe.generator, encoder=untrained)
     assert pipe.encoder is not None
-    again = Encoder(replace(pipe.encoder.config, looks=2))  # the same weights, and other answers
+    config = pipe.encoder.config
+    again = Encoder(
+        replace(config, network=replace(config.network, num_iters=2))
+    )  # the same weights, and other answers
     again.load_state_dict(pipe.encoder.state_dict())
     for one, change, what in (
         (pipe, {"steps": 2}, "token_steps 0, not 2"),

@@ -104,15 +104,15 @@ def test_the_stages_learn(tiny: EncoderTraining, monkeypatch: pytest.MonkeyPatch
     assert seen[49]["l2"] < 0.8 * seen[20]["l2"]  # where the second stage drew what the first draws
 
 
-def test_every_look_is_learnt_and_every_second_window_random(tiny: EncoderTraining) -> None:
-    trainer = trainer_of(replace(tiny, looks=3, windows=0.5))
-    looks, windows = [], []
+def test_every_iteration_is_learnt_and_every_second_window_random(tiny: EncoderTraining) -> None:
+    trainer = trainer_of(replace(tiny, num_iters=3, windows=0.5))
+    counts, windows = [], []
     for trainer.seen in range(0, 8 * 400, 8):  # noqa: B020
-        looks.append(trainer.looks())
+        counts.append(trainer.num_iters())
         windows.append(trainer.window() is not None)
-    shares = [looks.count(n) / len(looks) for n in (1, 2, 3)]
+    shares = [counts.count(n) / len(counts) for n in (1, 2, 3)]
     assert all(0.25 < share < 0.42 for share in shares), shares
-    in_last = [window for window, look in zip(windows, looks, strict=True) if look == 3]
+    in_last = [window for window, count in zip(windows, counts, strict=True) if count == 3]
     assert 0.35 < sum(in_last) / len(in_last) < 0.65  # the one says nothing about the other
 
 
@@ -223,7 +223,7 @@ def test_bad_input_is_named(tiny: EncoderTraining, tmp_path: Path) -> None:
         ({"seed": -1}, "seed"),
         ({"stages": "one", "pictures": 0}, "no pictures to learn from"),
         ({"start_whole": True}, "name it, start_from"),
-        ({"residual": "Post"}, "residual must be 'post', 'pre' or 'multiply', not 'Post'"),
+        ({"residual": "Post"}, "residual must be 'post' or 'pre', not 'Post'"),
         ({"precision": "fp16"}, "precision must be 'no' or 'bf16'"),
     ):
         with pytest.raises(ConfigError, match=what):

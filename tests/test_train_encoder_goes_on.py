@@ -44,7 +44,8 @@ def tiny(model: Path, pictures: Path, tmp_path: Path) -> EncoderTraining:
     return settings(model, pictures, tmp_path / "run")
 
 
-WAYS = {"one stage": {"stages": "one"}, "two": {}, "looks": {"looks": 3, "feedback": True, "windows": 0.5}}
+FEEDBACK: dict[str, Any] = {"num_iters": 3, "gradient_feedback": True}
+WAYS = {"one stage": {"stages": "one"}, "two": {}, "iterations": FEEDBACK | {"windows": 0.5}}
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -114,11 +115,11 @@ def test_a_whole_encoder_learns_on(tiny: EncoderTraining, tmp_path: Path, stages
     taught = train_encoder(replace(tiny, stages=stages)).average
     start = str(Path(tiny.out) / "encoder")
     on = replace(tiny, stages=stages, out=str(tmp_path / "on"), start_from=start, start_whole=True, w_pictures=0)
-    on = replace(on, looks=2 if stages == "two" else 1, warmup=0.0)
+    on = replace(on, num_iters=2 if stages == "two" else 1, warmup=0.0)
     still = train_encoder(replace(on, learning_rate=1e-12, out=str(tmp_path / "still")))
     generator = still.generator
     for net in (still.encoder, still.average):
-        (codes, tokens), (theirs, told) = (any_net(faces(2), generator, 1) for any_net in (net, taught))
+        (codes, tokens), (theirs, told) = (any_net(faces(2), generator, None, 1) for any_net in (net, taught))
         torch.testing.assert_close(codes, theirs)
         torch.testing.assert_close(generator(codes, tokens), generator(codes, told))
     assert (generator(codes, told) - generator(codes)).abs().max() > 1e-4  # it had learnt some
@@ -126,7 +127,7 @@ def test_a_whole_encoder_learns_on(tiny: EncoderTraining, tmp_path: Path, stages
     moved = {name for name, x in done.state_dict().items() if not torch.equal(x, taught.state_dict()[name])}
     assert any(name.startswith("second." if stages == "two" else "first.") for name in moved)
     assert stages == "one" or not any(name.startswith("first.") for name in moved)
-    assert done.config.looks == on.looks
+    assert done.config.network.num_iters == on.num_iters
     with pytest.raises(ConfigError, match="other settings: rank"):
         train_encoder(replace(on, rank=3, out=str(tmp_path / "other")))
     with pytest.raises(ConfigError, match="began with a whole encoder"):
@@ -141,7 +142,7 @@ def test_a_whole_encoder_keeps_its_tokens_while_w_plus_learns_on(tiny: EncoderTr
     first = train_encoder(replace(on, out=str(tmp_path / "first"), pictures=0)).average  # through the first alone
     saved = Encoder.from_pretrained(tmp_path / "first" / "encoder")
     for net in (still, first, saved):
-        assert net.config.stages == "two"
+        assert net.config.network.stages == "two"
         for name, x in taught.state_dict().items():
             torch.testing.assert_close(net.state_dict()[name], x, msg=lambda told, name=name: f"{name}: {told}")
 
@@ -154,7 +155,7 @@ def test_tokens_of_another_generators_encoder_get_the_units_of_this_one(tiny: En
                 p.mul_(4.0)
     trainer = trainer_of(replace(tiny, start_from="that", start_whole=True))
     units = {name: x.clone() for name, x in trainer.encoder.state_dict().items() if name.endswith("unit")}
-    theirs = Encoder.for_generator(other, **tiny.network())
+    theirs = Encoder.for_generator(other, **vars(tiny.network()))
     assert any(not torch.equal(theirs.state_dict()[name], x) for name, x in units.items())
     trainer.start_from(theirs)
     for net in (trainer.encoder, trainer.average):
@@ -202,7 +203,7 @@ def test_codes_stay_in_the_coordinates_they_were_learnt_in(tiny: EncoderTraining
     """Another machine finds other axes for the same w: here those of the encoder, and of the saved run, are turned."""
     encoder = train_encoder(replace(tiny, pictures=0)).average
     encoder.basis.copy_(encoder.basis.flip(0))
-    encoder.first.groups[0].codes[0].bias.data.fill_(0.3)  # type: ignore[union-attr, index, operator]
+    encoder.first.groups[0].code_heads[0].bias.data.fill_(0.3)  # type: ignore[union-attr, index, operator]
     trainer = trainer_of(replace(tiny, w_pictures=0))
     trainer.start_from(encoder)
     wanted = encoder.codes(faces(2))
@@ -219,7 +220,7 @@ def test_a_first_stage_that_stays_is_of_the_same_generator(tiny: EncoderTraining
     other = Generator.from_pretrained(tiny.model)
     with torch.no_grad():
         other.mapping.get_parameter("fc0.weight").mul_(1.5)
-    encoder = Encoder.for_generator(other, **tiny.network())
+    encoder = Encoder.for_generator(other, **vars(tiny.network()))
     with pytest.raises(BaseMismatchError, match="start from"):
         trainer_of(replace(tiny, w_pictures=0)).start_from(encoder)
     trainer_of(tiny).start_from(encoder)  # and learns the codes of this one
@@ -239,9 +240,7 @@ def test_a_first_stage_that_stays_keeps_its_coordinates_on_a_relative(tiny: Enco
     torch.testing.assert_close(trainer.encoder.codes(faces(2)), encoder.codes(faces(2)))
 
 
-@pytest.mark.parametrize(
-    ("change", "what"), [({"depth": 2}, "depth"), ({"feedback": True, "looks": 2}, "looks, feedback")]
-)
+@pytest.mark.parametrize(("change", "what"), [({"depth": 2}, "depth"), (FEEDBACK, "num_iters, gradient_feedback")])
 def test_a_run_goes_on_only_as_the_network_that_it_was(
     tiny: EncoderTraining, change: dict[str, Any], what: str
 ) -> None:
@@ -288,9 +287,9 @@ def test_published_weights_are_opened_once(tiny: EncoderTraining, monkeypatch: p
     """A run that goes on has weights of its own, and needs no connection."""
     asked: list[bool] = []
 
-    def note(*args: Any) -> Any:
-        asked.append(len(args) > 4 and args[4])
-        return open_backbone(*args[:4])
+    def note(network: Any, inputs: int, pretrained: bool = False) -> Any:
+        asked.append(pretrained)
+        return open_backbone(network, inputs)
 
     monkeypatch.setattr("refinestyle_hub.encoder.encoder.open_backbone", note)
     config = replace(tiny, stages="one", pretrained=True)

@@ -106,7 +106,7 @@ def bundle(run: Path, model: Path, data: str, picture: Path, began: str = "", **
     state = checkpoint.read(run / "state.safetensors")[1]
     config = state["config"] | ({"start_from": began} if began else {})
     more = " after the encoder that it started from" if config.get("start_whole") else ""
-    answers, seen = ("w+ and tokens", "w+ alone and with tokens") if encoder.config.layers else ("w+", "w+")
+    answers, seen = ("w+ and tokens", "w+ alone and with tokens") if encoder.config.network.layers else ("w+", "w+")
     card = cards.Card(
         license="apache-2.0",
         title=f"{NAME}: encoder",
@@ -114,14 +114,14 @@ def bundle(run: Path, model: Path, data: str, picture: Path, began: str = "", **
         base_model=NAME,
         data=DATA,
         training=command(config),
-        limits=(*LIMITS, OF_TOKENS if encoder.config.layers else NO_TOKENS),
+        limits=(*LIMITS, OF_TOKENS if encoder.config.network.layers else NO_TOKENS),
         pictures=(cards.Picture(picture.name, f"Test portraits, and as drawn by {seen}; the same, distorted"),),
         **facts,
     )
     (model / "encoder" / cards.FACTS).write_bytes(cards.dump_card(card))
     pictures = open_pictures(data, generator.config.resolution, "test")
     shipped = Encoder.from_pretrained(model, subfolder="encoder")  # in half precision, as users have it
-    save_sheet(shipped, generator, sheet(pictures, SHOWN), picture)
+    save_sheet(shipped, generator, shipped.load_distance(), sheet(pictures, SHOWN), picture)
     index = read_index(open_source(model))
     parts = tuple(part for part in ORDER if part in {*index.parts, "encoder"})
     save_index(model, PipelineIndex(parts, index.domains))

@@ -101,16 +101,16 @@ def _discriminator_rows(folder: Path, config: Config) -> Rows:
 
 def _encoder_rows(folder: Path, config: Config) -> Rows:
     made = config_from_json("Encoder", EncoderConfig, config, folder / CONFIG)
-    where = ", ".join(f"`{name}`" for name in made.layers)
-    tokens = f"T = {made.rank} tokens per layer in {where}" if where else "no tokens"
-    looks = (
-        f", {made.looks} look{'s' * (made.looks > 1)} of the second {'with' if made.feedback else 'without'} feedback"
-    )
+    network = made.network
+    where = ", ".join(f"`{name}`" for name in network.layers)
+    tokens = f"T = {network.rank} tokens per layer in {where}" if where else "no tokens"
+    iterations = f"{network.num_iters} refinement iteration{'s' * (network.num_iters > 1)}"
+    feedback = "with" if network.gradient_feedback else "without"
     return {
-        "Looks at": f"{made.size} x {made.size}, RGB, [-1, 1]",
+        "Looks at": f"{network.size} x {network.size}, RGB, [-1, 1]",
         "Answers": f"w+ of {made.generator.num_ws} x {made.generator.w_dim}, and {tokens}",
-        "Stages": made.stages + (looks if made.stages == "two" else ""),
-        "Backbone": made.backbone,
+        "Stages": f"two, {iterations} {feedback} gradient feedback" if network.stages == "two" else "one",
+        "Backbone": network.backbone,
     }
 
 
@@ -174,7 +174,7 @@ def _discriminator_snippet(here: str, base: str, config: Config) -> str:
 
 
 def _encoder_snippet(here: str, base: str, config: Config) -> str:
-    encode = "\n    w_plus, tokens = encoder(pictures, generator)"
+    encode = "\n    w_plus, tokens = encoder(pictures, generator, encoder.load_distance())"
     return _draw(
         "Encoder, Generator", f'"{base}"', "generator(w)", f"encoder = Encoder.from_pretrained({here})\n", encode
     )

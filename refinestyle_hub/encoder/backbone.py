@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import EncoderNetwork
 from ..errors import ConfigError
-from ..runtime.optional import optional
 
 
 __all__ = ["Backbone", "CompactBackbone", "TimmBackbone", "open_backbone"]
 
-STRIDES = (4, 8, 16)  # of the maps
-BLOCKS = (1, 1, 2)  # residual blocks of the compact backbone at each stride
+BLOCKS = (1, 1, 2)  # residual blocks of the compact backbone at each of its strides
 
 
 class Backbone(nn.Module):
@@ -30,26 +29,22 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]  # C_i
 
 
-def open_backbone(name: str, inputs: int, widths: Sequence[int], size: int, pretrained: bool = False) -> Backbone:
-    """The backbone of a config.
+def open_backbone(network: EncoderNetwork, inputs: int, pretrained: bool = False) -> Backbone:
+    """The backbone that a config names.
 
     Args:
-        name: "compact", or a timm model.
-        inputs: channels of what it looks at.
-        widths: of the compact backbone.
-        size: of what it looks at, pixels.
-        pretrained: start from timm's published weights, which are fetched when they are not cached.
+        inputs: Channels of what it sees.
+        pretrained: Start from timm's published weights, which are fetched when they are not cached.
 
     Raises:
-        MissingDependencyError: a timm model without the package timm.
-        ConfigError: timm has no such model, or none with feature maps of pictures of this size; the compact backbone
-            has no published weights.
+        ConfigError: timm has no such model, or none with maps of these strides for images of this size; the compact
+            backbone has no published weights.
     """
-    if name != "compact":
-        return TimmBackbone(name, inputs, size, pretrained)
+    if network.backbone != "compact":
+        return TimmBackbone(network.backbone, inputs, network.size, network.strides, pretrained)
     if pretrained:
         raise ConfigError("The compact backbone has no published weights; name a timm model.")
-    return CompactBackbone(inputs, widths)
+    return CompactBackbone(inputs, network.widths)
 
 
 def normalisation(channels: int) -> nn.GroupNorm:
@@ -99,9 +94,9 @@ class CompactBackbone(Backbone):
 
 
 class TimmBackbone(Backbone):
-    """Feature maps of a timm model, those of strides 4, 8 and 16 where it has them, else its last three.
+    """Three feature maps of a timm model, at the strides that the config names.
 
-    It sees pictures as it was made to: with the mean and deviation that timm states for it, three channels at a time.
+    It sees images as it was made to: with the mean and deviation that timm states for it, three channels at a time.
     Batch normalisation keeps the statistics it comes with, so that no answer depends on the batch, on how it is shared
     among processes, or on whether the network is being trained.
     """
@@ -109,19 +104,16 @@ class TimmBackbone(Backbone):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, inputs: int, size: int, pretrained: bool = False) -> None:
+    def __init__(self, name: str, inputs: int, size: int, strides: Sequence[int], pretrained: bool = False) -> None:
         super().__init__()
-        self.body = _timm(name, inputs, pretrained=False)
-        strides = self.body.feature_info.reduction()
-        last = {stride: place for place, stride in enumerate(strides)}
-        places = [last[stride] for stride in STRIDES if stride in last]
-        if len(places) < len(STRIDES):
-            places = list(range(len(strides)))[-len(STRIDES) :]
-        if len(places) < len(STRIDES):
-            raise ConfigError(f"The timm model {name!r} has {len(strides)} feature maps; an encoder needs three.")
+        info = _timm(name, inputs, pretrained=False).feature_info
+        maps = _last_maps(info.reduction(), strides)
+        if maps is None:
+            raise ConfigError(
+                f"The timm model {name!r} has maps of the strides {info.reduction()}, not {list(strides)}."
+            )
         # once more, without the layers that no map needs
-        known = self.body.feature_info.out_indices
-        self.body = _timm(name, inputs, pretrained, out_indices=[known[place] for place in places])
+        self.body = _timm(name, inputs, pretrained, out_indices=[info.out_indices[i] for i in maps])
         self.channels = tuple(self.body.feature_info.channels())
         known = self.body.pretrained_cfg
         for part in ("mean", "std"):
@@ -158,8 +150,21 @@ class TimmBackbone(Backbone):
         return [y.permute(0, 3, 1, 2) for y in maps] if self.channels_last else maps
 
 
+def _last_maps(reduction: Sequence[int], strides: Sequence[int]) -> list[int] | None:
+    """Which maps of a model have these strides, fine to coarse, each the last there is; None where one is missing."""
+    left, found = list(enumerate(reduction)), []
+    for stride in reversed(strides):
+        while left and left[-1][1] != stride:
+            left.pop()
+        if not left:
+            return None
+        found.append(left.pop()[0])
+    return found[::-1]
+
+
 def _timm(name: str, inputs: int, pretrained: bool, **options: Any) -> Any:
-    timm = optional("timm", f"The backbone {name[:60]!r}", "refinestyle-hub[timm]")
+    import timm  # takes seconds
+
     if not re.fullmatch(r"[a-z0-9_.]+", name):  # timm would take a name with a scheme for a place to fetch from
         raise ConfigError(f"{name[:60]!r} is not the name of a timm model.")
     try:

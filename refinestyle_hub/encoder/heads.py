@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import EncoderConfig, LayerSpec
+from ..config import EncoderNetwork, LayerSpec
 from ..tokens.parameters import KernelStats
 from ..tokens.token_set import LayerTokens
-from .gradients import DISTANCES, Told
+from .gradients import DISTANCES, TokenGradients
 
 
 __all__ = ["CodeHead", "TokenHead"]
 
-Q_VARIES = 0.1  # of its deviation: how much Q differs from picture to picture at first
+Q_VARIES = 0.1  # of its deviation: how much Q differs from image to image at first
 
 
 class CodeHead(nn.Linear):
@@ -28,8 +28,8 @@ class CodeHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
-class Head(nn.Linear):
-    """A linear map divided by its width, but for the bias.
+class ScaledLinear(nn.Linear):
+    """A linear map of inputs divided by their number; the bias is not divided.
 
     Adam moves each weight by its rate, and what ``width`` of them add up to by ``width`` times as much: undivided, a
     rate that suits the blocks breaks the face (Yang et al. 2021, arXiv 2203.03466, table 3: the output's multiplier).
@@ -39,75 +39,73 @@ class Head(nn.Linear):
         return F.linear(x / self.in_features, self.weight, self.bias)
 
 
-class Follow(nn.Module):
-    """How far some tokens go along what was told about them: as their queries say, at first nowhere."""
+class GradientStep(nn.Module):
+    """A step along the gradients: a rate for each token and distance from its query, a gain for each channel."""
 
     def __init__(self, rank: int, width: int, channels: int) -> None:
         super().__init__()
-        self.far = Head(width, DISTANCES)
+        self.rate = ScaledLinear(width, DISTANCES)
         self.gain = nn.Parameter(torch.ones(rank, DISTANCES, channels))
-        nn.init.zeros_(self.far.weight)
-        nn.init.zeros_(self.far.bias)
+        nn.init.zeros_(self.rate.weight)
+        nn.init.zeros_(self.rate.bias)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:  # [N, T, d], [N, T, 2, C] -> [N, T, C]
-        step: Tensor = (self.far(x).float()[..., None] * self.gain * told).sum(dim=2)
+    def forward(self, x: Tensor, gradient: Tensor) -> Tensor:  # [N, T, d], [N, T, 2, C] -> [N, T, C]
+        step: Tensor = (self.rate(x).float()[..., None] * self.gain * gradient).sum(dim=2)
         return step
 
 
 class TokenHead(nn.Module):
-    """Queries of a layer [N, 2 T, d], first those of P, then those of Q -> its tokens for each picture.
+    """Queries of a layer [N, 2 T, d], first those of P, then those of Q -> its tokens for each image.
 
     As everywhere P = 0, Q ~ N(0, 1 / C_in), A = 1 at first. P is in units of the norm of the base kernel. With
-    feedback the queries of P hear of the gradients by P, and P and Q go along theirs as far as their queries say.
+    gradient feedback the gradients by P are added to the queries of P (``grad_proj``), and P and Q step along theirs.
     """
 
     unit: Tensor
 
-    def __init__(self, config: EncoderConfig, spec: LayerSpec) -> None:
+    def __init__(self, network: EncoderNetwork, spec: LayerSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.rank = spec.useful(config.rank)
-        self.pre = config.residual != "post"
-        self.multiply = config.residual == "multiply"
-        self.full = config.spatial == "full" and spec.kernel > 1
-        taps, width = spec.kernel**2, config.width
+        self.rank = spec.useful(network.rank)
+        self.pre = network.residual == "pre"
+        self.full = network.spatial == "full" and spec.kernel > 1
+        taps, width = spec.kernel**2, network.width
         inputs = spec.inputs * (taps if self.full else 1)
-        scaled = config.spatial == "scaled" and spec.kernel > 1
+        scaled = network.spatial == "scaled" and spec.kernel > 1
         self.mean_q = nn.Parameter(torch.randn(self.rank, inputs) / math.sqrt(spec.inputs))
         self.mean_a = nn.Parameter(torch.ones(self.rank, taps)) if scaled else None
-        self.p = Head(width, spec.outputs)
-        self.q = Head(width, inputs, bias=False)
-        self.a = Head(width, taps, bias=False) if scaled else None
+        self.p = ScaledLinear(width, spec.outputs)
+        self.q = ScaledLinear(width, inputs, bias=False)
+        self.a = ScaledLinear(width, taps, bias=False) if scaled else None
         nn.init.zeros_(self.p.weight)
         nn.init.zeros_(self.p.bias)
         nn.init.normal_(self.q.weight, std=Q_VARIES * math.sqrt(width / spec.inputs))
         if self.a is not None:
             nn.init.zeros_(self.a.weight)
-        if config.feedback:
-            self.hear = nn.Linear(DISTANCES * spec.outputs, width)
-            self.follow_p = Follow(self.rank, width, spec.outputs)
-            self.follow_q = Follow(self.rank, width, inputs)
+        if network.gradient_feedback:
+            self.grad_proj = nn.Linear(DISTANCES * spec.outputs, width)
+            self.step_p = GradientStep(self.rank, width, spec.outputs)
+            self.step_q = GradientStep(self.rank, width, inputs)
         self.register_buffer("unit", torch.ones([]))
 
-    def scale(self, stats: KernelStats) -> None:
-        """Take the unit from the kernel that is refined. A factor on a kernel has it built in."""
-        pre = torch.tensor(self.pre, device=stats.norm.device)
-        self.unit.copy_(torch.tensor(math.sqrt(self.spec.inputs)) if self.multiply else stats.unit(pre))
+    def set_unit(self, stats: KernelStats) -> None:
+        """Take the unit of P from the kernel that is refined."""
+        self.unit.copy_(stats.unit(torch.tensor(self.pre, device=stats.norm.device)))
 
-    def start(self, n: int) -> LayerTokens:
-        """Tokens of n pictures before any is seen: no residual."""
+    def initial(self, n: int) -> LayerTokens:
+        """Tokens of n images before any is seen: no residual."""
         side = self.spec.kernel
         p = self.mean_q.new_zeros(n, self.rank, self.spec.outputs)
         q = self.mean_q.unflatten(1, (self.spec.inputs, side, side)) if self.full else self.mean_q
         a = None if self.mean_a is None else self.mean_a.unflatten(1, (side, side)).expand(n, -1, -1, -1)
         return LayerTokens(p, q.expand(n, *q.shape), a, torch.full(p.shape[:2], self.pre, device=p.device))
 
-    def forward(self, x: Tensor, before: LayerTokens, told: Told | None) -> LayerTokens:
-        """Queries [N, 2 T, d], tokens before this look and feedback on them -> tokens."""
+    def forward(self, x: Tensor, tokens: LayerTokens, gradients: TokenGradients | None) -> LayerTokens:
+        """Queries [N, 2 T, d], tokens so far and gradients by them, if there are -> corrected tokens."""
         of_p, of_q = x.split(self.rank, dim=1)
         p, q = self.p(of_p).float(), self.q(of_q).float()
-        if told is not None:
-            p, q = p + self.follow_p(of_p, told.p), q + self.follow_q(of_q, told.q)
-        q = before.q + q.view_as(before.q)
-        a = None if self.a is None or before.a is None else before.a + self.a(of_q).float().view_as(before.a)
-        return LayerTokens(before.p + p * self.unit, q, a, before.pre)
+        if gradients is not None:
+            p, q = p + self.step_p(of_p, gradients.p), q + self.step_q(of_q, gradients.q)
+        q = tokens.q + q.view_as(tokens.q)
+        a = None if self.a is None or tokens.a is None else tokens.a + self.a(of_q).float().view_as(tokens.a)
+        return LayerTokens(tokens.p + p * self.unit, q, a, tokens.pre)

@@ -1,4 +1,4 @@
-"""Transformer blocks: queries that talk to each other and look at a feature map."""
+"""Transformer blocks: queries that attend to each other and to a feature map."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 
 __all__ = ["Block", "positions"]
-
-
-# --- Transformer blocks ---------------------------------------------------------------------------------------------
 
 
 class Attention(nn.Module):
@@ -40,20 +37,22 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.own, self.cross = Attention(width, heads), Attention(width, heads)
-        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.self_attn, self.cross_attn = Attention(width, heads), Attention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:  # [N, K, d], [N, M, d] -> [N, K, d]
         y: Tensor = self.norms[0](x)
-        x = x + self.own(y, y)
-        x = x + self.cross(self.norms[1](x), memory)
-        y = self.feed(self.norms[2](x))
+        x = x + self.self_attn(y, y)
+        x = x + self.cross_attn(self.norms[1](x), memory)
+        y = self.mlp(self.norms[2](x))
         return x + y
 
 
 def positions(height: int, width: int, channels: int) -> Tensor:
-    """Sine and cosine of each place of a map, [channels, height, width], a quarter of the channels for each of both
-    in either direction (Vaswani et al. 2017, section 3.5); the longest wave spans twice the map."""
+    """Sinusoidal positions of a map, [channels, height, width] (Vaswani et al. 2017, section 3.5).
+
+    A quarter of the channels each is sine and cosine, down and across; the longest wave spans twice the map.
+    """
     waves = torch.arange(channels // 4).float()
     turns = math.pi * max(height, width) ** (waves / max(len(waves) - 1, 1))  # radians over the map
     places = []

@@ -52,7 +52,7 @@ class Method:
 
 
 def our_methods(
-    pipe: RefineStylePipeline, steps: Sequence[int] | None = None, name: str = "encoder", looks: Sequence[int] = ()
+    pipe: RefineStylePipeline, steps: Sequence[int] | None = None, name: str = "encoder", num_iters: Sequence[int] = ()
 ) -> list[Method]:
     """The encoder's w+ alone, its whole answer if that is more, and with so many steps of optimisation from there.
 
@@ -60,7 +60,7 @@ def our_methods(
 
     Args:
         steps: None takes the pipeline's own number.
-        looks: of two stages, the answer also after so many looks of the second.
+        num_iters: of two stages, the answer also after so many refinement iterations.
     """
     generator, encoder = pipe.generator, pipe.encoder
 
@@ -76,6 +76,7 @@ def our_methods(
     if encoder is None:
         return [Method(f"tokens, {count} steps", optimised(count)) for count in ([STEPS] if steps is None else steps)]
     codes = generator.num_ws * generator.config.w_dim
+    distance = encoder.load_distance()
     kept, whole = codes + token_values(encoder), sum(p.numel() for p in encoder.parameters())
 
     @torch.no_grad()
@@ -85,7 +86,7 @@ def our_methods(
     def answer(count: int | None) -> Invert:
         @torch.no_grad()
         def invert(crop: Tensor) -> tuple[Tensor, int]:
-            w_plus, tokens = encoder(crop, generator, count)
+            w_plus, tokens = encoder(crop, generator, distance, count)
             return generator(w_plus, tokens), kept
 
         return invert
@@ -93,8 +94,8 @@ def our_methods(
     first = sum(p.numel() for p in encoder.first.parameters())
     counts = [STEPS_AFTER_ENCODER] if steps is None else steps
     further = [Method(f"{name} + {count} steps", optimised(count), whole) for count in counts]
-    answers = [Method(name, answer(None), whole, quick=True)] if encoder.config.layers else []
-    answers += [Method(f"{name}, {count} looks", answer(count), whole, quick=True) for count in looks]
+    answers = [Method(name, answer(None), whole, quick=True)] if encoder.config.network.layers else []
+    answers += [Method(f"{name}, {count} iterations", answer(count), whole, quick=True) for count in num_iters]
     return [Method(f"{name}, w+ alone", alone, first, quick=True), *answers, *further]
 
 

@@ -55,7 +55,10 @@ def invert_crops(
     start, sets = None, None
     if encoder is not None:
         with torch.no_grad():
-            start, read = encoder(crops, generator) if tokens else (encoder.codes(crops), None)
+            if tokens:
+                start, read = encoder(crops, generator, encoder.load_distance(perceptual))
+            else:
+                start, read = encoder.codes(crops), None
         sets = read.unbind(base) if read is not None and read.own else None
     w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=start is not None)
     found = invert(

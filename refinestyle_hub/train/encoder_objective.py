@@ -135,21 +135,25 @@ def sheet(pictures: Pictures, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def redraw(encoder: Encoder, generator: Generator, pictures: Tensor) -> tuple[Tensor, Tensor]:
+def redraw(
+    encoder: Encoder, generator: Generator, distance: Perceptual | None, pictures: Tensor
+) -> tuple[Tensor, Tensor]:
     """Pictures [N, 3, R, R] as w+ alone draws them, and with tokens."""
     plain, full = [], []
     for some in pictures.split(CHUNK):
-        w_plus, tokens = encoder(some, generator)
+        w_plus, tokens = encoder(some, generator, distance)
         plain.append(generator(w_plus).clamp(-1, 1))
         full.append(generator(w_plus, tokens).clamp(-1, 1))
     return torch.cat(plain), torch.cat(full)
 
 
 @torch.no_grad()
-def figures(encoder: Encoder, generator: Generator, pictures: Tensor, objective: Objective) -> dict[str, float]:
+def figures(
+    encoder: Encoder, generator: Generator, distance: Perceptual | None, pictures: Tensor, objective: Objective
+) -> dict[str, float]:
     """Distances of a ``sheet`` from what is drawn of it: "val" pictures and "foreign" ones, "w_plus" and "tokens"."""
     found = {}
-    for what, drawn in zip(("w_plus", "tokens"), redraw(encoder, generator, pictures), strict=True):
+    for what, drawn in zip(("w_plus", "tokens"), redraw(encoder, generator, distance, pictures), strict=True):
         parts = [objective.judged(*both) for both in zip(drawn.split(CHUNK), pictures.split(CHUNK), strict=True)]
         for name in parts[0]:
             halves = torch.cat([part[name] for part in parts]).chunk(2)
@@ -158,10 +162,12 @@ def figures(encoder: Encoder, generator: Generator, pictures: Tensor, objective:
     return found
 
 
-def save_sheet(encoder: Encoder, generator: Generator, pictures: Tensor, path: Path) -> None:
+def save_sheet(
+    encoder: Encoder, generator: Generator, distance: Perceptual | None, pictures: Tensor, path: Path
+) -> None:
     """Rows of a ``sheet``: pictures, what w+ alone draws, and what tokens add if the encoder knows of them; then the
     same of its foreign pictures."""
-    drawn = redraw(encoder, generator, pictures)[: 2 if encoder.config.layers else 1]
+    drawn = redraw(encoder, generator, distance, pictures)[: 2 if encoder.config.network.layers else 1]
     kinds = [x.chunk(2) for x in (pictures, *drawn)]
     rows = [image for half in zip(*kinds, strict=True) for row in half for image in to_images(row)]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from ..config import EncoderConfig, check_choices
+from ..config import EncoderNetwork, check_choices
 from ..errors import ConfigError
 
 
@@ -29,20 +29,21 @@ class EncoderTraining:
     start_from: str = ""  # encoder whose first stage is taken over; with w_pictures 0 it stays as it is
     start_whole: bool = False  # take over all of that encoder, and learn on what it has learnt
     validate: str = ""  # pictures to validate on, their split "val"; empty: that of data, where there is one
-    # the network, see EncoderConfig
+    # the network, see EncoderNetwork
     size: int = 0  # of what it looks at, pixels; 0: the generator's, at most 256
     backbone: str = "compact"  # or a timm model
+    strides: tuple[int, ...] = (4, 8, 16)  # of the three feature maps of a timm backbone
     pretrained: bool = False  # start a timm backbone from its published weights
     widths: tuple[int, ...] = (64, 128, 256, 512)  # of the compact backbone
     width: int = 384  # of the transformer blocks
     depth: int = 2  # transformer blocks per group of layers
     heads: int = 6  # of the attention
     rank: int = 8  # tokens T per layer
-    residual: Literal["post", "pre", "multiply"] = "post"  # where the tokens enter; or a factor on the kernel
+    residual: Literal["post", "pre"] = "post"  # where the tokens enter
     spatial: Literal["scaled", "broadcast", "full"] = "scaled"  # part of the tokens
     layers: tuple[str, ...] = ("*.conv*",)  # names or globs of those that get tokens
-    looks: int = 1  # of a second stage; each step learns one of them, chosen at random
-    feedback: bool = False  # each look is told which way the tokens would have to go: the gradient
+    num_iters: int = 1  # refinement iterations of a second stage; each step learns one of them, chosen at random
+    gradient_feedback: bool = False  # the second stage takes the gradients of its render by the tokens
     # the loss: weights of its terms
     l2: float = 1.0  # weight of the squared error of the pixels
     perceptual: float = 0.8  # weight of the perceptual distance
@@ -106,6 +107,6 @@ class EncoderTraining:
         """Pictures of the whole run."""
         return self.pictures + (self.w_pictures if self.stages == "two" else 0)
 
-    def network(self) -> dict[str, Any]:
-        """The settings that are fields of ``EncoderConfig``."""
-        return {name: value for name, value in vars(self).items() if name in EncoderConfig.__dataclass_fields__}
+    def network(self) -> EncoderNetwork:
+        """The settings of the network."""
+        return EncoderNetwork(**{name: getattr(self, name) for name in EncoderNetwork.__dataclass_fields__})

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..encoder.encoder import Encoder
-from ..encoder.stage import Reader
+from ..encoder.stage import EncoderStage
 from ..errors import ConfigError, ModelFileError
 from ..evaluation.attributes import AttributeNet
 from ..generators.base import Generator
@@ -71,11 +71,14 @@ class EncoderTrainer(Run):
         self.generator: Generator = self.to_device(generator).requires_grad_(False).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            options = config.network() | {"pretrained": config.pretrained and not continued}
-            self.encoder: Encoder = self.to_device(Encoder.for_generator(self.generator, **options))
-            self.average: Encoder = self.to_device(Encoder.for_generator(self.generator, **config.network()))
+            network, pretrained = vars(config.network()), config.pretrained and not continued
+            self.encoder: Encoder = self.to_device(
+                Encoder.for_generator(self.generator, pretrained=pretrained, **network)
+            )
+            self.average: Encoder = self.to_device(Encoder.for_generator(self.generator, **network))
         self.average.load_state_dict(self.encoder.state_dict())
         self.average.eval().requires_grad_(False)
+        self.distance_of_encoder = self.encoder.load_distance()
         self.objective = Objective(self.generator, perceptual, features, config.perceptual_size)
         self.tasks = Tasks(self.generator, self.objective.stats, config.foreign, config.mixing)
         self.learning: dict[str, nn.Module] = dict(self.encoder.named_children())  # "first", "second"
@@ -116,9 +119,9 @@ class EncoderTrainer(Run):
         """What is random about this step, and the same for all processes."""
         return torch.Generator().manual_seed((self.config.seed * 1_000_000_007 + self.seen) * 2 + purpose)
 
-    def looks(self) -> int:
-        """Of which the last learns in this step."""
-        return 1 + int(torch.randint(self.config.looks, (), generator=self.chance(0)))
+    def num_iters(self) -> int:
+        """Refinement iterations of this step, of which the last one learns."""
+        return 1 + int(torch.randint(self.config.num_iters, (), generator=self.chance(0)))
 
     def window(self) -> torch.Generator | None:
         """The source of the window that the perceptual distance takes in this step, if it takes one."""
@@ -159,7 +162,7 @@ class EncoderTrainer(Run):
             self.encoder.first.load_state_dict(self.average.first.state_dict())
             if not self.config.start_whole:
                 for own in (self.encoder, self.average):
-                    cast(Reader, own.second).learn_from(own.first)
+                    cast(EncoderStage, own.second).init_from(own.first)
         for name, net in self.encoder.named_children():
             net.requires_grad_(name == moving).train(name == moving)
 
@@ -175,7 +178,7 @@ class EncoderTrainer(Run):
         if not self.every(self.config.cycle_every):
             return task
         with self.autocast():
-            return self.tasks.cycle(task, randoms, lambda pictures: self.encoder(pictures, self.generator))
+            return self.tasks.cycle(task, randoms, lambda x: self.encoder(x, self.generator, self.distance_of_encoder))
 
     def terms(self, task: Task, judge: nn.Module | None) -> tuple[dict[str, Tensor], Tensor]:
         """Terms of the loss by the names of their weights, and the pictures drawn [N, 3, R, R]."""
@@ -188,7 +191,7 @@ class EncoderTrainer(Run):
             if self.stage == "codes":
                 w_plus = self.encoder.codes(task.seen)
             else:
-                w_plus, tokens = self.encoder(task.seen, self.generator, self.looks())
+                w_plus, tokens = self.encoder(task.seen, self.generator, self.distance_of_encoder, self.num_iters())
             drawn = self.generator(w_plus if task.move is None else w_plus + task.move, tokens)
         found = self.objective.pictures(drawn, task.wanted, self.window())
         if self.stage != "tokens":
@@ -259,7 +262,7 @@ class EncoderTrainer(Run):
             ModelFileError: it is damaged.
         """
         tensors, state = checkpoint.read(path)
-        own, saved = json.loads(json.dumps(self.config.network())), state.get("config", {})
+        own, saved = json.loads(json.dumps(vars(self.config.network()))), state.get("config", {})
         if self.config.start_whole != saved.get("start_whole", False):
             began = "did not begin" if self.config.start_whole else "began"
             raise ConfigError(f"The run at {path} {began} with a whole encoder (start_whole). {ANEW}")
@@ -283,7 +286,7 @@ class EncoderTrainer(Run):
     def start_from(self, encoder: Encoder) -> None:
         """Take over the first stage of an encoder; a one-stage run may begin with one that reads codes alone.
 
-        With ``start_whole`` all of it, which then learns on; the number of looks may be another.
+        With ``start_whole`` all of it, which then learns on; the number of iterations may be another.
 
         Raises:
             ConfigError: all of it is asked for, and it has other settings of the network.
@@ -299,7 +302,7 @@ class EncoderTrainer(Run):
             for own in (self.encoder, self.average):
                 own.first.load_state_dict(self._beside_tokens(own.first, encoder.first))
                 if self.config.start_whole and own.second is not None:
-                    own.second.load_state_dict(cast(Reader, encoder.second).state_dict())
+                    own.second.load_state_dict(cast(EncoderStage, encoder.second).state_dict())
         except RuntimeError as error:
             text = " ".join(str(error).split())[:200]
             raise ModelFileError(f"That encoder is another network: {text}") from error
@@ -307,19 +310,19 @@ class EncoderTrainer(Run):
             self._take_coordinates(encoder)
         else:  # what was taken over has the units of another generator's kernels
             for own in (self.encoder, self.average):
-                own.take_scales(self.generator)
+                own.set_units(self.generator)
 
     def _made_otherwise(self, encoder: Encoder) -> list[str]:
-        """Settings of the network that an encoder has otherwise, but for the looks, which may be more or fewer."""
-        own, other = (json.loads(json.dumps(asdict(net.config))) for net in (self.encoder, encoder))
-        return [name for name in self.config.network() if name != "looks" and own[name] != other[name]]
+        """Settings of the network, but for the iterations, that an encoder has otherwise."""
+        own, other = (asdict(net.config.network) for net in (self.encoder, encoder))
+        return [name for name in own if name != "num_iters" and own[name] != other[name]]
 
-    def _beside_tokens(self, own: Reader, first: Reader) -> dict[str, Tensor]:
+    def _beside_tokens(self, own: EncoderStage, first: EncoderStage) -> dict[str, Tensor]:
         """The state of a first stage; where it has no tokens and its own has, these are those of the own."""
-        if self.config.stages == "one" and not first.start(1):
+        if self.config.stages == "one" and not first.initial_tokens(1):
             start = copy.deepcopy(own)
-            start.learn_from(first)
-            fresh = {name: x for name, x in start.state_dict().items() if ".tokens." in name or "queries" in name}
+            start.init_from(first)
+            fresh = {name: x for name, x in start.state_dict().items() if ".token_heads." in name or "queries" in name}
             return first.state_dict() | fresh  # what does not fit is told by whoever loads it
         return first.state_dict()
 
@@ -347,7 +350,7 @@ class EncoderTrainer(Run):
 
     def validate(self, facts: Mapping[str, Any]) -> None:
         """Figures and a sheet, where they are due."""
-        config, nets = self.config, (self.average, self.generator)
+        config, nets = self.config, (self.average, self.generator, self.distance_of_encoder)
         if self.held_out is not None and config.validation and self.due(config.validate_every):
             pictures = sheet(self.held_out, config.validation).to(self.device)
             found = figures(*nets, pictures, self.objective)

@@ -1,4 +1,4 @@
-"""The feedback of a generator on what it drew: gradients of two distances by P, told in equal sizes."""
+"""Gradient feedback: gradients of two distances by P and Q, normalised for each image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiny import tiny_generator
 from torch import Tensor
 
 from refinestyle_hub.encoder.encoder import Encoder
-from refinestyle_hub.encoder.gradients import Feedback, Told
+from refinestyle_hub.encoder.gradients import Reference, TokenGradients, render_with_gradients
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse
@@ -52,17 +52,17 @@ def scene(generator: Generator) -> tuple[Tensor, Tensor]:
         return w_plus, torch.rand(2, 3, SIZE, SIZE, generator=rng) * 2 - 1
 
 
-def told_of(
+def gradients_of(
     generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual
-) -> tuple[Tensor, dict[str, Told]]:
+) -> tuple[Tensor, dict[str, TokenGradients]]:
     w_plus, pictures = scene(generator)
-    return Feedback(pictures, perceptual, SIZE)(generator, w_plus, tokens, lambda x: x)
+    return render_with_gradients(generator, w_plus, tokens, Reference(pictures, perceptual, SIZE))
 
 
 def test_it_is_the_gradient_of_both_distances(
     generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual
 ) -> None:
-    drawn, told = told_of(generator, tokens, perceptual)
+    drawn, found = gradients_of(generator, tokens, perceptual)
     w_plus, pictures = scene(generator)
     own = {
         name: LayerTokens(x.p.clone().requires_grad_(), x.q.clone().requires_grad_(), x.a, x.pre)
@@ -74,7 +74,7 @@ def test_it_is_the_gradient_of_both_distances(
         leaves = {(name, kind): getattr(x, kind) for name, x in own.items() for kind in ("p", "q")}
         gradients = torch.autograd.grad(distance.sum(), list(leaves.values()), retain_graph=True)
         for (name, kind), gradient in zip(leaves, gradients, strict=True):
-            part = getattr(told[name], kind)[:, :, which]
+            part = getattr(found[name], kind)[:, :, which]
             torch.testing.assert_close(part.square().mean(dim=(1, 2)), torch.ones(2))
             # 1: the same way, whatever the length
             same = F.cosine_similarity(part.flatten(1), gradient.flatten(1))
@@ -85,10 +85,10 @@ def test_it_is_the_gradient_of_both_distances(
 def test_against_it_the_distance_falls(
     generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual, which: int
 ) -> None:
-    drawn, told = told_of(generator, tokens, perceptual)
+    drawn, found = gradients_of(generator, tokens, perceptual)
     w_plus, pictures = scene(generator)
     moved = {
-        name: LayerTokens(x.p - 1e-4 * told[name].p[:, :, which], x.q - 1e-4 * told[name].q[:, :, which], x.a, x.pre)
+        name: LayerTokens(x.p - 1e-4 * found[name].p[:, :, which], x.q - 1e-4 * found[name].q[:, :, which], x.a, x.pre)
         for name, x in tokens.items()
     }
     distance: Callable[[Tensor, Tensor], Tensor] = (mse, perceptual)[which]
@@ -104,26 +104,26 @@ def test_whatever_the_caller_does_about_gradients(
     perceptual: Perceptual,
     mode: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    expected = told_of(generator, tokens, perceptual)[1]
+    expected = gradients_of(generator, tokens, perceptual)[1]
     with mode():
-        drawn, told = told_of(generator, tokens, perceptual)
+        drawn, found = gradients_of(generator, tokens, perceptual)
     assert not drawn.requires_grad
     assert not any(x.p.requires_grad for x in tokens.values())
-    for name, both in told.items():
+    for name, both in found.items():
         assert not any(x.requires_grad for x in both)
         torch.testing.assert_close(both, expected[name])
 
 
 def test_an_encoder_reads_in_inference_mode(generator: Generator) -> None:
-    small = {"widths": (8, 8, 16, 16), "width": 16, "heads": 2, "depth": 1, "rank": 2, "feedback": True, "looks": 2}
-    encoder = Encoder.for_generator(generator, **small).eval()
+    small = {"widths": (8, 8, 16, 16), "width": 16, "heads": 2, "depth": 1, "rank": 2}
+    encoder = Encoder.for_generator(generator, gradient_feedback=True, num_iters=2, **small).eval()
     pictures = scene(generator)[1]
     with torch.inference_mode():
-        w_plus, tokens = encoder(pictures, generator)
+        w_plus, tokens = encoder(pictures, generator, encoder.load_distance())
         assert generator(w_plus, tokens).shape == pictures.shape
 
 
-def test_a_picture_that_is_drawn_already_has_nothing_to_tell(generator: Generator, perceptual: Perceptual) -> None:
+def test_an_image_that_is_rendered_exactly_has_no_gradient(generator: Generator, perceptual: Perceptual) -> None:
     """A gradient of nought stays nought: nothing is divided by it."""
     w_plus, _ = scene(generator)
     rng = torch.Generator().manual_seed(6)
@@ -139,8 +139,8 @@ def test_a_picture_that_is_drawn_already_has_nothing_to_tell(generator: Generato
     }
     with torch.no_grad():
         pictures = generator(w_plus, TokenBatch(2, tokens))
-    _, told = Feedback(pictures, perceptual, SIZE)(generator, w_plus, tokens, lambda x: x)
-    for both in told.values():
+    _, found = render_with_gradients(generator, w_plus, tokens, Reference(pictures, perceptual, SIZE))
+    for both in found.values():
         assert torch.isfinite(both.p).all()
         assert not both.p[:, :, 0].any()
         assert not both.q.any()  # P is 0
