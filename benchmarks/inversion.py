@@ -33,9 +33,9 @@ from refinestyle_hub.evaluation.reconstruction import (
     evaluate_inversion,
     judges,
     our_methods,
-    read_crops,
     table,
 )
+from refinestyle_hub.faces.photo import read_crops
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.atomic import write_folder

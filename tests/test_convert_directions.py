@@ -73,8 +73,8 @@ def test_files_that_are_no_directions(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ModelFileError, match="cannot be read"):
         read_directions(tmp_path / "objects.npy")
-    torch.save({"state": torch.ones(3)}, tmp_path / "state.pt")
-    with pytest.raises(ModelFileError, match="neither a direction"):
+    torch.save({"state": torch.ones(3), "epoch": 4}, tmp_path / "state.pt")
+    with pytest.raises(ModelFileError, match="neither directions"):
         read_directions(tmp_path / "state.pt")
     torch.save(torch.ones(1, 300), tmp_path / "narrow.pt")
     with pytest.raises(ModelFileError, match="w_dim"):
@@ -106,3 +106,32 @@ def test_a_broken_table_names_its_line(tmp_path: Path) -> None:
     table.write_text("smile,1,4,5,20\nage,one,4,5,20\n")
     with pytest.raises(ModelFileError, match="line 2: not name"):
         read_directions(tmp_path / "pca.pt", table=table)
+
+
+def test_layouts_that_were_refused(tmp_path: Path) -> None:
+    vector = _random(1, 512)
+    np.save(tmp_path / "SMILE.npy", vector.numpy())
+    (tmp_path / "SMILE.npy").rename(tmp_path / "SMILE.NPY")
+    assert torch.equal(read_directions(tmp_path / "SMILE.NPY")["smile"].vector, vector)
+
+    torch.save({"smile": vector, "age": _random(18, 512)}, tmp_path / "edits.pt")
+    found = read_directions(tmp_path / "edits.pt")
+    assert {name: d.info.codes for name, d in found.items()} == {"smile": 1, "age": 18}
+
+    components, deviations = _random(80, 1, 512), _random(80).abs()
+    layers = {"act_comp": components * 2, "act_stdev": deviations, "lat_mean": _random(1, 512)}
+    np.savez(tmp_path / "layer.npz", **{name: values.numpy() for name, values in layers.items()})
+    torch.testing.assert_close(
+        read_directions(tmp_path / "layer.npz")["pca1"].vector, 2 * components[1] * deviations[1]
+    )
+
+    np.save(tmp_path / "fs3.npy", np.ones((9088, 512), np.float32))
+    with pytest.raises(ModelFileError, match="table of style channels"):
+        read_directions(tmp_path / "fs3.npy")
+    np.save(tmp_path / "_w_boundary.npy", vector.numpy())
+    with pytest.raises(ModelFileError, match="give one"):
+        read_directions(tmp_path / "_w_boundary.npy")
+    assert list(read_directions(tmp_path / "_w_boundary.npy", name="age")) == ["age"]
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(ModelFileError, match="cannot be read as arrays"):
+        read_directions(tmp_path / "bad.npz")

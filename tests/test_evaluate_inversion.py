@@ -24,10 +24,10 @@ from refinestyle_hub.evaluation.reconstruction import (
     evaluate_inversion,
     judges,
     our_methods,
-    read_crops,
     table,
     token_values,
 )
+from refinestyle_hub.faces.photo import read_crops
 from refinestyle_hub.images import save_png, to_image
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse

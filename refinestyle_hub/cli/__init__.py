@@ -1,8 +1,8 @@
 """The command line, ``refinestyle``.
 
 Every command is a function in a module of its kind: ``pictures``, ``adapt``, ``models``, ``checkpoints``,
-``sharing``, ``training``, ``evaluate``. This module imports none
-of the networks, so that ``--help`` is quick; commands import what they use when they run.
+``direction_commands``, ``sharing``, ``training``, ``evaluate``. This module imports none of the networks, so that
+``--help`` is quick; commands import what they use when they run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import RefineStyleHubError
-from . import adapt, checkpoints, evaluate, models, pictures, sharing
+from . import adapt, checkpoints, direction_commands, evaluate, models, pictures, sharing
 from .train import TrainGroup
 
 
@@ -42,6 +42,7 @@ app.command("convert")(checkpoints.convert)
 app.command("export")(checkpoints.export)
 app.command("push")(sharing.push)
 app.add_typer(sharing.domains, name="domains")
+app.add_typer(direction_commands.directions, name="directions")
 app.command("demo")(models.demo)
 
 

@@ -94,7 +94,8 @@ def inversion(
     as_json: console.AsJson = False,
 ) -> None:
     """Say how near a model's inversions of pictures come to them, beside published ways by optimisation."""
-    from ..evaluation.reconstruction import baselines, evaluate_inversion, judges, our_methods, read_crops, table
+    from ..evaluation.reconstruction import baselines, evaluate_inversion, judges, our_methods, table
+    from ..faces.photo import read_crops
     from ..losses.perceptual import Perceptual
 
     pipe = with_encoder(load(model, device), encoder)

@@ -31,6 +31,9 @@ Device: TypeAlias = Annotated[str, typer.Option(help="Such as cpu, cuda or mps."
 EncoderPlace: TypeAlias = Annotated[
     str | None, typer.Option("--encoder", help="Folder or Hub id of an encoder, in the place of the model's.")
 ]
+Edits: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--set", help="NAME=STRENGTH of a direction; may be repeated: edits add.")
+]
 InDomains: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--domain", help="NAME, folder, file or Hub id, and =STRENGTH; may be repeated: domains add."),
@@ -128,12 +131,13 @@ def generate(
     out: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for seed0000.png and so on.")],
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 1,4,9.")] = "0-15",
     trunc: Annotated[float, typer.Option(help="Truncation: 1 as drawn, 0 the mean face.")] = 0.7,
+    set_: Edits = None,
     domain: InDomains = None,
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
     """Draw one picture for each seed."""
-    numbers, wanted = parse_seeds(seeds), parse_domains(domain or [])
+    numbers, edits, wanted = parse_seeds(seeds), parse_edits(set_ or []), parse_domains(domain or [])
     pipe = load(model, device)
     domains = load_domains(pipe, wanted)
     from ..images import save_png
@@ -142,11 +146,12 @@ def generate(
     with console.progress("pictures", len(numbers)) as tick:
         for done, seed in enumerate(numbers, 1):
             files.append(out / f"seed{seed:04d}.png")
-            save_png(pipe.generate([seed], truncation=trunc, domains=domains)[0], files[-1])
+            save_png(pipe.generate([seed], truncation=trunc, edits=edits, domains=domains)[0], files[-1])
             tick(done, {})
     report = {
         "model": model,
         "truncation": trunc,
+        "edits": edits,
         "domains": wanted,
         "seeds": numbers,
         "files": [str(file) for file in files],
@@ -263,7 +268,7 @@ def edit(
         Path, typer.Argument(dir_okay=False, help="The inversion.safetensors of a face.", metavar="INVERSION")
     ],
     out: Annotated[Path, typer.Option("--out", dir_okay=False, help="Picture to write.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=STRENGTH; may be repeated.")] = None,
+    set_: Edits = None,
     domain: InDomains = None,
     paste: Annotated[Path | None, typer.Option(help="The photo: the edited face is laid back into it.")] = None,
     device: Device = "cpu",

@@ -1,8 +1,9 @@
-"""Published editing directions -> `edit.Direction`.
+"""Published editing directions -> ``editing.Direction``.
 
-InterFaceGAN boundaries (``.npy``), the direction files of e4e, ReStyle, HyperStyle and PTI (``.pt``), and GANSpace
-components (``.pt`` with ``comp``, ``mean`` and ``std``), optionally with StyleRes's table of named edits. Nothing in a
-file is executed: ``.npy`` is read without pickle, ``.pt`` by our own unpickler (tensors and plain containers).
+InterFaceGAN boundaries (``.npy``), the direction files of e4e, ReStyle, HyperStyle and PTI (``.pt``, also several by
+name), and GANSpace components (``.pt`` with ``comp``, ``mean`` and ``std``, or GANSpace's own ``.npz``), optionally
+with StyleRes's table of named edits. Nothing in a file is executed: ``.npy`` and ``.npz`` are read without pickle,
+``.pt`` by our own unpickler (tensors and plain containers).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from ..pickles.torch_files import read_torch
 __all__ = ["read_directions"]
 
 MAX_BYTES = 64 << 20  # the largest published file, GANSpace's 80 components for 1024 px, takes 0.2 MB
+MAX_CODES = 64  # no generator has more; StyleCLIP's table of 9088 style channels is no direction
 
 
 def read_directions(
@@ -38,10 +41,10 @@ def read_directions(
     """The directions in a published file.
 
     Args:
-        path: ``.npy`` or ``.pt`` with one direction of D, 1 x D, L x D, 1 x L x D or 1 x (L D) numbers, or with
-            GANSpace components.
+        path: ``.npy`` or ``.pt`` with one direction of D, 1 x D, L x D, 1 x L x D or 1 x (L D) numbers; ``.pt`` with
+            several of them by name; ``.pt`` or ``.npz`` with GANSpace components.
         w_dim: D.
-        name: of a single direction; by default the file's name.
+        name: of a single direction; by default the file's name, as far as that says one.
         table: StyleRes's ``ganspace_configs.csv`` (name, component, first layer, end layer, strength), which names
             edits along GANSpace components; without it they are "pca0", "pca1", ...
         licence: of the file, kept with its directions; most sources state one for their repository only.
@@ -56,15 +59,9 @@ def read_directions(
     path = Path(path)
     content = _read(path)
     if isinstance(content, Tensor):
-        vector = _vector(content, w_dim, path)
-        info = DirectionInfo(
-            codes=len(vector),
-            unit=f"the length in the file ({float(vector.norm(dim=1).mean()):.3g} a code)",
-            limits=(-5.0, 5.0),
-            source=path.name,
-            licence=licence,
-        )
-        return {name or _short_name(path): Direction(vector, info)}
+        content = {name or _short_name(path): content}
+    if not {"comp", "std"} <= content.keys():
+        return {short: _direction(values, w_dim, path, licence) for short, values in content.items()}
     components = _components(content, w_dim, path)
     info = DirectionInfo(unit="one standard deviation of the component", source=path.name, licence=licence)
     if table is None:
@@ -76,31 +73,53 @@ def read_directions(
     return found
 
 
+def _direction(values: Tensor, w_dim: int, path: Path, licence: str) -> Direction:
+    vector = _vector(values, w_dim, path)
+    if len(vector) > MAX_CODES:
+        raise ModelFileError(f"{path} has {len(vector)} rows: a table of style channels, and not w+ codes.")
+    unit = f"the length in the file ({float(vector.norm(dim=1).mean()):.3g} a code)"
+    info = DirectionInfo(codes=len(vector), unit=unit, limits=(-5.0, 5.0), source=path.name, licence=licence)
+    return Direction(vector, info)
+
+
 def _read(path: Path) -> Tensor | Mapping[str, Tensor]:
+    """One direction, several by name, or the "comp" and "std" of GANSpace."""
     if not path.is_file():
         raise ModelNotFoundError(f"There is no file {path}.")
     if path.stat().st_size > MAX_BYTES:
         raise ModelFileError(f"{path} is larger than {MAX_BYTES >> 20} MiB: that is no direction.")
-    content = _read_numpy(path) if path.suffix == ".npy" else read_torch(path)
+    suffix = path.suffix.lower()
+    content = _read_numpy(path) if suffix in (".npy", ".npz") else read_torch(path)
     if isinstance(content, Tensor):
         return content
-    if isinstance(content, dict) and all(isinstance(content.get(key), Tensor) for key in ("comp", "std")):
+    if isinstance(content, dict) and content and all(isinstance(values, Tensor) for values in content.values()):
         return content
-    raise ModelFileError(f"{path} holds neither a direction nor GANSpace's comp, mean and std.")
+    raise ModelFileError(f"{path} holds neither directions nor GANSpace's comp, mean and std.")
 
 
-def _read_numpy(path: Path) -> Tensor:
+def _read_numpy(path: Path) -> Tensor | dict[str, Tensor]:
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise ModelFileError(f"{path} cannot be read as an array of numbers ({type(error).__name__}).") from error
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return torch.from_numpy(content.astype(np.float32))
+            kind = "lat" if "lat_comp" in content else "act"  # components of w, else of the layer
+            named = {"comp": content[f"{kind}_comp"], "std": content[f"{kind}_stdev"]}
+            return {name: torch.from_numpy(values.astype(np.float32)) for name, values in named.items()}
+    except (OSError, ValueError, TypeError, EOFError, KeyError, BadZipFile) as error:
+        raise ModelFileError(f"{path} cannot be read as arrays of numbers ({type(error).__name__}).") from error
 
 
 def _short_name(path: Path) -> str:
-    """stylegan_ffhq_smile_w_boundary.npy -> smile; Smiling_boundary.npy -> smiling; age.pt -> age."""
+    """Read the name of the edit off the file's.
+
+    stylegan_ffhq_smile_w_boundary.npy -> smile; Smiling_boundary.npy -> smiling; age.pt -> age.
+    """
     stem = path.stem.lower().removesuffix("_boundary").removesuffix("_w")
     for prefix in ("stylegan2_ffhq_", "stylegan_ffhq_", "stylegan_celebahq_"):
         stem = stem.removeprefix(prefix)
+    if not stem:
+        raise ModelFileError(f"The name of {path} does not say what it edits: give one.")
     return stem
 
 

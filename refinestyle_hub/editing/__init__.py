@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .directions import Direction, Directions, apply
-from .discover import find_from_labels, pca, sefa
+from .discover import difference_of_means, find_from_labels, pca, sefa
 
 
-__all__ = ["Direction", "Directions", "apply", "find_from_labels", "pca", "sefa"]
+__all__ = ["Direction", "Directions", "apply", "difference_of_means", "find_from_labels", "pca", "sefa"]

@@ -5,6 +5,7 @@ A direction is a fixed offset to the codes; an edit adds strength times the offs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import Fingerprint
-from ..errors import ConfigError, DirectionError, ShapeError, no_such
+from ..errors import ConfigError, DirectionError, ShapeError, listed, no_such
 from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
 
@@ -104,6 +105,26 @@ class Directions(Pretrained, Pushable, Mapping[str, Direction]):
 
     def __len__(self) -> int:
         return len(self._directions)
+
+    def joined(self, others: Mapping[str, Direction], base: Fingerprint, *, replace: bool = False) -> Directions:
+        """Return these directions and others, as a set of the generator ``base``.
+
+        Args:
+            others: The directions to add.
+            base: The generator for which both are meant.
+            replace: Whether another direction of the same name gives way.
+
+        Raises:
+            ConfigError: A name is taken, or is not one that a command line can take.
+            ShapeError: The widths differ.
+        """
+        for name in others:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+                raise ConfigError(f"{name!r} cannot name a direction: use letters, digits, dot, dash, underscore.")
+        taken = sorted(self.keys() & others.keys())
+        if taken and not replace:
+            raise ConfigError(f"There are directions of that name already: {listed(taken)}. Replace them, or rename.")
+        return Directions({**self._directions, **others}, base)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The vectors by name."""

@@ -1,8 +1,8 @@
-"""Three ways to find editing directions.
+"""Four ways to find editing directions.
 
-``find_from_labels`` fits linear models to labelled samples, ``sefa`` factorises the modulation weights, ``pca`` the
-distribution of w. Published files are read by ``convert.direction_files``; ``train.direction_fit`` fits and measures
-the set that a model ships with.
+``difference_of_means`` compares two groups of codes, ``find_from_labels`` fits linear models to labelled samples,
+``sefa`` factorises the modulation weights, and ``pca`` the distribution of w. Public files are read by
+``convert.direction_files``; ``train.direction_fit`` fits and measures the set that a model ships with.
 """
 
 from __future__ import annotations
@@ -18,10 +18,26 @@ from ..generators.base import Generator
 from .directions import Direction, DirectionInfo
 
 
-__all__ = ["find_from_labels", "pca", "sefa"]
+__all__ = ["difference_of_means", "find_from_labels", "pca", "sefa"]
 
 
-# --- Finding directions ---------------------------------------------------------------------------------------------
+def difference_of_means(first: Tensor, second: Tensor, *, layers: tuple[int, int] | None = None) -> Direction:
+    """Return the direction [L, D] from the mean of some codes to that of others; strength 1 is the whole way.
+
+    Args:
+        first: w+ [N, L, D] of pictures without what the direction shall add.
+        second: w+ [M, L, D] of pictures with it.
+        layers: The first code to move and the end. None means all.
+
+    Raises:
+        ShapeError: The codes are not [N, L, D], have other sizes, or there are none.
+    """
+    if first.dim() != 3 or second.shape[1:] != first.shape[1:] or not len(first) or not len(second):
+        raise ShapeError(f"Two groups of w+ are [N, L, D] and [M, L, D], not {[*first.shape]} and {[*second.shape]}.")
+    vector = (second.double().mean(dim=0) - first.double().mean(dim=0)).float().cpu()
+    source = f"difference of means of {len(first)} and {len(second)} pictures"
+    unit = "from the mean of the first pictures to that of the second"
+    return Direction(vector, DirectionInfo(codes=len(vector), layers=layers, unit=unit, source=source))
 
 
 def find_from_labels(

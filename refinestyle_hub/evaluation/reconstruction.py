@@ -5,11 +5,9 @@ Every picture is inverted by itself, so that seconds are those of one photo.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -17,9 +15,7 @@ from torch import Tensor
 
 from ..encoder.encoder import Encoder
 from ..encoder.heads import TokenHead
-from ..errors import ConfigError, FaceNotFoundError, PictureError, ShapeError
-from ..faces.photo import read_photo
-from ..images import pictures_in, to_tensor
+from ..errors import ConfigError, ShapeError
 from ..inversion.inversion_loss import FINE
 from ..inversion.inversion_settings import STEPS, STEPS_AFTER_ENCODER
 from ..losses.perceptual import Perceptual
@@ -30,7 +26,7 @@ from .baselines import pivotal_tuning, project_w_plus
 from .metrics import Estimate, PairDistance, ms_ssim
 
 
-__all__ = ["Method", "baselines", "evaluate_inversion", "judges", "our_methods", "read_crops", "table"]
+__all__ = ["Method", "baselines", "evaluate_inversion", "judges", "our_methods", "table"]
 
 Invert: TypeAlias = Callable[[Tensor], tuple[Tensor, int]]  # [1, 3, R, R] -> what is drawn of it, numbers to keep
 OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, over all methods
@@ -131,34 +127,6 @@ def baselines(
 
     found = [Method(f"w+, {steps} steps", projected(steps)) for steps in w_steps]
     return found + [Method(f"PTI, {pivot} + {steps} steps", tuned(pivot, steps)) for pivot, steps in tuning]
-
-
-# --- Pictures -------------------------------------------------------------------------------------------------------
-
-
-def read_crops(paths: Sequence[Path], size: int, *, aligned: bool = False) -> tuple[Tensor, dict[str, str]]:
-    """Faces [N, 3, R, R] of pictures, and of those in folders; and why others were left out, by their paths.
-
-    Args:
-        paths: pictures or folders.
-        size: R, pixels.
-        aligned: the pictures are crops already; their central squares are taken. Otherwise faces are looked for.
-
-    Raises:
-        PictureError: nothing is left.
-        MissingDependencyError: the face detector is not installed.
-    """
-    crops, skipped = [], {}
-    for path in itertools.chain.from_iterable(pictures_in(p) if p.is_dir() else [p] for p in paths):
-        try:
-            image = read_photo(path, "none" if aligned else "required").crop(size).image
-            crops.append(to_tensor(image))
-        except (FaceNotFoundError, PictureError) as error:
-            skipped[str(path)] = str(error)
-    if not crops:
-        reasons = "; ".join(f"{path}: {why}" for path, why in list(skipped.items())[:1])
-        raise PictureError(f"No picture can be used. {reasons}")
-    return torch.cat(crops), skipped
 
 
 # --- Figures --------------------------------------------------------------------------------------------------------

@@ -5,19 +5,24 @@ The pipeline, inversions of folders, the pictures of an adaptation, the command 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
-from ..errors import FaceNotFoundError
-from ..images import MAX_BYTES, MAX_PIXELS, PictureSource, load_picture
+from ..errors import FaceNotFoundError, PictureError
+from ..images import MAX_BYTES, MAX_PIXELS, PictureSource, load_picture, pictures_in, to_tensor
 from .align import Crop, align
 from .detect import Face, find_faces
 from .dlib_models import FaceModels
 
 
-__all__ = ["FaceSearch", "Photo", "read_photo"]
+__all__ = ["FaceSearch", "Photo", "read_crops", "read_photo"]
 
 FaceSearch: TypeAlias = Literal["required", "optional", "none"]
 
@@ -83,3 +88,30 @@ def read_photo(
         if faces == "required":
             raise
         return Photo(image)
+
+
+def read_crops(paths: Sequence[Path], size: int, *, aligned: bool = False) -> tuple[Tensor, dict[str, str]]:
+    """Read the largest face of each picture, and say why others were left out.
+
+    Args:
+        paths: Pictures, or folders that are searched with those below.
+        size: R, height and width of the crops.
+        aligned: Whether the pictures are crops already, of which the central square is taken.
+
+    Returns:
+        The crops [N, 3, R, R] in [-1, 1]; and the reason for each picture without one, by its path.
+
+    Raises:
+        PictureError: Nothing is left.
+        MissingDependencyError: The face detector is not installed.
+    """
+    crops, skipped = [], {}
+    for path in itertools.chain.from_iterable(pictures_in(p) if p.is_dir() else [p] for p in paths):
+        try:
+            crops.append(to_tensor(read_photo(path, "none" if aligned else "required").crop(size).image))
+        except (FaceNotFoundError, PictureError) as error:
+            skipped[str(path)] = str(error)
+    if not crops:
+        reasons = "; ".join(f"{path}: {why}" for path, why in list(skipped.items())[:1])
+        raise PictureError(f"No picture can be used. {reasons}")
+    return torch.cat(crops), skipped

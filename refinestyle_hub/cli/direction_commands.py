@@ -1,0 +1,250 @@
+"""``refinestyle directions``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from ..errors import ConfigError, printable
+from . import console
+from .pictures import Device, Model, load, parse_seeds, with_encoder
+
+
+if TYPE_CHECKING:
+    from ..editing.directions import Direction
+    from ..pipeline import RefineStylePipeline
+
+
+__all__ = ["directions"]
+
+directions = typer.Typer(no_args_is_help=True, help="Editing directions of a model: list, show, find, import, add.")
+
+SHOWN = 5  # pictures of a direction, from its lowest strength to its highest
+BATCH = 8  # pictures inverted at once
+Out: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--out", file_okay=False, help="New folder for a copy of the model; else MODEL itself is changed."),
+]
+Replace: TypeAlias = Annotated[bool, typer.Option("--replace", help="Directions of the same name give way.")]
+Layers: TypeAlias = Annotated[
+    str | None, typer.Option(help="Codes that the directions move, such as 0-3; by default all.")
+]
+
+
+class Way(str, Enum):
+    """How directions are found without labels."""
+
+    sefa = "sefa"
+    pca = "pca"
+
+
+class Fit(str, Enum):
+    """How a direction is made from two folders."""
+
+    means = "means"
+    linear = "linear"
+
+
+@directions.command("list")
+def list_(model: Model, as_json: console.AsJson = False) -> None:
+    """Name the directions that a model has."""
+    pipe = load(model, "cpu")
+    report = {name: asdict(direction.info) for name, direction in pipe.directions.items()}
+    lines = [
+        f"{name}  {info['limits'][0]:g} to {info['limits'][1]:g}  {printable(info['unit'])}"
+        for name, info in report.items()
+    ]
+    console.emit({"model": model, "directions": report}, "\n".join(lines) or "none", as_json)
+
+
+@directions.command("show")
+def show(
+    model: Model,
+    name: Annotated[str, typer.Argument(help="The direction.", metavar="NAME")],
+    out: Annotated[
+        Path | None, typer.Option("--out", dir_okay=False, help="PNG file to write: a row for each seed.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0-3 or 1,4,9.")] = "0-3",
+    device: Device = "cpu",
+    as_json: console.AsJson = False,
+) -> None:
+    """Say what is known about a direction, and draw it from its lowest strength to its highest."""
+    numbers, pipe = parse_seeds(seeds), load(model, device)
+    direction = pipe.directions[name]
+    report: dict[str, Any] = {"name": name, "length": float(direction.vector.norm()), **asdict(direction.info)}
+    lines = [f"{key:8} {printable(value)}" for key, value in report.items() if value not in ("", None, {})]
+    if out is not None:
+        import torch
+
+        from ..images import contact_sheet, save_png
+
+        strengths = torch.linspace(*direction.info.limits, SHOWN)
+        repeated = [seed for seed in numbers for _ in range(SHOWN)]
+        pictures = pipe.generate(repeated, edits={name: strengths.repeat(len(numbers))})
+        save_png(contact_sheet(pictures, SHOWN), out)
+        report["file"] = str(out)
+        lines.append(f"{'file':8} {out}")
+    console.emit(report, "\n".join(lines), as_json)
+
+
+@directions.command("find")
+def find(
+    model: Model,
+    by: Annotated[Way, typer.Option(help="sefa: what changes the styles most; pca: how w varies most.")] = Way.pca,
+    count: Annotated[int, typer.Option(min=1, max=100, help="How many directions.")] = 10,
+    layers: Layers = None,
+    samples: Annotated[int, typer.Option(min=2, max=1_000_000, help="With pca: how many w are drawn.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="With pca: the same seed gives the same result.")] = 0,
+    out: Out = None,
+    replace_: Replace = False,
+    device: Device = "cpu",
+    as_json: console.AsJson = False,
+) -> None:
+    """Find directions without labels, by SeFa or by principal components (GANSpace)."""
+    codes = _parse_layers(layers)
+    _check_out(model, out)
+    pipe = load(model, device)
+    import torch
+
+    from ..editing.discover import pca, sefa
+
+    if by is Way.sefa:
+        found = sefa(pipe.generator, codes, count)
+    else:
+        with torch.no_grad():
+            w = pipe.generator.sample(samples, torch.Generator().manual_seed(seed))[:, 0]
+        found = pca(w, count, codes)
+    _save(pipe, model, found, out, replace_, as_json)
+
+
+@directions.command("import")
+def import_(
+    model: Model,
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="A .npy, .npz or .pt file.", metavar="FILE")],
+    name: Annotated[str | None, typer.Option(help="Of a single direction; by default from the file's name.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="StyleRes's ganspace_configs.csv, for GANSpace components.")
+    ] = None,
+    layers: Layers = None,
+    licence: Annotated[str, typer.Option("--license", help="Of the file; kept with its directions.")] = "",
+    out: Out = None,
+    replace_: Replace = False,
+    as_json: console.AsJson = False,
+) -> None:
+    """Add the directions of a public file: InterFaceGAN, e4e, ReStyle, HyperStyle, PTI, GANSpace."""
+    codes = _parse_layers(layers)
+    _check_out(model, out)
+    pipe = load(model, "cpu")
+    from ..convert.direction_files import read_directions
+    from ..editing.directions import Direction
+
+    found = read_directions(file, w_dim=pipe.generator.config.w_dim, name=name, table=table, licence=licence)
+    if codes is not None:
+        found = {n: Direction(d.vector, replace(d.info, layers=codes)) for n, d in found.items()}
+    _save(pipe, model, found, out, replace_, as_json)
+
+
+@directions.command("add")
+def add(
+    model: Model,
+    name: Annotated[str, typer.Argument(help="What the direction is called.", metavar="NAME")],
+    without: Annotated[Path, typer.Argument(exists=True, help="Pictures without it.", metavar="WITHOUT")],
+    with_: Annotated[Path, typer.Argument(exists=True, help="Pictures with it.", metavar="WITH")],
+    by: Annotated[
+        Fit, typer.Option(help="means: the way between the means; linear: a linear fit, for many pictures.")
+    ] = Fit.means,
+    layers: Layers = None,
+    aligned: Annotated[bool, typer.Option("--aligned", help="The pictures are aligned crops already.")] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Steps of optimisation; by default 0 after an encoder, 270 without."),
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Folder or Hub id, in the place of the model's.")] = None,
+    out: Out = None,
+    replace_: Replace = False,
+    device: Device = "cpu",
+    as_json: console.AsJson = False,
+) -> None:
+    """Make a direction from two folders of pictures, which are inverted: without something, and with it."""
+    codes = _parse_layers(layers)
+    _check_out(model, out)
+    pipe = with_encoder(load(model, device), encoder)
+    import torch
+
+    from ..editing.discover import difference_of_means, find_from_labels
+    from ..faces.photo import read_crops
+
+    size = pipe.generator.config.resolution
+    (first, skipped), (second, others) = (read_crops([folder], size, aligned=aligned) for folder in (without, with_))
+    skipped |= others
+    if steps is None and pipe.encoder is not None:
+        steps = 0
+    found = []
+    with console.progress("pictures", len(first) + len(second)) as tick:
+        for crops in torch.cat([first, second]).split(BATCH):
+            found += [one.w_plus for one in pipe.invert_crops(crops, steps=steps, tokens=False)]
+            tick(len(found), {})
+    w_plus = torch.stack(found)
+    if by is Fit.means:
+        direction = difference_of_means(w_plus[: len(first)], w_plus[len(first) :], layers=codes)
+    else:
+        labels = {name: torch.tensor([0.0] * len(first) + [1.0] * len(second))}
+        direction = find_from_labels(w_plus.mean(dim=1).cpu(), labels, layers=codes)[name]
+    _save(pipe, model, {name: direction}, out, replace_, as_json, skipped)
+
+
+def _parse_layers(text: str | None) -> tuple[int, int] | None:
+    """``"0-3"`` -> (0, 4): the first code and the end. Raises typer.BadParameter."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if first > last:
+        raise typer.BadParameter(f"{text!r} is no range of codes such as 0-3.", param_hint="--layers")
+    return first, last + 1
+
+
+def _check_out(model: str, out: Path | None) -> None:
+    """Before anything is computed: there must be a place for what is found."""
+    from ..storage.model_folder import INDEX
+
+    if out is None and not (Path(model) / INDEX).is_file():
+        raise ConfigError(f"{model} is no folder of yours: name one for a copy that has the directions, with --out.")
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty: the copy of the model needs a folder of its own.")
+
+
+def _save(
+    pipe: RefineStylePipeline,
+    model: str,
+    found: Mapping[str, Direction],
+    out: Path | None,
+    replace_: bool,
+    as_json: bool,
+    skipped: Mapping[str, str] | None = None,
+) -> None:
+    """Write the directions into the model's own part, or the whole model with them into another folder."""
+    from ..storage.index import read_index, save_index
+    from ..storage.model_folder import Folder
+
+    for direction in found.values():
+        direction.offset(pipe.generator.num_ws)  # raises where the generator has other codes
+    pipe.directions = pipe.directions.joined(found, pipe.fingerprint, replace=replace_)
+    if out is not None:
+        pipe.save_pretrained(out)
+    else:
+        index = read_index(Folder(Path(model)))
+        pipe.directions.save_pretrained(Path(model) / "directions")
+        if "directions" not in index.parts:
+            save_index(model, replace(index, parts=(*index.parts, "directions")))
+    folder, first = str(out or model), next(iter(found))
+    report = {"folder": folder, "directions": list(found), "skipped": dict(skipped or {})}
+    lines = [f"{path}: {why.splitlines()[0]}" for path, why in report["skipped"].items()]  # type: ignore[attr-defined]
+    lines.append(f"{', '.join(found)} in {folder}; refinestyle generate {folder} --set {first}=1 shows it")
+    console.emit(report, "\n".join(lines), as_json)
