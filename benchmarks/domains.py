@@ -37,7 +37,7 @@ from torch import Tensor
 from refinestyle_hub import RefineStylePipeline
 from refinestyle_hub.adapt import STEPS, References, preset
 from refinestyle_hub.evaluation.attributes import AttributeNet
-from refinestyle_hub.evaluation.domain import TRAINING_BYTES, Draw, Judges, compare, sample_codes
+from refinestyle_hub.evaluation.domain import TRAINING_BYTES, Draw, MetricNets, compare, sample_codes
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
@@ -99,7 +99,7 @@ class Bench:
         self.args = args
         self.pipe = RefineStylePipeline.from_pretrained(args.model)
         net = AttributeNet.from_pretrained(args.attributes)
-        self.judges = Judges(net, self.pipe.discriminator, self.pipe.perceptual)
+        self.nets = MetricNets(net, self.pipe.discriminator, self.pipe.perceptual)
         self.portraits = open_pictures(args.data, self.pipe.generator.config.resolution, "train")
         self.codes = sample_codes(self.pipe.generator, args.samples, seed=args.seed)
 
@@ -115,7 +115,7 @@ class Bench:
     def measure(self, learnt: Learnt, style: Style) -> dict[str, Any]:
         """The figures of a row."""
         report = compare(
-            self.plain, learnt.draw, self.codes, style.true, self.judges,
+            self.plain, learnt.draw, self.codes, style.true, self.nets,
             references=style.references.pictures, faces=self.args.faces, seed=self.args.seed,
         )  # fmt: skip
         cost = {
@@ -254,7 +254,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="bundled name or folder")
     parser.add_argument("--data", required=True, help="zip or folder of the portraits; its train split is used")
-    parser.add_argument("--attributes", default=Path(__file__).parent / "attributes", help="the attribute network")
+    parser.add_argument("--attributes", default="mini-faces-128", help="model with the attribute network")
     parser.add_argument("--filters", nargs="+", choices=FILTERS, default=list(FILTERS)[:3])
     parser.add_argument("--rows", nargs="+", default=["*"], help="names or globs of those to make")
     parser.add_argument("--rates", type=int, choices=(1, 2, 3), default=3, help="learning rates of each baseline")

@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--steps", type=int, default=0, help="on the tokens, after the encoder's answer")
-    parser.add_argument("--attributes", default=Path(__file__).parent / "attributes", help="the attribute network")
+    parser.add_argument("--attributes", default="mini-faces-128", help="model with the attribute network")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/edits"))
     args = parser.parse_args(argv)

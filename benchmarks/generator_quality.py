@@ -2,7 +2,7 @@
 
     python benchmarks/generator_quality.py mini-faces-128 --data portraits-128.zip --out runs/quality
 
-Set distances are taken in the features of the attribute network (`benchmarks/attributes`), divided by their root mean
+Set distances are taken in the features of the attribute network (of `mini-faces-128`), divided by their root mean
 square over the reference. The reference of every row is one random half of the train split; the rows for scale are
 made from the other half, with as many pictures as there are samples. Figures of another network, or other numbers of
 pictures, cannot be compared with these.
@@ -195,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="bundled name or folder")
     parser.add_argument("--data", required=True, help="zip or folder of the training pictures")
-    parser.add_argument("--attributes", default=Path(__file__).parent / "attributes", help="the attribute network")
+    parser.add_argument("--attributes", default="mini-faces-128", help="model with the attribute network")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--faces", type=int, default=1000, help="pictures in which dlib looks for a face")
     parser.add_argument("--seed", type=int, default=0)

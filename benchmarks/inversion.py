@@ -30,8 +30,8 @@ from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.evaluation.reconstruction import (
     Method,
     baselines,
+    distances,
     evaluate_inversion,
-    judges,
     our_methods,
     table,
 )
@@ -123,7 +123,7 @@ def plot(rows: Sequence[Mapping[str, Any]], distance: str, title: str, width: in
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         family = re.split(r"(?: \+|,) \d", row["method"])[0]
-        at = (math.log10(max(row["figures"]["seconds"]["mean"], 1e-4)), row["figures"][distance]["mean"])
+        at = (math.log10(max(row["metrics"]["seconds"]["mean"], 1e-4)), row["metrics"][distance]["mean"])
         points.setdefault(family, []).append(at)
     everything = [at for series in points.values() for at in series]
     left, right = math.floor(min(x for x, _ in everything)), math.ceil(max(x for x, _ in everything) + 1e-9)
@@ -199,7 +199,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     first = next(iter(pipes))
     size = main.generator.config.resolution
     net = AttributeNet.from_pretrained(args.attributes).to(args.device) if args.attributes else None
-    by = judges(size, main.perceptual, Perceptual.load("st-lpips-vgg").to(args.device), net)
+    by = distances(size, main.perceptual, Perceptual.load("st-lpips-vgg").to(args.device), net)
     num_iters = {first: [int(count) for count in args.num_iters.split(",") if count]}
     if num_iters[first] and (main.encoder is None or main.encoder.second is None):
         raise ConfigError(f"--num-iters: {first} has no second stage.")
@@ -237,7 +237,7 @@ def taken_over(path: Path, title: str, pictures: int, ways: Sequence[Method], by
     """Rows of an earlier run: ways that know of no encoder need not be measured again for another one."""
     found = json.loads(path.read_text(encoding="utf-8"))["tables"].get(title, {"pictures": 0, "rows": []})
     names = {way.name for way in ways}
-    rows = [row for row in found["rows"] if row["method"] in names and set(by) <= set(row["figures"])]
+    rows = [row for row in found["rows"] if row["method"] in names and set(by) <= set(row["metrics"])]
     if found["pictures"] != pictures or len(rows) != len(names):
         told = f"with {', '.join(sorted(names))} by {', '.join(by)}"
         raise ConfigError(f"--baselines has no table {title!r} of {pictures} pictures {told}.")
@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="zip or folder of the portraits, with their splits")
     parser.add_argument("--domains", type=Path, help="folder of the few-shot sets, a folder each")
     parser.add_argument("--photos", type=Path, help="folder of photos, in which faces are looked for")
-    parser.add_argument("--attributes", default=Path(__file__).parent / "attributes", help="the attribute network")
+    parser.add_argument("--attributes", default="mini-faces-128", help="model with the attribute network")
     parser.add_argument("--test", type=int, default=1000, help="portraits of the test split; 0: none")
     parser.add_argument("--each", type=int, default=40, help="portraits for each change out of domain")
     parser.add_argument("--few", type=int, default=32, help="pictures of a set for the slow ways; 0: none")

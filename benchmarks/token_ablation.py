@@ -18,7 +18,7 @@ from torch import Tensor
 
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.evaluation.attributes import AttributeNet
-from refinestyle_hub.evaluation.reconstruction import Method, evaluate_inversion, judges, table
+from refinestyle_hub.evaluation.reconstruction import Method, distances, evaluate_inversion, table
 from refinestyle_hub.inversion.optimise import invert
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -88,14 +88,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", help="bundled name or folder")
     parser.add_argument("--data", required=True, help="zip or folder of the portraits, with their splits")
     parser.add_argument("--domains", type=Path, help="folder of the few-shot sets: one picture of each is taken")
-    parser.add_argument("--attributes", default=Path(__file__).parent / "attributes", help="the attribute network")
+    parser.add_argument("--attributes", default="mini-faces-128", help="model with the attribute network")
     parser.add_argument("--pictures", type=int, default=4, help="portraits")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args(argv)
     pipe = RefineStylePipeline.from_pretrained(args.model)
     size = pipe.generator.config.resolution
-    by = judges(size, pipe.perceptual, Perceptual.load("st-lpips-vgg"), AttributeNet.from_pretrained(args.attributes))
+    by = distances(
+        size, pipe.perceptual, Perceptual.load("st-lpips-vgg"), AttributeNet.from_pretrained(args.attributes)
+    )
     crops = pictures(args, size)
     rows = evaluate_inversion([method(pipe, name, x, args.steps) for name, x in VARIANTS.items()], crops, by)
     write_folder(args.out, {"ablation.json": dump_json({"pictures": len(crops), "steps": args.steps, "rows": rows})})

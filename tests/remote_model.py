@@ -12,7 +12,7 @@ import torch
 from hub_server import HubServer
 from tiny import tiny_generator, token_set
 
-from refinestyle_hub.cards.facts import Card, Figure
+from refinestyle_hub.cards.facts import Card, Metric
 from refinestyle_hub.config import DiscriminatorConfig, EncoderConfig, EncoderNetwork
 from refinestyle_hub.editing.directions import Direction, Directions
 from refinestyle_hub.encoder.encoder import Encoder
@@ -32,7 +32,7 @@ CARD = Card(
     license="cc-by-4.0",
     base_model="me/faces",
     data="Ten pictures.",
-    figures=(Figure("LPIPS", 0.25, "portraits-128, test split", samples=500, seed=0, command="python quality.py"),),
+    metrics=(Metric("LPIPS", 0.25, "portraits-128, test split", samples=500, seed=0, command="python quality.py"),),
 )
 
 

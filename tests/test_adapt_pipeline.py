@@ -27,7 +27,7 @@ from refinestyle_hub.adapt import (
     few_shot,
     load_references,
 )
-from refinestyle_hub.cards.facts import Card, Figure, dump_card, read_card
+from refinestyle_hub.cards.facts import Card, Metric, dump_card, read_card
 from refinestyle_hub.cli import console
 from refinestyle_hub.cli.pictures import parse_domains
 from refinestyle_hub.config import DiscriminatorConfig
@@ -305,10 +305,10 @@ def test_the_card_of_a_domain_made_again(run: Any, model: Path, files: list[Path
     def card() -> Card:
         return read_card(Folder(out))
 
-    measured = replace(card(), figures=(Figure("kernel distance", 1.0, "mine"),))
+    measured = replace(card(), metrics=(Metric("kernel distance", 1.0, "mine"),))
     (out / "card.json").write_bytes(dump_card(measured))
     assert run(*args, 2)[0] == 0
-    assert card().figures == measured.figures
+    assert card().metrics == measured.metrics
     assert "Drawn by me." in card().data
     assert TokenSet.from_pretrained(out).metadata["rights"] == "Drawn by me."
     (out / "config.json").write_text("{")  # damaged, and written anew by a run that goes on
@@ -320,7 +320,7 @@ def test_the_card_of_a_domain_made_again(run: Any, model: Path, files: list[Path
 
     (out / ".run" / "state.safetensors").unlink()
     assert run(*args, 1)[0] == 0  # begun anew
-    assert card().figures == ()
+    assert card().metrics == ()
     assert "nothing is stated" in card().data
 
 

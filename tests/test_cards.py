@@ -14,8 +14,9 @@ import torch
 import yaml
 from card_parts import run_snippets
 from tiny import tiny_generator, token_set
+from write_cards import write_cards
 
-from refinestyle_hub.cards.facts import Card, Figure, Picture, dump_card, read_card
+from refinestyle_hub.cards.facts import Card, Metric, Picture, dump_card, read_card
 from refinestyle_hub.cards.licences import stated_licence
 from refinestyle_hub.cards.metadata import check
 from refinestyle_hub.cards.rendering import edited, render, write_card
@@ -27,7 +28,6 @@ from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.hub import sources
 from refinestyle_hub.hub.push import with_base_terms
-from refinestyle_hub.hub.shipped import write_all
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.storage.index import PipelineIndex, save_index
 from refinestyle_hub.storage.model_folder import Folder
@@ -49,10 +49,10 @@ CARD = Card(
     datasets=("me/portraits",),
     training="refinestyle adapt faces pictures/",
     cost="three minutes on two CPU cores",
-    figures=(
-        Figure("Kernel distance", 0.0123456, "portraits-128, test split", samples=5000, seed=3, command="python q.py"),
-        Figure("LPIPS", 1.5, "portraits-128, test split", unit="x 10", version="lpips 0.1.4, vgg"),
-        Figure("Kernel distance", 0.05, "blurred portraits", reference=True),
+    metrics=(
+        Metric("Kernel distance", 0.0123456, "portraits-128, test split", samples=5000, seed=3, command="python q.py"),
+        Metric("LPIPS", 1.5, "portraits-128, test split", unit="x 10", version="lpips 0.1.4, vgg"),
+        Metric("Kernel distance", 0.05, "blurred portraits", reference=True),
     ),
     limits=("Only frontal faces.", "No hats."),
     pictures=(Picture("sheet.png", "Eight heads."), Picture("lost.png", "Not there.")),
@@ -245,8 +245,8 @@ def test_good_metadata_passes() -> None:
     check("---\nlicense: other\nlicense_name: nvidia-nc\nlicense_link: LICENSE\nbase_model: [me/a]\n---\n")
 
 
-def test_figures_are_finite(domain: Path) -> None:
-    text = render(domain, replace(CARD, figures=(Figure("LPIPS", float("nan"), "test"),)), "me/sketch")
+def test_metrics_are_finite(domain: Path) -> None:
+    text = render(domain, replace(CARD, metrics=(Metric("LPIPS", float("nan"), "test"),)), "me/sketch")
     with pytest.raises(CardError, match="not a finite number"):
         check(text)
 
@@ -259,13 +259,13 @@ def test_edits_outside_the_marks_survive(domain: Path) -> None:
     edited = first.replace("## Limits\n", "## Limits, wrongly edited\n")
     edited = edited.replace("library_name:", "language: en\nlibrary_name:").replace("- pencil", "- pencil\n- graphite")
     edited = edited.replace(
-        "<!-- begin refinestyle: figures -->", "Before the figures.\n\n<!-- begin refinestyle: figures -->"
+        "<!-- begin refinestyle: metrics -->", "Before the metrics.\n\n<!-- begin refinestyle: metrics -->"
     )
     edited += "\n## My notes\n\nA \\1 and a \\g<0>.\n"
     again = render(domain, replace(CARD, limits=("Only heads.",)), "me/sketch", edited)
     assert "## Limits\n\n- Only heads." in again
     assert "wrongly edited" not in again
-    assert "Before the figures.\n\n<!-- begin refinestyle: figures -->" in again
+    assert "Before the metrics.\n\n<!-- begin refinestyle: metrics -->" in again
     assert again.endswith("\n## My notes\n\nA \\1 and a \\g<0>.\n")
     assert metadata_of(again)["language"] == "en"
     assert "graphite" in metadata_of(again)["tags"]
@@ -279,12 +279,12 @@ def test_unchanged_card_is_unchanged(domain: Path) -> None:
 
 
 def test_sections_come_and_go(domain: Path) -> None:
-    without = render(domain, replace(CARD, limits=(), figures=()), "me/sketch") + "\nMine.\n"
+    without = render(domain, replace(CARD, limits=(), metrics=()), "me/sketch") + "\nMine.\n"
     assert "## Limits" not in without
     grown = render(domain, CARD, "me/sketch", without)
     assert "## Limits" in grown
     assert grown.rstrip().endswith("Mine.")
-    shrunk = render(domain, replace(CARD, limits=(), figures=()), "me/sketch", grown)
+    shrunk = render(domain, replace(CARD, limits=(), metrics=()), "me/sketch", grown)
     assert "## Limits" not in shrunk
     assert shrunk.rstrip().endswith("Mine.")
 
@@ -324,17 +324,15 @@ def test_a_card_with_a_byte_order_mark(domain: Path) -> None:
 # --- code
 
 
-def test_snippet_of_the_attribute_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippet_of_the_attribute_network(bundled: Path, tmp_path: Path) -> None:
     config = AttributeConfig(("smile",), 1, (0.0,), (1.0,), ("bald",), resolution=32, widths=(4, 4, 4, 4), features=4)
-    AttributeNet(config).save_pretrained(tmp_path / "benchmarks" / "attributes")
-    monkeypatch.setattr(sources, "BUNDLED", tmp_path / "none")
-    monkeypatch.chdir(tmp_path)
-    (path,) = write_all(tmp_path)
-    assert set(run_snippets(path.read_text())["readings"]) == {"smile"}
+    AttributeNet(config).save_pretrained(bundled / "attributes")
+    text = render(bundled / "attributes", Card(license="mit"), "tiny", subfolder="attributes")
+    assert set(run_snippets(text)["readings"]) == {"smile"}
 
 
 def test_snippets_of_a_bundled_model(bundled: Path, tmp_path: Path) -> None:
-    paths = write_all(tmp_path)
+    paths = write_cards(tmp_path)
     names = {path.name for path in paths}
     assert names == {"tiny-generator.md", "tiny-encoder.md", "tiny-directions.md", "tiny-domains-sketch.md"}
     for path in paths:
@@ -360,17 +358,15 @@ def test_card_of_an_encoder_says_what_it_reads_and_answers(bundled: Path) -> Non
         assert fact in text
 
 
-def test_write_all_takes_facts_and_pictures(bundled: Path, tmp_path: Path) -> None:
+def test_cards_take_facts_and_pictures(bundled: Path, tmp_path: Path) -> None:
     (bundled / "generator" / "card.json").write_bytes(dump_card(replace(CARD, base_model=None)))
-    out = tmp_path / "model_cards"
-    out.mkdir()
-    (out / "sheet.png").write_bytes(b"png")
-    write_all(tmp_path)
-    text = (out / "tiny-generator.md").read_text()
+    (tmp_path / "sheet.png").write_bytes(b"png")
+    write_cards(tmp_path)
+    text = (tmp_path / "tiny-generator.md").read_text()
     assert "![Eight heads.](sheet.png)" in text
-    (out / "tiny-generator.md").write_text(text + "\nBy hand.\n")
-    write_all(tmp_path)
-    assert (out / "tiny-generator.md").read_text() == text + "\nBy hand.\n"
+    (tmp_path / "tiny-generator.md").write_text(text + "\nBy hand.\n")
+    write_cards(tmp_path)
+    assert (tmp_path / "tiny-generator.md").read_text() == text + "\nBy hand.\n"
 
 
 def test_write_card_beside_a_part(domain: Path) -> None:

@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 from card_parts import run_snippets
 from tiny import token_set
+from write_cards import shipped
 
 from refinestyle_hub.cards.facts import read_card
 from refinestyle_hub.cards.licences import check_rights
 from refinestyle_hub.cards.metadata import check
 from refinestyle_hub.cards.rendering import render
 from refinestyle_hub.errors import CardError
-from refinestyle_hub.hub.shipped import shipped
 from refinestyle_hub.storage.model_folder import Folder
 
 
 CHECKOUT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("file", sorted(shipped(CHECKOUT)))
+@pytest.mark.parametrize("file", sorted(shipped()))
 def test_shipped_card_is_what_is_written(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bring them up to date: python -c "from refinestyle_hub.hub.shipped import write_all; write_all('.')"."""
-    folder, name, subfolder = shipped(CHECKOUT)[file]
+    """Bring them up to date: python tools/write_cards.py."""
+    folder, name, subfolder = shipped()[file]
     cards = CHECKOUT / "model_cards"
     text = (cards / file).read_text(encoding="utf-8")
     assert render(folder, read_card(Folder(folder)), name, text, subfolder, pictures=cards) == text
@@ -35,7 +35,7 @@ def test_shipped_card_is_what_is_written(file: str, monkeypatch: pytest.MonkeyPa
 
 def test_no_card_without_its_artefact() -> None:
     cards = {path.name for path in (CHECKOUT / "model_cards").glob("*.md")} - {"README.md"}
-    assert cards <= set(shipped(CHECKOUT))
+    assert cards <= set(shipped())
 
 
 def test_a_mix_needs_the_rights_to_the_pictures_of_all_its_parts(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from refinestyle_hub.cards.facts import read_card
 from refinestyle_hub.cli.evaluate import find_domain
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.errors import ConfigError, MissingDependencyError, ShapeError
-from refinestyle_hub.evaluation.domain import Judges, compare, evaluate_domain, figures, sample_codes
+from refinestyle_hub.evaluation.domain import MetricNets, card_metrics, compare, evaluate_domain, sample_codes
 from refinestyle_hub.evaluation.drift import Landmarks, attribute_drift
 from refinestyle_hub.faces import dlib_models
 from refinestyle_hub.generators.discriminator import Discriminator
@@ -30,11 +30,11 @@ from refinestyle_hub.tokens.token_set import TokenSet
 
 
 @pytest.fixture(scope="module")
-def judges() -> Judges:
+def nets() -> MetricNets:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         discriminator = Discriminator(DiscriminatorConfig(resolution=32, channels=TINY.channels)).eval()
-    return Judges(attribute_net(), discriminator.requires_grad_(False), Perceptual.load("st-lpips-alex"))
+    return MetricNets(attribute_net(), discriminator.requires_grad_(False), Perceptual.load("st-lpips-alex"))
 
 
 class Toy:
@@ -56,11 +56,11 @@ def codes(count: int, seed: int = 0) -> Tensor:
 # --- Sets -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_right_change_closes_the_gap_and_another_does_not(judges: Judges) -> None:
-    judges = replace(judges, perceptual=None)
+def test_the_right_change_closes_the_gap_and_another_does_not(nets: MetricNets) -> None:
+    nets = replace(nets, perceptual=None)
     true = darker(codes(80, seed=1))
-    right = compare(Toy(), darker, codes(80), true, judges, faces=0)
-    wrong = compare(Toy(), lambda w: Toy()(w) + 0.2, codes(80), true, judges, faces=0)
+    right = compare(Toy(), darker, codes(80), true, nets, faces=0)
+    wrong = compare(Toy(), lambda w: Toy()(w) + 0.2, codes(80), true, nets, faces=0)
     for name in ("attribute_features", "discriminator_features"):
         assert right[name]["before_kernel_x1000"] > 5 * right[name]["kernel_x1000_std"]
         assert right[name]["gap_closed"] > 0.9  # the same distribution, other samples
@@ -69,11 +69,11 @@ def test_the_right_change_closes_the_gap_and_another_does_not(judges: Judges) ->
         assert wrong[name]["before_kernel_x1000"] == right[name]["before_kernel_x1000"]
 
 
-def test_figures_do_not_depend_on_the_batches_and_are_json(judges: Judges, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_do_not_depend_on_the_batches(nets: MetricNets, monkeypatch: pytest.MonkeyPatch) -> None:
     true = darker(codes(7, seed=1))
-    one = compare(Toy(), darker, codes(20), true, judges, faces=0)
+    one = compare(Toy(), darker, codes(20), true, nets, faces=0)
     monkeypatch.setattr("refinestyle_hub.evaluation.domain.BATCH", 6)
-    other = compare(Toy(), darker, codes(20), [picture for picture in true], judges, faces=0)  # noqa: C416
+    other = compare(Toy(), darker, codes(20), [picture for picture in true], nets, faces=0)  # noqa: C416
     assert json.loads(json.dumps(one, allow_nan=False)).keys() == other.keys()
     for name in ("attribute_features", "discriminator_features"):
         # fp32 sums in another order, against distances of some tens
@@ -81,34 +81,34 @@ def test_figures_do_not_depend_on_the_batches_and_are_json(judges: Judges, monke
     assert one["diversity"]["intra_perceptual"] == pytest.approx(other["diversity"]["intra_perceptual"], rel=1e-3)
 
 
-def test_one_true_picture_has_no_distances_but_all_else(judges: Judges) -> None:
-    found = compare(Toy(), darker, codes(8), darker(codes(1)), judges, faces=0)
+def test_one_true_picture_has_no_distances_but_all_else(nets: MetricNets) -> None:
+    found = compare(Toy(), darker, codes(8), darker(codes(1)), nets, faces=0)
     assert found["attribute_features"] is None
     assert found["discriminator_features"] is None
     assert found["diversity"]["clusters"] == [8]
     assert any("at least two true pictures" in note for note in found["notes"])
 
 
-def test_few_true_pictures_are_said_to_bias_the_frechet_distance(judges: Judges) -> None:
-    few = compare(Toy(), darker, codes(8), darker(codes(3)), judges, faces=0)
+def test_few_true_pictures_are_said_to_bias_the_frechet_distance(nets: MetricNets) -> None:
+    few = compare(Toy(), darker, codes(8), darker(codes(3)), nets, faces=0)
     assert any("Frechet" in note and note.startswith("3 true pictures") for note in few["notes"])
-    many = compare(Toy(), darker, codes(8), darker(codes(70)), judges, faces=0)
+    many = compare(Toy(), darker, codes(8), darker(codes(70)), nets, faces=0)
     assert not any("Frechet" in note for note in many["notes"])
 
 
 def test_absent_judges_leave_gaps_with_a_reason() -> None:
-    found = compare(Toy(), darker, codes(4), darker(codes(4)), Judges(), faces=0)
+    found = compare(Toy(), darker, codes(4), darker(codes(4)), MetricNets(), faces=0)
     for name in ("attribute_features", "discriminator_features", "diversity", "landmarks", "attributes"):
         assert found[name] is None
     assert len(found["notes"]) == 4  # two networks, the perceptual distance, landmarks
-    assert figures(found, "nothing") == ()
+    assert card_metrics(found, "nothing") == ()
 
 
-def test_wrong_sizes_and_numbers_are_typed_errors(judges: Judges) -> None:
+def test_wrong_sizes_and_numbers_are_typed_errors(nets: MetricNets) -> None:
     with pytest.raises(ShapeError, match="no true picture"):
-        compare(Toy(), darker, codes(4), torch.empty(0, 3, 32, 32), judges, faces=0)
+        compare(Toy(), darker, codes(4), torch.empty(0, 3, 32, 32), nets, faces=0)
     with pytest.raises(ShapeError, match=r"\[3, 64, 64\]"):
-        compare(Toy(), darker, codes(4), torch.zeros(2, 3, 64, 64), Judges(), faces=0)
+        compare(Toy(), darker, codes(4), torch.zeros(2, 3, 64, 64), MetricNets(), faces=0)
     with pytest.raises(ConfigError, match="two samples"):
         sample_codes(tiny_generator(), 1)
 
@@ -116,9 +116,9 @@ def test_wrong_sizes_and_numbers_are_typed_errors(judges: Judges) -> None:
 # --- Diversity ------------------------------------------------------------------------------------------------------
 
 
-def test_diversity_is_that_of_the_definition(judges: Judges) -> None:
+def test_diversity_is_that_of_the_definition(nets: MetricNets) -> None:
     """CDC, section 4.1, written out: nearest reference, mean distance of pairs in a cluster, mean of the clusters."""
-    perceptual = judges.perceptual
+    perceptual = nets.perceptual
     assert perceptual is not None
     samples, references = darker(codes(9)), darker(codes(2, seed=1))
     nearest = torch.stack([perceptual(samples, r.expand_as(samples)) for r in references]).argmin(0)
@@ -128,17 +128,17 @@ def test_diversity_is_that_of_the_definition(judges: Judges) -> None:
         for c in clusters
         if len(c) > 1
     ]
-    found = compare(Toy(), darker, codes(9), darker(codes(3)), judges, references=references, faces=0)["diversity"]
+    found = compare(Toy(), darker, codes(9), darker(codes(3)), nets, references=references, faces=0)["diversity"]
     assert found["intra_perceptual"] == pytest.approx(np.mean(means), rel=5e-3)  # maps are kept in half precision
     assert found["clusters"] == [len(c) for c in clusters]
     assert found["around"] == "the references"
 
 
-def test_copies_of_the_references_have_no_diversity(judges: Judges) -> None:
+def test_copies_of_the_references_have_no_diversity(nets: MetricNets) -> None:
     references = darker(codes(2, seed=1))
     turn = iter(range(1000))
     copies = lambda w: references[[next(turn) % 2 for _ in w]]  # noqa: E731
-    found = compare(Toy(), copies, codes(10), references, judges, references=references, faces=0)
+    found = compare(Toy(), copies, codes(10), references, nets, references=references, faces=0)
     assert found["diversity"]["intra_perceptual"] == pytest.approx(0.0, abs=1e-6)
     assert found["diversity"]["clusters"] == [5, 5]
 
@@ -211,11 +211,11 @@ def test_unreadable_attributes_have_no_drift() -> None:
 # --- A domain -------------------------------------------------------------------------------------------------------
 
 
-def test_a_domain_with_its_size_and_time(judges: Judges) -> None:
+def test_a_domain_with_its_size_and_time(nets: MetricNets) -> None:
     generator, tokens = tiny_generator(), token_set(residual="pre")
     ticks: list[tuple[int, int]] = []
     found = evaluate_domain(
-        generator, tokens, torch.zeros(3, 3, 32, 32), judges, samples=20, faces=0,
+        generator, tokens, torch.zeros(3, 3, 32, 32), nets, samples=20, faces=0,
         on_batch=lambda done, total: ticks.append((done, total)),
     )  # fmt: skip
     assert ticks == [(16, 20), (20, 20)]
@@ -225,19 +225,19 @@ def test_a_domain_with_its_size_and_time(judges: Judges) -> None:
     assert found["share_of_generator"] == tokens.num_values / sum(p.numel() for p in generator.parameters())
     assert found["seconds"]["picture"] > 0
     assert found["landmarks"] is None
-    again = evaluate_domain(generator, tokens, torch.zeros(3, 3, 32, 32), judges, samples=20, faces=0)
+    again = evaluate_domain(generator, tokens, torch.zeros(3, 3, 32, 32), nets, samples=20, faces=0)
     assert {**again, "seconds": None} == {**found, "seconds": None}
 
 
-def test_figures_of_a_card(judges: Judges) -> None:
-    report = compare(Toy(), darker, codes(8), darker(codes(8, seed=1)), judges, faces=1)
-    found = figures(report, "toys", "a command")
-    assert found[0].metric == "Kernel distance in attribute features, x1000"
+def test_metrics_of_a_card(nets: MetricNets) -> None:
+    report = compare(Toy(), darker, codes(8), darker(codes(8, seed=1)), nets, faces=1)
+    found = card_metrics(report, "toys", "a command")
+    assert found[0].name == "Kernel distance in attribute features, x1000"
     assert found[0].value == report["attribute_features"]["kernel_x1000"]
-    assert len({figure.metric for figure in found}) == len(found)
-    diversity = next(figure for figure in found if "diversity" in figure.metric)
+    assert len({metric.name for metric in found}) == len(found)
+    diversity = next(metric for metric in found if "diversity" in metric.name)
     assert (diversity.version, diversity.samples) == ("st-lpips-alex", 8)
-    assert not any("Landmark drift" in figure.metric for figure in found)  # toys have no faces
+    assert not any("Landmark drift" in metric.name for metric in found)  # toys have no faces
 
 
 # --- The command ----------------------------------------------------------------------------------------------------
@@ -266,24 +266,24 @@ def test_command(run: Any, tiny_pipeline_dir: Path, domain: Path, true: Path, tm
     assert (report["samples"], report["true_pictures"]) == (6, 3)
     assert report["discriminator_features"] is None  # the tiny model has none
     assert report["diversity"]["perceptual"] == "st-lpips-alex"
-    written = read_card(Folder(domain)).figures
+    written = read_card(Folder(domain)).metrics
     assert written[0].value == report["attribute_features"]["kernel_x1000"]
     assert written[0].dataset == "true, 3 pictures"
     code, out, err = run(*args, "--references", true, "--card")
     assert code == 0, err
     assert "around the references" in out
     assert "note: No discriminator features" in out
-    assert len(read_card(Folder(domain)).figures) == len(written)  # replaced, not added
+    assert len(read_card(Folder(domain)).metrics) == len(written)  # replaced, not added
 
 
-def test_the_card_gets_the_figures_of_its_own_domain(
+def test_the_card_gets_the_metrics_of_its_own_domain(
     run: Any, tiny_pipe: RefineStylePipeline, domain: Path, true: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the model has another of the same name, which is meant by the name elsewhere."""
     other = TokenSet.from_pretrained(domain).scale(-3.0)
     RefineStylePipeline(tiny_pipe.generator, domains={"wild": other}).save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
-    figures = {}
+    measured = {}
     for how in (["wild", "--card"], ["./wild"], ["wild"]):
         if how == ["wild"]:
             with pytest.warns(UserWarning, match=r"'wild' is the model's own domain here; .* is \./wild"):
@@ -292,8 +292,8 @@ def test_the_card_gets_the_figures_of_its_own_domain(
             code, out, err = run("evaluate", "domain", "model", *how, "--true", true, "--samples", 4, "--json")
         assert code == 0, err
         report = json.loads(out)
-        figures[" ".join(how)] = report["attribute_features"] or report["diversity"]
-    assert figures["wild --card"] == figures["./wild"] != figures["wild"]
+        measured[" ".join(how)] = report["attribute_features"] or report["diversity"]
+    assert measured["wild --card"] == measured["./wild"] != measured["wild"]
 
 
 def test_a_folder_that_is_called_as_a_bundled_model(

@@ -21,8 +21,8 @@ from refinestyle_hub.evaluation.reconstruction import (
     Method,
     attribute_error,
     baselines,
+    distances,
     evaluate_inversion,
-    judges,
     our_methods,
     table,
     token_values,
@@ -60,15 +60,15 @@ def crops(n: int = 2) -> Tensor:
         return generator(generator.map(z)).clamp(-1, 1)
 
 
-def test_figures_of_known_answers() -> None:
+def test_metrics_of_known_answers() -> None:
     x = torch.zeros(4, 3, 32, 32)
     shift = Method("a shift", lambda crop: (crop + 0.5, 7))
     by = {"mse": mse, "number": lambda a, b: torch.arange(len(a)).float()}
     calls: list[tuple[int, int]] = []
     rows = evaluate_inversion([Method("itself", lambda crop: (crop, 3)), shift], x, by, lambda *n: calls.append(n))
     assert [row["method"] for row in rows] == ["itself", "a shift"]
-    assert [row["figures"]["mse"] for row in rows] == [{"mean": 0, "std": 0}, {"mean": 0.25, "std": 0}]
-    assert rows[1]["figures"]["number"] == {"mean": 1.5, "std": pytest.approx(1.25**0.5, abs=1e-6)}
+    assert [row["metrics"]["mse"] for row in rows] == [{"mean": 0, "std": 0}, {"mean": 0.25, "std": 0}]
+    assert rows[1]["metrics"]["number"] == {"mean": 1.5, "std": pytest.approx(1.25**0.5, abs=1e-6)}
     assert rows[1]["values"] == 7
     assert calls[-1] == (8, 8)
     assert "| a shift | 0.25 ± 0 |" in table(rows)
@@ -153,13 +153,13 @@ def test_from_the_command_line(
     assert [row["method"] for row in report["rows"]] == names
     assert report["pictures"] == 2
     for row in report["rows"]:  # 32 pixels are too few for MS-SSIM
-        assert list(row["figures"]) == ["mse", "st-lpips-alex", "st-lpips-vgg", "attributes", "seconds"]
+        assert list(row["metrics"]) == ["mse", "st-lpips-alex", "st-lpips-vgg", "attributes", "seconds"]
     assert report["rows"][4]["values"] > sum(p.numel() for p in pipe.generator.synthesis_parameters())
 
 
 def test_every_distance_of_a_larger_picture(perceptual: Perceptual) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    by = judges(128, perceptual, None, None)
+    by = distances(128, perceptual, None, None)
     assert list(by) == ["mse", "st-lpips-alex", "ms_ssim"]
     assert float(by["ms_ssim"](x, x).min()) == pytest.approx(1)
 

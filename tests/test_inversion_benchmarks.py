@@ -92,7 +92,7 @@ def test_changes_leave_size_and_range(inversion: ModuleType) -> None:
 
 def test_a_curve_joins_what_differs_in_steps(inversion: ModuleType) -> None:
     def row(name: str, seconds: float, distance: float) -> dict[str, object]:
-        return {"method": name, "figures": {"seconds": {"mean": seconds}, "d": {"mean": distance}}}
+        return {"method": name, "metrics": {"seconds": {"mean": seconds}, "d": {"mean": distance}}}
 
     rows = [row("two & more", 0.05, 0.3), row("two & more + 10 steps", 1, 0.2), row("two & more, w+ alone", 0.04, 0.5)]
     drawing = inversion.plot([*rows, row("PTI, 10 + 20 steps", 60, 0.1)], "d", "A title")
@@ -135,7 +135,7 @@ def test_all_tables_of_a_tiny_model(
     iterated = ["two-stage, 0 iterations", "two-stage, 2 iterations"]
     quick = ["two-stage, w+ alone", "two-stage", *iterated, "other, w+ alone", "other"]
     assert [row["method"] for row in report["portraits"]["rows"]] == [*quick, "two-stage + 1 steps"]
-    rows = {row["method"]: row["figures"]["mse"]["mean"] for row in report["portraits"]["rows"]}
+    rows = {row["method"]: row["metrics"]["mse"]["mean"] for row in report["portraits"]["rows"]}
     assert rows["two-stage, 0 iterations"] == rows["two-stage, w+ alone"] != rows["two-stage, 2 iterations"]
     few = [row["method"] for row in report["portraits, a few"]["rows"]]
     assert few == [*quick, "two-stage + 1 steps", "w+, 2 steps", "PTI, 1 + 1 steps"]
@@ -166,22 +166,22 @@ def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> No
     trainer = EncoderTrainer(config, tiny_generator(), open_pictures(folder / "portraits", TINY.resolution, "test"))
     trainer.run()
     found = {"mse": {"mean": 0.25, "std": 0.1}, "seconds": {"mean": 1.0, "std": 0.0}}
-    rows = [{"method": name, "figures": found} for name in ("two-stage", "other")]
+    rows = [{"method": name, "metrics": found} for name in ("two-stage", "other")]
     table = {"pictures": 5, "rows": rows}
     (tmp_path / "inversion.json").write_text(json.dumps({"tables": {"portraits": table, "portraits, a few": table}}))
-    figures = script.figures(tmp_path / "inversion.json", "two-stage")
-    assert [(figure.metric, figure.reference) for figure in figures] == [
+    measured = script.metrics(tmp_path / "inversion.json", "two-stage")
+    assert [(one.name, one.reference) for one in measured] == [
         ("two-stage: mse", False),
         ("other: mse", True),
     ]
-    script.bundle(run, model, str(folder / "portraits"), tmp_path / "encoder.png", cost="a moment", figures=figures)
+    script.bundle(run, model, str(folder / "portraits"), tmp_path / "encoder.png", cost="a moment", metrics=measured)
     assert read_index(open_source(model)).parts == ("generator", "encoder", "directions")
     assert {path.name for path in (model / "encoder").iterdir()} >= {"card.json", "model.fp16.safetensors"}
     shipped = Encoder.from_pretrained(model, subfolder="encoder")
     for name, tensor in trainer.average.state_dict().items():
         torch.testing.assert_close(shipped.state_dict()[name], tensor, rtol=2e-3, atol=1e-6)  # half precision
     card = (model / "encoder" / "card.json").read_text()
-    assert "after 2 pictures" in card
+    assert "trained on 2 pictures" in card
     assert "--widths 8,8,8,16" in card
     assert "--layers 'b8.conv*,*.torgb'" in card  # as a shell takes it
     assert "--no-flip" in card

@@ -2,8 +2,8 @@
 
     python tools/bundle.py runs/mini-faces-128 --pictures 196000 --quality runs/quality/quality.json
 
-Needs the run's ``generator/`` and ``discriminator/``, and the attribute network in ``benchmarks/attributes``. The
-figures of the generator's card are those that ``generator_quality.py`` wrote to ``--quality``.
+Needs the run's ``generator/`` and ``discriminator/``, and the bundled attribute network. The
+metrics of the generator's card are those that ``generator_quality.py`` wrote to ``--quality``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from write_cards import write_cards
 
 from refinestyle_hub import RefineStylePipeline, cards
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
-from refinestyle_hub.hub.shipped import write_all
 from refinestyle_hub.images import contact_sheet, save_png, to_images
+from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
+from refinestyle_hub.storage.model_folder import Folder
 from refinestyle_hub.train.direction_fit import fit_directions
 
 
@@ -38,7 +40,7 @@ LIMITS = (
 )
 
 
-def figures(path: Path | None) -> tuple[cards.Figure, ...]:
+def metrics(path: Path | None) -> tuple[cards.Metric, ...]:
     """What ``generator_quality.py`` found: each measure of the samples, and of the rows that give the scale."""
     if path is None:
         return ()
@@ -47,8 +49,8 @@ def figures(path: Path | None) -> tuple[cards.Figure, ...]:
     words = {"kernel_x1000": "Kernel distance x 1000", "frechet": "Frechet distance"}
     words |= {"precision": "Precision", "recall": "Recall"}
     rows = [
-        cards.Figure(
-            metric=f"{word} in attribute features",
+        cards.Metric(
+            name=f"{word} in attribute features",
             value=found[key],
             dataset=f"{name} against half of the train split",
             samples=found["pictures"],
@@ -61,8 +63,8 @@ def figures(path: Path | None) -> tuple[cards.Figure, ...]:
     ]
     for name in ("samples", "portraits"):
         rows.append(
-            cards.Figure(
-                metric="Share in which dlib finds a face",
+            cards.Metric(
+                name="Share in which dlib finds a face",
                 value=report["face_found"][name],
                 dataset=name,
                 samples=report["face_found"]["pictures"],
@@ -85,7 +87,7 @@ def save(run: Path, folder: Path, samples: int, measured: int) -> None:
     """Fit the directions to the averaged generator of a run, and write the model."""
     generator = Generator.from_pretrained(run / "generator").eval().requires_grad_(False)
     discriminator = Discriminator.from_pretrained(run / "discriminator").eval().requires_grad_(False)
-    net = AttributeNet.from_pretrained(ROOT / "benchmarks" / "attributes").eval()
+    net = AttributeNet.from_pretrained(NAME)
     with tqdm(desc="directions", unit="picture") as bar:
 
         def on_step(seen: int, total: int) -> None:
@@ -95,8 +97,11 @@ def save(run: Path, folder: Path, samples: int, measured: int) -> None:
         directions = fit_directions(
             generator, net.read, samples, measured=measured, licence="apache-2.0", on_step=on_step
         )
-    shutil.rmtree(folder, ignore_errors=True)
+    for part in ("generator", "discriminator", "directions", "encoder", "domains"):  # of an earlier one nothing stays
+        shutil.rmtree(folder / part, ignore_errors=True)
     RefineStylePipeline(generator, discriminator, directions).save_pretrained(folder, variant="fp16")
+    index = read_index(Folder(folder))
+    save_index(folder, PipelineIndex((*index.parts, "attributes")))
 
 
 def main() -> None:
@@ -131,7 +136,7 @@ def main() -> None:
             title=f"{NAME}: generator",
             summary=f"The bundled StyleGAN2 generator, trained on {arguments.pictures:,} pictures at 128 px.",
             training=command,
-            figures=figures(arguments.quality),
+            metrics=metrics(arguments.quality),
             pictures=tuple(pictures),
             **common,  # type: ignore[arg-type]
         ),
@@ -139,18 +144,18 @@ def main() -> None:
             title=f"{NAME}: editing directions",
             summary="Thirteen directions in w+. Strength 1 is about one standard deviation of the attribute.",
             training=f"python tools/bundle.py runs/{NAME} --samples {arguments.samples}",
-            figures=direction_figures(pipe.directions),
+            metrics=direction_metrics(pipe.directions),
             base_model=NAME,
             **common,  # type: ignore[arg-type]
         ),
     }
     for part, card in parts.items():
         (folder / part / cards.FACTS).write_bytes(cards.dump_card(card))
-    for path in write_all(ROOT):
+    for path in write_cards():
         print(path.relative_to(ROOT))
 
 
-def direction_figures(directions: object) -> tuple[cards.Figure, ...]:
+def direction_metrics(directions: object) -> tuple[cards.Metric, ...]:
     """Effect of one unit on the direction's own attribute, and the largest leak, as measured when fitted."""
     from refinestyle_hub.train.direction_fit import SHIPPED
 
@@ -160,9 +165,9 @@ def direction_figures(directions: object) -> tuple[cards.Figure, ...]:
         worst = max(info.leak, key=info.leak.__getitem__)
         own = info.effect[SHIPPED[name]]
         common = {"dataset": "samples of the generator, read by the attribute network"}
-        rows.append(cards.Figure(metric=f"{name}: change for strength 1 ({info.unit})", value=own, **common))
+        rows.append(cards.Metric(name=f"{name}: change for strength 1 ({info.unit})", value=own, **common))
         rows.append(
-            cards.Figure(metric=f"{name}: largest leak, into {worst}", value=info.leak[worst], unit="sd", **common)
+            cards.Metric(name=f"{name}: largest leak, into {worst}", value=info.leak[worst], unit="sd", **common)
         )
     return tuple(rows)
 

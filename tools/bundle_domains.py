@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 from tqdm import tqdm
+from write_cards import write_cards
 
 from refinestyle_hub import RefineStylePipeline, TokenSet, cards
 from refinestyle_hub.adapt import STEPS
-from refinestyle_hub.hub.shipped import write_all
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.images import contact_sheet, save_png
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
@@ -83,7 +83,7 @@ def main() -> None:
         (target / cards.FACTS).write_bytes(cards.dump_card(card))
         index = read_index(open_source(model))
         save_index(model, PipelineIndex(index.parts, tuple(sorted({*index.domains, name}))))
-    for path in write_all(ROOT):
+    for path in write_cards():
         print(path.relative_to(ROOT))
 
 

@@ -3,7 +3,7 @@
     python tools/bundle_encoder.py runs/encoder --data portraits-128.zip --cost "70 minutes on two AVX2 cores" \\
         --inversion runs/inversion/inversion.json
 
-Needs the run's ``state.safetensors`` and ``encoder/``. The figures of the card are those that ``inversion.py`` wrote;
+Needs the run's ``state.safetensors`` and ``encoder/``. The metrics of the card are those that ``inversion.py`` wrote;
 its picture shows portraits of the test split, and the same distorted: as they are, by w+ alone, and with tokens if
 it knows of them. After ``bundle.py``: an encoder of another generator than the bundled one is refused.
 """
@@ -19,10 +19,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from write_cards import write_cards
+
 from refinestyle_hub import RefineStylePipeline, cards
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.generators.base import Generator
-from refinestyle_hub.hub.shipped import write_all
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
 from refinestyle_hub.train import checkpoint
@@ -33,7 +34,7 @@ from refinestyle_hub.train.encoder_settings import EncoderTraining
 
 ROOT = Path(__file__).parent.parent
 NAME = "mini-faces-128"
-ORDER = ("generator", "discriminator", "encoder", "directions")
+ORDER = ("generator", "discriminator", "encoder", "directions", "attributes")
 SHOWN = 8  # portraits on the picture
 METRICS = ("mse", "lpips-alex", "st-lpips-alex")  # of inversion.json, that the card repeats
 DATA = (
@@ -67,14 +68,14 @@ def _listed(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else ()
 
 
-def figures(path: Path | None, own: str) -> tuple[cards.Figure, ...]:
+def metrics(path: Path | None, own: str) -> tuple[cards.Metric, ...]:
     """Mean distances over each whole set of pictures; the rows of other ways give the scale."""
     if path is None:
         return ()
     tables = json.loads(path.read_text(encoding="utf-8"))["tables"]
     return tuple(
-        cards.Figure(
-            metric=f"{row['method']}: {name}",
+        cards.Metric(
+            name=f"{row['method']}: {name}",
             value=found["mean"],
             dataset=title,
             samples=table["pictures"],
@@ -84,7 +85,7 @@ def figures(path: Path | None, own: str) -> tuple[cards.Figure, ...]:
         for title, table in tables.items()
         if not title.endswith("a few")
         for row in table["rows"]
-        for name, found in row["figures"].items()
+        for name, found in row["metrics"].items()
         if name in METRICS
     )
 
@@ -137,7 +138,7 @@ def main() -> None:
     parser.add_argument("--own", default="two-stage", help="the row of it that is this encoder's")
     arguments = parser.parse_args()
 
-    measured = figures(arguments.inversion, arguments.own)
+    measured = metrics(arguments.inversion, arguments.own)
     bundle(
         arguments.run,
         ROOT / "refinestyle_hub" / "pretrained" / NAME,
@@ -145,9 +146,9 @@ def main() -> None:
         ROOT / "model_cards" / f"{NAME}-encoder.png",
         arguments.began,
         cost=arguments.cost,
-        figures=measured,
+        metrics=measured,
     )
-    for path in write_all(ROOT):
+    for path in write_cards():
         print(path.relative_to(ROOT))
 
 

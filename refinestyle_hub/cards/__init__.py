@@ -7,7 +7,7 @@ the file is left as it is.
 
 from __future__ import annotations
 
-from .facts import FACTS, README, Card, Figure, Picture, dump_card, read_card, read_text
+from .facts import FACTS, README, Card, Metric, Picture, dump_card, read_card, read_text
 from .kinds import kind_of
 from .licences import check_rights, relicensed, stated_licence
 from .metadata import base_tag, check
@@ -18,7 +18,7 @@ __all__ = [
     "FACTS",
     "README",
     "Card",
-    "Figure",
+    "Metric",
     "Picture",
     "base_tag",
     "check",

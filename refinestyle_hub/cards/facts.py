@@ -1,4 +1,4 @@
-"""What a card says that no other file holds: data, cost, figures, limits, licence. Kept as ``card.json``."""
+"""What a card says that no other file holds: data, cost, metrics, limits, licence. Kept as ``card.json``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..storage.model_folder import Source
 from ..storage.schema import dump_json, from_json, read_json
 
 
-__all__ = ["FACTS", "README", "Card", "Figure", "Picture", "dump_card", "read_card", "read_text"]
+__all__ = ["FACTS", "README", "Card", "Metric", "Picture", "dump_card", "read_card", "read_text"]
 
 FACTS = "card.json"
 README = "README.md"
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A measured number, and how to measure it again."""
 
-    metric: str  # as a reader says it: "Frechet distance in attribute features"
+    name: str  # as a reader says it: "Frechet distance in attribute features"
     value: float
     dataset: str  # what it was measured on: "portraits-128, test split"
     unit: str = ""
@@ -55,7 +55,7 @@ class Card:
     datasets: tuple[str, ...] = ()  # Hub ids of the same
     training: str = ""  # the command
     cost: str = ""  # machine and time
-    figures: tuple[Figure, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     limits: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     citation: str = ""  # BibTeX, beyond the method's own

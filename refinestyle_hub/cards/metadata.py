@@ -22,7 +22,7 @@ NO_LICENCE = (
 )
 
 LICENCE_KEYS = frozenset({"license", "license_name", "license_link"})
-RESULTS = frozenset({"model-index", "model_name"})  # made of the figures
+RESULTS = frozenset({"model-index", "model_name"})  # made of the metrics
 WRITTEN = LICENCE_KEYS | RESULTS | {"library_name", "pipeline_tag", "base_model", "datasets", "tags"}  # keys of ours
 
 # https://huggingface.co/docs/hub/repositories-licenses, without "unknown"
@@ -52,13 +52,13 @@ def metadata(kind: Kind, config: dict[str, Any], card: Card, name: str) -> dict[
             task_type=kind.task,
             dataset_type=re.sub(r"[^a-z0-9]+", "-", f.dataset.lower()).strip("-"),
             dataset_name=f.dataset,
-            metric_type=re.sub(r"[^a-z0-9]+", "_", f.metric.lower()).strip("_"),
-            metric_name=f.metric,
+            metric_type=re.sub(r"[^a-z0-9]+", "_", f.name.lower()).strip("_"),
+            metric_name=f.name,
             metric_value=f.value,
             metric_config=f.version or None,
             metric_args={k: v for k, v in (("samples", f.samples), ("seed", f.seed)) if v is not None} or None,
         )
-        for f in card.figures
+        for f in card.metrics
         if not f.reference
     ]
     data = ModelCardData(
@@ -138,6 +138,6 @@ def check(text: str) -> None:
     for model in data.get("model-index") or []:
         values = [metric.get("value") for result in model["results"] for metric in result["metrics"]]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-            problems.append("a figure is not a finite number")
+            problems.append("the value of a metric is not a finite number")
     if problems:
         raise CardError(f"The model card cannot be pushed: {'; '.join(problems)}.")

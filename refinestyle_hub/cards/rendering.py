@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import CardError
 from ..storage.atomic import write_folder
 from ..storage.model_folder import Folder
-from .facts import FACTS, README, Card, Figure, dump_card, read_text
+from .facts import FACTS, README, Card, Metric, dump_card, read_text
 from .kinds import base_rows, file_rows, kind_of
 from .licences import relicensed
 from .metadata import NO_LICENCE, WRITTEN, front_matter, metadata, split
@@ -72,7 +72,7 @@ def render(
         "pictures": [f"![{picture.caption}]({picture.file})\n\n{picture.caption}" for picture in shown],
         "use": ["## Use", f"```python\n{kind.snippet(address, card.base_model or name, config)}\n```"],
         "training": _training(card),
-        "figures": _figures(card.figures),
+        "metrics": _metrics(card.metrics),
         "limits": ["## Limits", "\n".join(f"- {limit}" for limit in card.limits)] if card.limits else [],
         "licence": ["## Licence", _licence(card)],
         "citation": ["## Citation", "\n".join(["```bibtex", CITATIONS, *filter(None, [card.citation]), "```"])],
@@ -88,17 +88,17 @@ def _table(head: list[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in plain)
 
 
-def _figures(figures: Iterable[Figure]) -> list[str]:
+def _metrics(metrics: Iterable[Metric]) -> list[str]:
     rows = []
-    for f in figures:
+    for f in metrics:
         detail = [
             f"{f.samples:,} samples" if f.samples else "",
             "" if f.seed is None else f"seed {f.seed}",
             f.version,
             f"`{f.command}`" if f.command else "",
         ]
-        rows.append([f.metric, f"{f.value:.4g} {f.unit}".strip(), f.dataset, ", ".join(filter(None, detail))])
-    return ["## Figures", _table(["Metric", "Value", "Measured on", "How"], rows)] if rows else []
+        rows.append([f.name, f"{f.value:.4g} {f.unit}".strip(), f.dataset, ", ".join(filter(None, detail))])
+    return ["## Metrics", _table(["Metric", "Value", "Measured on", "How"], rows)] if rows else []
 
 
 def _training(card: Card) -> list[str]:

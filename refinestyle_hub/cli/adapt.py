@@ -193,7 +193,7 @@ def _report(run: Adaptation, domain: TokenSet, model: str, seconds: float) -> di
 
 def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: str, changed: bool) -> None:
     """``card.json``: how the domain was made, and its preview. What else is in it stays; of a domain that changed, not
-    its figures.
+    its metrics.
     """
     from ..cards.facts import FACTS, Picture, dump_card, read_card
     from ..hub.sources import bundled_models
@@ -213,7 +213,7 @@ def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: st
         data=data,
         training=command,
         cost=cost,
-        figures=() if changed else known.figures,
+        metrics=() if changed else known.metrics,
         pictures=(Picture("preview.png", "Random seeds of the generator; below, the same in this domain."),),
     )
     write_folder(out, {FACTS: dump_card(card)})

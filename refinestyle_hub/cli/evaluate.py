@@ -1,4 +1,4 @@
-"""``refinestyle evaluate``: figures of what was made, measured against pictures."""
+"""``refinestyle evaluate``: how good a result is, measured against pictures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .pictures import Device, EncoderPlace, Model, load, with_encoder
 
 
 if TYPE_CHECKING:
-    from ..evaluation.attributes import AttributeNet
     from ..pipeline import RefineStylePipeline
     from ..tokens.token_set import TokenSet
 
 
 __all__ = ["evaluate"]
 
+Attributes = Annotated[str, typer.Option(help="Model with an attribute network: bundled name, folder or Hub id.")]
 evaluate = typer.Typer(no_args_is_help=True, help="Measure what was made against pictures.")
 
 
@@ -35,10 +35,8 @@ def domain(
     faces: Annotated[int, typer.Option(min=0, help="Of how many to compare landmarks.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
     trunc: Annotated[float, typer.Option(help="Truncation: 1 as drawn, 0 the mean face.")] = 1.0,
-    attributes: Annotated[
-        Path | None, typer.Option(help="Folder of the attribute network; by default that of this checkout.")
-    ] = None,
-    card: Annotated[bool, typer.Option("--card", help="Also write the figures into the folder's card.json.")] = False,
+    attributes: Attributes = "mini-faces-128",
+    card: Annotated[bool, typer.Option("--card", help="Also write the metrics into the folder's card.json.")] = False,
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
@@ -47,10 +45,11 @@ def domain(
         raise typer.BadParameter("The card is in the folder of a domain: name that folder.", param_hint="--card")
     pipe = load(model, device)
     tokens = find_domain(pipe, domain, elsewhere=card)
-    from ..evaluation.domain import CLUSTERS, Judges, evaluate_domain
+    from ..evaluation.attributes import AttributeNet
+    from ..evaluation.domain import CLUSTERS, MetricNets, evaluate_domain
     from ..train.data import open_pictures, to_float
 
-    judges = Judges(_attributes(attributes, device), pipe.discriminator, pipe.perceptual)
+    nets = MetricNets(AttributeNet.from_pretrained(attributes).to(device), pipe.discriminator, pipe.perceptual)
     size = pipe.generator.config.resolution
     pictures = open_pictures(true, size, None)
     around = None
@@ -62,7 +61,7 @@ def domain(
             pipe.generator,
             tokens,
             [to_float(pictures[i]) for i in range(len(pictures))],
-            judges,
+            nets,
             samples=samples,
             truncation=trunc,
             seed=seed,
@@ -87,14 +86,13 @@ def inversion(
     ] = True,
     aligned: Annotated[bool, typer.Option("--aligned", help="The pictures are aligned crops already.")] = False,
     encoder: EncoderPlace = None,
-    attributes: Annotated[
-        Path | None, typer.Option(help="Folder of the attribute network; by default that of this checkout.")
-    ] = None,
+    attributes: Attributes = "mini-faces-128",
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
     """Say how near a model's inversions of pictures come to them, beside published ways by optimisation."""
-    from ..evaluation.reconstruction import baselines, evaluate_inversion, judges, our_methods, table
+    from ..evaluation.attributes import AttributeNet
+    from ..evaluation.reconstruction import baselines, distances, evaluate_inversion, our_methods, table
     from ..faces.photo import read_crops
     from ..losses.perceptual import Perceptual
 
@@ -102,7 +100,7 @@ def inversion(
     crops, skipped = read_crops(pictures, pipe.generator.config.resolution, aligned=aligned)
     methods = our_methods(pipe, None if steps is None else [steps]) + (baselines(pipe) if compare else [])
     unseen = Perceptual.load("st-lpips-vgg").to(device)
-    by = judges(crops.shape[-1], pipe.perceptual, unseen, _attributes(attributes, device))
+    by = distances(crops.shape[-1], pipe.perceptual, unseen, AttributeNet.from_pretrained(attributes).to(device))
     with console.progress("pictures", len(crops) * len(methods)) as tick:
         rows = evaluate_inversion(methods, crops.to(device), by, lambda done, total: tick(done, {}))
     report = {"model": model, "pictures": len(crops), "skipped": skipped, "rows": rows}
@@ -124,27 +122,17 @@ def find_domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenS
     return tokens
 
 
-def _attributes(folder: Path | None, device: str) -> AttributeNet | None:
-    """The network that reads attributes; it is part of the checkout, not of the wheel."""
-    from ..evaluation.attributes import AttributeNet
-
-    checkout = Path(__file__).resolve().parents[2] / "benchmarks" / "attributes"
-    if folder is None and not checkout.is_dir():
-        return None
-    return AttributeNet.from_pretrained(folder or checkout).to(device)
-
-
 def _write_card(folder: Path, report: dict[str, Any], dataset: str) -> None:
     from ..cards.facts import FACTS, dump_card, read_card
-    from ..evaluation.domain import figures
+    from ..evaluation.domain import card_metrics
     from ..storage.atomic import write_folder
     from ..storage.model_folder import Folder
 
-    measured = figures(report, dataset, "refinestyle evaluate domain")
-    names = {figure.metric for figure in measured}
+    measured = card_metrics(report, dataset, "refinestyle evaluate domain")
+    names = {metric.name for metric in measured}
     known = read_card(Folder(folder))
-    kept = tuple(figure for figure in known.figures if figure.metric not in names)
-    write_folder(folder, {FACTS: dump_card(replace(known, figures=(*kept, *measured)))})
+    kept = tuple(metric for metric in known.metrics if metric.name not in names)
+    write_folder(folder, {FACTS: dump_card(replace(known, metrics=(*kept, *measured)))})
 
 
 def _table(report: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """A small CNN that reads attributes off a portrait: the measure of edits, and the features of the set distances.
 
-It is trained by `train/attributes.py` on rendered portraits, whose attributes are known exactly. It is no judge of
+`train/attribute_trainer.py` trains it on rendered portraits, whose attributes are known exactly. It says nothing about
 real people: on a photo its readings say which rendered portrait looks alike, nothing more.
 """
 
@@ -81,6 +81,7 @@ class Conv(nn.Module):
 class AttributeNet(Pretrained, nn.Module):
     """Pictures ``[N, 3, H, W]`` in [-1, 1] -> attributes, or 256 features."""
 
+    part = "attributes"
     config_class = AttributeConfig
 
     def __init__(self, config: AttributeConfig) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..cards.facts import Figure
+from ..cards.facts import Metric
 from ..errors import ConfigError, ShapeError
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
@@ -26,7 +26,7 @@ from .attributes import AttributeNet
 from .drift import Landmarks, attribute_drift
 
 
-__all__ = ["TRAINING_BYTES", "Draw", "Judges", "compare", "evaluate_domain", "figures", "sample_codes"]
+__all__ = ["TRAINING_BYTES", "Draw", "MetricNets", "card_metrics", "compare", "evaluate_domain", "sample_codes"]
 
 Draw: TypeAlias = Callable[[Tensor], Tensor]  # w+ [n, L, D] -> pictures [n, 3, R, R]
 OnBatch: TypeAlias = Callable[[int, int], None]  # samples done, and all of them
@@ -42,7 +42,7 @@ TRAINING_BYTES = 12  # of each number that is learnt: its gradient and Adam's tw
 
 
 @dataclass(frozen=True, eq=False)
-class Judges:
+class MetricNets:
     """The networks that measure. What an absent one would measure is left out."""
 
     attributes: AttributeNet | None = None
@@ -64,7 +64,7 @@ def evaluate_domain(
     generator: Generator,
     tokens: TokenSet,
     true: Tensor | Sequence[Tensor],
-    judges: Judges,
+    nets: MetricNets,
     *,
     samples: int = 500,
     truncation: float = 1.0,
@@ -91,7 +91,7 @@ def evaluate_domain(
     def draw(set_: TokenSet | None) -> Draw:
         return lambda w: generator(w, set_).clamp(-1, 1)
 
-    report = compare(draw(None), draw(tokens), w_plus, true, judges, references=references, faces=faces,
+    report = compare(draw(None), draw(tokens), w_plus, true, nets, references=references, faces=faces,
                      seed=seed, on_batch=on_batch)  # fmt: skip
     parameters = sum(p.numel() for p in generator.parameters())
     return {
@@ -123,7 +123,7 @@ def compare(
     adapted: Draw,
     w_plus: Tensor,
     true: Tensor | Sequence[Tensor],
-    judges: Judges,
+    nets: MetricNets,
     *,
     references: Tensor | None = None,
     faces: int = 100,
@@ -137,11 +137,11 @@ def compare(
         adapted: draws them as after it.
         w_plus: codes of the samples, [N, L, D].
         true: pictures of the style, [M, 3, R, R]: a tensor, or a sequence of [3, R, R].
-        judges: the networks that measure.
+        nets: the networks that measure.
         references: pictures that the change was learnt from, [K, 3, R, R]; the clusters of the diversity form around
             them. None: around the first of the true pictures, at most 20.
         faces: of how many samples the landmarks are compared.
-        seed: of what is drawn to estimate the figures.
+        seed: of what is drawn to estimate the metrics.
         on_batch: told how far it is.
 
     Returns:
@@ -154,7 +154,7 @@ def compare(
     if not len(true):
         raise ShapeError("There is no true picture to compare with.")
     notes: list[str] = []
-    goal = _gather([judges.levels(part) for part in _batches(true)])
+    goal = _gather([nets.levels(part) for part in _batches(true)])
     before, after, maps = [], [], []
     readings: list[tuple[Tensor, Tensor]] = []
     landmarks = Landmarks(faces)
@@ -163,12 +163,12 @@ def compare(
         source, sample = plain(codes), adapted(codes)
         if sample.shape[1:] != true[0].shape:
             raise ShapeError(f"The true pictures are {list(true[0].shape)}, the samples {list(sample.shape[1:])}.")
-        before.append(judges.levels(source))
-        after.append(judges.levels(sample))
-        if judges.perceptual is not None and start < SHOWN:
-            maps.append(_flat_maps(judges.perceptual, sample))
-        if judges.attributes is not None:
-            readings.append((judges.attributes(source).values, judges.attributes(sample).values))
+        before.append(nets.levels(source))
+        after.append(nets.levels(sample))
+        if nets.perceptual is not None and start < SHOWN:
+            maps.append(_flat_maps(nets.perceptual, sample))
+        if nets.attributes is not None:
+            readings.append((nets.attributes(source).values, nets.attributes(sample).values))
         landmarks.add(source, sample)
         if on_batch is not None:
             on_batch(min(start + BATCH, len(w_plus)), len(w_plus))
@@ -185,9 +185,9 @@ def compare(
         "true_pictures": len(true),
         "seed": seed,
         **sets,
-        "diversity": _diversity(judges.perceptual, maps, clusters, references is not None, seed, notes),
+        "diversity": _diversity(nets.perceptual, maps, clusters, references is not None, seed, notes),
         "landmarks": landmarks.report(notes),
-        "attributes": attribute_drift(judges.attributes, readings),
+        "attributes": attribute_drift(nets.attributes, readings),
         "notes": notes,
     }
 
@@ -293,8 +293,8 @@ def _seconds(draw: Draw, codes: Tensor) -> float:
     return min(times[1:]) / len(codes)
 
 
-def figures(report: Mapping[str, Any], dataset: str, command: str = "") -> tuple[Figure, ...]:
-    """The figures of a report that belong on the card of the domain; kernel distances first."""
+def card_metrics(report: Mapping[str, Any], dataset: str, command: str = "") -> tuple[Metric, ...]:
+    """The metrics of a report that belong on the card of the domain; kernel distances first."""
     found: list[tuple[str, float | None, str, str, int]] = []
     samples = report["samples"]
     for name in FEATURES:
@@ -318,7 +318,7 @@ def figures(report: Mapping[str, Any], dataset: str, command: str = "") -> tuple
     part = report["attributes"] or {}
     found.append(("Drift of pose and expression", part.get("content_deviations"), "sd", "", samples))
     return tuple(
-        Figure(metric, value, dataset, unit, count or None, report["seed"], version, command)
-        for metric, value, unit, version, count in found
+        Metric(name, value, dataset, unit, count or None, report["seed"], version, command)
+        for name, value, unit, version, count in found
         if value is not None
     )

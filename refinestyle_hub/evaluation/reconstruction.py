@@ -26,7 +26,7 @@ from .baselines import pivotal_tuning, project_w_plus
 from .metrics import Estimate, PairDistance, ms_ssim
 
 
-__all__ = ["Method", "baselines", "evaluate_inversion", "judges", "our_methods", "table"]
+__all__ = ["Method", "baselines", "distances", "evaluate_inversion", "our_methods", "table"]
 
 Invert: TypeAlias = Callable[[Tensor], tuple[Tensor, int]]  # [1, 3, R, R] -> what is drawn of it, numbers to keep
 OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, over all methods
@@ -129,10 +129,10 @@ def baselines(
     return found + [Method(f"PTI, {pivot} + {steps} steps", tuned(pivot, steps)) for pivot, steps in tuning]
 
 
-# --- Figures --------------------------------------------------------------------------------------------------------
+# --- Metrics --------------------------------------------------------------------------------------------------------
 
 
-def judges(
+def distances(
     side: int, perceptual: Perceptual, unseen: Perceptual | None, attributes: AttributeNet | None
 ) -> dict[str, PairDistance]:
     """What pictures [N, 3, R, R] and their redrawings are compared by, each -> [N].
@@ -177,7 +177,7 @@ def evaluate_inversion(
     """Invert every picture of [N, 3, R, R] in every way; ``warm``: some way of these was gone before.
 
     Returns:
-        For each method its name; ``figures``: mean and standard deviation over the pictures of every distance and of
+        For each method its name; ``metrics``: mean and standard deviation over the pictures of every distance and of
         the seconds; ``parameters`` that were trained; ``values`` to keep for each picture.
 
     Raises:
@@ -205,10 +205,10 @@ def evaluate_inversion(
             if on_picture is not None:
                 on_picture(done, len(crops) * len(methods))
         pairs = list(zip(crops.split(BATCH), torch.cat(drawn).to(crops.device).split(BATCH), strict=True))
-        found = {name: torch.cat([judge(x, y) for x, y in pairs]) for name, judge in by.items()}
-        figures = {name: _estimate(numbers) for name, numbers in found.items()}
-        figures["seconds"] = _estimate(torch.tensor(seconds))
-        rows.append({"method": method.name, "parameters": method.parameters, "values": values, "figures": figures})
+        found = {name: torch.cat([distance(x, y) for x, y in pairs]) for name, distance in by.items()}
+        metrics = {name: _estimate(numbers) for name, numbers in found.items()}
+        metrics["seconds"] = _estimate(torch.tensor(seconds))
+        rows.append({"method": method.name, "parameters": method.parameters, "values": values, "metrics": metrics})
     return rows
 
 
@@ -219,11 +219,11 @@ def _estimate(numbers: Tensor) -> dict[str, float]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows for people, in Markdown: mean ± standard deviation over the pictures."""
-    columns = list(rows[0]["figures"])
+    columns = list(rows[0]["metrics"])
     lines = [f"| method | {' | '.join(columns)} | parameters | numbers a picture |"]
     lines.append("| --- |" + " ---: |" * (len(columns) + 2))
     for row in rows:
-        cells = [f"{row['figures'][name]['mean']:.3g} ± {row['figures'][name]['std']:.2g}" for name in columns]
+        cells = [f"{row['metrics'][name]['mean']:.3g} ± {row['metrics'][name]['std']:.2g}" for name in columns]
         trained = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "none"
         lines.append(f"| {row['method']} | {' | '.join(cells)} | {trained} | {row['values']:,} |")
     return "\n".join(lines)
