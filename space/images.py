@@ -22,9 +22,8 @@ from PIL import Image, ImageDraw
 from refinestyle_hub.adapt import MAX_PICTURES, References, load_references
 from refinestyle_hub.errors import FaceNotFoundError, PictureError
 from refinestyle_hub.faces.align import face_quad
-from refinestyle_hub.faces.detect import Face, find_faces
-from refinestyle_hub.faces.photo import Photo
-from refinestyle_hub.images import FORMATS, contact_sheet, load_picture
+from refinestyle_hub.faces.photo import FaceSearch, Photo, read_photo
+from refinestyle_hub.images import FORMATS, contact_sheet
 
 from . import limits, messages
 
@@ -32,17 +31,15 @@ from . import limits, messages
 __all__ = [
     "Pixels",
     "cache_file",
-    "crops_of",
-    "faces_in",
+    "crop_of",
     "film_file",
     "framed",
     "keep_swept",
+    "open_photo",
     "png",
     "png_file",
-    "read_photo",
     "read_references",
     "side_by_side",
-    "square",
     "sweep_cache",
 ]
 
@@ -53,8 +50,11 @@ FRAMED = 512  # pixels, the long side of a photo with its frames
 FRAME_MS = 70  # of a film
 
 
-def read_photo(path: str | None) -> Image.Image:
-    """An upload as upright RGB without metadata; refused with its message before a pixel is decoded if it can be."""
+def open_photo(path: str | None, faces: FaceSearch = "required") -> Photo:
+    """An upload as upright RGB without metadata, and its faces without those that are too small to use.
+
+    Raises the message for a visitor if it cannot be used, where possible before a pixel is decoded.
+    """
     if not path:
         raise messages.refuse(messages.NO_PHOTO)
     try:
@@ -67,9 +67,15 @@ def read_photo(path: str | None) -> Image.Image:
     if width * height > limits.MAX_PIXELS:
         raise messages.refuse(messages.too_many_pixels(width, height))
     try:
-        return load_picture(path, max_bytes=limits.MAX_BYTES, max_pixels=limits.MAX_PIXELS)
+        photo = read_photo(path, faces, max_bytes=limits.MAX_BYTES, max_pixels=limits.MAX_PIXELS)
+    except FaceNotFoundError as error:
+        raise messages.refuse(messages.NO_FACE) from error
     except PictureError as error:
         raise messages.refuse(messages.NOT_A_PICTURE) from error
+    large = tuple(face for face in photo.faces if face.width >= limits.MIN_FACE)
+    if photo.faces and not large:
+        raise messages.refuse(messages.face_too_small(photo.faces[0].width))
+    return Photo(photo.image, large)
 
 
 def _size_in_header(path: str) -> tuple[int, int]:
@@ -83,35 +89,17 @@ def _size_in_header(path: str) -> tuple[int, int]:
         raise messages.refuse(messages.NOT_A_PICTURE) from error
 
 
-def faces_in(image: Image.Image) -> list[Face]:
-    """The faces of a photo, the largest first, without those that are too small to use."""
-    try:
-        faces = find_faces(image)
-    except FaceNotFoundError as error:
-        raise messages.refuse(messages.NO_FACE) from error
-    large = [face for face in faces if face.width >= limits.MIN_FACE]
-    if not large:
-        raise messages.refuse(messages.face_too_small(faces[0].width))
-    return large
+def crop_of(photo: Photo, size: int, face: int = 0) -> Pixels:
+    """The aligned crop of a face, or the central square of a photo without faces, [size, size, 3]."""
+    return np.asarray(photo.crop(size, face).image)
 
 
-def square(image: Image.Image, size: int) -> Pixels:
-    """The central square, for a photo that is a crop already."""
-    return np.asarray(Photo(image).crop(size).image)
-
-
-def crops_of(image: Image.Image, faces: Sequence[Face], size: int) -> list[Pixels]:
-    """The aligned crop of each face, [size, size, 3]."""
-    photo = Photo(image, tuple(faces))
-    return [np.asarray(photo.crop(size, index).image) for index in range(len(faces))]
-
-
-def framed(image: Image.Image, faces: Sequence[Face], chosen: int) -> Pixels:
+def framed(photo: Photo, chosen: int) -> Pixels:
     """A small copy of the photo with a frame around the crop of each face; that of the chosen face stands out."""
-    scale = FRAMED / max(image.size)
-    small = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)))
+    scale = FRAMED / max(photo.image.size)
+    small = photo.image.resize([max(round(side * scale), 1) for side in photo.image.size])
     draw = ImageDraw.Draw(small)
-    for index, face in enumerate(faces):
+    for index, face in enumerate(photo.faces):
         corners = [(float(x), float(y)) for x, y in (face_quad(face.landmarks) + 0.5) * scale]
         colour, width = (ACCENT, 4) if index == chosen else ((255, 255, 255), 2)
         draw.line([*corners, corners[0], corners[1]], fill=colour, width=width, joint="curve")
@@ -131,7 +119,7 @@ def read_references(paths: Sequence[str] | None, size: int) -> tuple[References,
     for path in paths:
         name = os.path.basename(path)
         try:
-            pictures.append(read_photo(path))
+            pictures.append(open_photo(path, "none").image)
             names.append(name)
         except gr.Error as error:
             refused[name] = str(error.message)

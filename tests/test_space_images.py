@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from refinestyle_hub.faces.detect import Face, find_faces
+from refinestyle_hub.faces.photo import Photo
 from space import images, limits, messages
 
 
@@ -23,7 +24,7 @@ def save(image: Image.Image, path: Path, **options: object) -> str:
 
 def refusal(path: str | None) -> str:
     with pytest.raises(gr.Error) as caught:
-        images.read_photo(path)
+        images.open_photo(path)
     assert not caught.value.print_exception  # a user's mistake leaves no traceback in the log
     return str(caught.value.message)
 
@@ -76,18 +77,15 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
 def test_every_kind_of_picture_is_read(tmp_path: Path, astronaut: Image.Image, mode: str) -> None:
     suffix = "tif" if mode == "CMYK" else "png"
-    picture = images.read_photo(
-        save(
-            astronaut.resize((64, 48)).convert(mode if mode != "I;16" else "L").convert(mode),
-            tmp_path / f"photo.{suffix}",
-        )
-    )
+    source = astronaut.resize((64, 48)).convert(mode if mode != "I;16" else "L").convert(mode)
+    picture = images.open_photo(save(source, tmp_path / f"photo.{suffix}"), "none").image
     assert (picture.mode, picture.size) == ("RGB", (64, 48))
 
 
 def test_of_a_film_the_first_picture_is_read(tmp_path: Path, astronaut: Image.Image) -> None:
     frames = [astronaut.resize((64, 48)), Image.new("RGB", (64, 48))]
-    picture = images.read_photo(save(frames[0], tmp_path / "photo.gif", save_all=True, append_images=frames[1:]))
+    file = save(frames[0], tmp_path / "photo.gif", save_all=True, append_images=frames[1:])
+    picture = images.open_photo(file, "none").image
     assert (picture.mode, picture.size) == ("RGB", (64, 48))
     assert np.asarray(picture).mean() > 50  # the second one is black
 
@@ -97,8 +95,8 @@ def test_a_turned_photo_gives_the_same_crop(tmp_path: Path, astronaut: Image.Ima
     exif[0x0112] = 6  # as phones store an upright photo
     exif[0x010F] = "Secret Camera"
     turned = save(astronaut.transpose(Image.Transpose.ROTATE_90), tmp_path / "turned.png", exif=exif)
-    upright, again = images.read_photo(save(astronaut, tmp_path / "upright.png")), images.read_photo(turned)
-    crops = [images.crops_of(image, images.faces_in(image), 64)[0] for image in (upright, again)]
+    files = save(astronaut, tmp_path / "upright.png"), turned
+    crops = [images.crop_of(images.open_photo(file), 64) for file in files]
     assert np.array_equal(*crops)
     file = images.png_file(crops[1])
     assert b"Secret" not in Path(file).read_bytes()
@@ -106,22 +104,19 @@ def test_a_turned_photo_gives_the_same_crop(tmp_path: Path, astronaut: Image.Ima
         assert not picture.getexif()
 
 
-def test_no_face_and_small_faces(astronaut: Image.Image) -> None:
-    with pytest.raises(gr.Error) as caught:
-        images.faces_in(Image.new("RGB", (256, 256), "gray"))
-    assert caught.value.message == messages.NO_FACE
+def test_no_face_and_small_faces(tmp_path: Path, astronaut: Image.Image) -> None:
+    assert refusal(save(Image.new("RGB", (256, 256), "gray"), tmp_path / "grey.png")) == messages.NO_FACE
     width = find_faces(astronaut)[0].width
     small = astronaut.resize((round(512 * 45 / width),) * 2, Image.Resampling.LANCZOS)
-    with pytest.raises(gr.Error) as caught:
-        images.faces_in(small)
     found = find_faces(small)[0].width
     assert found < limits.MIN_FACE
-    assert caught.value.message == f"The face is only {found} px wide. Use a closer photo."
+    assert refusal(save(small, tmp_path / "small.png")) == f"The face is only {found} px wide. Use a closer photo."
 
 
 def test_frames_are_drawn_where_the_crops_are(astronaut: Image.Image) -> None:
     faces = find_faces(astronaut)
-    shown = images.framed(astronaut.resize((1024, 1024)), [_scaled(face, 2.0) for face in faces], 0)
+    large = Photo(astronaut.resize((1024, 1024)), tuple(_scaled(face, 2.0) for face in faces))
+    shown = images.framed(large, 0)
     assert shown.shape == (512, 512, 3)
     changed = np.abs(shown.astype(int) - np.asarray(astronaut.resize((512, 512)), dtype=int)).max(axis=2) > 60
     rows, columns = np.nonzero(changed)
@@ -151,7 +146,7 @@ def test_metadata_of_no_kind_survives(tmp_path: Path, astronaut: Image.Image) ->
     data = io.BytesIO()
     astronaut.resize((64, 64)).save(data, "JPEG", comment=b"where I live")
     (tmp_path / "photo.jpg").write_bytes(data.getvalue())
-    picture = images.read_photo(str(tmp_path / "photo.jpg"))
+    picture = images.open_photo(str(tmp_path / "photo.jpg"), "none").image
     assert not picture.info
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import gradio as gr
 
+from refinestyle_hub.errors import FaceNotFoundError
+from refinestyle_hub.faces.photo import Photo
+
 from .. import images, limits, messages, tokenfiles
 from ..admission import Stops
 from ..images import Pixels, png_file
@@ -43,20 +46,22 @@ class InvertHandlers:
         with messages.explained():
             if not photo:
                 return hide(), hide(), hide(), 0, None
-            image = images.read_photo(photo)
+            opened = images.open_photo(photo, "none" if aligned else "required")
             if aligned:
-                crop = png_file(images.square(image, self.jobs.size))
+                crop = png_file(images.crop_of(opened, self.jobs.size))
                 return show(crop), hide([(crop, "crop")]), show("The central square is used."), 0, None
-            faces = images.faces_in(image)
-            crops = images.crops_of(image, faces, min(self.jobs.size, 256))
-            captioned = [(png_file(crop), f"{face.width} px wide") for crop, face in zip(crops, faces, strict=True)]
+            faces, size = opened.faces, min(self.jobs.size, 256)
+            captioned = [
+                (png_file(images.crop_of(opened, size, index)), f"{face.width} px wide")
+                for index, face in enumerate(faces)
+            ]
             note = f"One face found, {faces[0].width} px wide."
             if len(faces) > 1:
                 note = messages.several_faces(len(faces))
             elif faces[0].width < limits.SMALL_FACE:
                 note = messages.small_face(faces[0].width)
             gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
-            framed = png_file(images.framed(image, faces, 0))
+            framed = png_file(images.framed(opened, 0))
             return show(framed), gallery, show(note), 0, DetectedFaces(photo, faces)
 
     def choose(self, photo: str | None, detected: DetectedFaces | None, event: gr.SelectData) -> tuple[int, Any]:
@@ -64,8 +69,8 @@ class InvertHandlers:
         with messages.explained():
             if detected is None or detected.photo != photo or not 0 <= event.index < len(detected.faces):
                 return 0, gr.update()
-            framed = images.framed(images.read_photo(photo), detected.faces, event.index)
-            return event.index, png_file(framed)
+            opened = Photo(images.open_photo(photo, "none").image, tuple(detected.faces))
+            return event.index, png_file(images.framed(opened, event.index))
 
     def invert(
         self,
@@ -119,13 +124,14 @@ class InvertHandlers:
         return "Stopping after this step; what was reached is kept."
 
     def _crop(self, photo: str | None, aligned: bool, face: int, detected: DetectedFaces | None) -> Pixels:
-        image = images.read_photo(photo)
-        if aligned:
-            return images.square(image, self.jobs.size)
-        faces = detected.faces if detected and detected.photo == photo else images.faces_in(image)
-        if not 0 <= face < len(faces):
-            raise messages.refuse(messages.NO_SUCH_FACE)
-        return images.crops_of(image, [faces[face]], self.jobs.size)[0]
+        known = detected.faces if detected and detected.photo == photo and not aligned else ()
+        opened = images.open_photo(photo, "none" if aligned or known else "required")
+        if known:
+            opened = Photo(opened.image, tuple(known))
+        try:
+            return images.crop_of(opened, self.jobs.size, face)
+        except FaceNotFoundError as error:
+            raise messages.refuse(messages.NO_SUCH_FACE) from error
 
 
 def _stages(crop: Pixels, result: InversionResult) -> list[tuple[str, str]]:
