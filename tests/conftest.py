@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import gradio as gr
     from gradio_client import Client
 
+    from refinestyle_hub.train.encoder_settings import EncoderTraining
     from space.admission import Stops
 
 
@@ -162,6 +163,33 @@ def tiny_pipe(tiny_pipeline_dir: Path) -> RefineStylePipeline:
     pipe = RefineStylePipeline.from_pretrained(tiny_pipeline_dir)
     pipe.perceptual = Perceptual.load("st-lpips-alex")
     return pipe
+
+
+# --- Training of the encoder ---
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a generator and a discriminator of 16 px."""
+    from encoder_runs import make_model
+
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def pictures(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of twenty pictures that its generator drew."""
+    from encoder_runs import make_pictures
+
+    return make_pictures(tmp_path_factory.mktemp("all") / "pictures", model)
+
+
+@pytest.fixture
+def tiny(model: Path, pictures: Path, tmp_path: Path) -> EncoderTraining:
+    """The settings of a short run with these."""
+    from encoder_runs import settings
+
+    return settings(model, pictures, tmp_path / "run")
 
 
 # --- The demo ---

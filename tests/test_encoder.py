@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoder_parts import encoder_for, pictures, taught
 from tiny import TINY, tiny_generator
-from torch import Tensor, nn
+from torch import Tensor
 
 from refinestyle_hub.config import EncoderConfig, EncoderNetwork, StyleGAN2Config
 from refinestyle_hub.encoder.backbone import open_backbone
@@ -16,7 +17,6 @@ from refinestyle_hub.encoder.encoder import Encoder, standard_coordinates
 from refinestyle_hub.encoder.stage import layer_groups
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ShapeError
 from refinestyle_hub.generators.base import Generator
-from refinestyle_hub.hub.pretrained import _Unfilled
 from refinestyle_hub.images import to_image
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -24,7 +24,6 @@ from refinestyle_hub.tokens.batch import TokenBatch
 from refinestyle_hub.tokens.modulated_conv import Residual, squared_residual_norm
 
 
-SMALL = {"widths": (8, 8, 16, 16), "width": 16, "heads": 2, "depth": 1, "rank": 2}
 # the sizes of the bundled model
 BUNDLED = StyleGAN2Config(128, 256, 256, 4, {4: 256, 8: 256, 16: 128, 32: 64, 64: 32, 128: 16})
 BUNDLED_SIZES = {"widths": (32, 64, 128, 192), "width": 128, "heads": 4}
@@ -33,28 +32,6 @@ BUNDLED_SIZES = {"widths": (32, 64, 128, 192), "width": 128, "heads": 4}
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     return tiny_generator()
-
-
-def encoder_for(generator: Generator, **options: object) -> Encoder:
-    torch.manual_seed(0)
-    return Encoder.for_generator(generator, **(SMALL | options))
-
-
-def taught(encoder: Encoder) -> Encoder:
-    """As if it had learnt something: no head is zero any more."""
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in encoder.parameters():
-            p.add_(torch.randn(p.shape, generator=rng) * 0.1)
-    return encoder.eval()
-
-
-def pictures(n: int = 2, side: int = 32) -> Tensor:
-    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(2)) * 2 - 1
-
-
-def count(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
 
 
 PLANS = {
@@ -106,8 +83,8 @@ def test_the_groups_are_thirds_of_the_resolutions() -> None:
 
 def test_parameter_budgets() -> None:
     def total(generator: StyleGAN2Config, **options: object) -> int:
-        with _Unfilled():
-            return count(Encoder(EncoderConfig(generator.shape, EncoderNetwork(**options))))  # type: ignore[arg-type]
+        config = EncoderConfig(generator.shape, EncoderNetwork(**options))  # type: ignore[arg-type]
+        return sum(tensor.numel() for tensor in Encoder.template(config).values())
 
     assert total(StyleGAN2Config(1024)) < 60e6
     assert total(StyleGAN2Config(1024), gradient_feedback=True) < 60e6
@@ -128,21 +105,6 @@ def test_an_untrained_encoder_answers_with_the_mean_latent_and_no_residual(gener
         assert torch.equal(x.a, torch.ones_like(x.a))
         sizes.append(x.q.detach().square().sum(dim=2).mean())
     assert 0.7 < float(torch.stack(sizes).mean()) < 1.4  # so that P alone says how strong a token is
-
-
-@pytest.mark.parametrize(
-    "more", [{}, {"gradient_feedback": True, "num_iters": 2}], ids=["one iteration", "gradient feedback"]
-)
-@pytest.mark.parametrize("residual", ["post", "pre"])
-def test_a_second_stage_that_has_learnt_nothing_draws_what_the_first_draws(
-    generator: Generator, residual: str, more: dict[str, object]
-) -> None:
-    encoder = encoder_for(generator, residual=residual, **more)
-    taught(encoder.first)  # type: ignore[arg-type]
-    w_plus, tokens = encoder(pictures(), generator, encoder.load_distance())
-    assert not torch.equal(w_plus[0], w_plus[1])
-    assert torch.equal(w_plus, encoder.codes(pictures()))
-    assert torch.equal(generator(w_plus, tokens), generator(w_plus))
 
 
 STARTS = [
@@ -176,83 +138,7 @@ def test_after_one_step_every_query_has_a_gradient(generator: Generator, options
             assert (g.abs().sum(dim=1) > 0).all(), name
 
 
-def test_a_second_iteration_steps_along_the_gradient_by_q(generator: Generator) -> None:
-    encoder = encoder_for(generator, gradient_feedback=True, num_iters=2)
-    assert encoder.second is not None
-    with torch.no_grad():
-        for group in encoder.second.groups:
-            for head in group.token_heads:
-                head.step_p.rate.bias.fill_(-0.01)
-    x = pictures()
-    _, tokens = encoder(x, generator, encoder.load_distance())
-    generator(encoder.codes(x), tokens).sum().backward()
-    for name, p in encoder.second.named_parameters():
-        if name.endswith("step_q.rate.bias"):
-            assert p.grad is not None
-            assert p.grad.any(), name
-
-
-def test_the_first_of_two_stages_gets_no_gradient_from_the_second(generator: Generator) -> None:
-    encoder = taught(encoder_for(generator))
-    w_plus, tokens = encoder(pictures(), generator)
-    generator(w_plus, tokens).sum().backward()
-    assert all(p.grad is None for p in encoder.first.parameters())
-
-
 # --- What the answers mean ------------------------------------------------------------------------------------------
-
-
-def test_the_second_stage_looks_at_what_the_first_one_draws(generator: Generator) -> None:
-    encoder = taught(encoder_for(generator))
-    other = tiny_generator(seed=5)
-    ours, theirs = (encoder(pictures(), g).tokens.own["b8.conv0"].p for g in (generator, other))
-    assert not torch.allclose(ours, theirs, atol=1e-4)
-
-
-def test_each_iteration_continues_from_the_render_before(generator: Generator) -> None:
-    encoder = taught(encoder_for(generator, num_iters=3, gradient_feedback=True, layers=("b8.*", "b16.conv0")))
-    x, distance = pictures(), encoder.load_distance()
-    w_plus, last = encoder(x, generator, distance)
-    assert torch.equal(last.own["b8.conv0"].p, encoder(x, generator, distance, num_iters=3).tokens.own["b8.conv0"].p)
-    none, one, two = (encoder(x, generator, distance, num_iters=n) for n in (0, 1, 2))
-    assert torch.equal(generator(w_plus, none.tokens), generator(w_plus))
-    drawings = [generator(w_plus, answer.tokens) for answer in (none, one, two)] + [generator(w_plus, last)]
-    for before, after in zip(drawings, drawings[1:], strict=False):
-        assert not torch.allclose(before, after, atol=1e-4)
-    assert all(answer.tokens.own["b8.conv0"].q.requires_grad for answer in (one, two))
-
-
-def test_gradient_feedback_needs_the_distance_it_learnt_with(generator: Generator) -> None:
-    encoder = encoder_for(generator, gradient_feedback=True)
-    with pytest.raises(ConfigError, match="load_distance"):
-        encoder(pictures(), generator)
-    with pytest.raises(ConfigError, match="not of st-lpips-vgg"):
-        encoder(pictures(), generator, Perceptual("st-lpips-vgg"))
-
-
-def test_a_second_stage_begins_with_what_the_first_knows_of_pictures(generator: Generator) -> None:
-    encoder = taught(encoder_for(generator))
-    assert encoder.second is not None
-    queries = [group.queries.clone() for group in encoder.second.groups]
-    encoder.second.init_from(encoder.first)
-    x = pictures()
-    blind = torch.cat([x, torch.zeros(2, 6, 32, 32)], dim=1)
-    for ours, theirs in zip(encoder.second.backbone(blind), encoder.first.backbone(x), strict=True):
-        torch.testing.assert_close(ours, theirs)
-    for group, own, first in zip(encoder.second.groups, queries, encoder.first.groups, strict=True):
-        assert torch.equal(group.queries, own)
-        block, other = group.blocks[0].state_dict(), first.blocks[0].state_dict()
-        assert all(torch.equal(block[name], other[name]) for name in block)
-
-
-def test_a_second_stage_of_few_layers_begins_with_the_blocks_at_its_own_maps(generator: Generator) -> None:
-    encoder = taught(encoder_for(generator, layers=("b32.conv*",)))
-    assert encoder.second is not None
-    encoder.second.init_from(encoder.first)
-    (group,) = encoder.second.groups
-    (same,) = (first for first in encoder.first.groups if first.level == group.level)
-    block, wanted = group.blocks[0].state_dict(), same.blocks[0].state_dict()
-    assert all(torch.equal(block[name], wanted[name]) for name in block)
 
 
 def test_every_picture_gets_its_own_answer(generator: Generator) -> None:

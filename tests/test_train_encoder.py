@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoder_runs import make_model, make_pictures, settings, trainer_of
+from encoder_runs import trainer_of
 from PIL import Image
 from tiny import MILD, faces, mild_generator
 from torch import Tensor
@@ -27,21 +27,6 @@ from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.encoder_trainer import EncoderTrainer, train_encoder
 from refinestyle_hub.train.held_out import open_held_out
 from refinestyle_hub.train.tasks import sources
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def pictures(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("all") / "pictures", model)
-
-
-@pytest.fixture
-def tiny(model: Path, pictures: Path, tmp_path: Path) -> EncoderTraining:
-    return settings(model, pictures, tmp_path / "run")
 
 
 # --- The run --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from encoder_runs import log, make_model, make_pictures, settings, state, trainer_of
+from encoder_runs import log, state, trainer_of
 from run_parts import Stop, in_two_processes, stop_at
 from safetensors.torch import save_file
 from tiny import faces, mild_generator
@@ -27,21 +27,6 @@ from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.data import open_pictures
 from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.encoder_trainer import EncoderTrainer, train_encoder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def pictures(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("all") / "pictures", model)
-
-
-@pytest.fixture
-def tiny(model: Path, pictures: Path, tmp_path: Path) -> EncoderTraining:
-    return settings(model, pictures, tmp_path / "run")
 
 
 FEEDBACK: dict[str, Any] = {"num_iters": 3, "gradient_feedback": True}
