@@ -75,8 +75,6 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         for name, tokens in self.domains.items():
             self._check_base(tokens.base, f"The domain {name!r}")
 
-    # --- Verbs ---
-
     def invert(
         self,
         picture: PictureSource,
@@ -272,7 +270,8 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         """A set that passed ``_check_base``, on the device and as if made here: sets of two relatives may meet."""
         return replace(tokens.to(self.device), base=self.fingerprint)
 
-    def _domain(self, domain: str | TokenSet) -> TokenSet:
+    def domain(self, domain: str | TokenSet) -> TokenSet:
+        """A domain by its name, or a token set, which must fit. Raises DomainError, BaseMismatchError."""
         if isinstance(domain, TokenSet):
             self._check_base(domain.base, "The token set")
             return domain
@@ -291,7 +290,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         """w+ [N, L, D] and each picture's own tokens -> pictures [N, 3, H, W], clamped."""
         n = len(w_plus)
         w_plus = apply(w_plus.to(self.device), edits, self.directions)
-        shared = [(self._adopted(self._domain(d)), strengths(s, n).float().expand(n)) for d, s in domains.items()]
+        shared = [(self._adopted(self.domain(d)), strengths(s, n).float().expand(n)) for d, s in domains.items()]
         pictures = []
         for first in range(0, n, BATCH):
             part = slice(first, first + BATCH)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hub_server import HubServer
-from tiny import tiny_generator
+from tiny import tiny_generator, token_set
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.convert import export_rosinality
 from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.parameters import TokenParameters
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
@@ -120,3 +123,36 @@ def test_a_strangers_card_cannot_write_on_the_terminal(domain_dir: Path, capsys:
         assert "sketch" in out
         assert all(character.isprintable() or character == "\n" for character in out)
         assert out.count("\n") < 40
+
+
+def test_a_mix_is_saved_and_compressed(
+    tiny_pipeline_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = RefineStylePipeline.from_pretrained(tiny_pipeline_dir)
+    first, second = (replace(token_set(n, residual="pre"), base=pipe.fingerprint) for n in (1, 2))
+    pipe.domains = {"first": replace(first, metadata={"name": "first"})}
+    pipe.save_pretrained(tmp_path / "model")
+    second.save_pretrained(tmp_path / "second")
+    parts = ("first=0.5", f"{tmp_path / 'second'}=0.25")
+
+    code, report = run(capsys, "domains", "mix", tmp_path / "model", *parts, "--out", tmp_path / "whole", "--json")
+    assert code == 0
+    assert isinstance(report, dict)
+    assert (report["tokens"], report["errors"]) == (6, {})
+    w = pipe.generator.sample(2, torch.Generator().manual_seed(0))
+    mixed = pipe.generator(w, TokenSet.mix([(first, 0.5), (second, 0.25)]))
+    whole = TokenSet.from_pretrained(tmp_path / "whole")
+    torch.testing.assert_close(pipe.generator(w, whole), mixed)
+
+    options = ("--rank", 2, "--name", "both", "--out", tmp_path / "small", "--json")
+    code, report = run(capsys, "domains", "mix", tmp_path / "model", *parts, *options)
+    assert code == 0
+    assert isinstance(report, dict)
+    small = TokenSet.from_pretrained(tmp_path / "small")
+    assert small.metadata["name"] == "both"
+    assert report["tokens"] == max(layer.rank for layer in small.layers.values()) == 2
+    assert report["values"] == small.num_values < whole.num_values / 2
+    assert report["errors"] == pytest.approx(whole.compress(2)[1])
+    code, error = run(capsys, "domains", "mix", tmp_path / "model", "frist", "--out", tmp_path / "none")
+    assert code == 1
+    assert "Did you mean 'first'?" in str(error)

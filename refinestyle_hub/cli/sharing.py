@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import console
+from .pictures import Model, load, load_domains, parse_domains
 
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["domains", "push"]
 
-domains = typer.Typer(no_args_is_help=True, help="Find domains on the Hub, look at one, keep a copy.")
+domains = typer.Typer(no_args_is_help=True, help="Find domains on the Hub, look at one, keep a copy; mix several.")
 
 
 def push(
@@ -79,6 +80,42 @@ def info(
         f"tokens   {found.tokens} in {len(found.layers)} layers",
     ]
     console.emit(asdict(found), _plain([*lines, *filter(None, [found.summary])]), as_json)
+
+
+@domains.command("mix")
+def mix(
+    model: Model,
+    parts: Annotated[
+        list[str], typer.Argument(help="NAME, folder, file or Hub id, and =STRENGTH.", metavar="DOMAINS...")
+    ],
+    out: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder of the new domain.")],
+    name: Annotated[str, typer.Option(help="What the new domain is called.")] = "",
+    rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="T, tokens per layer, to which it is compressed; by default all are kept."),
+    ] = None,
+    as_json: console.AsJson = False,
+) -> None:
+    """Save a mix of domains as a new one. With --rank it is as small and as quick as one; the error is reported.
+
+    A single domain can be scaled and compressed in the same way.
+    """
+    wanted = parse_domains(parts)
+    pipe = load(model, "cpu")
+    from ..tokens.token_set import TokenSet
+
+    sets = [(pipe.domain(domain), strength) for domain, strength in load_domains(pipe, wanted).items()]
+    mixed = TokenSet.mix(sets)
+    errors: dict[str, float] = {}
+    if rank is not None:
+        mixed, errors = mixed.compress(rank)
+    if name:
+        mixed = replace(mixed, metadata={**mixed.metadata, "name": name})
+    mixed.save_pretrained(out)
+    tokens = max((layer.rank for layer in mixed.layers.values()), default=0)
+    report = {"folder": str(out), "parts": wanted, "tokens": tokens, "values": mixed.num_values, "errors": errors}
+    worst = f", relative error of the kernels {max(errors.values()):.3f} at most" if errors else ""
+    console.emit(report, f"{tokens} tokens a layer, {mixed.num_values:,} numbers in {out}{worst}", as_json)
 
 
 @domains.command("download")

@@ -27,7 +27,6 @@ __all__ = [
     "nearest",
     "pairwise_diversity",
     "precision_recall",
-    "psnr",
 ]
 
 PairDistance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # two batches [N, ...] -> [N]
@@ -155,11 +154,6 @@ def mse(x: Tensor, y: Tensor) -> Tensor:
     """Mean squared difference of pictures ``[N, 3, H, W]`` in [-1, 1] -> ``[N]``."""
     _pictures(x, y)
     return (x - y).square().flatten(1).mean(dim=1)
-
-
-def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB -> ``[N]``; the peak is the range 2 of the pictures. Infinite if equal."""
-    return 10 * torch.log10(4 / mse(x, y))
 
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363)  # the first four of Wang et al. 2003, rescaled to sum to 1 below
