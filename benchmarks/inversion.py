@@ -12,16 +12,18 @@ few-shot sets and portraits changed in ways that the training does not know.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from refinestyle_hub.encoder.encoder import Encoder
@@ -115,51 +117,26 @@ def evenly(total: int, count: int) -> Tensor:
 
 # --- The plot -------------------------------------------------------------------------------------------------------
 
-COLOURS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#0f766e", "#b91c1c", "#4b5563", "#a16207")
 
-
-def plot(rows: Sequence[Mapping[str, Any]], distance: str, title: str, width: int = 640, height: int = 400) -> str:
+def plot(rows: Sequence[Mapping[str, Any]], distance: str, title: str) -> bytes:
     """Distance against seconds, logarithmic, as SVG; rows that differ in their steps alone are joined by a line."""
-    points: dict[str, list[tuple[float, float]]] = {}
+    series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         family = re.split(r"(?: \+|,) \d", row["method"])[0]
-        at = (math.log10(max(row["metrics"]["seconds"]["mean"], 1e-4)), row["metrics"][distance]["mean"])
-        points.setdefault(family, []).append(at)
-    everything = [at for series in points.values() for at in series]
-    left, right = math.floor(min(x for x, _ in everything)), math.ceil(max(x for x, _ in everything) + 1e-9)
-    top = 1.1 * max(y for _, y in everything) or 1.0
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - left) / max(right - left, 1)
-        return round(60 + across * (width - 240), 1), round(height - 50 - y / top * (height - 90), 1)
-
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">']
-    parts += [f'<rect width="{width}" height="{height}" fill="#fff"/>', _text(60, 24, title, size=15)]
-    for power in range(left, right + 1):
-        x, y = place(power, 0)
-        parts += [_line([(x, 40), (x, y)], "#ddd"), _text(x, y + 18, f"{10.0**power:g} s", anchor="middle")]
-    for share in range(5):
-        x, y = place(left, top * share / 4)
-        parts += [
-            _line([(x, y), (width - 180, y)], "#ddd"),
-            _text(x - 6, y + 4, f"{top * share / 4:.2g}", anchor="end"),
-        ]
-    for i, (family, series) in enumerate(points.items()):
-        colour, places = COLOURS[i % len(COLOURS)], [place(*at) for at in sorted(series)]
-        parts.append(_line(places, colour, 2))
-        parts += [f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>' for x, y in places]
-        parts.append(_text(width - 170, 60 + 20 * i, family, colour))
-    parts.append(_text(60, height - 12, f"{distance} against seconds a picture; lower and further left is better"))
-    return "\n".join([*parts, "</svg>\n"])
-
-
-def _line(places: Sequence[tuple[float, float]], colour: str, width: int = 1) -> str:
-    joined = " ".join(f"{x},{y}" for x, y in places)
-    return f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
-
-
-def _text(x: float, y: float, text: str, colour: str = "#222", anchor: str = "start", size: int = 12) -> str:
-    return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}" font-size="{size}">{escape(text)}</text>'
+        at = (max(row["metrics"]["seconds"]["mean"], 1e-4), row["metrics"][distance]["mean"])
+        series.setdefault(family, []).append(at)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for family, points in series.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=family)
+    axes.set(title=title, xscale="log", xlabel="seconds per picture", ylabel=distance)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False)
+    file = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):  # text as text; the same bytes each time
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
 
 
 # --- The script -----------------------------------------------------------------------------------------------------
@@ -229,7 +206,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 write_folder(args.out, {"inversion.json": dump_json(report), "inversion.md": text(report).encode()})
             if rows and title != name:
                 drawing = plot(rows + taken.get(title, []), main.perceptual.name, f"{name}, {len(pictures)} pictures")
-                write_folder(args.out, {f"{name}.svg": drawing.encode()})
+                write_folder(args.out, {f"{name}.svg": drawing})
     return report
 
 

@@ -14,10 +14,8 @@ import concurrent.futures
 import io
 import os
 import random
-import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,72 +28,7 @@ from typing import Any
 import httpx
 import numpy as np
 from PIL import Image
-
-
-ROOT = Path(__file__).resolve().parents[1]
-SERVE = """
-import sys
-sys.path.insert(0, {root!r})
-import app
-app.demo.launch(**app.launch_settings(), server_name="127.0.0.1", server_port={port}, quiet=True)
-"""
-
-
-class Server:
-    """The demo in a process of its own, with a temporary folder of its own."""
-
-    def __init__(self, model: str, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}/"
-        self.folder = folder
-        self.environment = {
-            **os.environ,
-            "REFINESTYLE_MODEL": model,
-            "GRADIO_TEMP_DIR": str(folder / "cache"),
-            "TMPDIR": str(folder),
-            "HF_HUB_OFFLINE": "1",
-        }
-        self.start()
-
-    def start(self) -> None:
-        """Returns once the page is served."""
-        began = time.monotonic()
-        log = (self.folder / "log").open("a")
-        command = [sys.executable, "-c", SERVE.format(root=str(ROOT), port=self.port)]
-        self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-        while not self.alive():
-            if self.process.poll() is not None or time.monotonic() > began + 300:
-                raise RuntimeError(f"the demo did not start: {(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.2)
-        self.started_in = time.monotonic() - began
-
-    def alive(self) -> bool:
-        """Whether it answers."""
-        try:
-            return httpx.get(f"{self.url}config", timeout=30).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    @property
-    def megabytes(self) -> float:
-        """Of memory in use."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
-
-    def kill(self) -> None:
-        """As the kernel would."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> None:
-        """Ask it to end, then make it."""
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.kill()
+from space_server import ROOT, Server
 
 
 # --- Users ----------------------------------------------------------------------------------------------------------

@@ -95,16 +95,15 @@ def test_a_curve_joins_what_differs_in_steps(inversion: ModuleType) -> None:
         return {"method": name, "metrics": {"seconds": {"mean": seconds}, "d": {"mean": distance}}}
 
     rows = [row("two & more", 0.05, 0.3), row("two & more + 10 steps", 1, 0.2), row("two & more, w+ alone", 0.04, 0.5)]
-    drawing = inversion.plot([*rows, row("PTI, 10 + 20 steps", 60, 0.1)], "d", "A title")
+    rows.append(row("PTI, 10 + 20 steps", 60, 0.1))
+    drawing = inversion.plot(rows, "d", "A title")
+    assert inversion.plot(rows, "d", "A title") == drawing
     root = ElementTree.fromstring(drawing)
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert texts[0] == "A title"
-    assert [text for text in texts if text in ("two & more", "two & more, w+ alone", "PTI")] == [
-        "two & more",
-        "two & more, w+ alone",
-        "PTI",
-    ]
-    assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == 4
+    assert {"A title", "d", "seconds per picture"} <= set(texts)
+    assert texts[-3:] == ["two & more", "two & more, w+ alone", "PTI"]
+    lines = [one for one in root.iter("{http://www.w3.org/2000/svg}g") if one.get("id", "").startswith("legend")]
+    assert len(lines) == 1
 
 
 def test_all_tables_of_a_tiny_model(
@@ -143,7 +142,7 @@ def test_all_tables_of_a_tiny_model(
     for given in (f"two-stage={folder / 'other'}", str(folder / "other")):
         with pytest.raises(ConfigError, match="give NAME=FOLDER, with a name"):
             inversion.main([str(folder / "model"), *map(str, where), "--encoder", given])
-    assert (tmp_path / "portraits.svg").read_text().startswith("<svg")
+    assert "<svg" in (tmp_path / "portraits.svg").read_text()
     again = [str(tmp_path / "model"), *map(str, where), *map(str, sizes[:-1]), str(tmp_path / "again")]
     inversion.main([*again, "--baselines", str(tmp_path / "inversion.json")])
     rerun = json.loads((tmp_path / "again" / "inversion.json").read_text())["tables"]["portraits, a few"]["rows"]

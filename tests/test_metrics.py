@@ -9,6 +9,7 @@ import torch
 
 from refinestyle_hub.errors import ShapeError
 from refinestyle_hub.evaluation import metrics
+from refinestyle_hub.losses.pixel import mse
 
 
 def normal(n: int, f: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
@@ -114,7 +115,7 @@ def test_pair_distances() -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     y = x.clone()
     y[1] = (x[1] * 0.5).clamp(-1, 1)
-    assert metrics.mse(x, x + 0.1).tolist() == pytest.approx([0.01, 0.01], rel=1e-4)
+    assert mse(x, x + 0.1).tolist() == pytest.approx([0.01, 0.01], rel=1e-4)
     similar = metrics.ms_ssim(x, y)
     assert similar[0] == pytest.approx(1.0, abs=1e-5)
     assert 0 < similar[1] < 0.95
@@ -133,6 +134,6 @@ def test_shapes_are_checked() -> None:
     with pytest.raises(ShapeError, match="features"):
         metrics.frechet_distance(torch.zeros(3, 4), torch.zeros(3, 5))
     with pytest.raises(ShapeError, match="pictures"):
-        metrics.mse(torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4))
+        metrics.ms_ssim(torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4))
     with pytest.raises(ShapeError, match="more than 3"):
         metrics.precision_recall(torch.zeros(3, 4), torch.zeros(9, 4))

@@ -23,7 +23,6 @@ __all__ = [
     "intra_cluster_diversity",
     "kernel_distance",
     "ms_ssim",
-    "mse",
     "nearest",
     "pairwise_diversity",
     "precision_recall",
@@ -148,12 +147,6 @@ def intra_cluster_diversity(
 
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
-
-
-def mse(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared difference of pictures ``[N, 3, H, W]`` in [-1, 1] -> ``[N]``."""
-    _pictures(x, y)
-    return (x - y).square().flatten(1).mean(dim=1)
 
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363)  # the first four of Wang et al. 2003, rescaled to sum to 1 below

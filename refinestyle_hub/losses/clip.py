@@ -236,65 +236,43 @@ class ClipDirection(nn.Module):
 
     Args:
         models: each ``Clip`` with its unit direction ``[E]``.
-        targets: for each, the unit embedding ``[E]`` that the global loss draws pictures to.
-        weight: of the global loss. It invites samples that look alike and fool CLIP, hence 0 by default.
+        targets: for each, the unit embedding ``[E]`` of the text, for ``to_target``.
     """
 
-    def __init__(
-        self,
-        models: Sequence[tuple[Clip, Tensor]],
-        targets: Sequence[Tensor] = (),
-        weight: float = 0.0,
-    ) -> None:
+    def __init__(self, models: Sequence[tuple[Clip, Tensor]], targets: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        if not models or (weight and len(targets) != len(models)):
-            raise ConfigError(
-                "A CLIP loss needs at least one CLIP, and a target for each where the global loss counts."
-            )
+        if not models:
+            raise ConfigError("A CLIP loss needs at least one CLIP.")
         self.clips = nn.ModuleList(clip for clip, _ in models)
         self.directions = nn.ParameterList(direction for _, direction in models).requires_grad_(False)
         self.targets = nn.ParameterList(targets).requires_grad_(False)
-        self.weight = weight
 
     @classmethod
     def from_text(
-        cls,
-        clips: Sequence[Clip],
-        source: str,
-        target: str,
-        weight: float = 0.0,
-        templates: Sequence[str] = TEMPLATES,
+        cls, clips: Sequence[Clip], source: str, target: str, templates: Sequence[str] = TEMPLATES
     ) -> ClipDirection:
         """From a text that names what the generator draws to one that names the domain."""
         pairs = [(clip, text_direction(clip, source, target, templates)) for clip in clips]
         targets = [F.normalize(clip.texts(fill_templates(target, templates)).mean(0), dim=0) for clip in clips]
-        return cls(pairs, targets, weight)
+        return cls(pairs, targets)
 
     @classmethod
-    def from_pictures(
-        cls, clips: Sequence[Clip], sources: Tensor, references: Tensor, weight: float = 0.0
-    ) -> ClipDirection:
+    def from_pictures(cls, clips: Sequence[Clip], sources: Tensor, references: Tensor) -> ClipDirection:
         """From samples of the generator ``[M, 3, H, W]`` to reference pictures ``[K, 3, H, W]``."""
-        pairs = [(clip, picture_direction(clip, sources, references)) for clip in clips]
-        with torch.no_grad():
-            targets = [F.normalize(clip.pictures(references).mean(0), dim=0) for clip in clips]
-        return cls(pairs, targets, weight)
+        return cls([(clip, picture_direction(clip, sources, references)) for clip in clips])
 
     def forward(self, source: Tensor, adapted: Tensor) -> Tensor:
         """Pairs of pictures ``[N, 3, H, W]`` in [-1, 1] -> loss ``[N]``; gradients reach ``adapted`` alone."""
         total = adapted.new_zeros(len(adapted))
-        for place, (clip, direction) in enumerate(zip(self.clips, self.directions, strict=True)):
+        for clip, direction in zip(self.clips, self.directions, strict=True):
             assert isinstance(clip, Clip)
             with torch.no_grad():
                 before = clip.pictures(source)
-            after = clip.pictures(adapted)
-            total = total + directional_loss(after - before, direction)
-            if self.weight:
-                total = total + self.weight * (1 - after @ self.targets[place])
+            total = total + directional_loss(clip.pictures(adapted) - before, direction)
         return total
 
     def to_target(self, pictures: Tensor) -> Tensor:
-        """The global loss alone, pictures ``[N, 3, H, W]`` -> ``[N]``."""
+        """Distance ``[N]`` of pictures ``[N, 3, H, W]`` to the text of ``from_text``: the paper's global loss."""
         pairs = zip(self.clips, self.targets, strict=True)
         return torch.stack([1 - clip.pictures(pictures) @ target for clip, target in pairs]).sum(dim=0)  # type: ignore[operator]
 
