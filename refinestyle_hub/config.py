@@ -244,11 +244,12 @@ class TokenLayerConfig:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What identifies a generator."""
+    """What identifies a generator: its weights, to which tokens belong, and its latent space, to which codes do."""
 
     architecture: str  # sizes, such as "stylegan2-128-z256-w256-m4-c256.256.128.64.32.16"
     digest: str  # of the weights, 32 hexadecimal digits
     parents: tuple[str, ...] = ()  # digests of the generators it was fine-tuned from, nearest first
+    latent_space: str = ""  # digest of the mapping network, 32 hexadecimal digits; empty: not known
 
     def __str__(self) -> str:
         return f"{self.architecture}@{self.digest[:12]}"

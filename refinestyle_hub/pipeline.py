@@ -21,6 +21,7 @@ from .encoder.encoder import Encoder
 from .errors import DomainError, ShapeError, no_such
 from .faces.photo import read_photo
 from .generators.base import Generator
+from .generators.codes import fit_codes
 from .generators.discriminator import Discriminator
 from .generators.seeds import latents_of_seeds
 from .hub.pretrained_pipeline import PretrainedPipeline
@@ -32,7 +33,7 @@ from .inversion.inversion_settings import InversionSettings
 from .inversion.optimise import OnStep
 from .losses.clip import Clip
 from .losses.perceptual import Perceptual
-from .storage.fingerprint import check_base
+from .storage.fingerprint import check_base, check_latent_space, share_codes
 from .tokens.batch import Strength, TokenBatch, strengths
 from .tokens.token_set import TokenSet
 
@@ -46,8 +47,8 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
     """A generator with what belongs to it. Drawing changes nothing, so threads may share a pipeline.
 
     Raises:
-        BaseMismatchError: Directions, an encoder or a domain were made for another generator. ``allow_base_mismatch``
-            accepts other weights, never another architecture.
+        BaseMismatchError: A domain was made for another generator, or directions or an encoder for another latent
+            space. ``allow_base_mismatch`` accepts other weights, never another architecture.
     """
 
     parts = {"generator": Generator, "discriminator": Discriminator, "encoder": Encoder, "directions": Directions}
@@ -70,8 +71,10 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         self.directions = directions if directions is not None else Directions({})
         self.domains = dict(domains or {})
         self.allow_base_mismatch = allow_base_mismatch
-        self._check_base(self.directions.config.base, "The set of directions")
-        self._check_base(None if encoder is None else encoder.config.base, "The encoder")
+        if self._shares_codes(self.directions.config.base, "The set of directions"):
+            self.directions = self.directions.fit(generator.num_ws)
+        if encoder is not None and self._shares_codes(encoder.config.base, "The encoder"):
+            self.encoder = encoder.without_tokens().train(encoder.training)
         for name, tokens in self.domains.items():
             self._check_base(tokens.base, f"The domain {name!r}")
 
@@ -147,9 +150,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         faces = [face] if isinstance(face, Inversion) else list(face)
         if not faces:
             raise ShapeError("There is no face to draw: give one inversion or several.")
-        for part in (part for one in faces for part in (one, one.tokens) if part):
-            self._check_base(part.base, "The inversion")
-        w_plus = torch.stack([one.w_plus for one in faces])
+        w_plus = torch.stack([self._codes(one) for one in faces])
         shares = strengths(refine, len(faces)).expand(len(faces)).tolist()
         rows = [[(self._adopted(one.tokens), s)] if one.tokens else None for one, s in zip(faces, shares, strict=True)]
         pictures = to_output(self._draw(w_plus, rows, edits or {}, domains or {}), output_type)
@@ -265,6 +266,20 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
     def _check_base(self, base: Fingerprint | None, what: str) -> None:
         if base is not None:
             check_base(base, self.fingerprint, what=what, allow_base_mismatch=self.allow_base_mismatch)
+
+    def _shares_codes(self, base: Fingerprint | None, what: str) -> bool:
+        """Whether ``base`` has this generator's latent space, but other weights; BaseMismatchError for neither."""
+        if base is None:
+            return False
+        check_latent_space(base, self.fingerprint, what=what, allow_base_mismatch=self.allow_base_mismatch)
+        return share_codes(base, self.fingerprint)
+
+    def _codes(self, face: Inversion) -> Tensor:
+        """w+ [L, D] of a face for this generator, once it and its tokens are known to fit."""
+        if face.tokens is not None:
+            self._check_base(face.tokens.base, "The inversion")
+        shares = self._shares_codes(face.base, "The inversion")
+        return fit_codes(face.w_plus, self.generator.num_ws) if shares else face.w_plus
 
     def _adopted(self, tokens: TokenSet) -> TokenSet:
         """A set that passed ``_check_base``, on the device and as if made here: sets of two relatives may meet."""

@@ -10,6 +10,7 @@ from ..encoder.encoder import Encoder
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..images import PictureSource
+from ..inversion.crops import codes_of
 from ..losses.perceptual import Perceptual
 from .adaptation import STEPS, Adaptation
 from .context import Term
@@ -64,7 +65,7 @@ def few_shot_adaptation(
     inversions = None
     if settings.reconstruction and encoder is not None:
         with torch.no_grad():
-            inversions = encoder.codes(references.pictures.to(generator.device))
+            inversions = codes_of(encoder, references.pictures.to(generator.device), generator)
     measured = discriminator is None or (settings.reconstruction and inversions is None)
     return Adaptation(
         generator,

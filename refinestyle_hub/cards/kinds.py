@@ -16,7 +16,7 @@ from ..storage.schema import config_from_json, read_json
 from ..storage.tensors import read_header, read_tensors, template_of
 
 
-__all__ = ["KINDS", "Kind", "kind_of"]
+__all__ = ["Kind", "kind_of"]
 
 PAPER = "[RefineStyle](https://arxiv.org/abs/2410.06104)"
 Config = dict[str, Any]
@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     rows: Callable[[Path, Config], Rows]  # of the table, from the folder and its config
     snippet: Callable[[str, str, Config], str]  # from the arguments that load it, its generator, its config
     needs_base: bool = True  # whether it is of use only with one generator
-    tags: tuple[str, ...] = ("stylegan2",)
+    tags: tuple[str, ...] = ()  # beside that of the network it was made for
 
 
 def kind_of(folder: Path) -> tuple[Kind, Config]:
@@ -44,12 +44,15 @@ def kind_of(folder: Path) -> tuple[Kind, Config]:
     """
     if not folder.is_dir():
         raise ModelNotFoundError(f"There is no folder {folder}.")
-    for name in (CONFIG, INDEX):
-        if (path := Folder(folder).find(name)) is not None:
+    for file in (CONFIG, INDEX):
+        if (path := Folder(folder).find(file)) is not None:
             config = read_json(path)
-            if config.get("class") not in KINDS:
-                raise ModelFileError(f"{path}: only these have cards: {', '.join(KINDS)}.")
-            return KINDS[config["class"]], config
+            name = str(config.get("class"))
+            if name in GENERATOR_CONFIGS:
+                return _generator_kind(GENERATOR_CONFIGS[name].network), config
+            if name not in KINDS:
+                raise ModelFileError(f"{path}: only these have cards: {', '.join([*GENERATOR_CONFIGS, *KINDS])}.")
+            return KINDS[name], config
     raise ModelFileError(f"{folder} holds no model: neither {CONFIG} nor {INDEX}.")
 
 
@@ -216,10 +219,9 @@ def _generator_kind(network: str) -> Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    **{name: _generator_kind(made.network) for name, made in GENERATOR_CONFIGS.items()},
     "RefineStylePipeline": Kind(
         "pipeline",
-        f"A {PAPER} pipeline: a frozen StyleGAN2 generator and what goes with it.",
+        f"A {PAPER} pipeline: a frozen generator and what goes with it.",
         "unconditional-image-generation",
         _index_rows,
         _pipeline_snippet,
@@ -232,6 +234,7 @@ KINDS: Mapping[str, Kind] = {
         "image-classification",
         _discriminator_rows,
         _discriminator_snippet,
+        tags=("stylegan2",),
     ),
     "Encoder": Kind(
         "encoder",
@@ -264,6 +267,5 @@ KINDS: Mapping[str, Kind] = {
         _attribute_rows,
         _attribute_snippet,
         needs_base=False,
-        tags=(),
     ),
 }

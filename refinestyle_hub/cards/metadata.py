@@ -46,7 +46,8 @@ def metadata(kind: Kind, config: dict[str, Any], card: Card, name: str) -> dict[
     from huggingface_hub import EvalResult, ModelCardData
 
     base = config.get("base")
-    tags = [LIBRARY_TAG, f"{LIBRARY_TAG}-{kind.word}", *kind.tags, *card.tags]
+    network = [base["architecture"].partition("-")[0]] if base else []
+    tags = [LIBRARY_TAG, f"{LIBRARY_TAG}-{kind.word}", *network, *kind.tags, *card.tags]
     results = [
         EvalResult(
             task_type=kind.task,

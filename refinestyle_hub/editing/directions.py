@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..config import Fingerprint
 from ..errors import ConfigError, DirectionError, ShapeError, listed, no_such
+from ..generators.codes import fit_codes
 from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
 
@@ -66,6 +67,22 @@ class Direction:
         moves[first:end] = 1
         return self.vector * moves
 
+    def fit(self, num_ws: int) -> Direction:
+        """The same direction for a generator of the same latent space with another number of codes, see ``fit_codes``.
+
+        Raises:
+            DirectionError: It moves only codes that there are not.
+        """
+        codes, layers = self.info.codes, self.info.layers
+        if codes > 1 and codes != num_ws:
+            info = replace(self.info, codes=num_ws, layers=None)
+            return Direction(fit_codes(self.offset(codes), num_ws), info)
+        if layers is None or layers[1] <= num_ws:
+            return self
+        if layers[0] >= num_ws:
+            raise DirectionError(f"The direction moves codes {layers[0]} to {layers[1] - 1}, of {num_ws}.")
+        return replace(self, info=replace(self.info, layers=(layers[0], num_ws)))
+
 
 @dataclass(frozen=True)
 class DirectionsConfig:
@@ -105,6 +122,11 @@ class Directions(Pretrained, Pushable, Mapping[str, Direction]):
 
     def __len__(self) -> int:
         return len(self._directions)
+
+    def fit(self, num_ws: int) -> Directions:
+        """Those that move codes of a generator of the same latent space with ``num_ws`` codes, fitted to it."""
+        fitting = {n: d for n, d in self._directions.items() if (d.info.layers or (0, 1))[0] < num_ws}
+        return Directions({name: d.fit(num_ws) for name, d in fitting.items()}, self.config.base)
 
     def joined(self, others: Mapping[str, Direction], base: Fingerprint, *, replace: bool = False) -> Directions:
         """Return these directions and others, as a set of the generator ``base``.

@@ -6,18 +6,28 @@ import time
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Fingerprint
 from ..encoder.encoder import Encoder
 from ..generators.base import Generator
+from ..generators.codes import fit_codes
 from ..losses.perceptual import Perceptual
 from .inversion import Inversion
 from .inversion_settings import InversionSettings, planned_steps
 from .optimise import OnStep, invert
 
 
-__all__ = ["invert_crops"]
+__all__ = ["codes_of", "invert_crops"]
+
+
+def codes_of(encoder: Encoder, crops: Tensor, generator: Generator) -> Tensor:
+    """w+ [N, L, D] of crops [N, 3, R, R] for a generator whose latent space the encoder reads."""
+    side = encoder.config.generator.resolution
+    if side != crops.shape[-1]:
+        crops = F.interpolate(crops, size=(side, side), mode="area" if side < crops.shape[-1] else "bilinear")
+    return fit_codes(encoder.codes(crops), generator.num_ws)
 
 
 @torch.inference_mode(False)
@@ -41,7 +51,7 @@ def invert_crops(
     Args:
         generator: The generator that shall draw the crops, R being its resolution.
         crops: The pictures.
-        encoder: What gives the start. None starts from the mean latent.
+        encoder: What gives the start: w+ alone for a generator of other sizes. None starts from the mean latent.
         perceptual: The perceptual distance. None loads one.
         steps, w_steps, tokens: How many steps there are for what, see ``planned_steps``.
         seed, on_step, settings, base: As for ``optimise.invert``.
@@ -55,10 +65,10 @@ def invert_crops(
     start, sets = None, None
     if encoder is not None:
         with torch.no_grad():
-            if tokens:
+            if tokens and encoder.config.generator == generator.config.shape:
                 start, read = encoder(crops, generator, encoder.load_distance(perceptual))
             else:
-                start, read = encoder.codes(crops), None
+                start, read = codes_of(encoder, crops, generator), None
         sets = read.unbind(base) if read is not None and read.own else None
     w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=start is not None)
     found = invert(

@@ -2,6 +2,8 @@
 
 The digest covers what the picture of a code depends on: the weights in float16, so that the full and the
 half-precision file of one model agree, without the constant noise and the mean latent, which may be replaced at will.
+Token sets belong to these weights. Codes, directions and encoders of w+ belong to a latent space, which the mapping
+network makes: generators that share one share them. Its mean does not count, since it is only an estimate.
 """
 
 from __future__ import annotations
@@ -17,14 +19,24 @@ from ..config import Fingerprint, GeneratorConfig
 from ..errors import BaseMismatchError
 
 
-__all__ = ["Fingerprint", "check_base", "digest", "fingerprint", "is_related", "youngest"]
+__all__ = [
+    "Fingerprint",
+    "check_base",
+    "check_latent_space",
+    "digest",
+    "fingerprint",
+    "is_related",
+    "share_codes",
+    "youngest",
+]
 
 NOT_WEIGHTS = ("noise_const", "w_avg")
 
 
 def fingerprint(config: GeneratorConfig, tensors: Mapping[str, Tensor]) -> Fingerprint:
     """The fingerprint of a generator, from its config and its tensors by name."""
-    return Fingerprint(config.architecture, digest(tensors), tuple(config.parents))
+    mapping = {name: tensor for name, tensor in tensors.items() if name.startswith("mapping.")}
+    return Fingerprint(config.architecture, digest(tensors), tuple(config.parents), digest(mapping))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -43,6 +55,12 @@ def is_related(base: Fingerprint, generator: Fingerprint) -> bool:
     """Whether two generators are the same, or parent and descendant of each other."""
     same = base.digest == generator.digest or base.digest in generator.parents or generator.digest in base.parents
     return same and base.architecture == generator.architecture
+
+
+def share_codes(base: Fingerprint, generator: Fingerprint) -> bool:
+    """Whether two unrelated generators have one mapping network, so that a code means the same to both."""
+    same = base.latent_space == generator.latent_space != ""
+    return same and not is_related(base, generator)
 
 
 def youngest(bases: Iterable[Fingerprint | None]) -> Fingerprint | None:
@@ -97,3 +115,24 @@ def check_base(
         f"{what} was made for other weights ({base}) than this generator has ({generator}).\n"
         "Load the generator it names, or pass allow_base_mismatch=True to use it here all the same."
     )
+
+
+def check_latent_space(
+    base: Fingerprint, generator: Fingerprint, *, what: str, allow_base_mismatch: bool = False
+) -> None:
+    """Check that codes, or what moves or finds them, made for ``base`` may be used with ``generator``.
+
+    What ``check_base`` lets pass does. So do, with a warning, other weights and even another architecture behind the
+    same mapping network.
+
+    Raises:
+        BaseMismatchError: Another latent space.
+    """
+    if share_codes(base, generator):
+        warnings.warn(
+            f"{what} was made for {base}, which has the same mapping network as this generator ({generator}): codes "
+            "mean the same to both, but pictures differ.",
+            stacklevel=2,
+        )
+    else:
+        check_base(base, generator, what=what, allow_base_mismatch=allow_base_mismatch)
