@@ -114,10 +114,10 @@ def test_baselines_come_nearer(perceptual: Perceptual) -> None:
     before = {name: t.clone() for name, t in generator.state_dict().items()}
     with torch.no_grad():
         start = float(mse(generator(generator.mean_latent.expand(1, TINY.num_ws, -1)), picture))
-    w_plus = project_w_plus(generator, picture, perceptual=perceptual, steps=40)
+    w_plus = project_w_plus(generator, picture, perceptual=perceptual, steps=20)
     with torch.no_grad():
         assert float(mse(generator(w_plus), picture)) < 0.8 * start
-    pivot, own = pivotal_tuning(generator, picture, perceptual=perceptual, pivot_steps=10, tuning_steps=40)
+    pivot, own = pivotal_tuning(generator, picture, perceptual=perceptual, pivot_steps=5, tuning_steps=20)
     assert torch.equal(pivot, pivot[:, :1].expand_as(pivot))
     with torch.no_grad():
         assert float(mse(own(pivot), picture)) < 0.9 * float(mse(generator(pivot), picture))
