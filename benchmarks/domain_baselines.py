@@ -63,8 +63,8 @@ class Tunable:
     """A generator that takes weights where it took tokens."""
 
     def __init__(self, generator: Generator) -> None:
-        self.generator, self.config, self.mapping = generator, generator.config, generator.mapping
-        self.map, self.state_dict = generator.map, generator.state_dict
+        self.generator, self.config, self.device = generator, generator.config, generator.device
+        self.sample, self.state_dict = generator.sample, generator.state_dict
 
     def __call__(self, w_plus: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """w+ [N, L, D] -> pictures [N, 3, R, R]."""
@@ -85,9 +85,8 @@ class FineTuning(Adaptation):
         self.average = copy.deepcopy(weights).requires_grad_(False)  # type: ignore[assignment]
         self.best = copy.deepcopy(self.average)
         self.leaves = dict(weights.named_parameters())
-        self.rates = dict.fromkeys(self.leaves, rate)
-        self.adam = torch.optim.Adam([{"params": [leaf]} for leaf in self.leaves.values()], lr=rate, betas=(0.8, 0.99))
-        self.generator = Tunable(self.generator)  # type: ignore[assignment]
+        self.adam = torch.optim.Adam(self.leaves.values(), lr=rate, betas=(0.8, 0.99))
+        self.generator = self.sampler.generator = Tunable(self.generator)  # type: ignore[assignment]
 
     def draw(self) -> Callable[[Tensor], Tensor]:
         """Draws w+ with the best weights so far."""

@@ -1,8 +1,8 @@
 """Few pictures -> a domain: one token set for all samples, optimised against a frozen generator.
 
 RefineStyle (arXiv 2410.06104): tokens enter before the modulation, in all 3x3 convolutions and toRGB layers, with
-offsets to the biases. First the distributions of patches and features are matched, which is quick and coarse; then the
-shipped discriminator learns the style alongside and says what is still wrong.
+offsets to the biases. First the distributions of patches and features are matched, which is quick and coarse. Then the
+generator's discriminator learns the style alongside, and says what is still wrong.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,16 +23,14 @@ from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..inversion.optimise import OnStep, invert
 from ..losses.perceptual import Perceptual
-from ..losses.pixel import shrink
-from ..losses.sliced import sliced_features, sliced_pictures
-from ..runtime.optim import adam_state, load_adam_state
+from ..runtime.optim import adam_state, load_adam_state, set_learning_rate, under, update_average
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
-from .context import Context, Features, Learner, Term
-from .discriminator_term import Adversarial
-from .objectives import Between, Layout, Norm, Reconstruction, SlicedFeatures, SlicedPictures, Within
+from .context import Context, Learner, Term
+from .objectives import domain_terms, left_out
 from .references import References
-from .settings import FEATURE_TERMS, AdaptSettings, preset
+from .sampler import PARAMETERS, Sampler, check_sizes, feature_extractor, random_source
+from .settings import AdaptSettings, preset
 from .state import AdaptState
 
 
@@ -42,17 +38,16 @@ __all__ = ["STEPS", "Adaptation", "Preview"]
 
 Preview: TypeAlias = Literal["now", "best", "plain"]
 STEPS = 500
-PREVIEWS = 8  # fixed samples, for previews and to see how near they are
+PREVIEWS = 8  # fixed samples, to measure the distance by and to show
 PREVIEW_TRUNCATION = 0.7
-TYPICAL = 64  # samples that say where the generator is before
-SLACK = 1.2  # the distance does not see all that the critic improves: so much more of it is no step back
+SLACK = 1.2  # the distance does not see all that the discriminator improves: so much more of it is no step back
 
 
 class Adaptation:
-    """A run of small steps. Everything it draws by chance follows from the seed and the step.
+    """A run of optimisation steps whose randomness follows from the seed and the step.
 
-    So the result does not depend on how the steps are called, nor on whether the run was stopped and gone on with from
-    its ``state``, on the same kind of machine with the same number of threads. Nothing is written into the networks.
+    A run that was continued from its ``state`` gives the same result, on the same kind of machine with the same number
+    of threads. The networks that are passed in stay as they are.
     """
 
     def __init__(
@@ -69,138 +64,80 @@ class Adaptation:
         terms: Sequence[Term] = (),
         state: AdaptState | None = None,
     ) -> None:
-        """Begin a run, or go on with one.
+        """Begin a run, or continue one.
 
         Args:
-            references: pictures of the style, of the generator's size.
-            steps: of the whole run.
-            settings: None: the ``preset`` for this number of pictures.
-            discriminator: the generator's. Without it there is no adversarial term, and features are ``perceptual``'s.
-            perceptual: needed for inversions, and for features where there is no discriminator.
-            inversions: w+ [M, L, D] of the references, such as an encoder's answer; None: optimised where needed.
-            terms: more terms, such as a direction in CLIP's space.
-            state: of the run to go on with; the other arguments must be as they were.
+            generator: The generator to adapt.
+            references: Pictures of the style, of the generator's size.
+            steps: Length of the whole run.
+            settings: Weights and rates; None takes the ``preset`` for this number of pictures.
+            seed: The same seed gives the same run.
+            discriminator: The generator's discriminator. Without it there is no adversarial term, and ``perceptual``
+                gives the features.
+            perceptual: Needed for inversions, and for features where there is no discriminator.
+            inversions: w+ [M, L, D] of the references, such as an encoder's; None optimises them where needed.
+            terms: Further terms, such as a direction in CLIP's space.
+            state: State of the run to continue; the other arguments must be as they were.
 
         Raises:
-            ShapeError: pictures, inversions or discriminator of another size.
-            ConfigError: no steps; ``state`` belongs to another run.
-            ModelFileError: ``state`` lacks something.
+            ShapeError: Pictures, inversions or the discriminator have another size than the generator.
+            ConfigError: There are no steps, or ``state`` belongs to another run.
+            ModelFileError: ``state`` is incomplete.
         """
-        self.settings = settings or preset(len(references))
+        if steps < 1:
+            raise ConfigError(f"steps must be at least 1, not {steps}.")
+        if seed < 0:
+            raise ConfigError(f"A seed is a whole number from 0, not {seed}.")
+        self.settings = s = settings or preset(len(references))
         self.steps, self.seed, self.done = steps, seed, 0
         self.base = generator.fingerprint()
-        self.generator = _frozen(generator)
+        self.generator: Generator = _frozen(generator)
         device = self.generator.device
         self.references = replace(references, pictures=references.pictures.to(device))
         self.discriminator: Discriminator | None = None if discriminator is None else _frozen(discriminator)
         self.perceptual, self.inversions = perceptual, inversions
-        self._check()
-        self.features = self._features()
-        self.terms = [*self._own_terms(discriminator), *terms]
-        s = self.settings
+        check_sizes(self.generator.config, self.references, self.discriminator, self.inversions)
+        features = feature_extractor(self.discriminator, perceptual)
+        self.sampler = Sampler(self.generator, self.references, features, s, seed)
+        self.terms = [*domain_terms(s, steps, seed, discriminator, features is not None), *terms]
         self.parameters = TokenParameters(
-            self.generator.kernel_stats(), s.tokens, s.layers, "pre", bias=s.bias, rng=_source(seed, 0)
+            self.generator.kernel_stats(), s.tokens, s.layers, "pre", bias=s.bias, rng=random_source(seed, PARAMETERS)
         ).to(device)
+        self.leaves: Mapping[str, Tensor] = dict(self.parameters.named_parameters())
+        self.adam = torch.optim.Adam(self._parameter_groups(), betas=(0.8, 0.99))
         self.average = copy.deepcopy(self.parameters).requires_grad_(False)
         self.best = copy.deepcopy(self.average)
-        self.best_step, self.best_distance = 0, math.inf
-        self.leaves: Mapping[str, Tensor] = dict(self.parameters.named_parameters())
-        self.rates = {name: s.colour_rate if self._is_colour(name) else s.rate for name in self.leaves}
-        self.adam = torch.optim.Adam([{"params": [leaf]} for leaf in self.leaves.values()], betas=(0.8, 0.99))
-        self.seconds = 0.0
+        self.best_step, self.best_distance, self.seconds = 0, math.inf, 0.0
         if state is not None:
             self._restore(state)
 
-    def _check(self) -> None:
-        config = self.generator.config
-        side, count = config.resolution, len(self.references)
-        if self.steps < 1:
-            raise ConfigError(f"steps must be at least 1, not {self.steps}.")
-        if self.seed < 0:
-            raise ConfigError(f"A seed is a whole number from 0, not {self.seed}.")
-        if self.references.pictures.shape[1:] != (3, side, side):
-            raise ShapeError(
-                f"This generator takes pictures [N, 3, {side}, {side}], not {list(self.references.pictures.shape)}."
-            )
-        if self.discriminator is not None and self.discriminator.config.resolution != side:
-            raise ShapeError(
-                f"The discriminator is for {self.discriminator.config.resolution} pixels, the generator for {side}."
-            )
-        codes = (count, config.num_ws, config.w_dim)
-        if self.inversions is not None and self.inversions.shape != codes:
-            raise ShapeError(f"inversions must be w+ {list(codes)}, not {list(self.inversions.shape)}.")
-
-    def _features(self) -> Features | None:
-        discriminator, perceptual = self.discriminator, self.perceptual
-        if discriminator is not None:
-            return discriminator.features
-        return None if perceptual is None else lambda x: perceptual.embed(shrink(x, 128))
-
-    def _own_terms(self, discriminator: Discriminator | None) -> list[Term]:
-        s = self.settings
-        chosen: list[Term] = [SlicedPictures(s.sliced_pictures)]
-        if self.features is not None:
-            chosen += [SlicedFeatures(s.sliced_features), Layout(s.layout), Between(s.between), Within(s.within)]
-        chosen += [Reconstruction(s.reconstruction), Norm(s.norm)]
-        chosen = [term for term in chosen if term.weight]
-        starts = s.critic_starts(self.steps)
-        if discriminator is not None and (s.adversarial or s.patches) and starts < 1:
-            chosen.append(
-                Adversarial(
-                    discriminator,
-                    s.adversarial,
-                    s.patches,
-                    rate=s.critic_rate,
-                    starts=starts,
-                    frozen_above=s.frozen_above,
-                    penalty=s.penalty,
-                    seed=self.seed,
-                )
-            )
-        return chosen
-
-    def _is_colour(self, leaf: str) -> bool:
-        """Whether ``layers.<place>.<tensor>`` is part of a layer of colours or a bias: these have far to go."""
-        _, place, tensor = leaf.split(".")
-        return tensor == "bias" or self.parameters.roles[int(place)] == "rgb"
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Leaves by their rate: layers of colours, and biases, have further to go than others."""
+        groups: dict[float, list[Tensor]] = {self.settings.rate: [], self.settings.colour_rate: []}
+        for role, layer in zip(self.parameters.roles, self.parameters.layers, strict=True):
+            for tensor, leaf in layer.named_parameters():
+                colour = tensor == "bias" or role == "rgb"
+                groups[self.settings.colour_rate if colour else self.settings.rate].append(leaf)
+        return [{"params": leaves, "lr": rate} for rate, leaves in groups.items() if leaves]
 
     @property
     def left_out(self) -> list[str]:
-        """Terms that the settings ask for and this model cannot have: it lacks a discriminator."""
-        s, there = self.settings, {term.name for term in self.terms}
-        if self.discriminator is not None:
-            there.add("adversarial")  # a run too short for it is not for want of a model
-        wanted = {name: getattr(s, name) for name in FEATURE_TERMS} | {"adversarial": s.adversarial or s.patches}
-        return [name for name, weight in wanted.items() if weight and name not in there]
+        """Terms that the settings ask for, and that need a discriminator which this model lacks."""
+        return left_out(self.settings, self.terms, self.discriminator)
 
-    # --- The loop ---
+    # --- The loop ---------------------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
         """Whether all steps are done."""
         return self.done >= self.steps
 
-    def step(self, count: int = 1) -> dict[str, float]:
-        """Do ``count`` steps, fewer where the run ends before; returns the figures of the last: each term, unweighted,
-        and "distance" where fixed samples were looked at.
-
-        Raises:
-            DivergedError: a term is no longer finite; the tokens stay as they were.
-        """
-        began = time.monotonic()
-        figures: dict[str, float] = {}
-        self._invert()
-        for _ in range(min(count, self.steps - self.done)):
-            figures = self._step()
-        self.seconds += time.monotonic() - began
-        return figures
-
     def run(self, on_step: OnStep | None = None, state: str | os.PathLike[str] | None = None) -> bool:
-        """Do the steps that are left; False when ``on_step`` stopped it. What there is then is kept.
+        """Do the steps that are left; False when ``on_step`` stopped the run, which keeps what it has.
 
         Args:
-            on_step: called with (step, steps, figures) after each; True stops.
-            state: file that ``self.state()`` is saved to whenever fixed samples were looked at, and at the end.
+            on_step: Called with (step, steps, figures) after each step; True stops.
+            state: File that ``self.state()`` is saved to after each measurement of the distance, and at the end.
         """
         going = True
         while going and not self.finished:
@@ -224,8 +161,25 @@ class Adaptation:
             raise
         return self.token_set(metadata)
 
-    def _invert(self) -> None:
-        """w+ of the references, where a term wants them: part of the first step."""
+    def step(self, count: int = 1) -> dict[str, float]:
+        """Do ``count`` steps, or those that are left.
+
+        Returns:
+            The figures of the last step: each term, unweighted, and "distance" where it was measured.
+
+        Raises:
+            DivergedError: A term is no longer finite; the tokens stay as they were.
+        """
+        began = time.monotonic()
+        figures: dict[str, float] = {}
+        self._invert_references()
+        for _ in range(min(count, self.steps - self.done)):
+            figures = self._step()
+        self.seconds += time.monotonic() - began
+        return figures
+
+    def _invert_references(self) -> None:
+        """w+ of the references, where a term needs them: part of the first step."""
         if self.inversions is None and self.settings.reconstruction and not self.finished:
             found = invert(
                 self.generator,
@@ -238,8 +192,29 @@ class Adaptation:
             self.inversions = torch.stack([one.w_plus for one in found])
 
     def _step(self) -> dict[str, float]:
-        context = self._context()
+        # the objective
+        context = self.sampler.context(self.done, self.steps, self.parameters, self.inversions)
         losses = {term.name: term(context) for term in self.terms}
+        total = self._weigh(context, losses)
+        figures = {name: float(loss.detach()) for name, loss in losses.items()}
+        # a step of the tokens; gradients of this graph alone, since terms have networks of their own
+        gradients = torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
+        for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
+            leaf.grad = gradient
+        set_learning_rate(self.adam, _schedule(self.done / self.steps))
+        self.adam.step()
+        # a step of the terms that learn, such as the discriminator
+        for term in self.terms:
+            if isinstance(term, Learner):
+                figures |= term.learn(context)
+        # the average, over fewer steps at first; now and then its distance from the references
+        self.done += 1
+        update_average(self.average, self.parameters, min(self.settings.average, self.done / (self.done + 10)))
+        if self._is_measured():
+            figures["distance"] = self._keep_best()
+        return figures
+
+    def _weigh(self, context: Context, losses: Mapping[str, Tensor]) -> Tensor:
         total = sum((term.weight * losses[term.name] for term in self.terms), context.adapted.new_zeros([]))
         if not bool(total.isfinite()):
             wrong = ", ".join(name for name, loss in losses.items() if not bool(loss.isfinite()))
@@ -247,74 +222,14 @@ class Adaptation:
                 f"The run diverged at step {self.done + 1} of {self.steps}: {wrong} is not finite.\n"
                 "Lower the rates of the settings. What was reached before is kept."
             )
-        gradients = torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
-        for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
-            leaf.grad = gradient
-        share = _rate(self.done / self.steps)
-        for group, rate in zip(self.adam.param_groups, self.rates.values(), strict=True):
-            group["lr"] = rate * share
-        self.adam.step()
-        figures = {name: float(loss.detach()) for name, loss in losses.items()}
-        for term in self.terms:
-            if isinstance(term, Learner):
-                figures |= term.learn(context)
-        self.done += 1
-        self._blend()
-        if self.done % self.settings.check_every == 0 or self.finished:
-            figures["distance"] = self._look()
-        return figures
+        return total
 
-    def _context(self) -> Context:
-        s, config = self.settings, self.generator.config
-        rng = _source(self.seed, 1, self.done)
-        device = self.generator.device
-        with torch.no_grad():
-            w_plus = self.generator.map(torch.randn(s.batch, config.z_dim, generator=rng).to(device), s.truncation)
-        order = torch.randperm(len(self.references), generator=rng).repeat(s.batch)[: s.batch]
-        tokens = self.parameters.token_set()
-        return Context(
-            step=self.done,
-            progress=self.done / self.steps,
-            w_plus=w_plus,
-            adapted=self.generator(w_plus, tokens),
-            references=self.references,
-            chosen=self.references.pictures[order.to(device)],
-            reference_features=self._reference_features,
-            typical_features=self._typical_features if self.settings.layout else (),
-            inversions=self.inversions,
-            parameters=self.parameters,
-            rng=rng,
-            draw=lambda w: self.generator(w, tokens),
-            plain=self.generator,
-            features=self.features,
-        )
+    def _is_measured(self) -> bool:
+        """Whether the distance is measured after this step."""
+        return self.done % self.settings.check_every == 0 or self.finished
 
-    @cached_property
-    def _reference_features(self) -> Sequence[Tensor]:
-        """They never change."""
-        with torch.no_grad():
-            return () if self.features is None else self.features(self.references.pictures)
-
-    @cached_property
-    def _typical_features(self) -> Sequence[Tensor]:
-        """What the samples of the generator have before it is adapted: maps [TYPICAL, C, h, w]."""
-        if self.features is None:
-            return ()
-        z = torch.randn(TYPICAL, self.generator.config.z_dim, generator=_source(self.seed, 4))
-        with torch.no_grad():
-            w = self.generator.map(z.to(self.generator.mean_latent), self.settings.truncation)
-            parts = [self.features(self.generator(some)) for some in w.split(self.settings.batch)]
-        return [torch.cat(maps) for maps in zip(*parts, strict=True)]
-
-    @torch.no_grad()
-    def _blend(self) -> None:
-        """The running average, over fewer steps at first."""
-        decay = min(self.settings.average, self.done / (self.done + 10))
-        for name, mean in self.average.named_parameters():
-            mean.lerp_(self.leaves[name].detach(), 1 - decay)
-
-    def _look(self) -> float:
-        """How near fixed samples are with the average; the last that was about the nearest is the result."""
+    def _keep_best(self) -> float:
+        """Measure the distance; of the averages that came about as near as the nearest, the last one is kept."""
         distance = self._distance()
         self.best_distance = min(self.best_distance, distance)
         if self._is_good(distance):
@@ -325,34 +240,25 @@ class Adaptation:
     def _is_good(self, distance: float) -> bool:
         return distance <= SLACK * self.best_distance
 
-    @torch.no_grad()
     def _distance(self) -> float:
-        drawn, rng = self._samples(1.0, self.average), _source(self.seed, 3)
-        if self.features is None:
-            return float(sliced_pictures(drawn, self.references.pictures, rng))
-        return float(sliced_features(self.features(drawn), self._reference_features, rng))
+        """Distance of fixed samples with the average from the references."""
+        return self.sampler.distance(self.sampler.fixed_samples(self.average, PREVIEWS, 1.0))
 
-    # --- What comes of it ---
+    # --- The result -------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def preview(self, count: int = PREVIEWS, which: Preview = "now") -> Tensor:
-        """Fixed samples [count, 3, R, R] in [-1, 1]: with the tokens as they stand "now", with the "best", that are
-        kept, or "plain", without.
+        """Fixed samples [count, 3, R, R] in [-1, 1].
+
+        Args:
+            count: Number of samples.
+            which: With the tokens of the moment ("now"), with those that are kept ("best"), or without ("plain").
         """
         tokens = None if which == "plain" else self._kept()[0] if which == "best" else self.average
-        return self._samples(PREVIEW_TRUNCATION, tokens, count)
-
-    def _samples(self, truncation: float, tokens: TokenParameters | None, count: int = PREVIEWS) -> Tensor:
-        config = self.generator.config
-        z = torch.randn(count, config.z_dim, generator=_source(self.seed, 2)).to(self.generator.mean_latent)
-        adapted = None if tokens is None else tokens.token_set()
-        drawn: Tensor = self.generator(self.generator.map(z, truncation), adapted)
-        return drawn.clamp(-1, 1)
+        return self.sampler.fixed_samples(tokens, count, PREVIEW_TRUNCATION)
 
     def _kept(self) -> tuple[TokenParameters, int]:
-        """The best so far and its step: where it is time for a look, the average may be it."""
-        looked = self.done % self.settings.check_every == 0 or self.finished
-        if not looked and self._is_good(self._distance()):
+        """The best so far and its step; between two measurements the average may be it."""
+        if not self._is_measured() and self._is_good(self._distance()):
             return self.average, self.done
         return self.best, self.best_step
 
@@ -368,12 +274,12 @@ class Adaptation:
             "planned_steps": self.steps,
             "objectives": {term.name: term.weight for term in self.terms},
             "left_out": self.left_out,
-            "settings": _plain(asdict(self.settings)),
+            "settings": self.settings.to_json(),
         }
         return best.token_set(self.base, {**made, **(metadata or {})}).detach()
 
     def state(self) -> AdaptState:
-        """All it takes to go on later, elsewhere: plain tensors and numbers."""
+        """All that the run needs to continue later, elsewhere: plain tensors and numbers."""
         tensors: dict[str, Tensor] = {f"average.{name}": t for name, t in self.average.named_parameters()}
         tensors |= {f"best.{name}": t for name, t in self.best.named_parameters()}
         tensors |= {f"tokens.{name}": t for name, t in {**self.leaves, **adam_state(self.adam, self.leaves)}.items()}
@@ -391,11 +297,11 @@ class Adaptation:
         return AdaptState({name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}, numbers)
 
     def _run(self) -> dict[str, Any]:
-        """What must be the same to go on."""
+        """What must be the same for a run to continue."""
         return {
             "base": self.base.digest,
             "pictures": self.references.digest,
-            "settings": _plain(asdict(self.settings)),
+            "settings": self.settings.to_json(),
             "steps": self.steps,
             "seed": self.seed,
             "terms": {term.name: term.weight for term in self.terms},
@@ -410,23 +316,22 @@ class Adaptation:
                 f"The saved state is of another run: its {' and '.join(different)} differ.\n"
                 "Ask for what was asked then, or remove the state (or name another folder) to begin anew."
             )
-        tensors = state.tensors
+        tensors, numbers = state.tensors, state.numbers
         try:
             for part, module in (("average", self.average), ("best", self.best), ("tokens", self.parameters)):
                 with torch.no_grad():
                     for name, leaf in module.named_parameters():
                         leaf.copy_(tensors[f"{part}.{name}"])
-            load_adam_state(self.adam, self.leaves, _under(tensors, "tokens."))
+            load_adam_state(self.adam, self.leaves, under(tensors, "tokens."))
             for term in self.terms:
                 if isinstance(term, Learner):
-                    term.restore(_under(tensors, f"term.{term.name}."))
-            numbers = state.numbers
+                    term.restore(under(tensors, f"term.{term.name}."))
             self.done, self.seconds = int(numbers["step"]), float(numbers["seconds"])
             if numbers["best"] is not None:
                 self.best_step, self.best_distance = int(numbers["best"][0]), float(numbers["best"][1])
             if "inversions" in tensors:
                 self.inversions = tensors["inversions"].to(self.references.pictures.device)
-                self._check()
+                check_sizes(self.generator.config, self.references, self.discriminator, self.inversions)
         except (KeyError, IndexError, RuntimeError, ShapeError, TypeError, ValueError) as error:
             raise ModelFileError(f"The saved state is damaged: {error!r}. Remove it to begin anew.") from error
 
@@ -437,21 +342,6 @@ def _frozen(network: Any) -> Any:
     return type(network).from_state(config, network.state_dict()).float().requires_grad_(False)
 
 
-def _source(*path: int) -> torch.Generator:
-    """A source of chance for a place in the run."""
-    (number,) = np.random.SeedSequence(path).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(number) >> 1)
-
-
-def _rate(progress: float) -> float:
-    """Share of the peak rate: up over the first twentieth, down by a cosine over the last third."""
+def _schedule(progress: float) -> float:
+    """Share of the peak rate: it rises over the first twentieth, and falls by a cosine over the last third."""
     return min(1.0, progress / 0.05 + 0.1) * (0.5 - 0.5 * math.cos(math.pi * min(1.0, 3 * (1 - progress))))
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON reads it back: lists, not tuples."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

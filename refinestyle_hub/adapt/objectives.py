@@ -1,4 +1,4 @@
-"""The parts of the objective that only look: each a small class with its source. ``critic.Adversarial`` also learns.
+"""The terms of the objective, each a small class with its source. ``discriminator_term.Adversarial`` also learns.
 
 What brings the style: the sliced Wasserstein distances, the layout, the redrawn references. What keeps the source: the
 two correspondences. What keeps both within bounds: the norm.
@@ -12,13 +12,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..generators.discriminator import Discriminator
 from ..losses.correspondence import between_samples, within_samples
 from ..losses.gan import feature_matching, pyramid
 from ..losses.sliced import sliced_features, sliced_pictures
-from .context import Context
+from .context import Context, Term
+from .discriminator_term import Adversarial
+from .settings import FEATURE_TERMS, AdaptSettings
 
 
-__all__ = ["Between", "Layout", "Norm", "Reconstruction", "SlicedFeatures", "SlicedPictures", "Within"]
+__all__ = [
+    "Between",
+    "Layout",
+    "Norm",
+    "Reconstruction",
+    "SlicedFeatures",
+    "SlicedPictures",
+    "Within",
+    "domain_terms",
+    "left_out",
+]
 
 COARSE = (8, 16)  # pixels, sides of the feature maps that are compared with the source's
 REDRAWN = 2  # references per step
@@ -146,3 +159,46 @@ class Norm:
 def _coarse(maps: Sequence[Tensor]) -> list[int]:
     """Which of the maps show what is where."""
     return [i for i, x in enumerate(maps) if x.shape[-1] in COARSE] or [len(maps) - 1]
+
+
+def domain_terms(
+    settings: AdaptSettings, steps: int, seed: int, discriminator: Discriminator | None, with_features: bool
+) -> list[Term]:
+    """The terms that the settings give a weight, as far as the model has what they need.
+
+    Args:
+        steps: Length of the run.
+        seed: Of the discriminator's new head.
+        discriminator: Copied; without it there is no adversarial term.
+        with_features: Whether there is a network for the terms that compare features.
+    """
+    s = settings
+    terms: list[Term] = [SlicedPictures(s.sliced_pictures)]
+    if with_features:
+        terms += [SlicedFeatures(s.sliced_features), Layout(s.layout), Between(s.between), Within(s.within)]
+    terms += [Reconstruction(s.reconstruction), Norm(s.norm)]
+    terms = [term for term in terms if term.weight]
+    starts = s.critic_starts(steps)
+    if discriminator is not None and (s.adversarial or s.patches) and starts < 1:
+        adversarial = Adversarial(
+            discriminator,
+            s.adversarial,
+            s.patches,
+            rate=s.critic_rate,
+            starts=starts,
+            frozen_above=s.frozen_above,
+            penalty=s.penalty,
+            seed=seed,
+        )
+        terms.append(adversarial)
+    return terms
+
+
+def left_out(settings: AdaptSettings, terms: Sequence[Term], discriminator: Discriminator | None) -> list[str]:
+    """Names of the terms that the settings ask for, and that the model lacks a discriminator for."""
+    there = {term.name for term in terms}
+    if discriminator is not None:
+        there.add("adversarial")  # a run may be too short for it: that is not for want of a model
+    wanted = {name: getattr(settings, name) for name in FEATURE_TERMS}
+    wanted["adversarial"] = settings.adversarial or settings.patches
+    return [name for name, weight in wanted.items() if weight and name not in there]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..errors import ConfigError
 
@@ -52,6 +53,10 @@ class AdaptSettings:
             raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
         if min(self.rate, self.colour_rate, self.critic_rate) <= 0 or not 0 <= self.average < 1:
             raise ConfigError("rates must be above 0, and average from 0 to less than 1.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON reads them back: lists, not tuples."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def critic_starts(self, steps: int) -> float:
         """Share of a run of ``steps`` before the discriminator starts; 1: it never does.

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..generators.base import Generator
 from ..losses.clip import Clip, ClipDirection, choose_layers
 from ..tokens.token_set import TokenSet
-from .adaptation import Adaptation
+from .adaptation import PREVIEWS, Adaptation
 from .context import Context
 from .references import References
 from .settings import FEATURE_TERMS, AdaptSettings
@@ -64,7 +64,8 @@ class TextAdaptation(Adaptation):
 
     @torch.no_grad()
     def _distance(self) -> float:
-        loss: Tensor = self.direction(self._samples(1.0, None), self._samples(1.0, self.average))
+        plain, adapted = (self.sampler.fixed_samples(tokens, PREVIEWS, 1.0) for tokens in (None, self.average))
+        loss: Tensor = self.direction(plain, adapted)
         return float(loss.mean())
 
     def _run(self) -> dict[str, Any]:
@@ -137,5 +138,4 @@ def picture_term(
 
 @torch.no_grad()
 def _codes(generator: Generator, truncation: float, seed: int) -> Tensor:
-    z = torch.randn(SAMPLES, generator.config.z_dim, generator=torch.Generator().manual_seed(seed))
-    return generator.map(z.to(generator.device), truncation)
+    return generator.sample(SAMPLES, torch.Generator().manual_seed(seed), truncation)

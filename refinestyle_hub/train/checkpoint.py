@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ModelFileError
-from ..runtime.optim import adam_state, load_adam_state
+from ..runtime.optim import adam_state, load_adam_state, under
 
 
 __all__ = ["load_networks", "load_optimizers", "read", "write"]
@@ -76,8 +76,7 @@ def load_optimizers(
         ModelFileError: the state of a parameter is incomplete.
     """
     for part, optimizer in optimizers.items():
-        own = {name.removeprefix(f"{part}."): x for name, x in tensors.items() if name.startswith(f"{part}.")}
         try:
-            load_adam_state(optimizer, dict(networks[part].named_parameters()), own)
+            load_adam_state(optimizer, dict(networks[part].named_parameters()), under(tensors, f"{part}."))
         except KeyError as error:
             raise ModelFileError(f"The saved state of the optimiser of the {part} lacks {error}.") from error

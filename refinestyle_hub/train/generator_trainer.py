@@ -74,17 +74,13 @@ class Trainer(Run):
             "average": self.average,
         }
         rate = config.learning_rate
-        synthesis, mapping, discriminator = (
-            {"params": list(net.parameters()), "lr": lr}
-            for net, lr in (
-                (self.generator.synthesis, rate),
-                (self.generator.mapping, rate * config.mapping_boost),
-                (self.discriminator, rate),
-            )
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.generator.synthesis.parameters())},
+            {"params": list(self.generator.mapping.parameters()), "lr": rate * config.mapping_boost},
+        ]
         self.optimizers = {
-            "generator": torch.optim.Adam([synthesis, mapping], betas=(0.0, 0.99), eps=1e-8),
-            "discriminator": torch.optim.Adam([discriminator], betas=(0.0, 0.99), eps=1e-8),
+            "generator": torch.optim.Adam(groups, lr=rate, betas=(0.0, 0.99)),
+            "discriminator": torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=(0.0, 0.99)),
         }
         self.synthesis: Callable[..., Tensor] = self.generator.synthesis
         if config.compile:
@@ -99,7 +95,7 @@ class Trainer(Run):
         rng = self.rng(0)
         w_plus = mixed_latents(self.generator, [rng] * len(real), self.config.mixing)  # [n, L, D]
         with self.accelerator.autocast():
-            fake = self.synthesis(w_plus, self.noise(len(real), rng))
+            fake = self.synthesis(w_plus, self.generator.noise(len(real), rng))
         shown = fake.detach().requires_grad_()
         logits = self.judge(shown, real)
         figures = self.generator_step(fake, shown, logits, rng) | self.discriminator_step(logits, real)
@@ -135,7 +131,7 @@ class Trainer(Run):
         """Gradients of path length regularisation (Karras et al. 2020, section 3.2), on half a batch."""
         n = max(1, self.local_batch // 2)
         w_plus = mixed_latents(self.generator, [rng] * n, self.config.mixing)
-        lengths = gan.path_lengths(self.generator.synthesis(w_plus, self.noise(n, rng)), w_plus, rng)
+        lengths = gan.path_lengths(self.generator.synthesis(w_plus, self.generator.noise(n, rng)), w_plus, rng)
         self.mid_step = True
         self.path_mean = self.path_mean.lerp(self.mean_over_processes(lengths.detach().mean()), 0.01)
         loss = (lengths - self.path_mean).square().mean()
@@ -179,10 +175,6 @@ class Trainer(Run):
         return torch.Generator().manual_seed(
             ((self.config.seed * 1_000_003 + step) * 1024 + self.accelerator.process_index) * 8 + purpose
         )
-
-    def noise(self, n: int, rng: torch.Generator) -> list[Tensor | None]:
-        """Fresh noise maps [n, 1, H, W], one per convolution."""
-        return [None if m is None else m.to(self.device) for m in self.generator.noise(n, rng)]
 
     def shifted(self, pictures: Tensor, purpose: int) -> Tensor:
         """Pictures as the discriminator sees them."""

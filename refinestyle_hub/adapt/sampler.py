@@ -1,0 +1,135 @@
+"""What an adaptation draws: the context of each step, and fixed samples to measure and to show.
+
+All of it follows from the seed and the step, so a run that continues from its state draws what it would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import GeneratorConfig
+from ..errors import ShapeError
+from ..generators.base import Generator
+from ..generators.discriminator import Discriminator
+from ..losses.perceptual import Perceptual
+from ..losses.pixel import shrink
+from ..losses.sliced import sliced_features, sliced_pictures
+from ..tokens.parameters import TokenParameters
+from .context import Context, Features
+from .references import References
+from .settings import AdaptSettings
+
+
+__all__ = ["Sampler", "check_sizes", "feature_extractor", "random_source"]
+
+PARAMETERS, STEP, FIXED, DISTANCE, TYPICAL = range(5)  # purposes of randomness
+TYPICAL_SAMPLES = 64  # they give the mean features of the generator before it is adapted
+
+
+class Sampler:
+    """Samples of a frozen generator with the tokens of the moment."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        references: References,
+        features: Features | None,
+        settings: AdaptSettings,
+        seed: int,
+    ) -> None:
+        """``features``: of a frozen network; None: the terms that compare features are left out."""
+        self.generator, self.references, self.features = generator, references, features
+        self.settings, self.seed = settings, seed
+
+    def context(self, step: int, steps: int, parameters: TokenParameters, inversions: Tensor | None) -> Context:
+        """What step ``step`` of ``steps`` shows to the terms; gradients flow from it to the parameters."""
+        s = self.settings
+        rng = random_source(self.seed, STEP, step)
+        with torch.no_grad():
+            w_plus = self.generator.sample(s.batch, rng, s.truncation)
+        order = torch.randperm(len(self.references), generator=rng).repeat(s.batch)[: s.batch]
+        tokens = parameters.token_set()
+        return Context(
+            step=step,
+            progress=step / steps,
+            w_plus=w_plus,
+            adapted=self.generator(w_plus, tokens),
+            references=self.references,
+            chosen=self.references.pictures[order.to(w_plus.device)],
+            reference_features=self.reference_features,
+            typical_features=self.typical_features if s.layout else (),
+            inversions=inversions,
+            parameters=parameters,
+            rng=rng,
+            draw=lambda w: self.generator(w, tokens),
+            plain=self.generator,
+            features=self.features,
+        )
+
+    @torch.no_grad()
+    def fixed_samples(self, tokens: TokenParameters | None, count: int, truncation: float) -> Tensor:
+        """The same samples at any time, [count, 3, R, R] in [-1, 1], with ``tokens`` or plain."""
+        w_plus = self.generator.sample(count, random_source(self.seed, FIXED), truncation)
+        drawn: Tensor = self.generator(w_plus, None if tokens is None else tokens.token_set())
+        return drawn.clamp(-1, 1)
+
+    @torch.no_grad()
+    def distance(self, samples: Tensor) -> float:
+        """Sliced Wasserstein distance of samples from the references, of features where there are some."""
+        rng = random_source(self.seed, DISTANCE)
+        if self.features is None:
+            return float(sliced_pictures(samples, self.references.pictures, rng))
+        return float(sliced_features(self.features(samples), self.reference_features, rng))
+
+    @cached_property
+    def reference_features(self) -> Sequence[Tensor]:
+        """Feature maps of all references."""
+        with torch.no_grad():
+            return () if self.features is None else self.features(self.references.pictures)
+
+    @cached_property
+    def typical_features(self) -> Sequence[Tensor]:
+        """Feature maps [TYPICAL_SAMPLES, C, h, w] of plain samples."""
+        if self.features is None:
+            return ()
+        rng = random_source(self.seed, TYPICAL)
+        with torch.no_grad():
+            w_plus = self.generator.sample(TYPICAL_SAMPLES, rng, self.settings.truncation)
+            parts = [self.features(self.generator(some)) for some in w_plus.split(self.settings.batch)]
+        return [torch.cat(maps) for maps in zip(*parts, strict=True)]
+
+
+def feature_extractor(discriminator: Discriminator | None, perceptual: Perceptual | None) -> Features | None:
+    """The features that terms compare: the discriminator's, or else the perceptual network's at 128 px."""
+    if discriminator is not None:
+        return discriminator.features
+    return None if perceptual is None else lambda pictures: perceptual.embed(shrink(pictures, 128))
+
+
+def check_sizes(
+    config: GeneratorConfig, references: References, discriminator: Discriminator | None, inversions: Tensor | None
+) -> None:
+    """Raise ShapeError where something is not made for a generator of this config."""
+    side = config.resolution
+    if references.pictures.shape[1:] != (3, side, side):
+        raise ShapeError(
+            f"This generator takes pictures [N, 3, {side}, {side}], not {list(references.pictures.shape)}."
+        )
+    if discriminator is not None and discriminator.config.resolution != side:
+        raise ShapeError(
+            f"The discriminator is for {discriminator.config.resolution} pixels, the generator for {side}."
+        )
+    codes = (len(references), config.num_ws, config.w_dim)
+    if inversions is not None and inversions.shape != codes:
+        raise ShapeError(f"inversions must be w+ {list(codes)}, not {list(inversions.shape)}.")
+
+
+def random_source(*path: int) -> torch.Generator:
+    """The random generator of a place in the run, such as (seed, purpose, step)."""
+    (number,) = np.random.SeedSequence(path).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(number) >> 1)
