@@ -86,7 +86,7 @@ def test_rosinality_loads_it(tmp_path: Path, generator: Generator, discriminator
 def test_nvidia_loads_it(tmp_path: Path, generator: Generator, discriminator: Discriminator) -> None:
     theirs = nvidia.Generator(resolution=32, base=1 << 20, maximum=10)
     critic = nvidia.Discriminator(resolution=32, base=1 << 20, maximum=10)
-    same = Generator(
+    same = StyleGAN2Generator(
         StyleGAN2Config(32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 10, 8: 10, 16: 10, 32: 10})
     )
     export_nvidia(same, tmp_path / "G.safetensors")

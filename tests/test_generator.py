@@ -169,7 +169,6 @@ def test_drawing_changes_no_state() -> None:
     tokens = token_set(bias=True)
     generator(generator.map(torch.randn(2, 16), 0.5), tokens, 0.7, generator.noise(2)).sum().backward()
     generator.merge(token_set(residual="pre"))
-    generator.cross_terms(tokens)
     generator.kernel_stats()
     assert all(torch.equal(before[name], x) for name, x in generator.state_dict().items())
     assert all(vars(m).keys() == attributes[id(m)].keys() for m in generator.modules())

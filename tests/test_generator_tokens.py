@@ -41,12 +41,11 @@ def test_compiles_without_graph_breaks() -> None:
 
 
 def test_hot_swap_does_not_recompile() -> None:
-    """Other sets, ranks, strengths, numbers of empty rows: one graph, as long as bucket and layers stay."""
+    """Other sets, ranks, strengths, numbers of empty rows: one graph, as long as the largest T and the layers stay."""
     generator, w = tiny_generator(0, SMALL), latent(3, 0, SMALL)
     draw, counter = compiled(generator)
     a, b, c = (token_set(i, 2 + 3 * i, residual=r, config=SMALL) for i, r in enumerate(("post", "pre", "mixed")))
     shared = token_set(3, 4, residual="pre", config=SMALL)
-    cross = generator.cross_terms(shared)
     rows_of = [
         ([a, b, c], 0.5),
         ([[(a, 0.3), (b, -0.7)], None, c], [0.0, 1.0, 2.0]),
@@ -54,7 +53,7 @@ def test_hot_swap_does_not_recompile() -> None:
     ]
     with torch.no_grad():
         for seed, (rows, strength) in enumerate(rows_of):
-            batch = TokenBatch.collate(rows, shared=[(shared, strength, cross)], bucket=8)
+            batch = TokenBatch.collate(rows, shared=[(shared, strength)])
             scale, noise = torch.rand(3), generator.noise(3, torch.Generator().manual_seed(seed))
             torch.testing.assert_close(draw(w, batch, scale, noise), generator(w, batch, scale, noise))
             assert counter.frame_count == 1
@@ -67,7 +66,7 @@ def test_no_tokens_and_strength_zero_are_the_plain_picture(nothing: object) -> N
     if nothing is None or (isinstance(nothing, list) and nothing[0] is None):
         refined = generator(w, nothing)
     elif nothing == "batch":
-        refined = generator(w, TokenBatch.collate([[(tokens, 0.0)]] * 3, shared=[(tokens, 0)], bucket=4))
+        refined = generator(w, TokenBatch.collate([[(tokens, 0.0)]] * 3, shared=[(tokens, 0)]))
     else:
         refined = generator(w, tokens, nothing)
     assert torch.equal(refined, generator(w))
@@ -90,7 +89,7 @@ def test_batch_of_different_sets_is_each_alone() -> None:
         # sums in another order
         torch.testing.assert_close(together, alone[order], atol=2e-5, rtol=1e-5)
     rows = [[] if t is None else [(t, s)] for t, s in zip(sets, strength, strict=True)]
-    padded = generator(w, TokenBatch.collate(rows, bucket=16))
+    padded = generator(w, TokenBatch.collate(rows))
     torch.testing.assert_close(padded, alone, atol=2e-5, rtol=1e-5)
     plain = generator(w)
     assert distance(padded[[2, 4]], plain[[2, 4]]) < 1e-6 * float(plain.abs().max())
@@ -109,12 +108,10 @@ def test_face_and_domains_in_one_call() -> None:
         ]
     )
     shared = [(sketch, [0.7, 0.0]), (bronze, torch.tensor([0.3, -0.4]))]
-    kept = [(tokens, strength, generator.cross_terms(tokens)) for tokens, strength in shared]
     rows = [[(faces[0], 1), (sketch, 0.7), (bronze, 0.3)], [(faces[1], 1), (bronze, -0.4)]]
     for batch in (
         TokenBatch.collate(rows),
         TokenBatch.collate(faces, shared=shared),
-        TokenBatch.collate(faces, shared=kept, bucket=4),
     ):
         torch.testing.assert_close(generator(w, batch), by_hand, atol=2e-5, rtol=1e-5)
 

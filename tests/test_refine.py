@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from refinestyle_hub.tokens.modulated_conv import (
     Residual,
-    cross_terms,
     join,
     modulated_conv,
     modulated_conv_dense,
@@ -185,17 +184,6 @@ def test_fp16_stays_in_range() -> None:
             assert half.dtype == torch.float16
             # 2^-11 a rounding, some tens of terms
             torch.testing.assert_close(half.float(), exact, atol=2e-2, rtol=1e-2)
-
-
-@pytest.mark.parametrize("spatial", SPATIAL)
-def test_kept_cross_terms_change_nothing(spatial: str) -> None:
-    case = Case(4, 3, 6, 5, 3, 4, False, "norm", [(3, spatial, "mixed", True), (2, "scaled", "post", False)])
-    kept = case.residuals[0]._replace(cross=cross_terms(case.weight, case.residuals[0]))
-    ours = modulated_conv(case.x, case.weight, case.style, [kept, case.residuals[1]])
-    torch.testing.assert_close(ours, case.draw())
-    m = cross_terms(case.weight, case.residuals[0])
-    per_tap = case.weight * residual_kernel(case.residuals[0], 3)[0]
-    torch.testing.assert_close(m.sum(dim=0), per_tap.sum(dim=(2, 3)))
 
 
 def test_a_kernel_that_cancels_is_finite() -> None:

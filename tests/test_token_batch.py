@@ -15,17 +15,12 @@ from refinestyle_hub.tokens.batch import TokenBatch, strengths
 from refinestyle_hub.tokens.token_set import TokenSet
 
 
-def test_pads_to_the_largest_or_to_the_bucket() -> None:
+def test_pads_to_the_largest() -> None:
     rows = [token_set(0, 2), None, [(token_set(1, 3), 0.5), (token_set(2, 2, "full"), 1.0)]]
     batch = TokenBatch.collate(rows)
     assert len(batch) == 3
     assert {x.p.shape[1] for x in batch.own.values()} == {5}
     assert batch.own["b8.conv0"].q.shape == (3, 5, 12, 3, 3)
-    wide = TokenBatch.collate(rows, shared=[(token_set(3, 4), 1.0)], bucket=8)
-    assert {x.p.shape[1] for x in wide.own.values()} == {8}
-    assert {x.rank for x in wide.shared[0].tokens.layers.values()} == {8}
-    with pytest.raises(ShapeError, match=r"b4\.conv1: 5 tokens do not fit a bucket of 4"):
-        TokenBatch.collate(rows, bucket=4)
 
 
 def test_layers_are_those_of_any_sample() -> None:
@@ -50,7 +45,7 @@ def test_unbind_gives_the_sets_back() -> None:
 def test_gradients_reach_sets_and_strengths() -> None:
     tokens, strength = token_set(), torch.tensor(0.5, requires_grad=True)
     leaf = tokens.layers["b8.conv0"].p.requires_grad_()
-    batch = TokenBatch.collate([None, [(tokens, strength)]], bucket=4)
+    batch = TokenBatch.collate([None, [(tokens, strength)]])
     batch.own["b8.conv0"].p.square().sum().backward()
     assert leaf.grad is not None
     torch.testing.assert_close(leaf.grad, 0.5 * leaf.detach())

@@ -23,7 +23,7 @@ from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
 from ..storage.fingerprint import check_base, fingerprint
 from ..tokens.batch import Strength, TokensLike, residuals_of
-from ..tokens.modulated_conv import Demodulation, Residual, cross_terms, residual_kernel
+from ..tokens.modulated_conv import Demodulation, Residual, residual_kernel
 from ..tokens.parameters import KernelStats
 from ..tokens.token_set import TokenSet
 from .layers import MappingNetwork
@@ -196,18 +196,6 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
                 style = conv.style(self.mean_latent[None])[0]
                 stats[name] = KernelStats(conv.spec, style, (conv.weight.float() * style[:, None, None]).norm())
         return stats
-
-    def cross_terms(self, tokens: TokenSet) -> dict[str, Tensor]:
-        """What the norms of refined kernels need of a set and no image changes, [2, O, I] by layer.
-
-        Worth keeping for a domain that is drawn often: pass it to ``TokenBatch.collate`` with the set.
-        """
-        terms = {}
-        for name, x in tokens.layers.items():
-            self._check(name, [x.shared()])
-            if self.layer(name).demodulation == "norm":
-                terms[name] = cross_terms(self.layer(name).weight, x.shared())
-        return terms
 
     # --- Pictures ---
 

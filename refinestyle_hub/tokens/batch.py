@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,7 +26,6 @@ class Shared(NamedTuple):
 
     tokens: TokenSet
     strength: Tensor  # [N]
-    cross: Mapping[str, Tensor] | None  # ``Generator.cross_terms(tokens)``, where the caller keeps it
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +43,16 @@ class TokenBatch:
     @staticmethod
     def collate(
         rows: Sequence[TokenSet | Iterable[tuple[TokenSet, float | Tensor]] | None],
-        shared: Iterable[tuple[TokenSet, Strength] | tuple[TokenSet, Strength, Mapping[str, Tensor]]] = (),
-        bucket: int | None = None,
+        shared: Iterable[tuple[TokenSet, Strength]] = (),
     ) -> TokenBatch:
         """Join the sets of N samples.
 
         Args:
             rows: For each sample a set, (set, strength) pairs, or None.
-            shared: Sets for all samples, each with a strength or N of them, and optionally its cross terms.
-            bucket: T that every layer is padded to (None: the largest in it). With a fixed bucket and fixed layers, a
-                compiled generator takes any batch of sets without a recompile.
+            shared: Sets for all samples, each with a strength or N of them.
 
         Raises:
-            ShapeError: A sample has more than ``bucket`` tokens in a layer, or a list of strengths is not N long.
+            ShapeError: A list of strengths is not N long.
             BaseMismatchError: The sets were made for different generators.
             ConfigError: A strength is not finite.
         """
@@ -67,13 +63,13 @@ class TokenBatch:
             active = active or any(_is_active(strength) for _, strength in pairs)
             mixes.append(TokenSet.mix(pairs, keep_zeros=True))  # so that the batch keeps its shape
         everyone = []
-        for tokens, strength, *cross in shared:
+        for tokens, strength in shared:
             factor = strengths(strength, size).expand(size).contiguous()
             active = active or _is_active(strength)
-            everyone.append(Shared(_padded(tokens, bucket), factor, cross[0] if cross else None))
+            everyone.append(Shared(tokens, factor))
         youngest(tokens.base for tokens in [*mixes, *(s.tokens for s in everyone)])  # of one base?
         names = dict.fromkeys(name for mix in mixes for name in mix.layers)
-        own = {name: _stack([mix.layers.get(name) for mix in mixes], bucket, name) for name in names}
+        own = {name: _stack([mix.layers.get(name) for mix in mixes]) for name in names}
         return TokenBatch(size, own, tuple(everyone), active)
 
     def residuals(self, strength: Tensor | None = None) -> dict[str, list[Residual]]:
@@ -84,8 +80,7 @@ class TokenBatch:
         for item in self.shared:
             factor = item.strength if strength is None else item.strength.to(strength.device) * strength
             for name, x in item.tokens.layers.items():
-                cross = None if item.cross is None else item.cross.get(name)
-                found.setdefault(name, []).append(x.shared(factor, cross))
+                found.setdefault(name, []).append(x.shared(factor))
         return found
 
     def unbind(self, base: Fingerprint | None = None, metadata: Mapping[str, Any] | None = None) -> list[TokenSet]:
@@ -123,11 +118,9 @@ def _is_active(strength: Strength) -> bool:
     return bool(np.any(strength))
 
 
-def _pad(x: LayerTokens, rank: int, name: str = "") -> LayerTokens:
+def _pad(x: LayerTokens, rank: int) -> LayerTokens:
     """With zero tokens up to ``rank``."""
     extra = rank - x.rank
-    if extra < 0:
-        raise ShapeError(f"{name}: {x.rank} tokens do not fit a bucket of {rank}. Raise it, or compress the set.")
     if extra == 0:
         return x
     return LayerTokens(
@@ -139,21 +132,15 @@ def _pad(x: LayerTokens, rank: int, name: str = "") -> LayerTokens:
     )
 
 
-def _padded(tokens: TokenSet, bucket: int | None) -> TokenSet:
-    if bucket is None:
-        return tokens
-    return replace(tokens, layers={name: _pad(x, bucket, name) for name, x in tokens.layers.items()})
-
-
-def _stack(rows: Sequence[LayerTokens | None], bucket: int | None, name: str) -> LayerTokens:
+def _stack(rows: Sequence[LayerTokens | None]) -> LayerTokens:
     """Tokens of one layer for N samples, of any ranks and kinds, as one [N, ...]."""
     some = next(row for row in rows if row is not None)
     empty = LayerTokens(some.p[:0], some.q[:0], None if some.a is None else some.a[:0], some.pre[:0])
     present = [empty if row is None else row for row in rows]
     queries, taps = promote([x.q[None] for x in present], [None if x.a is None else x.a[None] for x in present])
-    rank = max(x.rank for x in present) if bucket is None else bucket
+    rank = max(x.rank for x in present)
     padded = [
-        _pad(LayerTokens(x.p, q[0], None if a is None else a[0], x.pre, x.bias), rank, name)
+        _pad(LayerTokens(x.p, q[0], None if a is None else a[0], x.pre, x.bias), rank)
         for x, q, a in zip(present, queries, taps, strict=True)
     ]
     biased = any(x.bias is not None for x in padded)

@@ -32,7 +32,6 @@ __all__ = [
     "Joined",
     "Residual",
     "bias_offset",
-    "cross_terms",
     "join",
     "modulated_conv",
     "modulated_conv_dense",
@@ -54,7 +53,6 @@ class Residual(NamedTuple):
     pre: Tensor  # [B, T] bool: the token enters before the modulation
     bias: Tensor | None = None  # [B, O], added to the layer's bias
     strength: Tensor | None = None  # [B], scales P and the bias; None is 1
-    cross: Tensor | None = None  # [2, O, I]: ``cross_terms`` of shared tokens, where the caller keeps them
 
 
 class Joined(NamedTuple):
@@ -124,11 +122,8 @@ def residual_kernel(tokens: Joined | Residual, kernel: int) -> Tensor:
     return torch.einsum("bto,btiuv->boiuv", tokens.p, _kernels(tokens.q, tokens.a, kernel))
 
 
-def cross_terms(weight: Tensor, tokens: Joined | Residual) -> Tensor:
-    """M[o,i] = sum_uv W[o,i,uv] dW[o,i,uv] of one shared set: [2, O, I], post tokens first, then pre tokens.
-
-    Depends on no image and is linear in P, so a caller may keep it for each domain and layer.
-    """
+def _cross_terms(weight: Tensor, tokens: Joined | Residual) -> Tensor:
+    """M[o,i] = sum_uv W[o,i,uv] dW[o,i,uv] of one shared set: [2, O, I], post tokens first, then pre tokens."""
     with torch.autocast(weight.device.type, enabled=False):
         p, pre = tokens.p.float(), tokens.pre[..., None]
         kernels = _kernels(tokens.q, tokens.a, weight.shape[-1])[0].float()
@@ -172,8 +167,8 @@ def _squared_norm(weight: Tensor, style: Tensor, residuals: Sequence[Residual], 
         n, kernel = s.shape[0], weight.shape[-1]
         for r in residuals:
             p, q, taps = r.p.float(), r.q.float(), None if r.a is None else r.a.float()
-            if r.cross is not None or (p.shape[0] == 1 and n > 1):
-                m = cross_terms(w, Joined(p, q, taps, r.pre)) if r.cross is None else r.cross.float()
+            if p.shape[0] == 1 and n > 1:
+                m = _cross_terms(w, Joined(p, q, taps, r.pre))
                 cross = s @ m[0].t() + s.square() @ m[1].t()
             else:  # T rows of a matrix product for each image
                 q = _modulate(q, r.pre, s.square()[:, None], s[:, None])

@@ -98,11 +98,11 @@ class LayerTokens:
         """Residual and bias offset times ``strength``."""
         return replace(self, p=self.p * strength, bias=None if self.bias is None else self.bias * strength)
 
-    def shared(self, strength: Tensor | None = None, cross: Tensor | None = None) -> Residual:
+    def shared(self, strength: Tensor | None = None) -> Residual:
         """As they enter a batch whose samples all use them, with ``strength`` [N] or [1]."""
         a = None if self.a is None else self.a[None]
         bias = None if self.bias is None else self.bias[None]
-        return Residual(self.p[None], self.q[None], a, self.pre[None], bias, strength, cross)
+        return Residual(self.p[None], self.q[None], a, self.pre[None], bias, strength)
 
     @staticmethod
     def concatenate(parts: Sequence[LayerTokens]) -> LayerTokens:
