@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import os
-import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from refinestyle_hub.errors import FaceNotFoundError, PictureError
 from refinestyle_hub.faces.align import face_quad
 from refinestyle_hub.faces.photo import FaceSearch, Photo, read_photo
 from refinestyle_hub.images import FORMATS, contact_sheet
+from refinestyle_hub.storage.atomic import write_file
 
 from . import limits, messages
 
@@ -146,10 +146,7 @@ def cache_file(data: bytes, name: str) -> str:
     reads it.
     """
     folder = Path(get_upload_folder()) / hashlib.sha256(data).hexdigest()[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{secrets.token_hex(8)}.part"
-    part.write_bytes(data)
-    os.replace(part, folder / name)
+    write_file(folder / name, data)
     return str(folder / name)
 
 

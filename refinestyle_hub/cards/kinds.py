@@ -13,7 +13,7 @@ from ..storage.fingerprint import fingerprint
 from ..storage.index import CONFIG, WEIGHTS_FILE
 from ..storage.model_folder import INDEX, Folder
 from ..storage.schema import config_from_json, read_json
-from ..storage.tensors import read_header, read_tensors, template_of
+from ..storage.tensors import read_all_tensors, read_header
 
 
 __all__ = ["Kind", "kind_of"]
@@ -88,8 +88,7 @@ def base_rows(config: Config) -> Rows:
 def _generator_rows(folder: Path, config: Config) -> Rows:
     made = config_from_json(config["class"], GENERATOR_CONFIGS[config["class"]], config, folder / CONFIG)
     weights = weight_files(folder)[0]  # whichever: full and half precision have one digest
-    header = read_header(weights)
-    identity = fingerprint(made, read_tensors(weights, template_of(header, weights), header=header))
+    identity = fingerprint(made, read_all_tensors(weights))
     return {
         "Architecture": f"`{identity.architecture}`",
         "Pictures": f"{made.resolution} x {made.resolution}, RGB, about [-1, 1]; crop: {made.crop}",

@@ -31,7 +31,7 @@ def check_rights(source: Source) -> None:
             if told.get("pictures") and not told.get("rights"):
                 name = told.get("name") or folder or "the domain"
                 raise CardError(
-                    f"No word is said on the right to use the {told['pictures']} pictures that {name!r} was made from."
+                    f"Nothing states the right to use the {told['pictures']} pictures that {name!r} was made from."
                     "\nState it: refinestyle adapt ... --rights TEXT, once more into the same folder; or from Python\n"
                     'dataclasses.replace(domain, metadata={**domain.metadata, "rights": TEXT}).'
                 )

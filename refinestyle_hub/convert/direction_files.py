@@ -87,7 +87,7 @@ def _read(path: Path) -> Tensor | Mapping[str, Tensor]:
     if not path.is_file():
         raise ModelNotFoundError(f"There is no file {path}.")
     if path.stat().st_size > MAX_BYTES:
-        raise ModelFileError(f"{path} is larger than {MAX_BYTES >> 20} MiB: that is no direction.")
+        raise ModelFileError(f"{path} is larger than {MAX_BYTES >> 20} MiB, and no direction is that large.")
     suffix = path.suffix.lower()
     content = _read_numpy(path) if suffix in (".npy", ".npz") else read_torch(path)
     if isinstance(content, Tensor):

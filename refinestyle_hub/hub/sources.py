@@ -294,6 +294,6 @@ def open_source(
         return Repo(text, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     bundled = ", ".join(bundled_models()) or "none"
     raise ModelNotFoundError(
-        f"No model {text[:100]!r}: not a bundled one ({bundled}), no folder of that name,\n"
-        "and not a Hub id, which is owner/name."
+        f"There is no model {text[:100]!r}. It is not a bundled one ({bundled}), there is no folder of that name,\n"
+        "and it is not a Hub id, which is owner/name."
     )

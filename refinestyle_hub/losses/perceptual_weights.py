@@ -100,7 +100,7 @@ def _renamed(
         if tensor.shape != template[name].shape:
             raise ModelFileError(f"{path}: {name} is {list(tensor.shape)}, not {list(template[name].shape)}.")
         if name.startswith("importance.") and bool((tensor < 0).any()):
-            raise ModelFileError(f"{path}: {name} has negative values; a distance cannot.")
+            raise ModelFileError(f"{path}: {name} has negative values, which a distance cannot have.")
     check_finite(ours, path)
     return ours
 

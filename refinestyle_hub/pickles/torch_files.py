@@ -37,7 +37,9 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     if not path.is_file():
         raise ModelNotFoundError(f"There is no file {path}.")
     if path.stat().st_size > MAX_BYTES:
-        raise ModelFileError(f"{path} is larger than {MAX_BYTES >> 30} GiB: that is no checkpoint of a StyleGAN2.")
+        raise ModelFileError(
+            f"{path} is larger than {MAX_BYTES >> 30} GiB, and no StyleGAN2 checkpoint is that large."
+        )
     try:
         with path.open("rb") as file:
             start = file.read(len(STREAM_START))

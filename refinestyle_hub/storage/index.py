@@ -60,7 +60,9 @@ def read_index(source: Source, subfolder: str | None = None) -> PipelineIndex:
         if part is None:
             raise error
         kind = printable(read_json(part).get("class"))
-        raise ModelNotFoundError(f"{error}\nIt is no pipeline, but one part, of class '{kind}': load it by its class.")
+        raise ModelNotFoundError(
+            f"{error}\nIt is not a pipeline but one part, of class '{kind}'; load it by its class."
+        )
     return config_from_json("RefineStylePipeline", PipelineIndex, read_json(path), path)
 
 

@@ -64,7 +64,7 @@ def parse_json(text: bytes, where: object) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a small file."""
     if path.stat().st_size > MAX_JSON:
-        raise ModelFileError(f"{path} is larger than {MAX_JSON >> 20} MiB: that is not a config.")
+        raise ModelFileError(f"{path} is larger than {MAX_JSON >> 20} MiB: that is not a config.", path=path)
     return parse_json(path.read_bytes(), path)
 
 

@@ -21,7 +21,7 @@ from ..errors import ModelFileError, listed, printable
 from .schema import MAX_JSON, parse_json
 
 
-__all__ = ["check_finite", "encode_tensors", "read_header", "read_tensors", "template_of"]
+__all__ = ["check_finite", "encode_tensors", "read_header", "read_tensors"]
 
 METADATA_KEY = "refinestyle"  # one key only: safetensors writes several in random order
 
@@ -67,7 +67,7 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(MAX_JSON, size - 8):
-            raise ModelFileError(f"{path} is not a safetensors file, or it is truncated ({size} bytes).")
+            raise ModelFileError(f"{path} is not a safetensors file, or it is truncated ({size} bytes).", path=path)
         text = file.read(length)
     entries = parse_json(text, f"The header of {path}")
     metadata = entries.pop("__metadata__", {})
@@ -78,27 +78,17 @@ def read_header(path: Path) -> Header:
                 tensors[name] = (dtype, shape)
                 ends.append(end)
             case _:
-                raise ModelFileError(f"The header of {path} is malformed at '{printable(name)}'.")
+                raise ModelFileError(f"The header of {path} is malformed at '{printable(name)}'.", path=path)
     if max(ends) != size - 8 - length:
-        raise ModelFileError(f"{path} is damaged: {size} bytes, but its header describes {8 + length + max(ends)}.")
+        raise ModelFileError(
+            f"{path} is damaged: {size} bytes, but its header describes {8 + length + max(ends)}.", path=path
+        )
     config = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     inside = parse_json(config.encode(), f"The config inside {path}") if isinstance(config, str) else None
     return Header(tensors, inside, length.to_bytes(8, "little") + text, size)
 
 
 INTEGERS = {torch.bool: ("BOOL",), torch.uint8: ("U8",), torch.int64: ("I64",)}
-TYPES = {"F32": torch.float32, "F16": torch.float16} | {names[0]: dtype for dtype, names in INTEGERS.items()}
-
-
-def template_of(header: Header, where: object) -> dict[str, Tensor]:
-    """Names, shapes and dtypes that a file says it holds: the template of a file whose class is not at hand.
-
-    Raises ModelFileError for a kind of number that no part of a model has.
-    """
-    odd = sorted({dtype for dtype, _ in header.tensors.values()} - set(TYPES))
-    if odd:
-        raise ModelFileError(f"{where} holds numbers of the kinds {listed(odd)}, which no model has.")
-    return {name: torch.empty(shape, dtype=TYPES[t], device="meta") for name, (t, shape) in header.tensors.items()}
 
 
 def _check_header(header: Header, template: Mapping[str, Tensor], path: Path) -> None:
@@ -119,7 +109,7 @@ def _check_header(header: Header, template: Mapping[str, Tensor], path: Path) ->
     }
     found = "; ".join(f"{kind}: {listed(names)}" for kind, names in problems.items() if names)
     if found:
-        raise ModelFileError(f"{path} does not hold the tensors of its config.\n{found}.")
+        raise ModelFileError(f"{path} does not hold the tensors of its config.\n{found}.", path=path)
 
 
 def read_tensors(
@@ -147,11 +137,11 @@ def read_all_tensors(path: Path) -> dict[str, Tensor]:
 def _read(path: Path, header: Header, dtype: torch.dtype) -> dict[str, Tensor]:
     content = path.read_bytes()
     if len(content) != header.size or not content.startswith(header.start):
-        raise ModelFileError(f"{path} was replaced while it was read. Load it again.")
+        raise ModelFileError(f"{path} was replaced while it was read. Load it again.", path=path)
     try:
         tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, AssertionError) as error:
-        raise ModelFileError(f"{path} is damaged: {printable(error)}.") from None
+        raise ModelFileError(f"{path} is damaged: {printable(error)}.", path=path) from None
     read = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
     check_finite(read, path if dtype == torch.float32 else f"{path} as {str(dtype).removeprefix('torch.')}")
     return read

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ..errors import ModelFileError
 from ..runtime.optim import adam_state, load_adam_state, under
+from ..storage.atomic import new_file
 
 
 __all__ = ["load_networks", "load_optimizers", "read", "write"]
@@ -29,11 +30,9 @@ def write(
     for part, optimizer in optimizers.items():
         moments = adam_state(optimizer, dict(networks[part].named_parameters()))
         tensors |= {f"{part}.{name}": x for name, x in moments.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     tensors = {name: x.detach().contiguous() for name, x in tensors.items()}
-    save_file(tensors, temporary, metadata={"state": json.dumps(dict(state))})
-    temporary.replace(path)
+    with new_file(path) as scratch:
+        save_file(tensors, scratch, metadata={"state": json.dumps(dict(state))})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
