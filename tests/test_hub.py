@@ -287,7 +287,9 @@ def test_parts_of_a_pipeline(pipeline_folder: Path, generator: Generator) -> Non
 
 def test_index_round_trips(pipeline_folder: Path) -> None:
     assert read_index(open_source(pipeline_folder)) == PipelineIndex(("generator", "discriminator"), ("sketch",))
-    with pytest.raises(ModelNotFoundError, match=r"no model_index.json.\nIt is not a pipeline but one part, .* 'StyleGAN2Generator'"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"no model_index.json.\nIt is not a pipeline but one part, .* 'StyleGAN2Generator'"
+    ):
         read_index(open_source(pipeline_folder / "generator"))
     with pytest.raises(ModelNotFoundError, match=r"has no model_index.json\.$"):
         read_index(open_source(pipeline_folder.parent))
