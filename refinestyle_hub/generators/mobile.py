@@ -21,13 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .pointwise import SLOPE, activate, pointwise
 
-__all__ = ["MobileStyleGAN", "MobileStyleGANConfig", "inverse_haar"]
+
+__all__ = ["MobileStyleGAN", "MobileStyleGANConfig"]
 
 SQRT2 = 2**0.5
-SLOPE = 0.2  # of the leaky ReLU
 
-Tokens = Mapping[str, tuple[Tensor, Tensor]]  # by layer: P [N or 1, T, O], Q [N or 1, T, I]
+Factors = tuple[Tensor, Tensor]  # P [N or 1, T, O], Q~ [N or 1, T, I]
+Tokens = Mapping[str, Factors]  # by layer
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,6 @@ class MobileStyleGANConfig:
 
 
 FFHQ = MobileStyleGANConfig({4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64})
-
-
-def inverse_haar(x: Tensor) -> Tensor:
-    """[N, 4 C, H, W] -> [N, C, 2 H, 2 W], in units where the wavelet is orthogonal after a factor of 1/2.
-
-    The bands come one after the other: LL, HL (differences of columns), LH (differences of rows), HH. The mean of each
-    2 x 2 square of the answer is LL.
-    """
-    n, channels, height, width = x.shape
-    bands = x.permute(0, 2, 3, 1).unflatten(3, (2, 2, channels // 4))  # [N, H, W, row band, column band, C]
-    low, high = bands.unbind(3)
-    rows = torch.stack((low + high, low - high), dim=2)  # [N, H, 2, W, column band, C]
-    low, high = rows.unbind(4)
-    y = torch.stack((low + high, low - high), dim=4)  # [N, H, 2, W, 2, C]
-    return y.reshape(n, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
 
 
 class Dense(nn.Module):
@@ -112,49 +99,24 @@ class ModulatedConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.affine = Dense(w_dim, inputs, bias=1.0)
         self.register_buffer("demod", torch.ones(outputs))
-        self.kernel = kernel
 
     def style(self, w: Tensor) -> Tensor:  # [N, D] -> [N, I]
         style: Tensor = self.affine(w)
         return style
 
-    def modulated(self, x: Tensor, w: Tensor, tokens: tuple[Tensor, Tensor] | None, pre: bool) -> Tensor:
-        """x [N, I, H, W] -> [N, O, H, W], with the bias added."""
+    def matrices(self, w: Tensor, tokens: Factors | None) -> Tensor:
+        """K of a pointwise kernel for each picture, [N, O, I] in fp32."""
         style = self.style(w)
-        n, inputs, height, width = x.shape
-        p, q = (None, None) if tokens is None else (tokens[0].float(), tokens[1].float())
-        if q is not None and pre:
-            q = q * style[:, None]
-        if self.kernel > 1:
-            return self._full(x, style, p, q)
-        weight, demod = self.weight.float()[:, :, 0, 0], self.demod.float()
-        pixels = x.permute(0, 2, 3, 1).reshape(n, height * width, inputs)
-        if height * width > weight.shape[0]:  # one kernel for each picture
-            with torch.autocast(x.device.type, enabled=False):
-                k = (weight * demod[:, None]) * style[:, None]
-                if p is not None and q is not None:
-                    k = k + (p * demod).mT @ q
-            y = torch.baddbmm(self.bias.to(x.dtype), pixels, k.to(x.dtype).mT)
-        else:
-            y = (pixels * style.to(x.dtype)[:, None]) @ weight.to(x.dtype).t()
-            if p is not None and q is not None:
-                y = y + (pixels @ q.to(x.dtype).mT) @ p.to(x.dtype)
-            y = y * demod.to(y.dtype) + self.bias.to(y.dtype)
-        return y.reshape(n, height, width, -1).permute(0, 3, 1, 2)
-
-    def _full(self, x: Tensor, style: Tensor, p: Tensor | None, q: Tensor | None) -> Tensor:
-        weight = self.weight.to(x.dtype)
-        y = F.conv2d(x * style.to(x.dtype)[:, :, None, None], weight, padding=self.kernel // 2)
-        if p is not None and q is not None:
-            maps = torch.einsum("nihw,bti->nthw" if q.shape[0] == 1 else "nihw,nti->nthw", x, q.to(x.dtype))
-            maps = F.avg_pool2d(maps, self.kernel, 1, self.kernel // 2) * self.kernel**2  # A = 1
-            y = y + torch.einsum("nthw,bto->nohw" if p.shape[0] == 1 else "nthw,nto->nohw", maps, p.to(maps.dtype))
-        y = y * self.demod.to(y.dtype)[:, None, None]
-        return y + self.bias.to(y.dtype)[:, None, None]
+        with torch.autocast(w.device.type, enabled=False):
+            k = (self.weight.float()[:, :, 0, 0] * self.demod.float()[:, None]) * style[:, None]
+            if tokens is not None:
+                p, q = tokens[0].float(), tokens[1].float()
+                k = k + (p * self.demod.float()).mT @ q
+        return k
 
 
 class StyledConv(ModulatedConv):
-    """(Depthwise 3x3,) modulated convolution, noise, bias, leaky ReLU."""
+    """(Depthwise 3x3,) modulated convolution, noise, bias, leaky ReLU; and the next block's inverse Haar."""
 
     noise_const: Tensor
 
@@ -167,14 +129,49 @@ class StyledConv(ModulatedConv):
         self.resolution = resolution
 
     def forward(
-        self, x: Tensor, w: Tensor, noise: Tensor | None, tokens: tuple[Tensor, Tensor] | None = None, pre: bool = False
+        self, x: Tensor, w: Tensor, noise: Tensor | None, tokens: Factors | None = None, up: Tensor | None = None
     ) -> Tensor:
-        if self.kernel == 1:
-            x = F.conv2d(x, self.depthwise.to(x.dtype), padding=1, groups=x.shape[1])
-        y = self.modulated(x, w, tokens, pre)
-        if noise is not None:
-            y = y.add_(noise.to(y.dtype))
-        return F.leaky_relu_(y, SLOPE)
+        if self.resolution == 4:
+            return activate(self._full(x, w, tokens), self.bias, noise, up)
+        h = F.conv2d(x, self.depthwise.to(x.dtype), padding=1, groups=x.shape[1])
+        return pointwise(h, self.matrices(w, tokens), self.bias, noise, up)
+
+    def _full(self, x: Tensor, w: Tensor, tokens: Factors | None) -> Tensor:
+        """The 3x3 at 4 px: the map is smaller than a kernel for each picture. Tokens have A = 1."""
+        style = self.style(w).to(x.dtype)[:, :, None, None]
+        y = F.conv2d(x * style, self.weight.to(x.dtype), padding=1)
+        if tokens is not None:
+            n, p, q = x.shape[0], *(factor.to(x.dtype) for factor in tokens)
+            maps = (q @ x.flatten(2)).unflatten(2, x.shape[2:])
+            maps = F.avg_pool2d(maps, 3, 1, 1) * 9
+            y = y + (p.mT.expand(n, -1, -1) @ maps.flatten(2).to(p.dtype)).unflatten(2, x.shape[2:])
+        return y * self.demod.to(y.dtype)[:, None, None]
+
+
+class ToRGB(ModulatedConv):
+    """Pointwise kernel to the four wavelet bands of the picture, and their inverse Haar."""
+
+    def __init__(self, inputs: int, w_dim: int) -> None:
+        super().__init__(inputs, 12, 1, w_dim)
+
+    def forward(self, x: Tensor, w: Tensor, tokens: Factors | None = None, mean: bool = False) -> Tensor:
+        """x [N, I, H, W] -> picture [N, 3, 2 H, 2 W], or with ``mean`` its 2 x 2 mean [N, 3, H, W]. In fp32."""
+        kernel, bias = 0.5 * self.matrices(w, tokens), 0.5 * self.bias.float()
+        if mean:
+            kernel, bias = kernel[:, :3], bias[:3]
+        else:  # the wavelet of the kernel, which is small, is the wavelet of the picture
+            kernel = _cells(kernel)
+            bias = _cells(bias[None, :, None])[0, :, 0]
+        y = kernel.to(x.dtype) @ x.permute(0, 2, 3, 1).flatten(1, 2).mT
+        y = (y.float() + bias[:, None]).unflatten(2, x.shape[2:])
+        return y if mean else F.pixel_shuffle(y, 2)
+
+
+def _cells(bands: Tensor) -> Tensor:
+    """[N, 12, I], the rows of a kernel to LL, HL, LH, HH of three colours -> those to the 2 x 2 cell of each colour."""
+    low, high = bands.unflatten(1, (2, 2, 3)).unbind(1)  # row bands
+    low, high = torch.stack((low + high, low - high), dim=1).unbind(2)  # [N, 2 rows, 3, I], column bands
+    return torch.stack((low + high, low - high), dim=2).permute(0, 3, 1, 2, 4).flatten(1, 3)
 
 
 class Block(nn.Module):
@@ -191,7 +188,7 @@ class Block(nn.Module):
             self.conv0 = StyledConv(inputs // 4, outputs, resolution, config.w_dim)
         self.conv1 = StyledConv(outputs, outputs, resolution, config.w_dim)
         if resolution == max(config.channels):
-            self.torgb = ModulatedConv(outputs, 12, 1, config.w_dim)
+            self.torgb = ToRGB(outputs, config.w_dim)
 
 
 class MobileStyleGAN(nn.Module):
@@ -248,27 +245,29 @@ class MobileStyleGAN(nn.Module):
         resolution = full if resolution is None else resolution
         if resolution > full or full % resolution:
             raise ValueError(f"resolution must be {full} over a power of two, not {resolution}.")
-        given = tokens or {}
-        n = w_plus.shape[0]
-        codes = iter(w_plus.unbind(1))
-        x = None
-        for r in self.config.channels:
-            block = getattr(self, f"b{r}")
-            if x is None:
-                x = block.const.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-                if torch.is_autocast_enabled(x.device.type):
-                    x = x.to(torch.get_autocast_dtype(x.device.type))
-            else:
-                w = next(codes)
-                x = inverse_haar(x * (0.5 * block.up(w)).to(x.dtype)[:, :, None, None])
-                noise0 = self._noise(block.conv0, n, noise)
-                x = block.conv0(x, w, noise0, given.get(f"b{r}.conv0"), pre)
-            x = block.conv1(x, next(codes), self._noise(block.conv1, n, noise), given.get(f"b{r}.conv1"), pre)
-        bands: Tensor = block.torgb.modulated(x, next(codes), given.get(f"b{r}.torgb"), pre).float() * 0.5
-        if resolution == full:
-            return inverse_haar(bands).contiguous()
-        picture = bands[:, :3].contiguous()
-        return picture if 2 * resolution == full else F.avg_pool2d(picture, full // 2 // resolution)
+        n, blocks = w_plus.shape[0], [getattr(self, f"b{r}") for r in self.config.channels]
+        codes = list(w_plus.unbind(1))
+        given = {}
+        for (name, conv), w in zip(self.layers(), codes, strict=True):
+            if tokens is not None and name in tokens:
+                p, q = tokens[name]
+                given[conv] = (p, q * conv.style(w)[:, None]) if pre else (p, q)
+        x = blocks[0].const.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        code = 0
+        for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+            if code > 0:
+                conv = block.conv0
+                x = conv(x, codes[code], self._noise(conv, n, noise), given.get(conv))
+                code += 1
+            up = None if after is None else 0.5 * after.up(codes[code + 1])
+            conv = block.conv1
+            x = conv(x, codes[code], self._noise(conv, n, noise), given.get(conv), up)
+            code += 1
+        conv = blocks[-1].torgb
+        picture: Tensor = conv(x, codes[-1], given.get(conv), mean=resolution < full)
+        return F.avg_pool2d(picture, full // 2 // resolution) if 2 * resolution < full else picture
 
 
 def load_folder(folder: str, variant: str | None = None) -> MobileStyleGAN:
