@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .pointwise import SLOPE, activate, pointwise
+from .pointwise import SLOPE, activate, depthwise, pointwise
 
 
 __all__ = ["MobileStyleGAN", "MobileStyleGANConfig"]
@@ -133,7 +133,7 @@ class StyledConv(ModulatedConv):
     ) -> Tensor:
         if self.resolution == 4:
             return activate(self._full(x, w, tokens), self.bias, noise, up)
-        h = F.conv2d(x, self.depthwise.to(x.dtype), padding=1, groups=x.shape[1])
+        h = depthwise(x, self.depthwise)
         return pointwise(h, self.matrices(w, tokens), self.bias, noise, up)
 
     def _full(self, x: Tensor, w: Tensor, tokens: Factors | None) -> Tensor:
@@ -162,8 +162,9 @@ class ToRGB(ModulatedConv):
         else:  # the wavelet of the kernel, which is small, is the wavelet of the picture
             kernel = _cells(kernel)
             bias = _cells(bias[None, :, None])[0, :, 0]
-        y = kernel.to(x.dtype) @ x.permute(0, 2, 3, 1).flatten(1, 2).mT
-        y = (y.float() + bias[:, None]).unflatten(2, x.shape[2:])
+        # row by row: few outputs over many pixels in one product make its backward pass very slow on a CPU
+        y = x.permute(0, 2, 3, 1) @ kernel.to(x.dtype).mT[:, None]
+        y = (y.float() + bias).permute(0, 3, 1, 2).contiguous()
         return y if mean else F.pixel_shuffle(y, 2)
 
 

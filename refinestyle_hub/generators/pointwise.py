@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-__all__ = ["activate", "inverse_haar", "pointwise", "pointwise_plain"]
+__all__ = ["activate", "depthwise", "inverse_haar", "matrix_product", "pointwise", "pointwise_plain"]
 
 SLOPE = 0.2  # of the leaky ReLU
 STRIP = 1 << 18  # numbers of one strip: 1 MiB in fp32, about a core's second cache
@@ -49,6 +49,29 @@ def activate(y: Tensor, bias: Tensor, noise: Tensor | None = None, up: Tensor | 
         y = y + noise.to(y.dtype)
     y = F.leaky_relu(y, SLOPE)
     return y if up is None else inverse_haar(y * up.to(y.dtype)[:, :, None, None])
+
+
+class _Depthwise(torch.autograd.Function):
+    """Depthwise 3x3 convolution with a frozen kernel. It keeps no map for the backward pass, as torch's own would."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return F.conv2d(x, weight, padding=1, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
+        (weight,) = ctx.saved_tensors
+        return depthwise(grad, weight.flip((2, 3))), None
+
+
+def depthwise(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N, C, H, W], weight [C, 1, 3, 3] -> [N, C, H, W]."""
+    weight = weight.to(x.dtype)
+    if weight.requires_grad:
+        return F.conv2d(x, weight, padding=1, groups=x.shape[1])
+    y: Tensor = _Depthwise.apply(x, weight)
+    return y
 
 
 def matrix_product(x: Tensor, kernel: Tensor) -> Tensor:
