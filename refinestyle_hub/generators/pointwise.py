@@ -42,12 +42,35 @@ def inverse_haar(x: Tensor) -> Tensor:
     return y.reshape(n, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
 
 
+class _SignLeakyReLU(torch.autograd.Function):
+    """Leaky ReLU whose slope is a float of the answer's sign: code compiled for a CPU stores boolean masks slowly."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = F.leaky_relu(x, SLOPE)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return grad * ((1 + SLOPE) / 2 + (1 - SLOPE) / 2 * y.sign())
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """Leaky ReLU of slope 0.2."""
+    if x.device.type == "cpu" and torch.compiler.is_compiling() and x.requires_grad:
+        y: Tensor = _SignLeakyReLU.apply(x)
+        return y
+    return F.leaky_relu(x, SLOPE)
+
+
 def activate(y: Tensor, bias: Tensor, noise: Tensor | None = None, up: Tensor | None = None) -> Tensor:
     """leaky ReLU(y + bias + noise) and what follows, see ``pointwise``: y [N, O, H, W]."""
     y = y + bias.to(y.dtype).reshape(-1, bias.shape[-1], 1, 1)
     if noise is not None:
         y = y + noise.to(y.dtype)
-    y = F.leaky_relu(y, SLOPE)
+    y = leaky_relu(y)
     return y if up is None else inverse_haar(y * up.to(y.dtype)[:, :, None, None])
 
 
