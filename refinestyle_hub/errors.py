@@ -10,12 +10,14 @@ from typing import Any
 
 __all__ = [
     "BaseMismatchError",
+    "CacheError",
     "CardError",
     "ConfigError",
     "DirectionError",
     "DivergedError",
     "DomainError",
     "FaceNotFoundError",
+    "FetchError",
     "HubAccessError",
     "HubConnectionError",
     "LayerError",
@@ -125,6 +127,23 @@ class HubConnectionError(RefineStyleHubError, ConnectionError):
     def __init__(self, message: str, *, repo_id: str | None = None) -> None:
         super().__init__(message)
         self.repo_id = repo_id
+
+
+class FetchError(RefineStyleHubError, ConnectionError):
+    """The package ``requirement``, which a model is made from, could not be fetched."""
+
+    def __init__(self, message: str, *, requirement: str) -> None:
+        super().__init__(message)
+        self.requirement = requirement
+
+
+class CacheError(RefineStyleHubError, OSError):
+    """The cache ``folder`` cannot be written: it is full, or not ours."""
+
+    def __init__(self, message: str, *, folder: Path, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.folder = folder
+        self.errno = errno
 
 
 class CardError(RefineStyleHubError, ValueError):

@@ -7,22 +7,26 @@ store apart is folded: a kernel's demodulation and style scale are its row norms
 from __future__ import annotations
 
 import math
-import zipfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import MobileStyleGANConfig
 from ..errors import ModelFileError, UnsupportedModelError
-from ..generators.mobile import MobileStyleGAN, MobileStyleGANConfig
+from ..generators.base import Generator
+from ..generators.mobile import MobileStyleGANGenerator
+from ..storage.index import CONFIG
+from ..storage.model_folder import Folder
+from ..storage.schema import config_to_json, dump_json
+from ..storage.tensors import encode_tensors, read_header, read_tensors
 from .openvino_ir import Layer, Network, read_network
 
 
-__all__ = ["read_mobilestylegan", "read_wheel"]
+__all__ = ["convert_files", "read_mobilestylegan"]
 
-MAX_FILE = 1 << 28  # bytes of one file in the wheel
+MEAN_LATENT = "mean_latent.safetensors"
 MEAN_SAMPLES = 1 << 17  # of z, for the mean latent
 
 
@@ -187,22 +191,18 @@ def _synthesis(graph: _Graph) -> tuple[dict[str, Tensor], dict[int, int]]:
         if name == "conv1" and resolution == 4:
             start = graph.network.of_kind("Parameter")
             const = [x for x in graph.network.of_kind("Const") if x.attributes.get("shape", "").endswith(", 4, 4")]
-            wide = [x for x in const if graph.value(x).shape[1:] == (conv_inputs(found), 4, 4)]
+            wide = [x for x in const if graph.value(x).shape[1:] == (found["weight"].shape[1], 4, 4)]
             if len(start) != 1 or len(wide) != 1:
                 raise graph.fail(conv, "One constant map of 4 px")
             state["b4.const"] = graph.value(wide[0], 4)[0]
     return state, channels
 
 
-def conv_inputs(found: dict[str, Tensor]) -> int:
-    """Input channels of a converted convolution."""
-    return found["weight"].shape[1]
-
-
-def read_mobilestylegan(mapping: Network, synthesis: Network) -> MobileStyleGAN:
+def read_mobilestylegan(mapping: Network, synthesis: Network, mean_latent: Tensor | None = None) -> Generator:
     """Our generator from the two published networks.
 
-    The mean latent is not in the files: it is the mean over 131,072 samples of a fixed seed.
+    Args:
+        mean_latent: Mean of w, [D], which the files do not have; None: over 131,072 samples of a fixed seed.
 
     Raises:
         UnsupportedModelError: The graphs are of another network.
@@ -212,41 +212,45 @@ def read_mobilestylegan(mapping: Network, synthesis: Network) -> MobileStyleGAN:
     mapped = _mapping(_Graph(mapping))
     if not mapped:
         raise UnsupportedModelError(f"{mapping.name} has no layers. This is no mapping network.")
-    config = MobileStyleGANConfig(channels, mapped["fc0.weight"].shape[0], len(mapped) // 2)
-    state |= {f"mapping.{key}": tensor for key, tensor in mapped.items()}
-    state["mapping.w_avg"] = torch.zeros(config.w_dim)
-    with torch.device("meta"):
-        net = MobileStyleGAN(config)
-    for key, tensor in net.state_dict().items():
-        if key not in state or state[key].shape != tensor.shape:
-            found = list(state[key].shape) if key in state else "missing"
-            raise ModelFileError(f"{synthesis.name}: {key} should be {list(tensor.shape)} and is {found}.")
-    net.load_state_dict({key: tensor.contiguous() for key, tensor in state.items()}, assign=True)
-    net.requires_grad_(False).eval()
-    rng, total = torch.Generator().manual_seed(0), torch.zeros(config.w_dim, dtype=torch.float64)
-    for _ in range(MEAN_SAMPLES >> 12):
-        total += net.mapping(torch.randn(1 << 12, config.w_dim, generator=rng)).double().sum(dim=0)
-    net.mapping.w_avg.copy_(total / MEAN_SAMPLES)
+    z_dim, w_dim = mapped["fc0.weight"].shape[1], mapped["fc0.weight"].shape[0]
+    config = MobileStyleGANConfig(2 * max(channels), z_dim, w_dim, len(mapped) // 2, channels)
+    found = {f"synthesis.{key}": tensor for key, tensor in state.items()}
+    for key, tensor in mapped.items():  # ours are stored over their learning rate
+        found[f"mapping.{key}"] = tensor / 0.01 * (tensor.shape[1] ** 0.5 if tensor.ndim == 2 else 1)
+    for key in found:
+        if key.endswith(("affine.weight", "up.weight")):
+            found[key] = found[key] * w_dim**0.5
+    found["mapping.w_avg"] = torch.zeros(w_dim) if mean_latent is None else mean_latent
+    for key, tensor in MobileStyleGANGenerator.template(config).items():
+        if key not in found or found[key].shape != tensor.shape:
+            shape = list(found[key].shape) if key in found else "missing"
+            raise ModelFileError(f"{synthesis.name}: {key} should be {list(tensor.shape)} and is {shape}.")
+    net = MobileStyleGANGenerator.from_state(config, {key: tensor.contiguous() for key, tensor in found.items()})
+    net.requires_grad_(False)
+    if mean_latent is None:
+        rng, total = torch.Generator().manual_seed(0), torch.zeros(w_dim, dtype=torch.float64)
+        for _ in range(MEAN_SAMPLES >> 12):
+            total += net.sample(1 << 12, rng)[:, 0].double().sum(dim=0)
+        net.mean_latent.copy_(total / MEAN_SAMPLES)
     return net
 
 
-def read_wheel(path: str | Path) -> MobileStyleGAN:
-    """Our generator from the ``random-face`` wheel. Only its four data files are read.
+def convert_files(files: Mapping[str, bytes], recipe: Folder) -> dict[str, bytes]:
+    """The files of our generator's folder, from those of the ``random-face`` package by their path in it.
+
+    The mean latent comes from ``mean_latent.safetensors`` beside the recipe, so that it is the same everywhere.
 
     Raises:
-        ModelFileError: The file is no such wheel, or damaged.
-        UnsupportedModelError: It holds another network.
+        ModelFileError, UnsupportedModelError: see ``read_mobilestylegan``.
     """
-    files: dict[str, bytes] = {}
-    try:
-        with zipfile.ZipFile(path) as wheel:
-            for part in ("MappingNetwork", "SynthesisNetwork"):
-                for kind in ("xml", "bin"):
-                    name = f"random_face/data/{part}.{kind}"
-                    if wheel.getinfo(name).file_size > MAX_FILE:
-                        raise ModelFileError(f"{path}: {name} is too large.")
-                    files[f"{part}.{kind}"] = wheel.read(name)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise ModelFileError(f"{path} is not the wheel of random-face: {error}.") from error
-    networks = [read_network(files[f"{part}.xml"], files[f"{part}.bin"], part) for part in ("MappingNetwork", "SynthesisNetwork")]
-    return read_mobilestylegan(*networks)
+    networks = []
+    for name in ("MappingNetwork", "SynthesisNetwork"):
+        place = f"random_face/data/{name}"
+        networks.append(read_network(files[f"{place}.xml"], files[f"{place}.bin"], name))
+    path, mean = recipe.find(MEAN_LATENT), None
+    if path is not None:
+        width = read_header(path).tensors["w_avg"][1]
+        mean = read_tensors(path, {"w_avg": torch.empty(width)})["w_avg"]
+    net = read_mobilestylegan(*networks, mean)
+    config = config_to_json(type(net).__name__, net.config)
+    return {"model.safetensors": encode_tensors(net.state_dict(), config, torch.float32), CONFIG: dump_json(config)}

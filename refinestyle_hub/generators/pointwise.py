@@ -21,12 +21,6 @@ SLOPE = 0.2  # of the leaky ReLU
 STRIP = 1 << 18  # numbers of one strip: 1 MiB in fp32, about a core's second cache
 
 
-def _rows(bands: Tensor, rows: Tensor) -> None:
-    """bands [..., row band, column band, C] -> rows [2, ..., column band, C]: sums, differences."""
-    torch.add(bands[..., 0, :, :], bands[..., 1, :, :], out=rows[0])
-    torch.sub(bands[..., 0, :, :], bands[..., 1, :, :], out=rows[1])
-
-
 def inverse_haar(x: Tensor) -> Tensor:
     """[N, 4 C, H, W] -> [N, C, 2 H, 2 W]: sums and differences without the wavelet's factor of 1/2.
 
@@ -91,7 +85,7 @@ class _Depthwise(torch.autograd.Function):
 def depthwise(x: Tensor, weight: Tensor) -> Tensor:
     """x [N, C, H, W], weight [C, 1, 3, 3] -> [N, C, H, W]."""
     weight = weight.to(x.dtype)
-    if weight.requires_grad:
+    if weight.requires_grad or not torch.is_grad_enabled():
         return F.conv2d(x, weight, padding=1, groups=x.shape[1])
     y: Tensor = _Depthwise.apply(x, weight)
     return y
@@ -161,8 +155,9 @@ class _Strips(torch.autograd.Function):
                 F.leaky_relu_(part, SLOPE)
                 if up is not None and z is not None:
                     bands = (part * up[i]).unflatten(2, (2, 2, outputs // 4))
-                    halves = bands.new_empty(2, *bands.shape[:2], 2, outputs // 4)
-                    _rows(bands, halves)
+                    halves = bands.new_empty(2, *bands.shape[:2], 2, outputs // 4)  # [2 rows, h, W, column band, C]
+                    torch.add(bands[:, :, 0], bands[:, :, 1], out=halves[0])
+                    torch.sub(bands[:, :, 0], bands[:, :, 1], out=halves[1])
                     for v in range(2):
                         torch.add(halves[v, :, :, 0], halves[v, :, :, 1], out=z[i, rows, v, :, 0])
                         torch.sub(halves[v, :, :, 0], halves[v, :, :, 1], out=z[i, rows, v, :, 1])

@@ -23,6 +23,7 @@ from ..errors import (
     RefineStyleHubError,
 )
 from ..storage.model_folder import INDEX, Folder, Source, checked_name, is_repo_id, pickle_hint
+from .fetched import FetchedModel, read_recipe
 
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def open_source(
     Args:
         revision: branch, tag or commit of a Hub repo.
         token: for private repos: a token, True for the stored one, False for none.
-        cache_dir: in place of huggingface_hub's own.
+        cache_dir: in place of huggingface_hub's own; of a bundled model whose generator is fetched, where it is put.
         local_files_only: never open a connection.
 
     Raises:
@@ -270,7 +271,9 @@ def open_source(
     """
     source: Source | None = None
     if isinstance(name_or_path, str) and name_or_path in bundled_models():
-        source = Folder(BUNDLED / name_or_path)
+        folder = Folder(BUNDLED / name_or_path)
+        recipe = read_recipe(folder)
+        source = FetchedModel(folder.root, recipe, cache_dir, local_files_only) if recipe else folder
     path = Path(os.path.expanduser(name_or_path))
     if source is None and path.is_dir():
         source = Folder(path)
