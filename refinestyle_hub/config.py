@@ -19,6 +19,7 @@ __all__ = [
     "GeneratorConfig",
     "GeneratorShape",
     "LayerSpec",
+    "MobileStyleGANConfig",
     "StyleGAN2Config",
     "TokenLayerConfig",
     "TokenSetConfig",
@@ -196,8 +197,51 @@ class StyleGAN2Config(GeneratorConfig):
         return f"stylegan2-{self.resolution}-z{self.z_dim}-w{self.w_dim}-m{self.mapping_layers}-c{widths}"
 
 
+@dataclass(frozen=True)
+class MobileStyleGANConfig(GeneratorConfig):
+    """MobileStyleGAN generator: pictures of twice the size of the last feature maps."""
+
+    network = "MobileStyleGAN"
+
+    channels: Mapping[int, int] = field(default_factory=dict)  # feature maps by resolution; empty: as published
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        half = self.resolution // 2
+        channels = _checked_channels(half, self.channels or config_f_channels(half))
+        if self.resolution != 2 * half or any(width % 4 for width in list(channels.values())[:-1]):
+            raise ConfigError(f"resolution must be even, and widths before the last multiples of 4: {channels}.")
+        object.__setattr__(self, "channels", channels)
+
+    @property
+    def num_ws(self) -> int:
+        """Number L of w+ codes: one per convolution and one for toRGB."""
+        return 2 * len(self.channels)
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Modulated convolutions, coarse to fine: a full one at 4 px, then pointwise ones, and toRGB to 12 bands."""
+        specs: list[LayerSpec] = []
+        inputs = 0
+        for i, (r, outputs) in enumerate(self.channels.items()):
+            if r > 4:
+                specs.append(LayerSpec(f"b{r}.conv0", "conv", inputs // 4, outputs, 1, r, False, 2 * i - 1))
+            specs.append(LayerSpec(f"b{r}.conv1", "conv", outputs, outputs, 1 if r > 4 else 3, r, False, 2 * i))
+            inputs = outputs
+        return (*specs, LayerSpec(f"b{r}.torgb", "rgb", inputs, 12, 1, r, False, self.num_ws - 1))
+
+    @property
+    def architecture(self) -> str:
+        """Such as ``"mobilestylegan-32-z8-w8-m2-c16.16.8"``."""
+        widths = ".".join(str(width) for width in self.channels.values())
+        return f"mobilestylegan-{self.resolution}-z{self.z_dim}-w{self.w_dim}-m{self.mapping_layers}-c{widths}"
+
+
 # By the class that config.json names: files can be read, and cards written, without the networks.
-GENERATOR_CONFIGS: dict[str, type[GeneratorConfig]] = {"StyleGAN2Generator": StyleGAN2Config}
+GENERATOR_CONFIGS: dict[str, type[GeneratorConfig]] = {
+    "MobileStyleGANGenerator": MobileStyleGANConfig,
+    "StyleGAN2Generator": StyleGAN2Config,
+}
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import numpy.typing as npt
 
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 W_DIM = 8
 CHANNELS = {4: 16, 8: 16, 16: 8}  # pictures of 32 px
 NAMES = {np.dtype("<f4"): "f32", np.dtype("<i4"): "i32", np.dtype("<i8"): "i64"}
@@ -170,10 +171,16 @@ def synthesis(seed: int = 1) -> tuple[bytes, bytes]:
         x = net.binary("Multiply", scaled(inputs, 1 / (9 * inputs) ** 0.5), x)
         if taps == 1 and noisy:
             kernel = rng.normal(size=(inputs, 1, 1, 3, 3))
-            pads = dict(strides="1, 1", pads_begin="1, 1", pads_end="1, 1", dilations="1, 1", auto_pad="explicit")
+            pads = {
+                "strides": "1, 1",
+                "pads_begin": "1, 1",
+                "pads_end": "1, 1",
+                "dilations": "1, 1",
+                "auto_pad": "explicit",
+            }
             x = net.add("GroupConvolution", [x, net.const(kernel)], [(1, inputs, size, size)], **pads)
-        pads = dict(strides="1, 1", dilations="1, 1", pads_begin=f"{taps // 2}, {taps // 2}")
-        pads |= dict(pads_end=pads["pads_begin"], auto_pad="explicit")
+        pads = {"strides": "1, 1", "dilations": "1, 1", "pads_begin": f"{taps // 2}, {taps // 2}"}
+        pads |= {"pads_end": pads["pads_begin"], "auto_pad": "explicit"}
         kernel = net.const(rng.normal(size=(outputs, inputs, taps, taps)))
         y = net.add("Convolution", [x, kernel], [(1, outputs, size, size)], **pads)
         if noisy:

@@ -193,13 +193,17 @@ def test_another_wheel_is_not_opened(
     model: Callable[..., FetchedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tmp_path / WHEEL
-    other.write_bytes(openvino.wheel({"MappingNetwork": openvino.mapping(7), "SynthesisNetwork": openvino.synthesis()}))
+    other.write_bytes(
+        openvino.wheel({"MappingNetwork": openvino.mapping(7), "SynthesisNetwork": openvino.synthesis()})
+    )
     monkeypatch.setattr(fetched.zipfile, "ZipFile", None)
     fails(model(), ModelFileError, "was not opened", other)
 
 
 def test_another_wheel_under_the_name_is_not_opened(model: Callable[..., FetchedModel], wheel: Path) -> None:
-    wheel.write_bytes(openvino.wheel({"MappingNetwork": openvino.mapping(7), "SynthesisNetwork": openvino.synthesis()}))
+    wheel.write_bytes(
+        openvino.wheel({"MappingNetwork": openvino.mapping(7), "SynthesisNetwork": openvino.synthesis()})
+    )
     fails(model(), ModelFileError, "was not opened")
 
 

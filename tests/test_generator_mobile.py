@@ -69,7 +69,9 @@ def reference(generator: Generator, w_plus: Tensor, given: TokenSet | None = Non
 
     def wavelet(x: Tensor) -> Tensor:
         bands = x.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)  # each channel's four bands together
-        return F.conv_transpose2d(bands, haar[:, None].repeat(x.shape[1] // 4, 1, 1, 1), stride=2, groups=x.shape[1] // 4)
+        return F.conv_transpose2d(
+            bands, haar[:, None].repeat(x.shape[1] // 4, 1, 1, 1), stride=2, groups=x.shape[1] // 4
+        )
 
     def convolution(x: Tensor, name: str, code: int) -> Tensor:
         weight, demod = weights[f"{name}.weight"], weights[f"{name}.demod"]
@@ -264,7 +266,10 @@ def test_compiles_without_graph_breaks_to_the_same_pictures() -> None:
         assert distance(ours, plain) < 1e-5 * float(plain.detach().abs().max())
         found = torch.autograd.grad(ours.square().sum(), w_plus)[0]
         torch.testing.assert_close(
-            found, torch.autograd.grad(plain.square().sum(), w_plus)[0], rtol=1e-3, atol=1e-4 * float(found.abs().max())
+            found,
+            torch.autograd.grad(plain.square().sum(), w_plus)[0],
+            rtol=1e-3,
+            atol=1e-4 * float(found.abs().max()),
         )
     assert counter.frame_count == 2
 

@@ -104,7 +104,7 @@ def _mapping(graph: _Graph) -> dict[str, Tensor]:
 
 
 def _bands(channels: int) -> Tensor:
-    """Where our order of wavelet bands (LL, HL, LH, HH; C each) finds its channels in theirs: LL, then [C, (LH, HL, HH)]."""
+    """Where our wavelet bands, LL, HL, LH, HH of C channels each, are in theirs: LL [C], then [C, (LH, HL, HH)]."""
     c = channels // 4
     own = torch.arange(c)
     return torch.cat([own, c + 3 * own + 1, c + 3 * own, c + 3 * own + 2])
@@ -172,7 +172,8 @@ def _synthesis(graph: _Graph) -> tuple[dict[str, Tensor], dict[int, int]]:
     convs = graph.network.of_kind("Convolution")
     if len(convs) < 4 or len(convs) % 2:
         raise UnsupportedModelError(f"{graph.network.name} has {len(convs)} convolutions. This is no MobileStyleGAN.")
-    state, channels = {}, {}
+    state: dict[str, Tensor] = {}
+    channels: dict[int, int] = {}
     for conv, (resolution, name) in zip(convs, _names(len(convs)), strict=True):
         found, last = _convolution(graph, conv)
         ups = [x for x in graph.readers[last.id] if x.kind == "Multiply"]
@@ -243,7 +244,7 @@ def convert_files(files: Mapping[str, bytes], recipe: Folder) -> dict[str, bytes
     Raises:
         ModelFileError, UnsupportedModelError: see ``read_mobilestylegan``.
     """
-    networks = []
+    networks: list[Network] = []
     for name in ("MappingNetwork", "SynthesisNetwork"):
         place = f"random_face/data/{name}"
         networks.append(read_network(files[f"{place}.xml"], files[f"{place}.bin"], name))
@@ -251,6 +252,6 @@ def convert_files(files: Mapping[str, bytes], recipe: Folder) -> dict[str, bytes
     if path is not None:
         width = read_header(path).tensors["w_avg"][1]
         mean = read_tensors(path, {"w_avg": torch.empty(width)})["w_avg"]
-    net = read_mobilestylegan(*networks, mean)
+    net = read_mobilestylegan(networks[0], networks[1], mean)
     config = config_to_json(type(net).__name__, net.config)
     return {"model.safetensors": encode_tensors(net.state_dict(), config, torch.float32), CONFIG: dump_json(config)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -23,9 +24,9 @@ __all__ = ["Layer", "Network", "read_network"]
 
 MAX_XML = 8 << 20  # bytes; the synthesis of a 1024 px generator takes 0.4 MB
 MAX_LAYERS = 20_000
-TYPES = {"f32": np.dtype("<f4"), "i32": np.dtype("<i4"), "i64": np.dtype("<i8")}
+TYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "i32": np.dtype("<i4"), "i64": np.dtype("<i8")}
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Network:
             raise ModelFileError(f"{at} of shape {list(shape)} does not take {list(size)} bytes.")
         if offset[0] + size[0] > len(self._weights):
             raise ModelFileError(f"{at} ends past the {len(self._weights)} bytes of the weights.")
-        value = np.frombuffer(self._weights, dtype, math.prod(shape), offset[0]).reshape(shape)
+        value: Array = np.frombuffer(self._weights, dtype, math.prod(shape), offset[0]).reshape(shape)
         if dtype.kind == "f" and not np.isfinite(value).all():
             raise ModelFileError(f"{at} holds numbers that are not finite.")
         return value

@@ -1,5 +1,5 @@
-"""MobileStyleGAN generator (Belousov 2021, arXiv 2104.04767): StyleGAN2 distilled into depthwise-separable convolutions
-that draw wavelet coefficients.
+"""MobileStyleGAN generator (Belousov 2021, arXiv 2104.04767): StyleGAN2 distilled into depthwise-separable
+convolutions that draw wavelet coefficients.
 
 A convolution is a depthwise 3x3 and a pointwise kernel W. Modulation commutes with the depthwise part, so with
 h = depthwise(x), style s and RefineStyle's tokens (arXiv 2410.06104)
@@ -79,7 +79,7 @@ class ModulatedConv(nn.Module):
 
 
 class StyledConv(ModulatedConv):
-    """(Depthwise 3x3,) modulated convolution, noise, bias, leaky ReLU; then the next block's style and inverse Haar."""
+    """(Depthwise 3x3,) modulated convolution, noise, bias, leaky ReLU; then style and inverse Haar for the next block."""
 
     noise_const: Tensor
 
@@ -120,14 +120,14 @@ class ToRGB(ModulatedConv):
 
 
 def _cells(bands: Tensor) -> Tensor:
-    """[N, 12, I], the rows of a kernel to LL, HL, LH, HH of three colours -> those to the 2 x 2 cell of each colour."""
+    """[N, 12, I], the rows of a kernel to LL, HL, LH, HH of three colours -> those to the 2 x 2 cells of each."""
     low, high = bands.unflatten(1, (2, 2, 3)).unbind(1)  # row bands
     low, high = torch.stack((low + high, low - high), dim=1).unbind(2)  # [N, 2 rows, 3, I], column bands
     return torch.stack((low + high, low - high), dim=2).permute(0, 3, 1, 2, 4).flatten(1, 3)
 
 
 class Block(nn.Module):
-    """One resolution: style and inverse Haar, conv0, conv1 and, at the last one, toRGB. At 4 px a constant and conv1."""
+    """One resolution: style and inverse Haar, conv0, conv1 and, at the last, toRGB. At 4 px a constant and conv1."""
 
     const: nn.Parameter  # [C, 4, 4], at 4 px only
     up: FullyConnected  # style of the maps that the inverse Haar makes this block's, from 8 px

@@ -1,8 +1,9 @@
 """Pointwise kernel, noise, bias, leaky ReLU and (before an up-sampling) style and inverse Haar, strip by strip.
 
-In eager mode on a CPU the large maps of a high-resolution network cost more to read and write than to compute. Everything
-between two depthwise convolutions looks at one pixel at a time, so it runs on strips of rows that stay in the cache, and
-each map is written once. Compiled code fuses these steps by itself: it takes the plain definition, which this equals.
+In eager mode on a CPU the large maps of a high-resolution network cost more to read and write than to compute.
+Everything between two depthwise convolutions looks at one pixel at a time, so it runs on strips of rows that stay in
+the cache, and each map is written once. Compiled code fuses these steps by itself: it takes the plain definition,
+which this equals.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class _SignLeakyReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        return grad * ((1 + SLOPE) / 2 + (1 - SLOPE) / 2 * y.sign())
+        slope: Tensor = (1 + SLOPE) / 2 + (1 - SLOPE) / 2 * y.sign()
+        return grad * slope
 
 
 def leaky_relu(x: Tensor) -> Tensor:
@@ -94,7 +96,8 @@ def depthwise(x: Tensor, weight: Tensor) -> Tensor:
 def matrix_product(x: Tensor, kernel: Tensor) -> Tensor:
     """x [N, I, H, W], kernel [N, O, I] -> [N, O, H, W] in channels_last."""
     y = x.permute(0, 2, 3, 1).flatten(1, 2) @ kernel.to(x.dtype).mT
-    return y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+    maps: Tensor = y.unflatten(1, x.shape[2:])
+    return maps.permute(0, 3, 1, 2)
 
 
 def pointwise_plain(
@@ -169,7 +172,7 @@ class _Strips(torch.autograd.Function):
         return out.permute(0, 3, 1, 2)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[misc]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pixels, kernel, up, y = ctx.saved_tensors
         n, height, width, inputs = pixels.shape

