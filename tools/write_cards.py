@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from refinestyle_hub.cards.facts import read_card, read_text
 from refinestyle_hub.cards.rendering import render
+from refinestyle_hub.hub.fetched import FetchedModel
 from refinestyle_hub.hub.sources import bundled_models, open_source
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.index import model_folders
@@ -32,14 +33,22 @@ def shipped() -> dict[str, Shipped]:
         assert isinstance(source, Folder)
         for part in model_folders(source)[1:]:
             if part != "discriminator":  # it goes with the generator
-                found[f"{model}-{part.replace('/', '-')}.md"] = Shipped(source.root / part, model, part)
+                found[f"{model}-{part.replace('/', '-')}.md"] = Shipped(place(source, part), model, part)
     return found
+
+
+def place(source: Folder, part: str) -> Path:
+    """The folder of a part; a generator that is fetched is in the cache, if somebody has fetched it."""
+    return source.place if isinstance(source, FetchedModel) and part == "generator" else source.root / part
 
 
 def write_cards(root: Path = ROOT / "model_cards") -> list[Path]:
     """Bring the cards in a folder up to date; returns their paths. Raises CardError if an old one cannot be read."""
     files = {}
     for file, (folder, name, subfolder) in shipped().items():
+        if not folder.is_dir():
+            print(f"{file} stays as it is: refinestyle get {name} first")
+            continue
         old = read_text(Folder(root).find(file))
         files[file] = render(folder, read_card(Folder(folder)), name, old, subfolder, pictures=root).encode()
     write_folder(root, files)

