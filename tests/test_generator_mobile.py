@@ -170,7 +170,7 @@ def test_merging_is_exact_even_twice_and_under_tokens() -> None:
     assert merged.fingerprint().parents[-1] == generator.fingerprint().digest
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1000), st.floats(-3, 3), st.floats(-3, 3), st.sampled_from(["post", "pre", "mixed"]))
 def test_sets_add_as_kernels_do(seed: int, a: float, b: float, residual: str) -> None:
     generator, w_plus = tiny(seed), latent(1, seed)
@@ -215,12 +215,12 @@ def operands(up: bool, dtype: torch.dtype) -> list[Tensor | None]:
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng, dtype=dtype)
 
-    x = randn(2, 5, 6, 4).contiguous(memory_format=torch.channels_last)
-    return [x, randn(2, 8, 5), randn(2, 8), randn(6, 4), randn(2, 8) if up else None]
+    x = randn(2, 3, 4, 2).contiguous(memory_format=torch.channels_last)
+    return [x, randn(2, 4, 3), randn(2, 4), randn(4, 2), randn(2, 4) if up else None]
 
 
 @pytest.mark.parametrize("up", [False, True])
-@pytest.mark.parametrize("strip", [1, 70, 1 << 18])
+@pytest.mark.parametrize("strip", [1, 20, 1 << 18])
 def test_strips_equal_the_definition(up: bool, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "STRIP", strip)
     given = operands(up, torch.float32)
