@@ -50,7 +50,7 @@ def test_the_bundled_encoder_reads_what_the_generator_draws() -> None:
     w = pipe.generator.map(torch.randn(8, 256, generator=torch.Generator().manual_seed(0)), 0.7)
     with torch.no_grad():
         drawn = pipe.generator(w).clamp(-1, 1)
-        w_plus, tokens = pipe.encoder(drawn, pipe.generator)
+        w_plus, tokens = pipe.encoder(drawn, pipe.generator, pipe.encoder.load_distance())
         errors = [
             float((pipe.generator(*answer).clamp(-1, 1) - drawn).square().mean())
             for answer in ((pipe.generator.mean_latent.expand_as(w),), (w_plus,), (w_plus, tokens))
