@@ -188,7 +188,7 @@ def modulated_queries(tokens: Joined, style: Tensor) -> Tensor:
 
 def static_norm(weight: Tensor, residuals: Sequence[Residual]) -> Tensor:
     """Norms of the rows of W + dW, [1 or N, O] in fp32; dW is of the tokens that enter before the modulation alone."""
-    early = [r._replace(p=r.p * r.pre[..., None], cross=None) for r in residuals]
+    early = [r._replace(p=r.p * r.pre[..., None]) for r in residuals]
     one = weight.new_ones(1, weight.shape[1])
     return _squared_norm(weight, one, early, join(early) if early else None).clamp_min(1e-12).sqrt()
 
