@@ -70,7 +70,6 @@ SPACE_FLOORS = [
 ]
 KNOWN_UPWARD: set[tuple[str, str]] = set()  # what still runs upward; nothing may be added
 TOO_LONG = {  # files of more than 400 lines; nothing may be added
-    "encoder_trainer.py",
 }
 MAX_LINES = 400
 MAX_ON_TOP = 6
