@@ -6,14 +6,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .adapt import AdaptSettings, AdaptState, Align, References, Term
-from .adapt.adaptation import STEPS, Adaptation
-from .adapt.few_shot import few_shot_adaptation
+from .adapt import Adaptation, AdaptOptions, AdaptState, References, few_shot_adaptation
 from .adapt.text import load_clips, text_adaptation
 from .config import Fingerprint
 from .editing.directions import Directions, apply
@@ -23,6 +21,7 @@ from .faces.photo import read_photo
 from .generators.base import Generator
 from .generators.codes import fit_codes
 from .generators.discriminator import Discriminator
+from .generators.drawing import draw
 from .generators.seeds import latents_of_seeds
 from .hub.pretrained_pipeline import PretrainedPipeline
 from .hub.push import Pushable
@@ -33,14 +32,16 @@ from .inversion.inversion_settings import InversionSettings
 from .inversion.optimise import OnStep
 from .losses.clip import Clip
 from .losses.perceptual import Perceptual
-from .storage.fingerprint import check_base, check_latent_space, share_codes
-from .tokens.batch import Strength, TokenBatch, strengths
+from .storage.fingerprint import check_base, check_latent_space
+from .tokens.batch import Strength, strengths
 from .tokens.token_set import TokenSet
 
 
-__all__ = ["RefineStylePipeline"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-BATCH = 8  # pictures drawn at once
+
+__all__ = ["RefineStylePipeline"]
 
 
 class RefineStylePipeline(PretrainedPipeline, Pushable):
@@ -108,8 +109,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             settings: Weights and rates.
 
         Raises:
-            PictureError: This is not a picture that can be used.
-            FaceNotFoundError: There is no face, or none of that number.
+            PictureError, FaceNotFoundError: The picture cannot be used, or has no face of that number.
             MissingDependencyError: The face detector or the perceptual distance is not installed.
         """
         crop = read_photo(picture, "none" if aligned else "required").crop(self.generator.config.resolution, face)
@@ -131,7 +131,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         refine: Strength = 1.0,
         output_type: OutputType = "pil",
     ) -> Any:
-        """Draw inverted faces, edited and in other domains.
+        """Draw inverted faces, edited and in other domains: N pictures, or of one inversion its picture.
 
         Args:
             face: One inversion, or several.
@@ -139,9 +139,6 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             domains: Strength by name or token set, likewise.
             refine: Strength of the faces' own tokens, likewise; 0 draws w+ alone.
             output_type: "pil" images, "np" uint8 [N, H, W, 3], or "pt" float [N, 3, H, W] in [-1, 1].
-
-        Returns:
-            A list or array of N pictures; of one inversion, its picture.
 
         Raises:
             DirectionError, DomainError: There is no direction or domain of that name.
@@ -183,39 +180,38 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         *,
         name: str = "",
         rights: str = "",
-        steps: int = STEPS,
-        tokens: int = 4,
-        align: Align = "auto",
-        seed: int = 0,
         on_step: OnStep | None = None,
         state: str | os.PathLike[str] | None = None,
-        settings: AdaptSettings | None = None,
-        terms: Sequence[Term] = (),
+        **options: Unpack[AdaptOptions],
     ) -> TokenSet:
         """Make a domain from 1 to 20 pictures of a style; they need neither be paired nor inverted.
 
+        Its metadata say how it was made, and under "left_out" which terms this model cannot have.
+
         Args:
+            pictures: Paths of pictures and folders, file contents, open files or PIL images.
             name: The name kept in the domain's metadata.
             rights: What you state about your right to use the pictures; kept too, and asked for by ``push_to_hub``.
-            pictures, steps, tokens, align, seed, settings, terms: See ``adapt.few_shot_adaptation``.
             on_step: A function called with (step, steps, metrics). If it returns True, the best so far is the result.
             state: A file to keep the run in. Where it exists, the run goes on.
-
-        Returns:
-            The domain. Its metadata say how it was made, and under "left_out" which terms this model cannot have.
+            options: steps, tokens, align, seed, settings and terms, see ``adapt.few_shot_adaptation``.
 
         Raises:
             PictureError, ConfigError, MissingDependencyError: See ``adapt.few_shot_adaptation``.
             DivergedError: A term is no longer finite; ``kept`` of the error is the domain that was reached before.
         """
-        how: dict[str, Any] = {"steps": steps, "tokens": tokens, "align": align, "seed": seed}
-        run = self.adaptation(pictures, **how, state=AdaptState.at(state), settings=settings, terms=terms)
+        run = self.adaptation(pictures, AdaptState.at(state), **options)
         return run.make({key: text for key, text in (("name", name), ("rights", rights)) if text}, on_step, state)
 
-    def adaptation(self, pictures: PictureSource | Sequence[PictureSource] | References, **how: Any) -> Adaptation:
+    def adaptation(
+        self,
+        pictures: PictureSource | Sequence[PictureSource] | References,
+        state: AdaptState | None = None,
+        **options: Unpack[AdaptOptions],
+    ) -> Adaptation:
         """Begin ``adapt`` as a run whose steps the caller takes, see ``adapt.few_shot_adaptation``."""
-        mine: dict[str, Any] = {"discriminator": self.discriminator, "encoder": self.encoder}
-        return few_shot_adaptation(self.generator, pictures, lambda: self.perceptual, **mine, **how)
+        parts: dict[str, Any] = {"discriminator": self.discriminator, "encoder": self.encoder}
+        return few_shot_adaptation(self.generator, pictures, lambda: self.perceptual, **parts, state=state, **options)
 
     def adapt_text(
         self,
@@ -237,15 +233,12 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             how: steps, tokens, codes, seed and settings, see ``adapt.text_adaptation``.
 
         Raises:
-            MissingDependencyError: transformers is not installed.
-            ModelNotFoundError, UnsupportedModelError: There is no such CLIP.
+            MissingDependencyError, ModelNotFoundError, UnsupportedModelError: No transformers, or no such CLIP.
             ConfigError: No text, or texts that mean the same to a CLIP; or ``state`` is of another run.
         """
         clips = load_clips(clip, self.device)
         run = text_adaptation(self.generator, source, target, clips, state=AdaptState.at(state), **how)
         return run.make({"name": name} if name else {}, on_step, state)
-
-    # --- What they share ---
 
     @property
     def device(self) -> torch.device:
@@ -269,10 +262,8 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
 
     def _shares_codes(self, base: Fingerprint | None, what: str) -> bool:
         """Whether ``base`` has this generator's latent space, but other weights; BaseMismatchError for neither."""
-        if base is None:
-            return False
-        check_latent_space(base, self.fingerprint, what=what, allow_base_mismatch=self.allow_base_mismatch)
-        return share_codes(base, self.fingerprint)
+        how: dict[str, Any] = {"what": what, "allow_base_mismatch": self.allow_base_mismatch}
+        return base is not None and check_latent_space(base, self.fingerprint, **how)
 
     def _codes(self, face: Inversion) -> Tensor:
         """w+ [L, D] of a face for this generator, once it and its tokens are known to fit."""
@@ -306,9 +297,4 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         n = len(w_plus)
         w_plus = apply(w_plus.to(self.device), edits, self.directions)
         shared = [(self._adopted(self.domain(d)), strengths(s, n).float().expand(n)) for d, s in domains.items()]
-        pictures = []
-        for first in range(0, n, BATCH):
-            part = slice(first, first + BATCH)
-            tokens = TokenBatch.collate(rows[part], [(d, s[part]) for d, s in shared])
-            pictures.append(self.generator(w_plus[part], tokens))
-        return torch.cat(pictures).clamp(-1, 1)
+        return draw(self.generator, w_plus, rows, shared)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .adaptation import STEPS, Adaptation, Preview
 from .context import Context, Features, Learner, Term
-from .few_shot import few_shot_adaptation
+from .few_shot import AdaptOptions, few_shot_adaptation
 from .references import Align, References, load_references
 from .settings import MAX_PICTURES, AdaptSettings, preset
 from .state import AdaptState
@@ -15,6 +15,7 @@ __all__ = [
     "MAX_PICTURES",
     "STEPS",
     "TEXT_STEPS",
+    "AdaptOptions",
     "AdaptSettings",
     "AdaptState",
     "Adaptation",

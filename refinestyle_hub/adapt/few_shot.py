@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import torch
 
@@ -19,7 +20,18 @@ from .settings import AdaptSettings, preset
 from .state import AdaptState
 
 
-__all__ = ["few_shot_adaptation"]
+__all__ = ["AdaptOptions", "few_shot_adaptation"]
+
+
+class AdaptOptions(TypedDict, total=False):
+    """What a few-shot adaptation may be asked for; the defaults are those of ``few_shot_adaptation``."""
+
+    steps: int
+    tokens: int
+    align: Align
+    seed: int
+    settings: AdaptSettings | None
+    terms: Sequence[Term]
 
 
 def few_shot_adaptation(

@@ -72,8 +72,8 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
     if not 1 <= len(found) <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {len(found)}.")
     tensors, names, aligned = [], [], []
-    for place, source in enumerate(found, 1):
-        name = Path(source).name if isinstance(source, (str, os.PathLike)) else f"picture {place}"
+    for number, source in enumerate(found, 1):
+        name = Path(source).name if isinstance(source, (str, os.PathLike)) else f"picture {number}"
         try:
             photo = read_photo(source, "optional" if align == "auto" else "none")
         except PictureError as error:

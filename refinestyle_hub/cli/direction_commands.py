@@ -165,7 +165,7 @@ def add(
         int | None,
         typer.Option(min=0, help="Steps of optimisation; by default 0 after an encoder, 270 without."),
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Folder or Hub id, in the place of the model's.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Folder or Hub id, instead of the model's.")] = None,
     out: Out = None,
     replace_: Replace = False,
     device: Device = "cpu",
@@ -211,7 +211,7 @@ def _parse_layers(text: str | None) -> tuple[int, int] | None:
 
 
 def _check_out(model: str, out: Path | None) -> None:
-    """Before anything is computed: there must be a place for what is found."""
+    """Before anything is computed: there must be a folder for what is found."""
     from ..storage.model_folder import INDEX
 
     if out is None and not (Path(model) / INDEX).is_file():

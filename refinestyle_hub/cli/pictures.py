@@ -29,7 +29,7 @@ MAX_SEEDS = 100_000  # of one command
 Model: TypeAlias = Annotated[str, typer.Argument(help="Bundled name, folder or Hub id.", metavar="MODEL")]
 Device: TypeAlias = Annotated[str, typer.Option(help="Such as cpu, cuda or mps.")]
 EncoderPlace: TypeAlias = Annotated[
-    str | None, typer.Option("--encoder", help="Folder or Hub id of an encoder, in the place of the model's.")
+    str | None, typer.Option("--encoder", help="Folder or Hub id of an encoder, instead of the model's.")
 ]
 Edits: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", help="NAME=STRENGTH of a direction; may be repeated: edits add.")
@@ -68,7 +68,9 @@ def parse_edits(pairs: list[str]) -> dict[str, float]:
 
 
 def parse_domains(pairs: list[str]) -> dict[str, float]:
-    """``["sketch", "my/folder=0.7"]`` -> strength by name or place, 1 where none is given; of one given twice the sum.
+    """``["sketch", "my/folder=0.7"]`` -> strength by name, folder or Hub id.
+
+    It is 1 where none is given, and the sum where one is given twice.
 
     Raises typer.BadParameter.
     """
@@ -112,18 +114,18 @@ def load(model: str, device: str) -> RefineStylePipeline:
     return RefineStylePipeline.from_pretrained(model, device=device)
 
 
-def with_encoder(pipe: RefineStylePipeline, place: str | None) -> RefineStylePipeline:
+def with_encoder(pipe: RefineStylePipeline, encoder: str | None) -> RefineStylePipeline:
     """The pipeline with another encoder, where one is named.
 
     Raises BaseMismatchError where that was made for another generator.
     """
-    if place is None:
+    if encoder is None:
         return pipe
     from ..encoder.encoder import Encoder
     from ..pipeline import RefineStylePipeline
 
-    encoder = Encoder.from_pretrained(place).to(pipe.device)
-    return RefineStylePipeline(pipe.generator, pipe.discriminator, pipe.directions, pipe.domains, encoder)
+    network = Encoder.from_pretrained(encoder).to(pipe.device)
+    return RefineStylePipeline(pipe.generator, pipe.discriminator, pipe.directions, pipe.domains, network)
 
 
 def generate(

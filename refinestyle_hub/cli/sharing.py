@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["domains", "push"]
 
-domains = typer.Typer(no_args_is_help=True, help="Find domains on the Hub, look at one, keep a copy; mix several.")
+domains = typer.Typer(no_args_is_help=True, help="Find domains on the Hub, read about one, keep a copy; mix several.")
 
 
 def push(

@@ -94,7 +94,9 @@ def find_from_labels(
         block = responses[chosen][:, chosen]
         scales = block.diagonal().clamp_min(1e-12).rsqrt()
         if float(torch.linalg.eigvalsh(scales[:, None] * block * scales)[0]) < 1e-6:
-            raise DirectionError(f"{name!r} cannot be told from the labels held against it: leave some of them out.")
+            raise DirectionError(
+                f"{name!r} cannot be separated from the labels held against it: leave some of them out."
+            )
         wanted = torch.zeros(len(chosen), dtype=x.dtype, device=x.device)
         wanted[0] = 1
         vector = moves[:, chosen] @ torch.linalg.solve(block, wanted)  # [F]

@@ -119,7 +119,7 @@ def search(image: Image.Image, retries: bool, models: FaceModels) -> list[Face]:
             return []
         if len(views) == 1:
             upright.append(faces)
-    # A face is found faintly at every scale, a fold of cloth at one: what is said of the same place adds up.
+    # A face is found faintly at every scale, a fold of cloth at one: so the scores at one spot add up.
     evidence = [(sum(_best_at(face, faces) for faces in upright), face) for face in upright[0]]
     score, face = max(evidence, key=lambda item: item[0], default=(0.0, None))
     if face and score >= SURE:
@@ -127,9 +127,9 @@ def search(image: Image.Image, retries: bool, models: FaceModels) -> list[Face]:
     return _view(image, fit(image, CNN_SIDE, CNN_SIDE)).faces_by_cnn(models)
 
 
-def _best_at(place: Face, faces: list[Face]) -> float:
-    """The highest score among `faces` whose box is about that of `place`, 0 if none is."""
-    near = (face for face in faces if np.abs(np.subtract(face.box, place.box)).max() < 0.4 * place.width)
+def _best_at(spot: Face, faces: list[Face]) -> float:
+    """The highest score among `faces` whose box is about that of `spot`, 0 if none is."""
+    near = (face for face in faces if np.abs(np.subtract(face.box, spot.box)).max() < 0.4 * spot.width)
     return max((face.score for face in near), default=0.0)
 
 

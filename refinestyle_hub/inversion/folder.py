@@ -149,12 +149,12 @@ def invert_folder(
 
 
 def _digest(value: object) -> str:
-    """Of what cannot be said in a word, so that it can at least be told from another."""
+    """Short digest of a value that the report cannot spell out: equal values have equal digests."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def _picture_digest(picture: Path) -> str:
-    """So that another picture of the same name is told from this one."""
+    """Short digest of a file: another picture of the same name has another."""
     return hashlib.sha256(picture.read_bytes()).hexdigest()[:16]
 
 

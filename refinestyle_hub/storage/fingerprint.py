@@ -119,8 +119,10 @@ def check_base(
 
 def check_latent_space(
     base: Fingerprint, generator: Fingerprint, *, what: str, allow_base_mismatch: bool = False
-) -> None:
+) -> bool:
     """Check that codes, or what moves or finds them, made for ``base`` may be used with ``generator``.
+
+    Returns whether the two share nothing but the latent space.
 
     What ``check_base`` lets pass does. So do, with a warning, other weights and even another architecture behind the
     same mapping network.
@@ -134,5 +136,6 @@ def check_latent_space(
             "mean the same to both, but pictures differ.",
             stacklevel=2,
         )
-    else:
-        check_base(base, generator, what=what, allow_base_mismatch=allow_base_mismatch)
+        return True
+    check_base(base, generator, what=what, allow_base_mismatch=allow_base_mismatch)
+    return False

@@ -1,0 +1,40 @@
+"""Drawing of many pictures, some at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..tokens.batch import TokenBatch
+from ..tokens.token_set import TokenSet
+from .base import Generator
+
+
+__all__ = ["draw"]
+
+BATCH = 8  # pictures at once
+
+
+@torch.no_grad()
+def draw(
+    generator: Generator,
+    w_plus: Tensor,
+    rows: Sequence[list[tuple[TokenSet, float]] | None],
+    shared: Sequence[tuple[TokenSet, Tensor]],
+) -> Tensor:
+    """Draw w+ [N, L, D] as pictures [N, 3, R, R], clamped to [-1, 1].
+
+    Args:
+        generator: What draws.
+        w_plus: The codes.
+        rows: For each picture the token sets of its own with their strengths, or None.
+        shared: Token sets of all pictures with a strength for each, [N].
+    """
+    pictures = []
+    for first in range(0, len(w_plus), BATCH):
+        part = slice(first, first + BATCH)
+        tokens = TokenBatch.collate(rows[part], [(tokens, strength[part]) for tokens, strength in shared])
+        pictures.append(generator(w_plus[part], tokens))
+    return torch.cat(pictures).clamp(-1, 1)
