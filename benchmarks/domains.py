@@ -174,7 +174,7 @@ class Bench:
         generator, first = self.pipe.generator, only(style.references)
         began = time.monotonic()
         inversion = self.pipe.invert_crops(first.pictures, tokens=False, seed=self.args.seed)[0]
-        features = self.pipe.adaptation(first, steps=1).features
+        features = self.pipe.adaptation(first, steps=1).sampler.features
         assert features is not None
         steps = self.args.one_shot_steps
         draw = one_shot(generator, features, first.pictures, inversion.w_plus[None], steps=steps, seed=self.args.seed)

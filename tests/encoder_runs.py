@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from tiny import MILD, mild_generator
 from torch import Tensor
 
-from refinestyle_hub.config import DiscriminatorConfig
+from refinestyle_hub.config import DiscriminatorConfig, EncoderNetwork
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.images import to_image
@@ -52,11 +53,7 @@ def settings(model: Path, pictures: Path, out: Path) -> EncoderTraining:
         model=str(model),
         w_pictures=32,
         pictures=32,
-        widths=(8, 8, 8, 16),
-        width=16,
-        depth=1,
-        heads=2,
-        rank=2,
+        network=EncoderNetwork(widths=(8, 8, 8, 16), width=16, depth=1, heads=2, rank=2),
         perceptual=0.0,
         batch=8,
         grid_every=32,
@@ -64,6 +61,13 @@ def settings(model: Path, pictures: Path, out: Path) -> EncoderTraining:
         validate_every=32,
         validation=3,
     )
+
+
+def varied(config: EncoderTraining, **changes: Any) -> EncoderTraining:
+    """``replace``, which knows the fields of the network too."""
+    network = {name: value for name, value in changes.items() if name in EncoderNetwork.__dataclass_fields__}
+    others = {name: value for name, value in changes.items() if name not in network}
+    return replace(config, network=replace(config.network, **network), **others)
 
 
 def state(run: str) -> dict[str, Tensor]:

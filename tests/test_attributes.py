@@ -15,7 +15,8 @@ from run_parts import Stop, stop_at
 from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
 from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet, standardisation
 from refinestyle_hub.train import checkpoint
-from refinestyle_hub.train.attribute_trainer import AttributeTraining, measure_errors, train_attributes
+from refinestyle_hub.train.attribute_settings import AttributeTraining
+from refinestyle_hub.train.attribute_trainer import measure_errors, train_attributes
 from refinestyle_hub.train.data import open_labels, open_pictures, to_float
 from refinestyle_hub.train.degrade import blur, degrade, jpeg
 

@@ -19,7 +19,7 @@ from tiny import token_set
 
 from refinestyle_hub.cli import options
 from refinestyle_hub.cli.pictures import load_domains, parse_edits, parse_seeds
-from refinestyle_hub.config import StyleGAN2Config
+from refinestyle_hub.config import EncoderNetwork, StyleGAN2Config
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.faces.dlib_models import FaceModels
@@ -28,7 +28,7 @@ from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
-from refinestyle_hub.train.attribute_trainer import AttributeTraining
+from refinestyle_hub.train.attribute_settings import AttributeTraining
 from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.generator_settings import GeneratorTraining
 
@@ -259,8 +259,9 @@ COMMANDS = {"generator": GeneratorTraining, "encoder": EncoderTraining, "attribu
 def test_every_setting_is_an_option(run: Any, command: str, config: type) -> None:
     code, out, _ = run("train", command, "--help")
     assert code == 0
-    for field in fields(config):
-        if field.name not in ("data", "out"):
+    network = fields(EncoderNetwork) if command == "encoder" else ()
+    for field in (*fields(config), *network):
+        if field.name not in ("data", "out", "network"):
             assert f"--{field.name.replace('_', '-')}" in out
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from test_evaluate_domain import attribute_net
 from tiny import TINY, tiny_generator
 
+from refinestyle_hub.config import EncoderNetwork
 from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import BaseMismatchError, ConfigError
@@ -158,9 +159,9 @@ def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> No
     shutil.copytree(folder / "model", model)
     save_index(model, PipelineIndex(("generator", "directions")))
     config = EncoderTraining(
-        data=str(folder / "portraits"), out=str(run), model=str(model), widths=(8, 8, 8, 16), width=16, heads=2,
-        depth=1, w_pictures=0, pictures=2, start_from=str(tmp_path / "first"), perceptual=0.0, batch=2, flip=False,
-        layers=("b8.conv*", "*.torgb"),
+        data=str(folder / "portraits"), out=str(run), model=str(model), w_pictures=0, pictures=2,
+        start_from=str(tmp_path / "first"), perceptual=0.0, batch=2, flip=False,
+        network=EncoderNetwork(widths=(8, 8, 8, 16), width=16, heads=2, depth=1, layers=("b8.conv*", "*.torgb")),
     )  # fmt: skip
     trainer = EncoderTrainer(config, tiny_generator(), open_pictures(folder / "portraits", TINY.resolution, "test"))
     trainer.run()

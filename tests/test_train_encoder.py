@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from encoder_runs import trainer_of
+from encoder_runs import trainer_of, varied
 from PIL import Image
 from tiny import MILD, faces, mild_generator
 from torch import Tensor
@@ -26,7 +25,7 @@ from refinestyle_hub.train.encoder_objective import Objective
 from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.encoder_trainer import EncoderTrainer, train_encoder
 from refinestyle_hub.train.held_out import open_held_out
-from refinestyle_hub.train.tasks import sources
+from refinestyle_hub.train.tasks import pair_rngs
 
 
 # --- The run --------------------------------------------------------------------------------------------------------
@@ -48,7 +47,7 @@ def test_a_run_leaves_an_encoder_sheets_and_a_log(tiny: EncoderTraining, model: 
     # w+ stays as the first stage left it, and what is said of it
     assert lines[0]["val_w_plus_l2"] == lines[0]["val_tokens_l2"] == lines[1]["val_w_plus_l2"]
     assert lines[1]["val_tokens_l2"] != lines[1]["val_w_plus_l2"]
-    assert "foreign_tokens_l2" in lines[1]
+    assert "ood_tokens_l2" in lines[1]
 
 
 def test_it_is_never_validated_on_the_test_split(tiny: EncoderTraining, tmp_path: Path) -> None:
@@ -77,10 +76,10 @@ def test_it_is_never_validated_on_the_test_split(tiny: EncoderTraining, tmp_path
 
 def test_the_stages_learn(tiny: EncoderTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given the same pictures again and again, the first stage finds their w+ and the second what w+ cannot say."""
-    config = replace(tiny, w_pictures=160, pictures=240, learning_rate=1e-2, foreign=1.0, clip=10.0, norm=0.0)
+    config = varied(tiny, w_pictures=160, pictures=240, learning_rate=1e-2, ood_fraction=1.0, clip=10.0, norm=0.0)
     trainer, portraits = trainer_of(config), faces(4)
-    domain = trainer.tasks.domain(portraits, sources(1, range(4)))
-    foreign = trainer.tasks.foreign(portraits, sources(1, range(4)))
+    domain = trainer.tasks.in_domain(portraits, pair_rngs(1, range(4)))
+    foreign = trainer.tasks.out_of_domain(portraits, pair_rngs(1, range(4)))
     monkeypatch.setattr(trainer, "task", lambda *_: domain if trainer.stage == "codes" else foreign)
     seen: list[dict[str, float]] = []
     trainer.run(lambda count, total, figures: seen.append(figures))
@@ -89,19 +88,19 @@ def test_the_stages_learn(tiny: EncoderTraining, monkeypatch: pytest.MonkeyPatch
     assert seen[49]["l2"] < 0.8 * seen[20]["l2"]  # where the second stage drew what the first draws
 
 
-def test_every_iteration_is_learnt_and_every_second_window_random(tiny: EncoderTraining) -> None:
-    trainer = trainer_of(replace(tiny, num_iters=3, windows=0.5))
-    counts, windows = [], []
+def test_every_iteration_is_learnt_and_every_second_step_takes_a_crop(tiny: EncoderTraining) -> None:
+    trainer = trainer_of(varied(tiny, num_iters=3, crop_prob=0.5))
+    counts, crops = [], []
     for trainer.seen in range(0, 8 * 400, 8):  # noqa: B020
         counts.append(trainer.num_iters())
-        windows.append(trainer.window() is not None)
+        crops.append(trainer.crop() is not None)
     shares = [counts.count(n) / len(counts) for n in (1, 2, 3)]
     assert all(0.25 < share < 0.42 for share in shares), shares
-    in_last = [window for window, count in zip(windows, counts, strict=True) if count == 3]
+    in_last = [crop for crop, count in zip(crops, counts, strict=True) if count == 3]
     assert 0.35 < sum(in_last) / len(in_last) < 0.65  # the one says nothing about the other
 
 
-def test_a_window_is_a_part_in_full_detail() -> None:
+def test_a_random_crop_is_a_part_in_full_detail() -> None:
     taken: list[tuple[Tensor, Tensor]] = []
 
     def note(x: Tensor, y: Tensor) -> Tensor:
@@ -110,28 +109,28 @@ def test_a_window_is_a_part_in_full_detail() -> None:
 
     objective = Objective(mild_generator(), note, None, 8)  # type: ignore[arg-type]
     drawn, wanted = faces(2), faces(2) + 1
-    objective.pictures(drawn, wanted, torch.Generator().manual_seed(0))
-    objective.judged(drawn, wanted)
+    objective.image_losses(drawn, wanted, torch.Generator().manual_seed(0))
+    objective.image_metrics(drawn, wanted)
     (part, same), _, (whole, _) = taken
     assert torch.equal(part + 1, same)
-    windows = [drawn[..., top : top + 8, left : left + 8] for top in range(9) for left in range(9)]
-    assert any(torch.equal(part, window) for window in windows)
+    crops = [drawn[..., top : top + 8, left : left + 8] for top in range(9) for left in range(9)]
+    assert any(torch.equal(part, crop) for crop in crops)
     assert torch.equal(whole, drawn)  # what is held out is not judged at half the size
 
 
-def test_a_blind_start_learns_from_samples_alone(tiny: EncoderTraining) -> None:
-    trainer = trainer_of(replace(tiny, blind=16))
-    assert trainer.blind
+def test_the_latent_only_warm_up_learns_from_samples_alone(tiny: EncoderTraining) -> None:
+    trainer = trainer_of(varied(tiny, latent_only=16))
+    assert trainer.latent_only
     task = trainer.task(faces(4), range(4))
-    assert task.known is not None
-    torch.testing.assert_close(task.seen, trainer.generator(task.known).clamp(-1, 1))
+    assert task.w_plus is not None
+    torch.testing.assert_close(task.images, trainer.generator(task.w_plus).clamp(-1, 1))
     seen: list[dict[str, float]] = []
     trainer.run(lambda count, total, figures: seen.append(figures))
     assert [set(figures) for figures in seen[:3]] == [{"latent", "delta"}] * 2 + [{"latent", "delta", "l2"}]
 
 
 def test_one_stage_learns_everything_at_once(tiny: EncoderTraining) -> None:
-    trainer = trainer_of(replace(tiny, stages="one", learning_rate=1e-2))
+    trainer = trainer_of(varied(tiny, stages="one", learning_rate=1e-2))
     before = {name: p.clone() for name, p in trainer.encoder.named_parameters()}
     trainer.run()
     assert trainer.seen == 32
@@ -139,14 +138,14 @@ def test_one_stage_learns_everything_at_once(tiny: EncoderTraining) -> None:
 
 
 def test_bf16(tiny: EncoderTraining) -> None:
-    trainer = train_encoder(replace(tiny, precision="bf16", w_pictures=8, pictures=24))
+    trainer = train_encoder(varied(tiny, precision="bf16", w_pictures=8, pictures=24))
     assert all(torch.isfinite(p).all() for p in trainer.average.parameters())
 
 
 def test_every_term_has_its_weight(tiny: EncoderTraining) -> None:
     """All terms at once, with a feature network and a discriminator that learns along."""
     torch.manual_seed(0)
-    config = replace(tiny, stages="one", pictures=24, perceptual=0.8, adversarial=0.1, r1_every=2, cycle_every=3)
+    config = varied(tiny, stages="one", pictures=24, perceptual=0.8, adversarial=0.1, r1_every=2, cycle_every=3)
     discriminator = Discriminator(DiscriminatorConfig(32, {**MILD, 32: 4}))
     before = {name: p.clone() for name, p in discriminator.named_parameters()}
     seen: list[dict[str, float]] = []
@@ -165,7 +164,7 @@ def test_every_term_has_its_weight(tiny: EncoderTraining) -> None:
     assert seen[0].keys() == terms - {"latent"} | {"discriminator", "r1"}  # w+ of an edited picture is not known
     assert not [name for name, p in discriminator.named_parameters() if torch.equal(p, before[name])]
     with pytest.raises(ConfigError, match="discriminator"):
-        trainer_of(replace(config, perceptual=0.0))
+        trainer_of(varied(config, perceptual=0.0))
 
 
 def test_features_of_ones_own(tiny: EncoderTraining) -> None:
@@ -178,13 +177,13 @@ def test_features_of_ones_own(tiny: EncoderTraining) -> None:
 
     seen: list[dict[str, float]] = []
     train_encoder(
-        replace(tiny, stages="one", pictures=8), lambda count, total, figures: seen.append(figures), features=features
+        varied(tiny, stages="one", pictures=8), lambda count, total, figures: seen.append(figures), features=features
     )
     assert 0 < seen[0]["features"] < 2
-    longer = replace(tiny, stages="one", pictures=16)
+    longer = varied(tiny, stages="one", pictures=16)
     with pytest.raises(ConfigError, match="give their network again"):
         train_encoder(longer)
-    train_encoder(replace(longer, features=0.0))
+    train_encoder(varied(longer, features=0.0))
     assert taken[0] == (8, 3, 16, 16)
 
 
@@ -196,30 +195,30 @@ def test_nothing_is_written_into_the_generator(tiny: EncoderTraining, model: Pat
 
 def test_bad_input_is_named(tiny: EncoderTraining, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="divisible"):
-        replace(tiny, batch=6, accumulate=2)
+        varied(tiny, batch=6, accumulate=2)
     with pytest.raises(ConfigError, match="at least 1"):
-        replace(tiny, save_every=0)
+        varied(tiny, save_every=0)
     for change, what in (
-        ({"foreign": 1.5}, "shares"),
+        ({"ood_fraction": 1.5}, "shares"),
         ({"mixing": -3.0}, "shares"),
         ({"clip": 0.0}, "positive"),
         ({"learning_rate": math.nan}, "positive"),
         ({"perceptual_size": 0}, "at least 32"),
         ({"seed": -1}, "seed"),
         ({"stages": "one", "pictures": 0}, "no pictures to learn from"),
-        ({"start_whole": True}, "name it, start_from"),
+        ({"start_whole": True}, "name it by start_from"),
         ({"residual": "Post"}, "residual must be 'post' or 'pre', not 'Post'"),
         ({"precision": "fp16"}, "precision must be 'no' or 'bf16'"),
     ):
         with pytest.raises(ConfigError, match=what):
-            replace(tiny, **change)
+            varied(tiny, **change)
     with pytest.raises(ConfigError, match="set perceptual to 0"):
-        trainer_of(replace(tiny, perceptual=0.1))
-    assert train_encoder(replace(tiny, stages="one", layers=(), pictures=8, out=str(tmp_path / "codes"))).seen == 8
+        trainer_of(varied(tiny, perceptual=0.1))
+    assert train_encoder(varied(tiny, stages="one", layers=(), pictures=8, out=str(tmp_path / "codes"))).seen == 8
     with pytest.raises(ConfigError, match="start_from"):
-        train_encoder(replace(tiny, w_pictures=0))
+        train_encoder(varied(tiny, w_pictures=0))
     with pytest.raises(ModelNotFoundError):
-        train_encoder(replace(tiny, model=str(tmp_path / "nowhere")))
+        train_encoder(varied(tiny, model=str(tmp_path / "nowhere")))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "state.safetensors").write_bytes(b"not a state")
     with pytest.raises(ModelFileError, match="not the state"):

@@ -22,14 +22,15 @@ from typing import Any
 from write_cards import write_cards
 
 from refinestyle_hub import RefineStylePipeline, cards
+from refinestyle_hub.config import EncoderNetwork
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.data import open_pictures
-from refinestyle_hub.train.encoder_objective import save_sheet, sheet
 from refinestyle_hub.train.encoder_settings import EncoderTraining
+from refinestyle_hub.train.validation import save_encoder_grid, validation_pictures
 
 
 ROOT = Path(__file__).parent.parent
@@ -52,8 +53,9 @@ NO_TOKENS = "It predicts w+ alone. Tokens come from optimisation steps."
 def command(config: Mapping[str, Any]) -> str:
     """What was said on the command line: the settings that are not the defaults, and no path of a machine."""
     said = ["refinestyle train encoder", Path(config["data"]).name, "--model", NAME]
-    for field in fields(EncoderTraining):
-        value = config.get(field.name, field.default)
+    values = {**config, **config["network"]}
+    for field in (*fields(EncoderTraining), *fields(EncoderNetwork)):
+        value = values.get(field.name, field.default)
         if field.default is MISSING or value == field.default or value == list(_listed(field.default)):
             continue
         if isinstance(value, bool):
@@ -122,7 +124,7 @@ def bundle(run: Path, model: Path, data: str, picture: Path, began: str = "", **
     (model / "encoder" / cards.FACTS).write_bytes(cards.dump_card(card))
     pictures = open_pictures(data, generator.config.resolution, "test")
     shipped = Encoder.from_pretrained(model, subfolder="encoder")  # in half precision, as users have it
-    save_sheet(shipped, generator, shipped.load_distance(), sheet(pictures, SHOWN), picture)
+    save_encoder_grid(shipped, generator, shipped.load_distance(), validation_pictures(pictures, SHOWN), picture)
     index = read_index(open_source(model))
     parts = tuple(part for part in ORDER if part in {*index.parts, "encoder"})
     save_index(model, PipelineIndex(parts, index.domains))

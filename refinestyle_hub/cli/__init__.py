@@ -1,7 +1,7 @@
 """The command line, ``refinestyle``.
 
 Every command is a function in a module of its kind: ``pictures``, ``adapt``, ``models``, ``checkpoints``,
-``direction_commands``, ``sharing``, ``training``, ``evaluate``. This module imports none of the networks, so that
+``direction_commands``, ``sharing``, ``train``, ``evaluate``. This module imports none of the networks, so that
 ``--help`` is quick; commands import what they use when they run.
 """
 
@@ -15,8 +15,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import RefineStyleHubError
-from . import adapt, checkpoints, direction_commands, evaluate, models, pictures, sharing
-from .train import TrainGroup
+from . import adapt, checkpoints, direction_commands, evaluate, models, pictures, sharing, train
 
 
 __all__ = ["app", "main"]
@@ -33,9 +32,7 @@ app.command("generate")(pictures.generate)
 app.command("invert")(pictures.invert)
 app.command("edit")(pictures.edit)
 app.command("adapt")(adapt.adapt)
-app.add_typer(
-    typer.Typer(cls=TrainGroup, no_args_is_help=True), name="train", help="Train a network on your pictures."
-)
+app.add_typer(train.train, name="train", help="Train a network on your pictures.")
 app.add_typer(evaluate.evaluate, name="evaluate")
 app.command("info")(models.info)
 app.command("get")(models.get)

@@ -5,13 +5,13 @@ The help of an option is what the field's metadata says ("help").
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import types
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -26,19 +26,25 @@ C = TypeVar("C")
 def with_options(config: type, skip: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command ``f(..., given)``: for every field of ``config`` it gets an option.
 
+    The fields of a dataclass within ``config`` get options of their own names, which must differ from all others.
     ``given`` receives the values of those options that were used, as they would stand in a JSON file.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
-        names = [field.name for field in dataclasses.fields(config) if field.name not in skip]
+        options = _options(config, skip)
 
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            given = {name: value for name in names if (value := values.pop(name)) is not None}
+            given: dict[str, Any] = {}
+            for option in options:
+                if (value := values.pop(option.field.name)) is not None:
+                    place = given if option.part is None else given.setdefault(option.part, {})
+                    place[option.field.name] = value
             command(**values, given=given)
 
-        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own] + _parameters(config, names)
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+        parameters += [_parameter(option.field, option.hint) for option in options]
         wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
         return wrapped
@@ -53,24 +59,38 @@ def build(config: type[C], given: Mapping[str, Any], file: Path | None, base: Ma
         ConfigError: an unknown key, a value of the wrong type or out of range.
         ModelFileError: the file is not a JSON object.
     """
-    values = {**(base or {}), **(read_json(file) if file else {}), **given}
+    values = dict(base or {})
+    for layer in (read_json(file) if file else {}, given):
+        for name, value in layer.items():
+            nested = isinstance(value, Mapping) and is_dataclass(get_type_hints(config).get(name))
+            values[name] = {**values.get(name, {}), **value} if nested else value
     made: C = construct(config, values)
     return made
 
 
-def _parameters(config: type, names: Collection[str]) -> list[inspect.Parameter]:
-    hints = get_type_hints(config)
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    return [_parameter(fields[name], hints[name]) for name in names]
+class _Option(NamedTuple):
+    field: Field[Any]
+    hint: Any
+    part: str | None  # the field of the configuration whose value has this field
 
 
-def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+def _options(config: type, skip: Collection[str], part: str | None = None) -> list[_Option]:
+    hints, found = get_type_hints(config), []
+    for field in fields(config):
+        if is_dataclass(hints[field.name]):
+            found += _options(hints[field.name], skip, field.name)
+        elif field.name not in skip:
+            found.append(_Option(field, hints[field.name], part))
+    return found
+
+
+def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
     flag = "--" + field.name.replace("_", "-")
     kind, parser, metavar = _kind(hint)
     if kind is bool:
         flag = f"{flag}/--no-{flag[2:]}"
-    shown = "" if field.default in (dataclasses.MISSING, "") else f" [default: {field.default}]"
-    help_ = field.metadata.get("help", "") + shown
+    shown = "" if field.default in (MISSING, "") else f" [default: {field.default}]"
+    help_ = field.metadata["help"] + shown
     option = typer.Option(flag, help=help_, show_default=False, parser=parser, metavar=metavar)
     annotation: Any = Annotated[Optional[kind], option]  # noqa: UP045  it is made at run time
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

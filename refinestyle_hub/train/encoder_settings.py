@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from ..config import EncoderNetwork, check_choices
+from ..config import EncoderNetwork, check_choices, setting
 from ..errors import ConfigError
 
 
@@ -19,80 +19,75 @@ SMALLEST = 32  # pixels that the perceptual distance needs
 class EncoderTraining:
     """Everything that decides a run. Lengths are counted in pictures, over all processes."""
 
-    data: str  # folder or zip of pictures, or a datasets id
-    out: str  # folder for state.safetensors, log.jsonl, grids/ and, at the end, encoder/
-    model: str  # that has the generator: bundled name, folder or Hub id
-    stages: Literal["one", "two"] = "two"  # w+ and tokens together, or w+ first and then, with w+ frozen, tokens
-    w_pictures: int = 200_000  # of the first of two stages
-    blind: int = 0  # of those, the first learn w+ from samples by the latent loss alone: nothing is drawn
-    pictures: int = 200_000  # of the stage that learns tokens; 0: w+ alone
-    start_from: str = ""  # encoder whose first stage is taken over; with w_pictures 0 it stays as it is
-    start_whole: bool = False  # take over all of that encoder, and learn on what it has learnt
-    validate: str = ""  # pictures to validate on, their split "val"; empty: that of data, where there is one
-    # the network, see EncoderNetwork
-    size: int = 0  # of what it looks at, pixels; 0: the generator's, at most 256
-    backbone: str = "compact"  # or a timm model
-    strides: tuple[int, ...] = (4, 8, 16)  # of the three feature maps of a timm backbone
-    pretrained: bool = False  # start a timm backbone from its published weights
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # of the compact backbone
-    width: int = 384  # of the transformer blocks
-    depth: int = 2  # transformer blocks per group of layers
-    heads: int = 6  # of the attention
-    rank: int = 8  # tokens T per layer
-    residual: Literal["post", "pre"] = "post"  # where the tokens enter
-    spatial: Literal["scaled", "broadcast", "full"] = "scaled"  # part of the tokens
-    layers: tuple[str, ...] = ("*.conv*",)  # names or globs of those that get tokens
-    num_iters: int = 1  # refinement iterations of a second stage; each step learns one of them, chosen at random
-    gradient_feedback: bool = False  # the second stage takes the gradients of its render by the tokens
-    # the loss: weights of its terms
-    l2: float = 1.0  # weight of the squared error of the pixels
-    perceptual: float = 0.8  # weight of the perceptual distance
-    perceptual_backend: Literal["auto", "lpips-alex", "st-lpips-alex"] = "auto"  # auto: LPIPS where it can be had
-    features: float = 0.1  # weight of the angle between features, where there is a feature model
-    latent: float = 0.5  # weight of the squared error of a sample's w+, by how much of it shows
-    delta: float = 2e-4  # weight of the codes' squared distance from their mean, in deviations
-    norm: float = 1e-2  # weight of the residuals' squared norm relative to the kernels'
-    adversarial: float = 0.0  # weight of the discriminator's verdict, which the model must have; HyperInverter: 0.005
-    feature_model: str = ""  # attribute network, a folder; empty: none
-    perceptual_size: int = 256  # pixels; larger pictures are averaged down before perceptual distance and features
-    windows: float = 0.0  # share of the steps whose perceptual distance takes a window of that size, in full detail
-    r1_gamma: float = 10.0
-    r1_every: int = 16  # steps
-    # what it sees
-    foreign: float = 0.5  # share from outside the domain, where tokens are learnt
-    cycle_every: int = 3  # steps between two that undo an edit; 0: none does
-    mixing: float = 0.5  # probability that a sample's w+ mixes two
-    flip: bool = True
-    # how
-    batch: int = 16
-    accumulate: int = 1  # parts that a batch is worked off in
-    learning_rate: float = 5e-4
-    warmup: float = 0.05  # share of a stage; the rest is a cosine to 0
-    clip: float = 1.0  # largest norm of the gradient
-    ema_halflife: int = 10_000
-    ema_ramp: float = 0.1
-    seed: int = 0
-    precision: Literal["no", "bf16"] = "no"
-    grid_every: int = 10_000
-    save_every: int = 10_000
-    validate_every: int = 10_000
-    validation: int = 64  # pictures; as many foreign ones are made of them
+    data: str = field(metadata={"help": "A folder or zip of pictures, or the id of a dataset."})
+    out: str = field(metadata={"help": "The folder of the run: its state, log and image grids, and then the encoder."})
+    model: str = field(metadata={"help": "The model of the generator: a bundled name, a folder, or a Hub id."})
+    network: EncoderNetwork = field(default_factory=EncoderNetwork)
+    pretrained: bool = setting(False, "Start a timm backbone from its published weights.")
+    start_from: str = setting(
+        "", "An encoder whose first stage is taken over. With w_pictures 0 the first stage stays as it is."
+    )
+    start_whole: bool = setting(False, "Take over all of the encoder of start_from, and train it further.")
+    # the objective
+    l2: float = setting(1.0, "The weight of the squared error of the pixels.")
+    perceptual: float = setting(0.8, "The weight of the perceptual distance.")
+    perceptual_backend: Literal["auto", "lpips-alex", "st-lpips-alex"] = setting(
+        "auto", "The perceptual distance. auto takes LPIPS where its weights can be had."
+    )
+    perceptual_size: int = setting(
+        256, "The side in pixels to which larger pictures are averaged for perceptual distance and features."
+    )
+    crop_prob: float = setting(
+        0.0, "The probability that a step's perceptual distance takes a random crop of that size in full detail."
+    )
+    features: float = setting(0.1, "The weight of the angle between features, where there is a feature model.")
+    feature_model: str = setting("", "The folder of the attribute network that gives the features.")
+    latent: float = setting(0.5, "The weight of the squared error of a sample's w+, by how much of it shows.")
+    delta: float = setting(2e-4, "The weight of the squared distance of codes from their mean, in deviations.")
+    norm: float = setting(1e-2, "The weight of the squared norm of the residuals relative to the kernels'.")
+    adversarial: float = setting(0.0, "The weight of the adversarial loss. HyperInverter takes 0.005.")
+    r1_gamma: float = setting(10.0, "The weight of the R1 penalty of the discriminator.")
+    r1_every: int = setting(16, "The R1 penalty is taken once in so many steps.")
+    # the pictures
+    ood_fraction: float = setting(0.5, "The fraction of pictures from out of the domain, where tokens are learnt.")
+    cycle_every: int = setting(3, "Once in so many steps an edit is to be undone. 0 is never.")
+    mixing: float = setting(0.5, "The probability of style mixing in samples.")
+    flip: bool = setting(True, "Mirror half of the pictures.")
+    # the optimisation
+    w_pictures: int = setting(200_000, "The length of the first of two stages.")
+    latent_only: int = setting(0, "For so many pictures at first, w+ is learnt from samples by the latent loss alone.")
+    pictures: int = setting(200_000, "The length of the stage that learns tokens. 0 is w+ alone.")
+    batch: int = setting(16, "Pictures per step, over all processes; half of them are samples.")
+    accumulate: int = setting(1, "The number of parts of a batch whose gradients are added up.")
+    learning_rate: float = setting(5e-4, "The peak learning rate of Adam.")
+    warmup: float = setting(0.05, "The share of a stage in which the learning rate rises; then it falls by a cosine.")
+    clip: float = setting(1.0, "The largest norm of the gradient.")
+    ema_halflife: int = setting(10_000, "The half-life of the averaged weights.")
+    ema_ramp: float = setting(0.1, "The half-life is at most this share of the stage's pictures seen.")
+    seed: int = setting(0, "The same seed gives the same run.")
+    precision: Literal["no", "bf16"] = setting("no", "The precision of the networks; no is float32.")
+    # what is written
+    validate: str = setting("", "Pictures to validate on, their split val. Without them, that of the data.")
+    validation: int = setting(64, "The number of pictures to validate on. As many out of the domain are made of them.")
+    validate_every: int = setting(10_000, "Metrics are measured after so many pictures.")
+    grid_every: int = setting(10_000, "An image grid is drawn after so many pictures.")
+    save_every: int = setting(10_000, "The state is saved after so many pictures.")
 
     def __post_init__(self) -> None:
         check_choices(self)
         intervals = (self.grid_every, self.save_every, self.validate_every, self.r1_every, self.accumulate)
-        counts = (self.w_pictures, self.blind, self.pictures, self.validation, self.cycle_every)
+        counts = (self.w_pictures, self.latent_only, self.pictures, self.validation, self.cycle_every)
         if min(intervals) < 1 or min(counts) < 0:
             raise ConfigError("The intervals must be at least 1, and no number of pictures negative.")
         if self.start_whole and not self.start_from:
-            raise ConfigError("start_whole learns on from an encoder: name it, start_from.")
-        shares = (self.foreign, self.windows, self.mixing)
-        if self.blind and self.stages == "one":
-            raise ConfigError("A blind start is for the first of two stages; of one stage all is drawn.")
+            raise ConfigError("start_whole trains an encoder further: name it by start_from.")
+        if self.latent_only and self.network.stages == "one":
+            raise ConfigError("latent_only belongs to the first of two stages.")
         if self.batch < 2 or self.batch % (2 * self.accumulate):
             raise ConfigError(f"batch {self.batch} must be divisible by 2 x accumulate: half of it are portraits.")
+        shares = (self.ood_fraction, self.crop_prob, self.mixing)
         if not 0 <= self.warmup < 1 or not all(0 <= x <= 1 for x in shares):
-            raise ConfigError("foreign, windows, mixing and warmup are shares, from 0 to 1.")
+            raise ConfigError("ood_fraction, crop_prob, mixing and warmup are shares, from 0 to 1.")
         if not all(0 < x < math.inf for x in (self.learning_rate, self.clip)):
             raise ConfigError("learning_rate and clip must be positive numbers; a large clip does not clip.")
         if self.perceptual_size < SMALLEST:
@@ -105,8 +100,4 @@ class EncoderTraining:
     @property
     def total(self) -> int:
         """Pictures of the whole run."""
-        return self.pictures + (self.w_pictures if self.stages == "two" else 0)
-
-    def network(self) -> EncoderNetwork:
-        """The settings of the network."""
-        return EncoderNetwork(**{name: getattr(self, name) for name in EncoderNetwork.__dataclass_fields__})
+        return self.pictures + (self.w_pictures if self.network.stages == "two" else 0)

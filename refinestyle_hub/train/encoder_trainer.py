@@ -1,13 +1,12 @@
 """Train an encoder for a frozen generator, in one stage or two, as one run that can be stopped and continued.
 
-Half of what it sees are portraits, half are samples of the generator, whose w+ is known. Where tokens are learnt, a
-share of both comes from outside the domain (``augment.py``), and on every third step the encoder must undo a random
+Half of the pictures are portraits, half are samples of the generator, whose w+ is known. Where tokens are learnt, a
+share of both comes from out of the domain (``augment.py``), and on every third step the encoder must undo a random
 edit of what it found (``tasks.py``).
 """
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ..encoder.encoder import Encoder
 from ..encoder.stage import EncoderStage
-from ..errors import ConfigError, ModelFileError
+from ..errors import ConfigError
 from ..evaluation.attributes import AttributeNet
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
@@ -27,19 +26,20 @@ from ..losses import gan
 from ..losses.perceptual import Perceptual
 from ..runtime import processes
 from ..runtime.optim import ema_decay, set_learning_rate, update_average, warmup_cosine
-from ..storage.fingerprint import check_base, is_related
 from . import checkpoint, runlog
 from .data import Batch, Pictures, batches, open_pictures, to_float
-from .encoder_objective import Features, Objective, figures, save_sheet, sheet
+from .encoder_objective import Features, Objective
 from .encoder_settings import SMALLEST, EncoderTraining
+from .encoder_start import take_coordinates, take_over
 from .held_out import open_held_out
 from .loop import STATE, Progress, Run
-from .tasks import Task, Tasks, sources
+from .tasks import Task, Tasks, pair_rngs
+from .validation import measure_encoder, save_encoder_grid, validation_pictures
 
 
 __all__ = ["EncoderTrainer", "EncoderTraining", "Progress", "train_encoder"]
 
-ANEW = "Take what it had, or name another folder."
+ANEW = "Keep its settings, or name another folder."
 
 
 class EncoderTrainer(Run):
@@ -71,7 +71,7 @@ class EncoderTrainer(Run):
         self.generator: Generator = self.to_device(generator).requires_grad_(False).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            network, pretrained = vars(config.network()), config.pretrained and not continued
+            network, pretrained = vars(config.network), config.pretrained and not continued
             self.encoder: Encoder = self.to_device(
                 Encoder.for_generator(self.generator, pretrained=pretrained, **network)
             )
@@ -80,7 +80,7 @@ class EncoderTrainer(Run):
         self.average.eval().requires_grad_(False)
         self.distance_of_encoder = self.encoder.load_distance()
         self.objective = Objective(self.generator, perceptual, features, config.perceptual_size)
-        self.tasks = Tasks(self.generator, self.objective.stats, config.foreign, config.mixing)
+        self.tasks = Tasks(self.generator, self.objective.stats, config.ood_fraction, config.mixing)
         self.learning: dict[str, nn.Module] = dict(self.encoder.named_children())  # "first", "second"
         if config.adversarial:
             if discriminator is None:
@@ -100,7 +100,7 @@ class EncoderTrainer(Run):
     @property
     def stage(self) -> Literal["codes", "tokens", "both"]:
         """What is being learnt now."""
-        if self.config.stages == "one":
+        if self.config.network.stages == "one":
             return "both"
         return "codes" if self.seen < self.config.w_pictures else "tokens"
 
@@ -111,22 +111,22 @@ class EncoderTrainer(Run):
         return (0, config.w_pictures) if self.stage == "codes" else (config.total - config.pictures, config.total)
 
     @property
-    def blind(self) -> bool:
-        """Whether w+ is learnt from samples by the latent loss alone, before anything is drawn."""
-        return self.stage == "codes" and self.seen < self.config.blind
+    def latent_only(self) -> bool:
+        """Whether w+ is learnt from samples by the latent loss alone, before anything is rendered."""
+        return self.stage == "codes" and self.seen < self.config.latent_only
 
-    def chance(self, purpose: int) -> torch.Generator:
-        """What is random about this step, and the same for all processes."""
+    def rng(self, purpose: int) -> torch.Generator:
+        """The random generator of this step, the same in all processes, for one of two purposes."""
         return torch.Generator().manual_seed((self.config.seed * 1_000_000_007 + self.seen) * 2 + purpose)
 
     def num_iters(self) -> int:
         """Refinement iterations of this step, of which the last one learns."""
-        return 1 + int(torch.randint(self.config.num_iters, (), generator=self.chance(0)))
+        return 1 + int(torch.randint(self.config.network.num_iters, (), generator=self.rng(0)))
 
-    def window(self) -> torch.Generator | None:
-        """The source of the window that the perceptual distance takes in this step, if it takes one."""
-        rng = self.chance(1)
-        return rng if float(torch.rand((), generator=rng)) < self.config.windows else None
+    def crop(self) -> torch.Generator | None:
+        """The source of the random crop that the perceptual distance takes in this step, if it takes one."""
+        rng = self.rng(1)
+        return rng if float(torch.rand((), generator=rng)) < self.config.crop_prob else None
 
     def pairs(self, part: int) -> range:
         """Places in the run of the pairs that this process has in a part of the step."""
@@ -137,22 +137,22 @@ class EncoderTrainer(Run):
     def step(self, stream: Iterator[Batch]) -> dict[str, float]:
         """Gradients of all parts of a batch, then an update."""
         parts, moving = self.config.accumulate, "second" if self.stage == "tokens" else "first"
-        judge = None if self.stage == "codes" else self.learning.get("discriminator")
+        discriminator = None if self.stage == "codes" else self.learning.get("discriminator")
         self.prepare(moving)
         sums: dict[str, float] = {}
         for part in range(parts):
             task = self.task(to_float(next(stream).pictures), self.pairs(part))
-            terms, drawn = self.terms(task, judge)
+            terms, drawn = self.terms(task, discriminator)
             weights: Mapping[str, float] = vars(self.config)
             loss = sum((weights[name] * term for name, term in terms.items()), drawn.new_zeros([]))
             (loss / parts).backward()
-            if judge is not None:
-                terms |= self.judge(judge, drawn.detach(), task.wanted)
+            if discriminator is not None:
+                terms |= self.discriminator_step(discriminator, drawn.detach(), task.target)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(term.detach()) / parts
-        for name in (moving,) if judge is None else (moving, "discriminator"):
+        for name in (moving,) if discriminator is None else (moving, "discriminator"):
             self.update(name)
-        self.track(moving)
+        self.move_average(moving)
         self.seen += self.config.batch
         return sums
 
@@ -169,61 +169,61 @@ class EncoderTrainer(Run):
     def task(self, portraits: Tensor, pairs: range) -> Task:
         """What the pairs of a part are to teach."""
         portraits = portraits.to(self.device, memory_format=torch.channels_last)
-        randoms = sources(self.config.seed, pairs)
-        if self.blind:
-            return self.tasks.samples(randoms)
+        rngs = pair_rngs(self.config.seed, pairs)
+        if self.latent_only:
+            return self.tasks.samples(rngs)
         if self.stage == "codes":
-            return self.tasks.domain(portraits, randoms)
-        task = self.tasks.foreign(portraits, randoms)
+            return self.tasks.in_domain(portraits, rngs)
+        task = self.tasks.out_of_domain(portraits, rngs)
         if not self.every(self.config.cycle_every):
             return task
         with self.autocast():
-            return self.tasks.cycle(task, randoms, lambda x: self.encoder(x, self.generator, self.distance_of_encoder))
+            return self.tasks.cycle(task, rngs, lambda x: self.encoder(x, self.generator, self.distance_of_encoder))
 
-    def terms(self, task: Task, judge: nn.Module | None) -> tuple[dict[str, Tensor], Tensor]:
-        """Terms of the loss by the names of their weights, and the pictures drawn [N, 3, R, R]."""
-        tokens = None
-        if self.blind:
+    def terms(self, task: Task, discriminator: nn.Module | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms of the loss by the names of their weights, and the pictures rendered [N, 3, R, R]."""
+        if self.latent_only:
             with self.autocast():
-                w_plus = self.encoder.codes(task.seen)
-            return {name: values.mean() for name, values in self.objective.codes(w_plus, task).items()}, task.wanted
+                w_plus = self.encoder.codes(task.images)
+            return _means(self.objective.code_losses(w_plus, task)), task.target
+        tokens = None
         with self.autocast():
             if self.stage == "codes":
-                w_plus = self.encoder.codes(task.seen)
+                w_plus = self.encoder.codes(task.images)
             else:
-                w_plus, tokens = self.encoder(task.seen, self.generator, self.distance_of_encoder, self.num_iters())
+                w_plus, tokens = self.encoder(task.images, self.generator, self.distance_of_encoder, self.num_iters())
             drawn = self.generator(w_plus if task.move is None else w_plus + task.move, tokens)
-        found = self.objective.pictures(drawn, task.wanted, self.window())
+        losses = self.objective.image_losses(drawn, task.target, self.crop())
         if self.stage != "tokens":
-            found |= self.objective.codes(w_plus, task)
+            losses |= self.objective.code_losses(w_plus, task)
         if tokens is not None and tokens.own:
-            found |= self.objective.residual(tokens)
-        terms = {name: values.mean() for name, values in found.items()}
-        if judge is not None:
-            judge.requires_grad_(False)
-            terms["adversarial"] = gan.generator_loss(judge(drawn))
+            losses |= self.objective.residual_loss(tokens)
+        terms = _means(losses)
+        if discriminator is not None:
+            discriminator.requires_grad_(False)
+            terms["adversarial"] = gan.generator_loss(discriminator(drawn))
         return terms, drawn
 
-    def judge(self, judge: nn.Module, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """Gradients of the discriminator, which tells pictures [N, 3, R, R] from what is drawn of them."""
-        judge.requires_grad_(True)
-        loss = gan.discriminator_loss(judge(fake), judge(real))
+    def discriminator_step(self, discriminator: nn.Module, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Gradients of the discriminator, which tells pictures [N, 3, R, R] from their reconstructions."""
+        discriminator.requires_grad_(True)
+        loss = gan.discriminator_loss(discriminator(fake), discriminator(real))
         report = {"discriminator": loss}
         if self.every(self.config.r1_every):
-            report["r1"] = gan.r1(judge, real)
+            report["r1"] = gan.r1(discriminator, real)
             loss = loss + report["r1"] * (self.config.r1_gamma / 2 * self.config.r1_every)
         (loss / self.config.accumulate).backward()
         return report
 
     def update(self, which: str) -> None:
-        """Average the gradients of all processes, then step."""
+        """One step of Adam at the rate of this moment."""
         config, optimizer = self.config, self.optimizers[which]
         start, end = self.span
         progress = min(1.0, (self.seen - start + config.batch / 2) / (end - start))
         set_learning_rate(optimizer, warmup_cosine(progress, config.warmup))
         self.apply_gradients(optimizer, config.clip)
 
-    def track(self, moving: str) -> None:
+    def move_average(self, moving: str) -> None:
         """Move the average towards the encoder; its half-life grows with the stage."""
         config = self.config
         decay = ema_decay(config.batch, self.seen - self.span[0], config.ema_halflife, config.ema_ramp)
@@ -237,8 +237,8 @@ class EncoderTrainer(Run):
         return {**self.learning, "average": self.average}
 
     @property
-    def distance(self) -> str | None:
-        """The perceptual distance that is learnt by."""
+    def perceptual_name(self) -> str | None:
+        """The perceptual distance of the loss."""
         return None if self.objective.perceptual is None else self.objective.perceptual.name
 
     def save(self, path: Path) -> None:
@@ -247,7 +247,7 @@ class EncoderTrainer(Run):
             "seen": self.seen,
             "config": asdict(self.config),
             "base": self.generator.fingerprint().digest,
-            "perceptual": self.distance,
+            "perceptual": self.perceptual_name,
             "features": self.objective.features is not None,
             "means": self.means.state(),
         }
@@ -262,26 +262,33 @@ class EncoderTrainer(Run):
             ModelFileError: it is damaged.
         """
         tensors, state = checkpoint.read(path)
-        own, saved = json.loads(json.dumps(vars(self.config.network()))), state.get("config", {})
-        if self.config.start_whole != saved.get("start_whole", False):
-            began = "did not begin" if self.config.start_whole else "began"
+        self._check_same_run(path, state)
+        saved = state["config"]
+        new = set() if saved["adversarial"] else {"discriminator"}  # the term can join later
+        checkpoint.load_networks(tensors, {name: net for name, net in self.networks.items() if name not in new})
+        take_coordinates(self.encoder, self.average)
+        self.seen = state["seen"]
+        self.means.load(state["means"])
+        checkpoint.load_optimizers(tensors, self.learning, self.optimizers)
+
+    def _check_same_run(self, path: Path, state: Mapping[str, Any]) -> None:
+        config, saved, name = self.config, state["config"], self.perceptual_name
+        if config.start_whole != saved["start_whole"]:
+            began = "did not begin" if config.start_whole else "began"
             raise ConfigError(f"The run at {path} {began} with a whole encoder (start_whole). {ANEW}")
-        if other := [name for name, value in own.items() if saved.get(name, value) != value]:
+        network = json.loads(json.dumps(vars(config.network)))
+        if other := [key for key, value in network.items() if saved["network"].get(key) != value]:
             raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ANEW}")
-        if state.get("base", base := self.generator.fingerprint().digest) != base:
+        if state["base"] != self.generator.fingerprint().digest:
             raise ConfigError(f"The run at {path} is for another generator. {ANEW}")
-        if self.distance and (learnt_by := state.get("perceptual") or self.distance) != self.distance:
-            raise ConfigError(f"The run at {path} learns by {learnt_by}, not {self.distance}: set perceptual_backend.")
-        if state.get("features") and self.config.features and self.objective.features is None:
+        if name and state["perceptual"] not in (None, name):
+            raise ConfigError(
+                f"The run at {path} learns by {state['perceptual']}, not {name}: set perceptual_backend."
+            )
+        if state["features"] and config.features and self.objective.features is None:
             raise ConfigError(
                 f"The run at {path} learns by features too: give their network again, or set features to 0."
             )
-        new = {"discriminator"} if not saved.get("adversarial") else set()  # the term can join later
-        checkpoint.load_networks(tensors, {name: net for name, net in self.networks.items() if name not in new})
-        self._take_coordinates(self.average)
-        self.seen = state["seen"]
-        self.means.load(state.get("means", {}))
-        checkpoint.load_optimizers(tensors, self.learning, self.optimizers)
 
     def start_from(self, encoder: Encoder) -> None:
         """Take over the first stage of an encoder; a one-stage run may begin with one that reads codes alone.
@@ -293,44 +300,9 @@ class EncoderTrainer(Run):
             ModelFileError: it is another network.
             BaseMismatchError: it reads codes of another generator, and would stay as it is.
         """
-        base = self.generator.fingerprint()
-        if self.config.stages == "two" and not self.config.w_pictures and encoder.config.base is not None:
-            check_base(encoder.config.base, base, what="The encoder to start from")
-        if self.config.start_whole and (names := self._made_otherwise(encoder)):
-            raise ConfigError(f"The encoder to learn on from has other settings: {', '.join(names)}. Take its own.")
-        try:
-            for own in (self.encoder, self.average):
-                own.first.load_state_dict(self._beside_tokens(own.first, encoder.first))
-                if self.config.start_whole and own.second is not None:
-                    own.second.load_state_dict(cast(EncoderStage, encoder.second).state_dict())
-        except RuntimeError as error:
-            text = " ".join(str(error).split())[:200]
-            raise ModelFileError(f"That encoder is another network: {text}") from error
-        if encoder.config.base is None or is_related(encoder.config.base, base):
-            self._take_coordinates(encoder)
-        else:  # what was taken over has the units of another generator's kernels
-            for own in (self.encoder, self.average):
-                own.set_units(self.generator)
-
-    def _made_otherwise(self, encoder: Encoder) -> list[str]:
-        """Settings of the network, but for the iterations, that an encoder has otherwise."""
-        own, other = (asdict(net.config.network) for net in (self.encoder, encoder))
-        return [name for name in own if name != "num_iters" and own[name] != other[name]]
-
-    def _beside_tokens(self, own: EncoderStage, first: EncoderStage) -> dict[str, Tensor]:
-        """The state of a first stage; where it has no tokens and its own has, these are those of the own."""
-        if self.config.stages == "one" and not first.initial_tokens(1):
-            start = copy.deepcopy(own)
-            start.init_from(first)
-            fresh = {name: x for name, x in start.state_dict().items() if ".token_heads." in name or "queries" in name}
-            return first.state_dict() | fresh  # what does not fit is told by whoever loads it
-        return first.state_dict()
-
-    def _take_coordinates(self, encoder: Encoder) -> None:
-        """Those in which its codes are: where w varies alike in all directions, rounding decides which axes it has."""
+        whole, stays = self.config.start_whole, self.config.network.stages == "two" and not self.config.w_pictures
         for own in (self.encoder, self.average):
-            own.w_avg.copy_(encoder.w_avg)
-            own.basis.copy_(encoder.basis)
+            take_over(own, encoder, self.generator, whole=whole, first_stays=stays)
 
     def pictures_from(self, seen: int) -> Iterator[Batch]:
         """Portraits, which are half of what is seen."""
@@ -349,21 +321,21 @@ class EncoderTrainer(Run):
         return {"stage": self.stage}
 
     def validate(self, facts: Mapping[str, Any]) -> None:
-        """Figures and a sheet, where they are due."""
+        """Metrics and an image grid, where they are due."""
         config, nets = self.config, (self.average, self.generator, self.distance_of_encoder)
         if self.held_out is not None and config.validation and self.due(config.validate_every):
-            pictures = sheet(self.held_out, config.validation).to(self.device)
-            found = figures(*nets, pictures, self.objective)
+            pictures = validation_pictures(self.held_out, config.validation).to(self.device)
+            found = measure_encoder(*nets, pictures, self.objective)
             runlog.append(Path(config.out), {**facts, "seen": self.seen, **found})
         if self.due(config.grid_every):
-            pictures = sheet(self.held_out or self.pictures, 8).to(self.device)
-            save_sheet(*nets, pictures, Path(config.out) / "grids" / f"{self.seen:08d}.png")
+            pictures = validation_pictures(self.held_out or self.pictures, 8).to(self.device)
+            save_encoder_grid(*nets, pictures, Path(config.out) / "grids" / f"{self.seen:08d}.png")
 
     def finish(self) -> None:
         """The average, without a second stage that has learnt nothing."""
         config = self.config
-        untaught = config.stages == "two" and not (config.pictures or config.start_whole)
-        done = self.average.without_tokens() if untaught else self.average
+        untrained = config.network.stages == "two" and not (config.pictures or config.start_whole)
+        done = self.average.without_tokens() if untrained else self.average
         done.save_pretrained(Path(config.out) / "encoder")
 
 
@@ -389,7 +361,7 @@ def train_encoder(
     accelerator = processes.accelerator()
     generator = Generator.from_pretrained(config.model)
     size, state = generator.config.resolution, Path(config.out) / STATE
-    if config.stages == "two" and not (config.w_pictures or config.start_from or state.exists()):
+    if config.network.stages == "two" and not (config.w_pictures or config.start_from or state.exists()):
         raise ConfigError("With w_pictures 0 the first stage is not learnt: name an encoder that has one, start_from.")
     trainer = EncoderTrainer(
         config,
@@ -408,6 +380,10 @@ def train_encoder(
         trainer.start_from(Encoder.from_pretrained(config.start_from))
     trainer.run(progress)
     return trainer
+
+
+def _means(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values.mean() for name, values in losses.items()}
 
 
 def _features(config: EncoderTraining, device: torch.device) -> Features | None:
