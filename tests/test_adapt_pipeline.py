@@ -31,6 +31,7 @@ from refinestyle_hub.cards.facts import Card, Metric, dump_card, read_card
 from refinestyle_hub.cli import console
 from refinestyle_hub.cli.pictures import parse_domains
 from refinestyle_hub.config import DiscriminatorConfig
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, DivergedError, PictureError
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.images import contact_sheet, to_images
@@ -156,16 +157,14 @@ def test_a_run_that_diverges_hands_over_what_it_reached(
 def test_an_encoder_saves_the_inversions() -> None:
     """What an encoder reads is taken for w+ of the references; nothing is optimised."""
 
-    class Reads(torch.nn.Module):
-        def codes(self, pictures: torch.Tensor) -> torch.Tensor:
-            return pipe.generator.mean_latent.expand(len(pictures), pipe.generator.num_ws, -1)
-
-    pipe = RefineStylePipeline(tiny_generator(), Discriminator(DiscriminatorConfig(32, channels=dict.fromkeys(
-        (4, 8, 16, 32), 4))))  # fmt: skip
-    pipe.encoder = Reads()  # type: ignore[assignment]
+    generator = tiny_generator()
+    encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1).eval()
+    discriminator = Discriminator(DiscriminatorConfig(32, channels=dict.fromkeys((4, 8, 16, 32), 4)))
+    pipe = RefineStylePipeline(generator, discriminator, encoder=encoder)
     run = pipe.adaptation(References(torch.zeros(1, 3, 32, 32), ("a",), (False,)), steps=1)
     assert run.inversions is not None
-    assert run.inversions.shape[0] == 1
+    with torch.no_grad():
+        assert torch.equal(run.inversions, encoder.codes(torch.zeros(1, 3, 32, 32)))
     assert run.perceptual is None
     assert "reconstruction" in run.step()
 
