@@ -38,10 +38,10 @@ from refinestyle_hub import RefineStylePipeline
 from refinestyle_hub.adapt import STEPS, References, preset
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.evaluation.domain import TRAINING_BYTES, Draw, MetricNets, compare, sample_codes
-from refinestyle_hub.images import contact_sheet, save_png, to_images
+from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_images
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
-from refinestyle_hub.train.data import Pictures, open_pictures, to_float
+from refinestyle_hub.train.data import Pictures, open_pictures
 
 
 RATES = {"fine-tuning": (1e-3, 3e-4, 3e-3), "style offsets": (2e-2, 5e-3, 8e-2)}  # the likeliest first
@@ -208,7 +208,7 @@ def only(references: References) -> References:
 def filtered(portraits: Pictures, chosen: Tensor, change: Filter, seed: int) -> Tensor:
     """The portraits with these numbers in a style, [M, 3, R, R]."""
     rng = torch.Generator().manual_seed(seed)
-    return torch.cat([change(to_float(portraits.take(part)), rng).clamp(-1, 1) for part in chosen.split(50)])
+    return torch.cat([change(from_uint8(portraits.take(part)), rng).clamp(-1, 1) for part in chosen.split(50)])
 
 
 # --- Figures as they are made ---------------------------------------------------------------------------------------

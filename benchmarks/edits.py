@@ -27,12 +27,12 @@ from refinestyle_hub.editing.directions import Direction, apply
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.generators.base import Generator
-from refinestyle_hub.images import contact_sheet, save_png, to_images
+from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_images
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.tokens.token_set import TokenSet
-from refinestyle_hub.train.data import open_pictures, to_float
+from refinestyle_hub.train.data import open_pictures
 from refinestyle_hub.train.direction_fit import SHIPPED
 
 
@@ -109,7 +109,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     pictures = open_pictures(args.data, pipe.generator.config.resolution, args.split)
     count = min(args.pictures, len(pictures))
     chosen = torch.arange(count) * len(pictures) // max(count, 1)
-    crops = [to_float(pictures.take(part)).to(args.device) for part in chosen.split(BATCH)]
+    crops = [from_uint8(pictures.take(part)).to(args.device) for part in chosen.split(BATCH)]
     full = [found(pipe, crop, args.steps) for crop in crops]
     plain = [(w_plus, None) for w_plus, _ in full]
     rows = {}

@@ -25,10 +25,10 @@ from refinestyle_hub.evaluation import metrics
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.faces.detect import find_faces
 from refinestyle_hub.generators.base import Generator
-from refinestyle_hub.images import contact_sheet, save_png, to_images
+from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_images
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
-from refinestyle_hub.train.data import Pictures, open_pictures, to_float
+from refinestyle_hub.train.data import Pictures, open_pictures
 from refinestyle_hub.train.degrade import blur
 
 
@@ -48,7 +48,7 @@ def draw(generator: Generator, count: int, truncation: float, seed: int) -> Iter
 def read(pictures: Pictures, indices: Tensor) -> Iterator[Tensor]:
     """Batches of the pictures with these numbers, in [-1, 1]."""
     for part in torch.split(indices, BATCH):
-        yield to_float(pictures.take(part))
+        yield from_uint8(pictures.take(part))
 
 
 @torch.no_grad()
@@ -140,7 +140,7 @@ def neighbour_sheet(
     images = [
         image
         for sample, near in zip(samples, indices, strict=True)
-        for image in to_images(torch.cat([sample[None], to_float(train.take(near))]))
+        for image in to_images(torch.cat([sample[None], from_uint8(train.take(near))]))
     ]
     own = metrics.nearest(known[: 10 * count], known, 2)[0][:, 1]  # the nearest is the picture itself
     figures = {"sample_to_train": float(distances[:, 0].median()), "train_to_train": float(own.median())}

@@ -38,11 +38,12 @@ from refinestyle_hub.evaluation.reconstruction import (
     table,
 )
 from refinestyle_hub.faces.photo import read_crops
+from refinestyle_hub.images import from_uint8
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
-from refinestyle_hub.train.data import Pictures, open_pictures, to_float
+from refinestyle_hub.train.data import Pictures, open_pictures
 
 
 CURVE = (10, 25, 50, 100)  # steps after the encoder
@@ -102,10 +103,10 @@ def out_of_domain(portraits: Pictures, domains: Path, each: int) -> Tensor:
     sets = [
         open_pictures(folder, portraits.resolution, None) for folder in sorted(domains.iterdir()) if folder.is_dir()
     ]
-    found = [to_float(pictures.take(range(len(pictures)))) for pictures in sets]
+    found = [from_uint8(pictures.take(range(len(pictures)))) for pictures in sets]
     chosen = evenly(len(portraits), each * len(CHANGES))
     for change, some in zip(CHANGES, chosen.split(each), strict=True):
-        found.append(change(to_float(portraits.take(some))).clamp(-1, 1))
+        found.append(change(from_uint8(portraits.take(some))).clamp(-1, 1))
     return torch.cat(found)
 
 
@@ -162,7 +163,7 @@ def sets(args: argparse.Namespace, size: int) -> Iterator[tuple[str, Tensor]]:
     """Pictures [N, 3, R, R] by the name of their set."""
     portraits = open_pictures(args.data, size, "test")
     if args.test:
-        yield "portraits", to_float(portraits.take(evenly(len(portraits), args.test)))
+        yield "portraits", from_uint8(portraits.take(evenly(len(portraits), args.test)))
     if args.domains:
         yield "out-of-domain", out_of_domain(portraits, args.domains, args.each)
     if args.photos:

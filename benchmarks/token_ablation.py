@@ -19,13 +19,14 @@ from torch import Tensor
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.evaluation.reconstruction import Method, distances, evaluate_inversion, table
+from refinestyle_hub.images import from_uint8
 from refinestyle_hub.inversion.optimise import invert
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.tokens.parameters import TokenParameters
-from refinestyle_hub.train.data import open_pictures, to_float
+from refinestyle_hub.train.data import open_pictures
 
 
 DEFAULTS: dict[str, Any] = {"rank": 8, "residual": "post", "spatial": "scaled", "layers": "*.conv*"}
@@ -78,7 +79,7 @@ def pictures(args: argparse.Namespace, size: int) -> Tensor:
         sets += [open_pictures(folder, size, None) for folder in folders]
     found = []
     for n, some in zip([args.pictures, *[1] * (len(sets) - 1)], sets, strict=True):
-        found.append(to_float(some.take(torch.linspace(0, len(some) - 1, n).long())))
+        found.append(from_uint8(some.take(torch.linspace(0, len(some) - 1, n).long())))
     return torch.cat(found)
 
 

@@ -14,10 +14,11 @@ from run_parts import Stop, stop_at
 
 from refinestyle_hub.errors import ConfigError, ModelFileError, ShapeError
 from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet, standardisation
+from refinestyle_hub.images import from_uint8
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.attribute_settings import AttributeTraining
 from refinestyle_hub.train.attribute_trainer import measure_errors, train_attributes
-from refinestyle_hub.train.data import open_labels, open_pictures, to_float
+from refinestyle_hub.train.data import open_labels, open_pictures
 from refinestyle_hub.train.degrade import blur, degrade, jpeg
 
 
@@ -170,7 +171,7 @@ def test_constant_columns_keep_their_scale() -> None:
 def test_augmentation_is_mild_and_leaves_the_labels_true() -> None:
     rng = np.random.default_rng(0)
     levels = torch.from_numpy(rng.integers(60, 190, (24, 3, 4, 4)).astype(np.uint8))
-    x = torch.nn.functional.interpolate(to_float(levels), (32, 32), mode="bilinear")
+    x = torch.nn.functional.interpolate(from_uint8(levels), (32, 32), mode="bilinear")
     changed = degrade(x.clone(), 1.0, np.random.default_rng(1))
     assert changed.min() >= -1
     assert changed.max() <= 1

@@ -47,7 +47,8 @@ def domain(
     tokens = find_domain(pipe, domain, elsewhere=card)
     from ..evaluation.attributes import AttributeNet
     from ..evaluation.domain import CLUSTERS, MetricNets, evaluate_domain
-    from ..train.data import open_pictures, to_float
+    from ..images import from_uint8
+    from ..train.data import open_pictures
 
     nets = MetricNets(AttributeNet.from_pretrained(attributes).to(device), pipe.discriminator, pipe.perceptual)
     size = pipe.generator.config.resolution
@@ -55,12 +56,12 @@ def domain(
     around = None
     if references is not None:
         known = open_pictures(references, size, None)
-        around = to_float(known.take(range(min(len(known), CLUSTERS)))).to(device)
+        around = from_uint8(known.take(range(min(len(known), CLUSTERS)))).to(device)
     with console.progress("samples", samples) as tick:
         report = evaluate_domain(
             pipe.generator,
             tokens,
-            [to_float(pictures[i]) for i in range(len(pictures))],
+            [from_uint8(pictures[i]) for i in range(len(pictures))],
             nets,
             samples=samples,
             truncation=trunc,

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..evaluation.attributes import BINARY, AttributeConfig, AttributeNet, AttributeOutput, standardisation
+from ..images import from_uint8
 from ..runtime import processes
 from ..runtime.optim import set_learning_rate, warmup_cosine
 from ..storage.atomic import write_folder
 from . import checkpoint, runlog
 from .attribute_settings import AttributeTraining
-from .data import Batch, Labels, Pictures, batches, mirror, open_labels, open_pictures, to_float
+from .data import Batch, Labels, Pictures, batches, mirror, open_labels, open_pictures
 from .degrade import degrade
 from .loop import STATE, Progress, Run
 
@@ -74,7 +75,7 @@ class AttributeTrainer(Run):
         rng = np.random.default_rng((config.seed, self.seen, self.accelerator.process_index))
         self.net.train()
         self.mid_step = True  # the statistics of the batch normalisation move with the forward pass
-        output = self.net(degrade(to_float(batch.pictures), config.degrade, rng).to(self.device))
+        output = self.net(degrade(from_uint8(batch.pictures), config.degrade, rng).to(self.device))
         loss = self.targets.loss(output, batch.indices, batch.flipped, config)
         loss.backward()
         progress = min(1.0, (self.seen + config.batch) / self.total)
@@ -174,7 +175,7 @@ def measure_errors(net: AttributeNet, pictures: Pictures, labels: Labels, batch:
     net.eval()
     device = net.head.weight.device
     outputs = [
-        net(to_float(pictures.take(range(i, min(i + batch, len(pictures))))).to(device))
+        net(from_uint8(pictures.take(range(i, min(i + batch, len(pictures))))).to(device))
         for i in range(0, len(pictures), batch)
     ]
     read = net.to_units(torch.cat([o.values for o in outputs])).cpu()

@@ -36,7 +36,6 @@ __all__ = [
     "other_side",
     "parameters_of",
     "picture_key",
-    "to_float",
 ]
 
 CACHE_BYTES = 6 << 30  # a larger set is decoded again at each use
@@ -165,11 +164,6 @@ def batches(
             start += size * world
             batch, ready = ready.result(), pool.submit(load, start)
             yield batch
-
-
-def to_float(pictures: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 in [-1, 1], any shape."""
-    return pictures.float().div_(127.5).sub_(1.0)
 
 
 class _Order:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .data import to_float
+from ..images import from_uint8, to_uint8
 
 
 __all__ = ["blur", "degrade", "jpeg"]
@@ -50,7 +50,6 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 
 def jpeg(x: Tensor, quality: int) -> Tensor:
     """One picture ``[3, H, W]`` in [-1, 1] through a JPEG file of that quality (1..95)."""
-    levels = x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     file = io.BytesIO()
-    Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=quality)
-    return to_float(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
+    Image.fromarray(to_uint8(x).permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=quality)
+    return from_uint8(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..editing.directions import Direction, Directions
 from ..editing.discover import find_from_labels
+from ..encoder.encoder import standard_coordinates
 from ..errors import DirectionError
 from ..generators.base import Generator
 
@@ -137,7 +138,8 @@ def fit_directions(
     constant = {name for name, deviation in deviations.items() if deviation < 1e-9}  # nothing to hold, nor to leak to
     moved = {name: a for name, a in moved.items() if name in attributes or a not in constant}
     found = find_from_labels(samples.w_plus, {name: samples.labels[a] for name, a in moved.items()})
-    standardise = _standard_coordinates(samples.w_plus)
+    _, standardise = standard_coordinates(generator, torch.Generator().manual_seed(seed))
+    standardise = standardise.cpu()
     directions = [_shortened(d, standardise) for d in found.values()]
 
     probe = sample(generator, read, measured, seed=seed + 1).w_plus
@@ -182,13 +184,6 @@ def _with_background(read: ReadAttributes) -> ReadAttributes:
         return {**read(pictures), **dict(zip(BACKGROUND, colour.unbind(dim=1), strict=True))}
 
     return extended
-
-
-def _standard_coordinates(w_plus: Tensor) -> Tensor:
-    """Matrix [D, D] that turns rows of w into coordinates of unit variance."""
-    variances, vectors = torch.linalg.eigh(torch.cov(w_plus[:, 0].T))
-    matrix: Tensor = vectors / variances.clamp_min(float(variances[-1]) * 1e-4).sqrt()
-    return matrix
 
 
 def _shortened(direction: Direction, standardise: Tensor) -> Direction:

@@ -22,12 +22,13 @@ from ..errors import ConfigError
 from ..evaluation.attributes import AttributeNet
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
+from ..images import from_uint8
 from ..losses import gan
 from ..losses.perceptual import Perceptual
 from ..runtime import processes
 from ..runtime.optim import ema_decay, set_learning_rate, update_average, warmup_cosine
 from . import checkpoint, runlog
-from .data import Batch, Pictures, batches, open_pictures, to_float
+from .data import Batch, Pictures, batches, open_pictures
 from .encoder_objective import Features, Objective
 from .encoder_settings import SMALLEST, EncoderTraining
 from .encoder_start import take_coordinates, take_over
@@ -141,7 +142,7 @@ class EncoderTrainer(Run):
         self.prepare(moving)
         sums: dict[str, float] = {}
         for part in range(parts):
-            task = self.task(to_float(next(stream).pictures), self.pairs(part))
+            task = self.task(from_uint8(next(stream).pictures), self.pairs(part))
             terms, drawn = self.terms(task, discriminator)
             weights: Mapping[str, float] = vars(self.config)
             loss = sum((weights[name] * term for name, term in terms.items()), drawn.new_zeros([]))

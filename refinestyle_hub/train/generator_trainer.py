@@ -19,13 +19,13 @@ from ..errors import ConfigError
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..generators.stylegan2 import StyleGAN2Generator
-from ..images import contact_sheet, save_png, to_images
+from ..images import contact_sheet, from_uint8, save_png, to_images
 from ..losses import gan
 from ..losses.diffaugment import translate
 from ..runtime import processes
 from ..runtime.optim import ema_decay, set_learning_rate, update_average
 from . import checkpoint
-from .data import Batch, Pictures, batches, open_pictures, to_float
+from .data import Batch, Pictures, batches, open_pictures
 from .generator_settings import GeneratorTraining
 from .latents import mixed_latents
 from .loop import STATE, Progress, Run
@@ -91,7 +91,7 @@ class Trainer(Run):
 
     def step(self, stream: Iterator[Batch]) -> dict[str, float]:
         """Both networks learn from a batch."""
-        real = to_float(next(stream).pictures).to(self.device, memory_format=torch.channels_last)  # [n, 3, R, R]
+        real = from_uint8(next(stream).pictures).to(self.device, memory_format=torch.channels_last)  # [n, 3, R, R]
         rng = self.rng(0)
         w_plus = mixed_latents(self.generator, [rng] * len(real), self.config.mixing)  # [n, L, D]
         with self.accelerator.autocast():

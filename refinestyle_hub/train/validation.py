@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..encoder.encoder import Encoder
 from ..generators.base import Generator
-from ..images import contact_sheet, save_png, to_images
+from ..images import contact_sheet, from_uint8, save_png, to_images
 from ..losses.perceptual import Perceptual
 from .augment import distort
-from .data import Pictures, to_float
+from .data import Pictures
 from .encoder_objective import Objective
 from .tasks import pair_rngs
 
@@ -25,7 +25,7 @@ CHUNK = 16  # pictures drawn at once
 def validation_pictures(pictures: Pictures, count: int) -> Tensor:
     """At most ``count`` pictures, evenly from the whole set, then the same distorted: [2 count, 3, R, R]."""
     count = min(count, len(pictures))
-    some = to_float(pictures.take(torch.arange(count) * (len(pictures) // count)))
+    some = from_uint8(pictures.take(torch.arange(count) * (len(pictures) // count)))
     return torch.cat([some, distort(some, pair_rngs(0, range(-count, 0)))])
 
 
