@@ -27,7 +27,7 @@ def test_the_bundled_generator_is_small_and_public() -> None:
     generator = Generator.from_pretrained(NAME, subfolder="generator")
     assert sum(p.numel() for p in generator.parameters()) < 8e6
     folder = Path(refinestyle_hub.__file__).parent / "pretrained"
-    assert sum(p.stat().st_size for p in folder.rglob("*")) < 45e6
+    assert sum(p.stat().st_size for p in folder.rglob("*")) < 80e6
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".md", ".png"}
 
 
