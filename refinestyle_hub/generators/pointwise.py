@@ -19,7 +19,7 @@ from torch import Tensor
 __all__ = ["activate", "depthwise", "inverse_haar", "matrix_product", "pointwise", "pointwise_plain"]
 
 SLOPE = 0.2  # of the leaky ReLU
-STRIP = 1 << 18  # numbers of one strip: 1 MiB in fp32, about a core's second cache
+STRIP = 1 << 20  # numbers of one strip: 4 MiB in fp32. Smaller ones are no faster, and threads meet more often
 
 
 def inverse_haar(x: Tensor) -> Tensor:
