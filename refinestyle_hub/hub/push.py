@@ -16,6 +16,7 @@ from ..errors import CardError, HubConnectionError, ModelNotFoundError
 from ..storage.index import LICENCE_FILE, PICTURE_FILE, model_folders, shared_files
 from ..storage.model_folder import Folder, is_repo_id
 from .sources import LIBRARY, Repo, bundled_models, open_source, translated
+from .terms import with_terms
 
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def push_folder(
     model and of its parts (``storage.index.shared_files``). A warning names what else is in the folder and stays.
 
     The model card is written first. What people wrote outside its marked sections is kept: in the folder's README.md
-    or, if nobody wrote into that one, in the repo's. The licence of the base model is looked up and noted.
+    or, if nobody wrote into that one, in the repo's. The licence of the base model is looked up and noted, and so are
+    the terms of a generator that was fetched.
 
     Args:
         card: what the card says; by default the folder's ``card.json``, or if there is none, the repo's, under the
@@ -97,10 +99,10 @@ def push_folder(
         card = cards.read_card(remote if readme and not source.find(cards.FACTS) else source)
         unchanged = readme is not None and cards.read_card(remote).license == card.license
         card = cards.relicensed(card, online if unchanged else local or online)
-    card = with_base_terms(replace(card, **facts or {}), token)
+    card, kept = with_terms(with_base_terms(replace(card, **facts or {}), token), source)
     text = cards.render(source.root, _shown(card), repo_id, old)
     cards.check(text)
-    written = {cards.FACTS: cards.dump_card(card), README: text.encode()}
+    written = kept | {cards.FACTS: cards.dump_card(card), README: text.encode()}
     _warn_of_the_rest(source.root, {*files, *written})
     return _commit(
         repo_id,
