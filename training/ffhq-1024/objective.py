@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -78,8 +77,3 @@ class Objective:
         covariance = self.encoder.basis.T @ self.encoder.basis
         plain = torch.eye(width, device=self.device) / (num_ws * covariance.trace())
         return torch.lerp(shows / (shows * covariance).sum(), plain.expand_as(shows), 0.1)
-
-
-def half(x: Tensor) -> Tensor:
-    """Pictures of any size at 256 px, for the encoder's eyes and the losses."""
-    return F.interpolate(x, size=(SIDE, SIDE), mode="area") if x.shape[-1] != SIDE else x
