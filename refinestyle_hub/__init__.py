@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 
-# Large feature maps in huge pages, where the system has them: a fifth of the time of drawing on a CPU goes into handing
-# out small ones. torch reads it as it allocates for the first time; whoever sets it before decides.
+# Large feature maps in huge pages, where the system has them: a fifth of the time of drawing on a CPU goes into
+# handing out small ones. torch reads it as it allocates for the first time; whoever sets it before decides.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
