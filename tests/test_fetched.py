@@ -288,8 +288,10 @@ def test_a_cache_that_is_a_file(model: Callable[..., FetchedModel], tmp_path: Pa
 
 # --- Several processes, and ends before the end ---
 
+# A background job ignores Ctrl-C and hands that on to its children, so the handler is set.
 FETCH = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from refinestyle_hub.hub import fetched, sources
 sources.BUNDLED = Path(sys.argv[1])

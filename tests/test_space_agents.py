@@ -7,6 +7,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,9 @@ def call(url: str, *calls: tuple[str, dict[str, Any]], told: Any = None) -> list
                 return list((await session.list_tools()).tools)
             return [await session.call_tool(name, values, progress_callback=told) for name, values in calls]
 
-    return asyncio.run(work())
+    # a thread of its own: the main one has a running loop wherever a browser test came first
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, work()).result()
 
 
 def texts(result: Any) -> list[str]:
