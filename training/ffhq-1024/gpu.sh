@@ -7,4 +7,4 @@ seconds=$1; shift
 export PYTHONPATH="$PWD/../..${PYTHONPATH:+:$PYTHONPATH}"
 resume=()
 if compgen -G "checkpoint/*.safetensors" >/dev/null; then resume=(--resume checkpoint); fi
-exec python train.py --data data --out "${OUT:-out}" --seconds "$seconds" "${resume[@]}" "$@"
+exec python3 train.py --data data --out "${OUT:-out}" --seconds "$seconds" "${resume[@]}" "$@"
