@@ -1,4 +1,4 @@
-"""The demo: ``python app.py``. REFINESTYLE_MODEL names a bundled model, a folder or a Hub id."""
+"""The demo: ``python app.py``. REFINESTYLE_MODEL names another model than ffhq-1024, a folder or a Hub id."""
 
 from __future__ import annotations
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from refinestyle_hub.errors import RefineStyleHubError
+from refinestyle_hub.errors import FetchError, RefineStyleHubError
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.model_folder import is_repo_id
 
 
-__all__ = ["BUNDLED", "load"]
+__all__ = ["BUNDLED", "DEFAULT", "load"]
 
-BUNDLED = "mini-faces-128"
+DEFAULT = "ffhq-1024"  # its weights are fetched at the first start
+BUNDLED = "mini-faces-128"  # always there
 
 log = logging.getLogger("refinestyle.space")
 
@@ -22,20 +23,23 @@ log = logging.getLogger("refinestyle.space")
 def load(name: str | None = None) -> tuple[RefineStylePipeline, str, str]:
     """The pipeline ``name`` on the best device there is, its name, and a notice for visitors.
 
-    A Hub id is its own name; of a folder, nobody needs to know where it lies. Where a model of the owner's choice
-    cannot be loaded, the bundled one takes its place and the notice says so.
+    A Hub id is its own name; of a folder, nobody needs to know where it lies. Where a model cannot be loaded, the
+    bundled one takes its place and the notice says so.
 
     Raises:
         RefineStyleHubError: the bundled model cannot be loaded either.
     """
-    if name and name != BUNDLED:
-        shown = name if is_repo_id(name) and not Path(name).exists() else Path(name).name
-        try:
-            return _ready(name), shown, ""
-        except RefineStyleHubError as error:
-            log.error("%s could not be loaded: %s", name, error)
-            return _ready(BUNDLED), BUNDLED, f"{shown} could not be loaded; this is {BUNDLED} instead."
-    return _ready(BUNDLED), BUNDLED, ""
+    name = name or DEFAULT
+    shown = name if is_repo_id(name) and not Path(name).exists() else Path(name).name
+    try:
+        return _ready(name), shown, ""
+    except RefineStyleHubError as error:
+        if name == BUNDLED:
+            raise
+        failed = "fetched" if isinstance(error, FetchError) else "loaded"
+        notice = f"{shown} could not be {failed}, so this is {BUNDLED}: small faces that are no photos."
+        log.error("%s\n%s", notice, error)
+        return _ready(BUNDLED), BUNDLED, notice
 
 
 def _ready(name: str) -> RefineStylePipeline:

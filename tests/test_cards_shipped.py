@@ -24,12 +24,12 @@ CHECKOUT = Path(__file__).parents[1]
 @pytest.mark.parametrize("file", sorted(shipped()))
 def test_shipped_card_is_what_is_written(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bring them up to date: python tools/write_cards.py."""
-    folder, name, subfolder = shipped()[file]
+    source, folder, name, subfolder = shipped()[file]
     if not folder.is_dir():
         pytest.skip(f"the generator of {name} has not been fetched here: refinestyle get {name}")
     cards = CHECKOUT / "model_cards"
     text = (cards / file).read_text(encoding="utf-8")
-    assert render(folder, read_card(Folder(folder)), name, text, subfolder, pictures=cards) == text
+    assert render(folder, read_card(source, subfolder), name, text, subfolder, pictures=cards) == text
     check(text)
     monkeypatch.chdir(CHECKOUT)
     run_snippets(text)

@@ -8,17 +8,29 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from refinestyle_hub import TokenSet
+from refinestyle_hub import Generator, TokenSet
+from refinestyle_hub.errors import DirectionError, FetchError, ModelNotFoundError
 
 
 README = Path(__file__).parent.parent / "README.md"
 
 
+@pytest.fixture
+def fetched() -> None:
+    try:
+        Generator.from_pretrained("ffhq-1024", subfolder="generator")
+    except (FetchError, ModelNotFoundError) as error:
+        pytest.skip(f"the weights of ffhq-1024 cannot be had here: {error}")
+
+
 @pytest.mark.slow
+@pytest.mark.xfail(reason="ffhq-1024 has no directions yet", raises=DirectionError, strict=True)
+@pytest.mark.usefixtures("fetched")
 def test_the_quickstart_runs(astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 3
     assert "pipe.adapt" in blocks[1]
+    blocks[0] = blocks[0].replace("steps=100", "steps=2")
     blocks[1] = blocks[1].replace('name="pencil"', 'name="pencil", steps=2')  # of 500
     monkeypatch.chdir(tmp_path)
     astronaut.save("me.jpg")
@@ -28,7 +40,7 @@ def test_the_quickstart_runs(astronaut: Image.Image, tmp_path: Path, monkeypatch
     for block in blocks:
         exec(compile(block, "README.md", "exec"), space)
     with Image.open("again.png") as again, Image.open("smiling.png") as smiling:
-        assert again.size == smiling.size == (128, 128)
+        assert again.size == smiling.size == (1024, 1024)
         assert again.tobytes() != smiling.tobytes()
     assert Path("me.safetensors").exists()
     assert Path("drawn.png").exists()

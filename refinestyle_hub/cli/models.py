@@ -78,7 +78,7 @@ def get(
 
 
 def demo(
-    model: Annotated[str | None, typer.Option(help="Bundled name, folder or Hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="Bundled name, folder or Hub id; ffhq-1024 unless given.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
 ) -> None:
     """Start the browser demo on this machine."""
