@@ -25,7 +25,7 @@ class Costs:
 
     def seconds(self, steps: int) -> float:
         """Of a run."""
-        starts = self.settings.critic_starts(steps)
+        starts = self.settings.adversarial_start(steps)
         return steps * (starts * self.early + (1 - starts) * self.late)
 
     def steps_in(self, seconds: float) -> int:
@@ -39,7 +39,7 @@ class Costs:
 def step_costs(make: Callable[..., Adaptation], settings: AdaptSettings) -> Costs:
     """Of runs ``make(steps=, settings=)``, on this machine now."""
     each = PROBE + 1
-    probe = replace(settings, critic_from=0.5, critic_least=0, check_every=2 * each + 1)
+    probe = replace(settings, discriminator_start=0.5, discriminator_min_steps=0, check_every=2 * each + 1)
     run = make(steps=2 * each, settings=probe)
     run.step(0)  # looks for inversions, where they are wanted
     times = []

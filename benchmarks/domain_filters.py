@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refinestyle_hub.train.degrade import blur
+from refinestyle_hub.train.degrade import gaussian_blur
 
 
 __all__ = ["FILTERS", "Filter"]
@@ -45,8 +45,8 @@ def painted(light: Tensor, colours: list[tuple[float, float, float]]) -> Tensor:
 def charcoal(x: Tensor, rng: torch.Generator) -> Tensor:
     """Dark lines and soft shading on grained paper, without colour."""
     light, side = grey(x), x.shape[-1]
-    lines = (light / blur(light, side / 48).clamp(min=0.05)).clamp(0, 1) ** 4  # darker than what is around
-    shading = 0.45 + 0.55 * (blur(light, side / 64) * 3).round() / 3
+    lines = (light / gaussian_blur(light, side / 48).clamp(min=0.05)).clamp(0, 1) ** 4  # darker than what is around
+    shading = 0.45 + 0.55 * (gaussian_blur(light, side / 64) * 3).round() / 3
     grain = 1 + 0.06 * noise(x, side // 2, rng)
     return painted(lines * shading * grain, [(0.08, 0.08, 0.09), (0.93, 0.91, 0.87)])
 
@@ -54,7 +54,7 @@ def charcoal(x: Tensor, rng: torch.Generator) -> Tensor:
 def woodcut(x: Tensor, rng: torch.Generator) -> Tensor:
     """Few flat, strong colours and dark contours."""
     side = x.shape[-1]
-    flat = blur(x, side / 64)
+    flat = gaussian_blur(x, side / 64)
     light = grey(flat)
     levels = (light * 4).round() / 4
     strong = (levels + 0.8 * (flat - 2 * light + 1)).clamp(0, 1)  # of each level the picture's hue, made stronger
@@ -68,7 +68,7 @@ def woodcut(x: Tensor, rng: torch.Generator) -> Tensor:
 def copper(x: Tensor, rng: torch.Generator) -> Tensor:
     """Beaten metal: one ramp of colours, hard lights, dents."""
     light, side = grey(x), x.shape[-1]
-    local = (light - blur(light, side / 8)) * 1.8 + 0.45 + 0.06 * noise(x, side // 6, rng)
+    local = (light - gaussian_blur(light, side / 8)) * 1.8 + 0.45 + 0.06 * noise(x, side // 6, rng)
     return painted(local, [(0.1, 0.04, 0.03), (0.45, 0.2, 0.1), (0.85, 0.5, 0.3), (1.0, 0.92, 0.8)])
 
 

@@ -29,7 +29,7 @@ from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_image
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.train.data import Pictures, open_pictures
-from refinestyle_hub.train.degrade import blur
+from refinestyle_hub.train.degrade import gaussian_blur
 
 
 BATCH = 50
@@ -62,7 +62,7 @@ def features(net: AttributeNet, batches: Iterable[Tensor]) -> Tensor:
 
 def blurred(x: Tensor) -> Tensor:
     """Gaussian blur with a standard deviation of a 64th of the side: 2 pixels at 128."""
-    return blur(x, x.shape[-1] / 64)
+    return gaussian_blur(x, x.shape[-1] / 64)
 
 
 def darkened(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
 
 
-QUICK = AdaptSettings(batch=2, check_every=2, critic_from=0.25, critic_least=0)
+QUICK = AdaptSettings(batch=2, check_every=2, discriminator_start=0.25, discriminator_min_steps=0)
 
 
 def quiet_generator() -> Generator:

@@ -55,7 +55,7 @@ def test_all_terms_take_part(generator: Generator, discriminator: Discriminator)
     run = begin(generator, discriminator, steps=4)
     names = {"sliced_pictures", "sliced_features", "layout", "between", "within", "norm", "adversarial"}
     assert set(run.step()) == names
-    assert set(run.step(2)) == names | {"critic"}  # from a quarter on
+    assert set(run.step(2)) == names | {"discriminator"}  # from a quarter on
     assert run.left_out == []
     domain = run.token_set()
     assert set(domain.layers) == set(generator.layers)
@@ -64,12 +64,12 @@ def test_all_terms_take_part(generator: Generator, discriminator: Discriminator)
     assert {x.rank for name, x in domain.layers.items() if "torgb" in name} == {3}
 
 
-def test_the_critic_moves_only_its_coarse_part(generator: Generator, discriminator: Discriminator) -> None:
+def test_the_discriminator_moves_only_its_coarse_part(generator: Generator, discriminator: Discriminator) -> None:
     run = begin(generator, discriminator, steps=4)
-    critic = run.terms[-1].critic  # type: ignore[attr-defined]
-    before = copy.deepcopy(critic.state_dict())
+    moving = run.terms[-1].discriminator  # type: ignore[attr-defined]
+    before = copy.deepcopy(moving.state_dict())
     run.step(4)
-    moved = {name.split(".")[0] for name, t in critic.state_dict().items() if not torch.equal(t, before[name])}
+    moved = {name.split(".")[0] for name, t in moving.state_dict().items() if not torch.equal(t, before[name])}
     assert moved == {"coarse", "epilogue", "patch"}
     patches = begin(generator, discriminator, settings=replace(QUICK, adversarial=0))
     kept = {name.split(".")[2] for name in patches.state().tensors if name.startswith("term.adversarial.")}
@@ -255,10 +255,10 @@ def test_presets() -> None:
             preset(count)
 
 
-def test_short_runs_do_without_a_critic(generator: Generator, discriminator: Discriminator) -> None:
+def test_short_runs_have_no_discriminator(generator: Generator, discriminator: Discriminator) -> None:
     """It starts no earlier than after 100 steps, and needs as many; nothing is said to be left out for want of one."""
-    assert [AdaptSettings().critic_starts(n) for n in (1, 199, 200, 400, 1000)] == [1, 1, 0.5, 0.25, 0.25]
-    run = begin(generator, discriminator, steps=2, settings=replace(QUICK, critic_least=100))
+    assert [AdaptSettings().adversarial_start(n) for n in (1, 199, 200, 400, 1000)] == [1, 1, 0.5, 0.25, 0.25]
+    run = begin(generator, discriminator, steps=2, settings=replace(QUICK, discriminator_min_steps=100))
     assert "adversarial" not in run.step(2)
     assert run.left_out == []
     assert "adversarial" not in run.token_set().metadata["objectives"]

@@ -66,7 +66,14 @@ def test_presets_for_few_pictures_stop_and_go_on_too(
     """With inversions and all other terms, as they are but for the time they take."""
 
     def make(state: AdaptState | None = None) -> Adaptation:
-        settings = replace(preset(count), batch=2, inversion_steps=2, critic_from=0.25, critic_least=0, check_every=2)
+        settings = replace(
+            preset(count),
+            batch=2,
+            inversion_steps=2,
+            discriminator_start=0.25,
+            discriminator_min_steps=0,
+            check_every=2,
+        )
         return Adaptation(
             generator, references(count), steps=4, settings=settings, discriminator=discriminator,
             perceptual=perceptual, state=state,

@@ -19,7 +19,7 @@ from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.attribute_settings import AttributeTraining
 from refinestyle_hub.train.attribute_trainer import measure_errors, train_attributes
 from refinestyle_hub.train.data import open_labels, open_pictures
-from refinestyle_hub.train.degrade import blur, degrade, jpeg
+from refinestyle_hub.train.degrade import degrade, gaussian_blur, jpeg
 
 
 WIDTHS = (16, 16, 16, 16)
@@ -184,7 +184,7 @@ def test_augmentation_is_mild_and_leaves_the_labels_true() -> None:
 def test_blur_keeps_the_mean_and_jpeg_the_picture() -> None:
     x = torch.zeros(1, 3, 33, 33)
     x[:, :, 16, 16] = 1
-    blurred = blur(x, 1.5)
+    blurred = gaussian_blur(x, 1.5)
     assert float(blurred.sum()) == pytest.approx(3, abs=1e-4)
     variance = (blurred[0, 0].sum(0) * (torch.arange(33) - 16) ** 2).sum()
     assert float(variance) == pytest.approx(1.5**2, rel=0.02)

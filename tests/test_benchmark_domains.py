@@ -125,13 +125,13 @@ def test_runs_of_the_same_wall_clock(baselines: ModuleType) -> None:
     assert costs.steps_in(0.1) == 1
 
 
-def test_what_a_step_costs_is_probed_with_and_without_the_critic(baselines: ModuleType) -> None:
+def test_what_a_step_costs_is_probed_with_and_without_the_discriminator(baselines: ModuleType) -> None:
     from domain_costs import step_costs
 
     seen: list[float] = []
 
     def make(steps: int, settings: Any) -> Any:
-        seen.append(settings.critic_starts(steps))
+        seen.append(settings.adversarial_start(steps))
         return baselines.FineTuning(
             tiny_generator(), references(), baselines.STYLES, 0.01, steps=steps, settings=settings,
             perceptual=Perceptual.load("st-lpips-alex"),

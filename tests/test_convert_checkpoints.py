@@ -210,8 +210,8 @@ def _save(path: Path, content: object, zipped: bool = True) -> Path:
     ],
 )
 def test_rosinality(tmp_path: Path, channels: dict[int, int], depth: int) -> None:
-    theirs, critic = rosinality.Generator(channels, 16, depth), rosinality.Discriminator(channels)
-    source = _save(tmp_path / "net.pt", rosinality.checkpoint(theirs, critic, latent_avg=torch.randn(16)))
+    theirs, their_discriminator = rosinality.Generator(channels, 16, depth), rosinality.Discriminator(channels)
+    source = _save(tmp_path / "net.pt", rosinality.checkpoint(theirs, their_discriminator, latent_avg=torch.randn(16)))
     found = convert(source, tmp_path / "out", license=LICENCE)
     assert found.parts == ("generator", "discriminator")
     ours = Generator.from_pretrained(tmp_path / "out")
@@ -221,7 +221,7 @@ def test_rosinality(tmp_path: Path, channels: dict[int, int], depth: int) -> Non
     w = _codes(n, ours.config.num_ws, 16)
     _assert_close(ours(w), theirs(w))
     pictures = torch.randn(n, 3, max(channels), max(channels))
-    _assert_close(Discriminator.from_pretrained(tmp_path / "out")(pictures), critic(pictures))
+    _assert_close(Discriminator.from_pretrained(tmp_path / "out")(pictures), their_discriminator(pictures))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -229,9 +229,9 @@ def test_training_state(tmp_path: Path, zipped: bool) -> None:
     """All that rosinality's train.py saves: options, optimisers, the generator that was not averaged."""
     channels = {4: 8, 8: 8, 16: 8}
     theirs, current = rosinality.Generator(channels, 16, 2), rosinality.Generator(channels, 16, 2)
-    critic = rosinality.Discriminator(channels)
-    optimizer = torch.optim.Adam(critic.parameters(), lr=0.002, betas=(0.0, 0.99))
-    critic(torch.randn(2, 3, 16, 16)).sum().backward()
+    their_discriminator = rosinality.Discriminator(channels)
+    optimizer = torch.optim.Adam(their_discriminator.parameters(), lr=0.002, betas=(0.0, 0.99))
+    their_discriminator(torch.randn(2, 3, 16, 16)).sum().backward()
     optimizer.step()
     more = {
         "g": current.state_dict(),
@@ -240,7 +240,7 @@ def test_training_state(tmp_path: Path, zipped: bool) -> None:
         "ada_aug_p": 0.0,
         "latent_avg": torch.randn(16),
     }
-    source = _save(tmp_path / "100000.pt", rosinality.checkpoint(theirs, critic, **more), zipped)
+    source = _save(tmp_path / "100000.pt", rosinality.checkpoint(theirs, their_discriminator, **more), zipped)
     convert(source, tmp_path / "out", license=LICENCE)
     ours = Generator.from_pretrained(tmp_path / "out")
     assert torch.equal(ours.synthesis.b16.conv0.weight, theirs.convs[2].conv.weight[0])  # type: ignore[union-attr, index]

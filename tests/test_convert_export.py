@@ -72,20 +72,20 @@ def test_rosinality_loads_it(tmp_path: Path, generator: Generator, discriminator
     export_rosinality(generator, tmp_path / "net.pt", discriminator)
     saved = torch.load(tmp_path / "net.pt", weights_only=True)
     channels = dict(TINY.channels)
-    theirs, critic = rosinality.Generator(channels, 16, 2), rosinality.Discriminator(channels)
+    theirs, their_discriminator = rosinality.Generator(channels, 16, 2), rosinality.Discriminator(channels)
     theirs.load_state_dict(saved["g_ema"], strict=True)
-    critic.load_state_dict(saved["d"], strict=True)
+    their_discriminator.load_state_dict(saved["d"], strict=True)
     assert saved["latent_avg"].shape == (16,)
     w = generator.map(torch.randn(2, 16))
     torch.testing.assert_close(theirs(w), generator(w), atol=1e-4, rtol=1e-4)
     pictures = torch.randn(4, 3, 32, 32)
-    torch.testing.assert_close(critic(pictures), discriminator(pictures), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(their_discriminator(pictures), discriminator(pictures), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_nvidia_loads_it(tmp_path: Path, generator: Generator, discriminator: Discriminator) -> None:
     theirs = nvidia.Generator(resolution=32, base=1 << 20, maximum=10)
-    critic = nvidia.Discriminator(resolution=32, base=1 << 20, maximum=10)
+    their_discriminator = nvidia.Discriminator(resolution=32, base=1 << 20, maximum=10)
     same = StyleGAN2Generator(
         StyleGAN2Config(32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 10, 8: 10, 16: 10, 32: 10})
     )
@@ -96,7 +96,7 @@ def test_nvidia_loads_it(tmp_path: Path, generator: Generator, discriminator: Di
     torch.testing.assert_close(drawn, same(w), atol=1e-4, rtol=1e-4)
     judge = Discriminator(DiscriminatorConfig(resolution=32, channels=same.config.channels))
     export_nvidia(judge, tmp_path / "D.safetensors")
-    critic.load_state_dict(safetensors.torch.load_file(tmp_path / "D.safetensors"), strict=True)
+    their_discriminator.load_state_dict(safetensors.torch.load_file(tmp_path / "D.safetensors"), strict=True)
 
 
 def test_nvidia_round_trip(tmp_path: Path) -> None:

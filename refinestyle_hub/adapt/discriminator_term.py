@@ -13,21 +13,20 @@ from ..losses.diffaugment import augment
 from ..losses.gan import discriminator_loss, generator_loss
 from ..runtime.optim import adam_state, load_adam_state
 from .context import Context
+from .settings import AdaptSettings
 
 
-__all__ = ["Adversarial", "Critic"]
+__all__ = ["Adversarial", "DomainDiscriminator"]
 
-PENALTY_EVERY = (
-    4  # steps: the penalty costs as much as the rest, and is as good every few (Karras et al. 2020, sec. 3.1)
-)
+PENALTY_EVERY = 4  # steps, since the penalty costs as much as the rest (lazily, as Karras et al. 2020, section 3.1)
 
 
-class Critic(nn.Module):
+class DomainDiscriminator(nn.Module):
     """A copy of a discriminator with its fine blocks frozen (FreezeD: Mo et al. 2020, arXiv 2002.10964), and a second
     head that judges patches (Isola et al. 2017; on a pretrained body as in Ojha et al. 2021, section 3.2)."""
 
     def __init__(self, discriminator: Discriminator, frozen_above: int, seed: int) -> None:
-        """``frozen_above``: blocks that take in larger maps, in pixels, are frozen; ``seed``: of the new head."""
+        """Freeze the blocks that see maps of more than ``frozen_above`` pixels; ``seed`` starts the new head."""
         super().__init__()
         blocks = {r: discriminator.get_submodule(f"b{r}") for r in discriminator.resolutions}
         self.fine = nn.Sequential(*(copy.deepcopy(block) for r, block in blocks.items() if r > frozen_above))
@@ -53,49 +52,40 @@ class Critic(nn.Module):
 
 
 class Adversarial:
-    """Non-saturating loss of the samples, against a ``Critic`` that learns alongside (Goodfellow et al. 2014).
+    """Non-saturating loss of the samples against a ``DomainDiscriminator`` that learns alongside (Goodfellow 2014).
 
-    Both see mirrored, moved pictures with holes, and neither sees changed colours (`losses.diffaugment`). With few
-    pictures the verdict on whole ones ends in copies of them, so it counts less than that on patches.
+    It sees mirrored and moved pictures with holes, and no changed colours (``losses.diffaugment``). With few pictures
+    the verdict on whole ones ends in copies of them, so it counts less than that on patches.
     """
 
     name = "adversarial"
 
-    def __init__(
-        self,
-        discriminator: Discriminator,
-        whole: float,
-        patches: float,
-        *,
-        rate: float,
-        starts: float,
-        frozen_above: int,
-        penalty: float,
-        seed: int,
-    ) -> None:
-        """``whole``, ``patches``: weights of the verdicts; ``rate``: Adam's; ``starts``: share of the run before."""
-        self.weight, self.shares = 1.0, {"whole": whole, "patches": patches}
-        self.starts, self.penalty = starts, penalty
-        self.critic = Critic(discriminator, frozen_above, seed).to(discriminator.b4.out.weight.device)
+    def __init__(self, discriminator: Discriminator, settings: AdaptSettings, start: float, seed: int) -> None:
+        """The term rests until ``start``, a share of the run; ``seed`` starts the head that judges patches."""
+        self.weight, self.shares = 1.0, {"whole": settings.adversarial, "patches": settings.patches}
+        self.start, self.penalty = start, settings.penalty
+        device = discriminator.b4.out.weight.device
+        self.discriminator = DomainDiscriminator(discriminator, settings.frozen_above, seed).to(device)
+        whole, patches = self.shares.values()
         used = {"coarse": whole, "epilogue": whole, "patch": patches}
-        self.learnt = {n: p for n, p in self.critic.named_parameters() if used.get(n.split(".")[0])}
-        self.adam = torch.optim.Adam(self.learnt.values(), lr=rate, betas=(0.0, 0.99))
+        self.learnt = {n: p for n, p in self.discriminator.named_parameters() if used.get(n.split(".")[0])}
+        self.adam = torch.optim.Adam(self.learnt.values(), lr=settings.discriminator_rate, betas=(0.0, 0.99))
 
     def __call__(self, context: Context) -> Tensor:
-        """Rises from 0 over a tenth of the run after its start, while the critic learns what it looks at."""
-        if context.progress < self.starts:
+        """Rises from 0 over a tenth of the run after its start, while the discriminator learns."""
+        if context.progress < self.start:
             return context.adapted.new_zeros([])
-        ramp = min(1.0, (context.progress - self.starts) / 0.1)
-        maps = self.critic.fine(augment(context.adapted, context.rng))
+        ramp = min(1.0, (context.progress - self.start) / 0.1)
+        maps = self.discriminator.fine(augment(context.adapted, context.rng))
         return ramp * sum((share * generator_loss(f(maps)) for share, f in self._heads()), maps.new_zeros([]))
 
     def learn(self, context: Context) -> Mapping[str, float]:
-        """One step of the critic on this step's samples and references."""
-        if context.progress < self.starts:
+        """One step of the discriminator on this step's samples and references."""
+        if context.progress < self.start:
             return {}
         with torch.no_grad():
-            fake = self.critic.fine(augment(context.adapted.detach(), context.rng))
-            real = self.critic.fine(augment(context.chosen, context.rng))
+            fake = self.discriminator.fine(augment(context.adapted.detach(), context.rng))
+            real = self.discriminator.fine(augment(context.chosen, context.rng))
         penalised = self.penalty > 0 and context.step % PENALTY_EVERY == 0
         real.requires_grad_(penalised)
         loss = real.new_zeros([])
@@ -109,10 +99,10 @@ class Adversarial:
         self.adam.zero_grad()
         loss.backward()
         self.adam.step()
-        return {"critic": float(loss.detach())}
+        return {"discriminator": float(loss.detach())}
 
-    def _heads(self) -> list[tuple[float, Critic]]:
-        heads = {"whole": self.critic.whole, "patches": self.critic.patches}
+    def _heads(self) -> list[tuple[float, DomainDiscriminator]]:
+        heads = {"whole": self.discriminator.whole, "patches": self.discriminator.patches}
         return [(share, heads[name]) for name, share in self.shares.items() if share]  # type: ignore[misc]
 
     def state(self) -> dict[str, Tensor]:

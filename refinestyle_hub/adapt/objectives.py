@@ -1,12 +1,12 @@
 """The terms of the objective, each a small class with its source. ``discriminator_term.Adversarial`` also learns.
 
-What brings the style: the sliced Wasserstein distances, the layout, the redrawn references. What keeps the source: the
-two correspondences. What keeps both within bounds: the norm.
+The sliced Wasserstein distances, the layout and the redrawn references bring the style. The two correspondences keep
+the source. The norm keeps both within bounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +22,12 @@ from .settings import FEATURE_TERMS, AdaptSettings
 
 
 __all__ = [
-    "Between",
+    "Correspondence",
     "Layout",
     "Norm",
     "Reconstruction",
     "SlicedFeatures",
     "SlicedPictures",
-    "Within",
     "domain_terms",
     "left_out",
 ]
@@ -64,12 +63,11 @@ class SlicedFeatures:
 
 @dataclass
 class Layout:
-    """What the style moves on average, and where, the samples are moved by: the shape of heads, the size of eyes.
+    """The samples move as the mean of the style does, place by place: the shape of heads, the size of eyes.
 
-    As a direction between two domains in CLIP's space is followed by each sample (Gal et al. 2022, StyleGAN-NADA,
-    section 4.1), but between the means of coarse discriminator features, place by place. A sample's own move is known
-    without sampling noise, and the same move for all takes nothing from their diversity. What the mean of so few
-    pictures owes to chance is taken off (James and Stein 1961).
+    Each sample follows the direction between two domains, as in CLIP's space (Gal et al. 2022, StyleGAN-NADA, section
+    4.1), but here between the means of coarse discriminator features. The same move for all takes nothing from their
+    diversity. The part of the mean that few pictures owe to chance is subtracted (James and Stein 1961).
     """
 
     weight: float
@@ -90,38 +88,30 @@ class Layout:
 
 
 @dataclass
-class Between:
-    """Samples differ from each other as before: no collapse onto the references (Ojha et al. 2021, CDC)."""
+class Correspondence:
+    """What differs in the source differs as before, by the distance that is given.
+
+    "between" compares samples: they do not collapse onto the references (Ojha et al. 2021, CDC). "within" compares the
+    places of a sample: pose and expression stay (Xiao et al. 2022, RSSA).
+    """
 
     weight: float
-    name: str = "between"
+    name: str
+    distance: Callable[[Tensor, Tensor], Tensor]  # feature maps before and after -> scalar
 
     def __call__(self, context: Context) -> Tensor:
-        """See ``losses.correspondence.between_samples``."""
+        """Mean over the coarse feature maps."""
         before, after = context.source_features, context.adapted_features
-        return torch.stack([between_samples(before[i], after[i]) for i in _coarse(before)]).mean()
-
-
-@dataclass
-class Within:
-    """The places of a sample differ from each other as before: pose and expression stay (Xiao et al. 2022, RSSA)."""
-
-    weight: float
-    name: str = "within"
-
-    def __call__(self, context: Context) -> Tensor:
-        """See ``losses.correspondence.within_samples``."""
-        before, after = context.source_features, context.adapted_features
-        return torch.stack([within_samples(before[i], after[i]) for i in _coarse(before)]).mean()
+        return torch.stack([self.distance(before[i], after[i]) for i in _coarse(before)]).mean()
 
 
 @dataclass
 class Reconstruction:
-    """References are redrawn from their own w+: what became of what (Chong and Forsyth 2022, JoJoGAN, section 3).
+    """References are redrawn from their own w+ (Chong and Forsyth 2022, JoJoGAN, section 3).
 
-    As there, only the coarse codes are theirs and the fine ones are the samples': an inversion takes as much of the
-    colours as w+ can draw, and what it draws no token would learn. The distance is that of discriminator features, as
-    there, and of Laplacian pyramids.
+    As there, only the coarse codes are theirs and the fine ones are the samples': w+ of an inversion draws as much of
+    the colours as it can, and tokens would not learn these. The distance is that of discriminator features, as there,
+    and of Laplacian pyramids.
     """
 
     weight: float
@@ -157,7 +147,7 @@ class Norm:
 
 
 def _coarse(maps: Sequence[Tensor]) -> list[int]:
-    """Which of the maps show what is where."""
+    """Indices of the maps that show the layout of a picture."""
     return [i for i, x in enumerate(maps) if x.shape[-1] in COARSE] or [len(maps) - 1]
 
 
@@ -167,38 +157,31 @@ def domain_terms(
     """The terms that the settings give a weight, as far as the model has what they need.
 
     Args:
+        settings: The weights and rates.
         steps: Length of the run.
-        seed: Of the discriminator's new head.
-        discriminator: Copied; without it there is no adversarial term.
+        seed: The seed of the discriminator's new head.
+        discriminator: It is copied. Without it there is no adversarial term.
         with_features: Whether there is a network for the terms that compare features.
     """
     s = settings
     terms: list[Term] = [SlicedPictures(s.sliced_pictures)]
     if with_features:
-        terms += [SlicedFeatures(s.sliced_features), Layout(s.layout), Between(s.between), Within(s.within)]
+        terms += [SlicedFeatures(s.sliced_features), Layout(s.layout)]
+        terms += [Correspondence(s.between, "between", between_samples)]
+        terms += [Correspondence(s.within, "within", within_samples)]
     terms += [Reconstruction(s.reconstruction), Norm(s.norm)]
     terms = [term for term in terms if term.weight]
-    starts = s.critic_starts(steps)
-    if discriminator is not None and (s.adversarial or s.patches) and starts < 1:
-        adversarial = Adversarial(
-            discriminator,
-            s.adversarial,
-            s.patches,
-            rate=s.critic_rate,
-            starts=starts,
-            frozen_above=s.frozen_above,
-            penalty=s.penalty,
-            seed=seed,
-        )
-        terms.append(adversarial)
+    start = s.adversarial_start(steps)
+    if discriminator is not None and (s.adversarial or s.patches) and start < 1:
+        terms.append(Adversarial(discriminator, s, start, seed))
     return terms
 
 
 def left_out(settings: AdaptSettings, terms: Sequence[Term], discriminator: Discriminator | None) -> list[str]:
-    """Names of the terms that the settings ask for, and that the model lacks a discriminator for."""
+    """Names of the terms that the settings ask for and that need a discriminator, which the model lacks."""
     there = {term.name for term in terms}
     if discriminator is not None:
-        there.add("adversarial")  # a run may be too short for it: that is not for want of a model
+        there.add("adversarial")  # it is missing only because the run is too short
     wanted = {name: getattr(settings, name) for name in FEATURE_TERMS}
     wanted["adversarial"] = settings.adversarial or settings.patches
     return [name for name, weight in wanted.items() if weight and name not in there]

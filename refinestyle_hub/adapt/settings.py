@@ -11,39 +11,40 @@ from ..errors import ConfigError
 __all__ = ["MAX_PICTURES", "AdaptSettings", "preset"]
 
 MAX_PICTURES = 20
-FEATURE_TERMS = ("sliced_features", "layout", "between", "within")  # what compares features of a network
+FEATURE_TERMS = ("sliced_features", "layout", "between", "within")  # terms that compare features of a network
 
 
 @dataclass(frozen=True)
 class AdaptSettings:
     """The defaults are for 5 to 20 pictures; ``preset`` knows the others. A weight of 0 leaves a term out."""
 
-    tokens: int = 4  # T, at most 3 in a toRGB
-    layers: tuple[str, ...] = ("*",)  # names or globs of those that are refined
-    bias: bool = True  # whether tokens come with offsets to the biases
+    tokens: int = 4  # T; a toRGB layer has at most 3
+    layers: tuple[str, ...] = ("*",)  # names or globs of the layers that tokens refine
+    bias: bool = True  # whether the biases get offsets too
     batch: int = 4  # samples per step
-    rate: float = 0.01  # Adam's for the tokens of convolutions, in the unit of `TokenParameters`
-    colour_rate: float = 0.02  # Adam's for the tokens of toRGB layers and for biases
+    rate: float = 0.01  # Adam's rate for tokens of convolutions, in the unit of `TokenParameters`
+    colour_rate: float = 0.02  # Adam's rate for tokens of toRGB layers and for biases
     truncation: float = 1.0  # of the samples
     average: float = 0.96  # decay of the tokens' running average, which is the result
 
-    sliced_pictures: float = 1.0  # weight of the sliced Wasserstein distance of pixels
-    sliced_features: float = 2.0  # the same of the discriminator's features
-    layout: float = 1.0  # of the move from the generator's mean features to the pictures', place by place
-    adversarial: float = 0.2  # of the discriminator's verdict on whole pictures
-    patches: float = 0.6  # of its verdict on patches
-    between: float = 0.3  # of the correspondence between samples
-    within: float = 1.0  # of the correspondence of the places of a sample
-    reconstruction: float = 0.0  # of the pictures, redrawn from their inversions
-    norm: float = 0.02  # of the squared norm of the residuals, relative to the kernels
+    # weights of the terms
+    sliced_pictures: float = 1.0  # sliced Wasserstein distance of pixels
+    sliced_features: float = 2.0  # sliced Wasserstein distance of the discriminator's features
+    layout: float = 1.0  # the move from the generator's mean features to those of the pictures, place by place
+    adversarial: float = 0.2  # the discriminator's verdict on whole pictures
+    patches: float = 0.6  # its verdict on patches
+    between: float = 0.3  # correspondence between samples
+    within: float = 1.0  # correspondence between the places of a sample
+    reconstruction: float = 0.0  # the pictures, redrawn from their inversions
+    norm: float = 0.02  # squared norm of the residuals, relative to the kernels
 
-    critic_from: float = 0.25  # share of the steps before the discriminator starts
-    critic_least: int = 100  # steps before it and steps with it, at least: a run too short for both does without
-    critic_rate: float = 0.001  # Adam's for the discriminator
-    frozen_above: int = 16  # pixels: blocks of the discriminator that see larger maps stay as they are
-    penalty: float = 1.0  # on the squared gradient of the discriminator's logits
-    inversion_steps: int = 60  # to find w+ of each picture, where reconstruction counts
-    check_every: int = 25  # steps between looks at how near fixed samples are
+    discriminator_start: float = 0.25  # share of the steps before the discriminator starts
+    discriminator_min_steps: int = 100  # steps before it and with it, at least; a shorter run has no discriminator
+    discriminator_rate: float = 0.001  # Adam's rate for the discriminator
+    frozen_above: int = 16  # pixels; blocks of the discriminator that see larger maps stay as they are
+    penalty: float = 1.0  # weight of the squared gradient of the discriminator's logits
+    inversion_steps: int = 60  # steps that find w+ of each picture, where reconstruction counts
+    check_every: int = 25  # steps between measurements of the distance of fixed samples
 
     def __post_init__(self) -> None:
         for name in ("tokens", "inversion_steps", "check_every"):
@@ -51,31 +52,30 @@ class AdaptSettings:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if self.batch < 2:
             raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
-        if min(self.rate, self.colour_rate, self.critic_rate) <= 0 or not 0 <= self.average < 1:
+        if min(self.rate, self.colour_rate, self.discriminator_rate) <= 0 or not 0 <= self.average < 1:
             raise ConfigError("rates must be above 0, and average from 0 to less than 1.")
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON reads them back: lists, not tuples."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def critic_starts(self, steps: int) -> float:
-        """Share of a run of ``steps`` before the discriminator starts; 1: it never does.
+    def adversarial_start(self, steps: int) -> float:
+        """Share of a run of ``steps`` before the adversarial term starts; 1 means that it never does.
 
-        Its new head knows nothing at first: for some tens of steps it costs half of the time and says little.
+        The discriminator's new head is random at first: for some tens of steps it takes half of the time in vain.
         """
-        share = max(self.critic_from, self.critic_least / steps)
-        return share if steps * (1 - share) >= self.critic_least else 1.0
+        share = max(self.discriminator_start, self.discriminator_min_steps / steps)
+        return share if steps * (1 - share) >= self.discriminator_min_steps else 1.0
 
 
 def preset(pictures: int, tokens: int = 4) -> AdaptSettings:
     """Settings for a number of pictures.
 
-    One picture says little of what a style leaves open: patches are judged, not whole pictures, its own inversion
-    tells what became of what, and neither the shape of its head nor all of its colours are the style. The more
-    pictures, the more their distribution counts.
+    One picture does not show what a style leaves open, such as the shape of heads. So only patches are judged, and
+    its own inversion pairs it with its source. The more pictures, the more their distribution counts.
 
     Raises:
-        ConfigError: not 1 to 20 pictures, or no token.
+        ConfigError: There are not 1 to 20 pictures, or ``tokens`` is below 1.
     """
     if not 1 <= pictures <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {pictures}.")

@@ -237,10 +237,10 @@ def read_nvidia(
     networks = {"G_ema": content} if isinstance(content, Record) else content
     module = _check_network(networks.get("G_ema"), "Generator", where)
     generator, notes = _generator(module, _generator_config(module, crop, where), where)
-    critic = None
+    other = None
     if discriminator and networks.get("D") is not None:
-        critic = _discriminator(_check_network(networks["D"], "Discriminator", where), where)
-    return Networks(LAYOUT, generator, critic, tuple(notes))
+        other = _discriminator(_check_network(networks["D"], "Discriminator", where), where)
+    return Networks(LAYOUT, generator, other, tuple(notes))
 
 
 def read_nvidia_state(path: str | os.PathLike[str], *, crop: str = "ffhq") -> StyleGAN2Generator | Discriminator:

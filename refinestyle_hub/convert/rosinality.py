@@ -137,9 +137,9 @@ def read_rosinality(content: Mapping[str, Any], where: object, *, crop: str, dis
         generator.mean_latent.copy_(estimate_mean_latent(generator))
         notes.append("The file has no mean latent; it was estimated from 100,000 seeded samples.")
 
-    critic = None
+    other = None
     if discriminator and content.get("d") is not None:
         state = without_filters(named_tensors(content["d"], where), "kernel", 1.0, where)
         d_config = _discriminator_config(state, where)
-        critic = assemble(Discriminator, d_config, state, where, discriminator_names(d_config))
-    return Networks("rosinality's stylegan2-pytorch", generator, critic, tuple(notes))
+        other = assemble(Discriminator, d_config, state, where, discriminator_names(d_config))
+    return Networks("rosinality's stylegan2-pytorch", generator, other, tuple(notes))

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..images import from_uint8, to_uint8
 
 
-__all__ = ["blur", "degrade", "jpeg"]
+__all__ = ["degrade", "gaussian_blur", "jpeg"]
 
 
 def degrade(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
@@ -28,7 +28,7 @@ def degrade(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     kind = rng.integers(0, 6, n)  # 0 blur, 1 noise, 2 JPEG, 3 blur then noise, others none
     some = torch.from_numpy(np.isin(kind, (0, 3)))
     if some.any():
-        x[some] = blur(x[some], rng.uniform(0.3, 0.3 + 1.2 * strength))
+        x[some] = gaussian_blur(x[some], rng.uniform(0.3, 0.3 + 1.2 * strength))
     some = torch.from_numpy(np.isin(kind, (1, 3)))
     x[some] += strength * torch.from_numpy(rng.normal(0, rng.uniform(0.01, 0.1), x[some].shape)).float()
     for i in np.flatnonzero(kind == 2):
@@ -36,7 +36,7 @@ def degrade(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     return x.clamp_(-1, 1)
 
 
-def blur(x: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of ``[N, C, H, W]``; `sigma` in pixels."""
     reach = max(math.ceil(3 * sigma), 1)
     kernel = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2))
