@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -52,6 +54,18 @@ def test_a_direction_with_a_row_for_each_code(directions: Directions) -> None:
     torch.testing.assert_close(apply(w, {"glasses": -1.0}, directions), w - directions["glasses"].vector)
     with pytest.raises(DirectionError, match=f"{L} codes, the generator 6"):
         apply(w[:, :6], {"glasses": 1.0}, directions)
+
+
+def test_a_direction_names_its_group_and_both_ends_or_neither(directions: Directions, tmp_path: Path) -> None:
+    info = DirectionInfo(group="Expression", negative="sad", positive="happy")
+    Directions({"smile": Direction(_random(0, 1, D), info)}).save_pretrained(tmp_path)
+    assert Directions.from_pretrained(tmp_path)["smile"].info == info
+    assert (directions["smile"].info.group, directions["smile"].info.positive) == ("", "")
+    with pytest.raises(ConfigError, match="both of its ends"):
+        DirectionInfo(positive="happy")
+    for text in ("two\nlines", " padded", "x" * 41):
+        with pytest.raises(ConfigError, match="no name of a group or an end"):
+            DirectionInfo(group=text)
 
 
 def test_unknown_names_are_answered_with_a_suggestion(directions: Directions) -> None:

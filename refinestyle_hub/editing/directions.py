@@ -21,6 +21,8 @@ from ..hub.push import Pushable
 
 __all__ = ["Direction", "DirectionInfo", "Directions", "DirectionsConfig", "apply"]
 
+LONGEST_NAME = 40  # letters of a group, or of an end
+
 
 @dataclass(frozen=True)
 class DirectionInfo:
@@ -34,11 +36,19 @@ class DirectionInfo:
     leak: Mapping[str, float] = field(default_factory=dict)  # attribute -> unwanted change, standard deviations
     source: str = ""
     licence: str = ""
+    group: str = ""  # what it is shown with, such as "Expression"; empty: none
+    negative: str = ""  # what a picture gets at strengths below 0, in a word or two, and
+    positive: str = ""  # above 0; both are known, or neither is
 
     def __post_init__(self) -> None:
         first, end = self.layers or (0, 1)
         if self.codes < 1 or not 0 <= first < end:
             raise ConfigError(f"A direction of {self.codes} codes cannot move the layers {self.layers}.")
+        if bool(self.negative) != bool(self.positive):
+            raise ConfigError(f"A direction names both of its ends, or none: {self.negative!r}, {self.positive!r}.")
+        for text in (self.group, self.negative, self.positive):
+            if len(text) > LONGEST_NAME or text != text.strip() or not text.isprintable():
+                raise ConfigError(f"{text[:80]!r} is no name of a group or an end: one line, {LONGEST_NAME} letters.")
 
 
 @dataclass(frozen=True, eq=False)

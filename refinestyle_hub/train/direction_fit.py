@@ -42,6 +42,22 @@ SHIPPED = {
     "skin_tone": "skin_tone",
     "light": "light_azimuth",
 }
+# Direction -> the group that it is shown with, and what its two ends say.
+SHOWN = {
+    "smile": ("Expression", "sad", "happy"),
+    "mouth_open": ("Expression", "closed", "open"),
+    "brow": ("Expression", "lowered", "raised"),
+    "age": ("Person", "younger", "older"),
+    "gender": ("Person", "masculine", "feminine"),
+    "skin_tone": ("Person", "lighter", "darker"),
+    "beard": ("Person", "shaved", "full"),
+    "glasses": ("Person", "without", "with"),
+    "hair_length": ("Hair", "shorter", "longer"),
+    "hair_lightness": ("Hair", "darker", "lighter"),
+    "yaw": ("Pose and light", "to the left", "to the right"),
+    "pitch": ("Pose and light", "down", "up"),
+    "light": ("Pose and light", "from the left", "from the right"),
+}
 BACKGROUND = ("background_red", "background_green", "background_blue")
 GROUPS = 3  # layers that share a code in a sample: coarse, middle, fine
 BATCH = 16
@@ -158,8 +174,12 @@ def fit_directions(
         if part < LEAST:
             warnings.warn(f"The generator hardly varies {attribute}: no direction for {name}.", stacklevel=2)
             continue
+        group, negative, positive = SHOWN.get(name, ("", "", ""))
         info = replace(
             direction.info,
+            group=group,
+            negative=negative,
+            positive=positive,
             unit=f"{part:.2g} standard deviations of {attribute} over samples ({effect[attribute]:.3g})",
             effect={a: _rounded(e) for a, e in effect.items()},
             leak=_leak(attribute, {a: e for a, e in effect.items() if a not in constant}, samples.labels),
