@@ -41,7 +41,7 @@ from refinestyle_hub.evaluation.domain import TRAINING_BYTES, Draw, MetricNets, 
 from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_images
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
-from refinestyle_hub.train.data import Pictures, open_pictures
+from refinestyle_hub.train.dataset import Pictures, open_pictures
 
 
 RATES = {"fine-tuning": (1e-3, 3e-4, 3e-3), "style offsets": (2e-2, 5e-3, 8e-2)}  # the likeliest first

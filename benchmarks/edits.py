@@ -32,7 +32,7 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.tokens.token_set import TokenSet
-from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.dataset import open_pictures
 from refinestyle_hub.train.direction_fit import SHIPPED
 
 

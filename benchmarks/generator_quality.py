@@ -28,7 +28,7 @@ from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_images
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
-from refinestyle_hub.train.data import Pictures, open_pictures
+from refinestyle_hub.train.dataset import Pictures, open_pictures
 from refinestyle_hub.train.degrade import gaussian_blur
 
 

@@ -43,7 +43,7 @@ from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
-from refinestyle_hub.train.data import Pictures, open_pictures
+from refinestyle_hub.train.dataset import Pictures, open_pictures
 
 
 CURVE = (10, 25, 50, 100)  # steps after the encoder

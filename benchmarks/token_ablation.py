@@ -26,7 +26,7 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.tokens.parameters import TokenParameters
-from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.dataset import open_pictures
 
 
 DEFAULTS: dict[str, Any] = {"rank": 8, "residual": "post", "spatial": "scaled", "layers": "*.conv*"}

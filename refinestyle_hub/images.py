@@ -25,8 +25,10 @@ __all__ = [
     "PictureSource",
     "contact_sheet",
     "from_uint8",
+    "is_picture",
+    "list_pictures",
     "load_picture",
-    "pictures_in",
+    "no_pictures",
     "save_png",
     "to_image",
     "to_images",
@@ -49,9 +51,33 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", 
 ORIENTATION = 0x0112  # the EXIF tag
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder and of those below, by their endings, in order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def is_picture(name: str | Path) -> bool:
+    """Whether the ending of a file's name is one of pictures."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def list_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the pictures of a folder and of those below by their endings, in order, and then its other files.
+
+    Hidden files and what is in hidden folders are left out.
+
+    Raises:
+        PictureError: There are no pictures.
+    """
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    pictures = [path for path in files if is_picture(path)]
+    if not pictures:
+        raise no_pictures(folder)
+    return pictures, [path for path in files if not is_picture(path)]
+
+
+def no_pictures(place: object) -> PictureError:
+    """The error that says that there are no pictures in a folder or archive."""
+    return PictureError(f"There are no pictures in {place}. Known endings: {', '.join(sorted(SUFFIXES))}.")
 
 
 def load_picture(source: PictureSource, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:

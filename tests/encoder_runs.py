@@ -16,7 +16,7 @@ from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.images import to_image
 from refinestyle_hub.train import checkpoint
-from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.dataset import open_pictures
 from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.encoder_trainer import EncoderTrainer
 

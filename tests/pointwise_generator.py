@@ -3,7 +3,7 @@ names and numbers of layers of its own, and colours that hold four pixels each."
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from tiny import randomise
 from torch import Tensor, nn
 
 from refinestyle_hub.config import GENERATOR_CONFIGS, GeneratorConfig, LayerSpec
-from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.base import Generator, NoiseMaps, Residuals
 from refinestyle_hub.generators.layers import FullyConnected
 from refinestyle_hub.tokens.modulated_conv import Residual, bias_offset, modulated_conv
 
@@ -90,13 +90,7 @@ class PointwiseGenerator(Generator):
         self.body = nn.ModuleList(Pointwise(spec, config.w_dim) for spec in config.layers)
         self._set_layers(self.body)  # type: ignore[arg-type]
 
-    def synthesise(
-        self,
-        w_plus: Tensor,
-        noise: Sequence[Tensor | None],
-        residuals: Mapping[str, Sequence[Residual]],
-        resolution: int,
-    ) -> Tensor:
+    def synthesise(self, w_plus: Tensor, noise: NoiseMaps, residuals: Residuals, resolution: int) -> Tensor:
         x = self.start.expand(len(w_plus), -1, -1, -1)
         for conv, w, extra in zip(self.body, w_plus.unbind(1), [*noise, None], strict=True):
             x = F.interpolate(x, size=(conv.spec.resolution,) * 2)

@@ -18,8 +18,9 @@ from refinestyle_hub.images import from_uint8
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.attribute_settings import AttributeTraining
 from refinestyle_hub.train.attribute_trainer import measure_errors, train_attributes
-from refinestyle_hub.train.data import open_labels, open_pictures
+from refinestyle_hub.train.dataset import open_pictures
 from refinestyle_hub.train.degrade import degrade, gaussian_blur, jpeg
+from refinestyle_hub.train.labels import open_labels
 
 
 WIDTHS = (16, 16, 16, 16)
@@ -92,7 +93,7 @@ def test_learns_through_flips_and_reports_what_it_saved(scenes: Path, tmp_path: 
     assert [line["seen"] for line in lines if "loss" in line] == [1400, 2800, 4200, 5600]
     net = AttributeNet.from_pretrained(tmp_path)
     pictures = open_pictures(scenes, 32, "test")
-    labels = open_labels(scenes, pictures)
+    labels = open_labels(scenes, pictures.names)
     assert measure_errors(net, pictures, labels) == report["test"]
 
 

@@ -23,7 +23,7 @@ from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.images import save_png, to_image
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
-from refinestyle_hub.train.data import Pictures, open_pictures
+from refinestyle_hub.train.dataset import Pictures, open_pictures
 from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.encoder_trainer import EncoderTrainer
 

@@ -20,11 +20,10 @@ from refinestyle_hub.errors import ConfigError, ModelFileError, ModelNotFoundErr
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.losses.perceptual import Perceptual
-from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.dataset import open_held_out, open_pictures
 from refinestyle_hub.train.encoder_objective import Objective
 from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.encoder_trainer import EncoderTrainer, train_encoder
-from refinestyle_hub.train.held_out import open_held_out
 from refinestyle_hub.train.tasks import pair_rngs
 
 

@@ -24,7 +24,7 @@ from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.train import checkpoint
-from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.dataset import open_pictures
 from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.encoder_trainer import EncoderTrainer, train_encoder
 

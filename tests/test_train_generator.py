@@ -111,7 +111,7 @@ def test_a_run_starts_from_a_model_and_then_goes_its_own_way(tiny: GeneratorTrai
 
 
 def _pictures(config: GeneratorTraining):  # noqa: ANN202
-    from refinestyle_hub.train.data import open_pictures
+    from refinestyle_hub.train.dataset import open_pictures
 
     return open_pictures(config.data, config.resolution)
 

@@ -28,7 +28,7 @@ from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
 from refinestyle_hub.train import checkpoint
-from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.dataset import open_pictures
 from refinestyle_hub.train.encoder_settings import EncoderTraining
 from refinestyle_hub.train.validation import save_encoder_grid, validation_pictures
 

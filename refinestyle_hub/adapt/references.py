@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, PictureError
 from ..faces.photo import read_photo
-from ..images import SUFFIXES, PictureSource, to_tensor, to_uint8
+from ..images import PictureSource, list_pictures, to_tensor, to_uint8
 from .settings import MAX_PICTURES
 
 
@@ -55,15 +55,15 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
     """Read 1 to 20 pictures as squares of ``size``.
 
     Args:
-        pictures: paths, file contents, open files or PIL images, or one of these. Of a folder, the pictures that lie
-            in it, apart from hidden ones.
+        pictures: Paths, file contents, open files or PIL images, or one of these. A folder stands for its pictures.
+        size: R, height and width of the squares.
         align: "auto" cuts faces out as FFHQ does, and takes the central square where none is found (drawn faces often
             are not); "none" takes the central square of all.
 
     Raises:
-        ConfigError: no picture, or more than 20; or an unknown ``align``.
-        PictureError: one cannot be used; the message names it.
-        MissingDependencyError: the face detector is not installed ("none" does without).
+        ConfigError: There are not 1 to 20 pictures, or ``align`` is unknown.
+        PictureError: A picture cannot be used; the message names it.
+        MissingDependencyError: The face detector is not installed, which "none" does not need.
     """
     if align not in ("auto", "none"):
         raise ConfigError(f"align must be 'auto' or 'none', not {align!r}.")
@@ -92,10 +92,7 @@ def _expanded(sources: Sequence[PictureSource]) -> tuple[list[PictureSource], li
         if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
             pictures.append(source)
             continue
-        files = sorted(p for p in Path(source).iterdir() if p.is_file() and not p.name.startswith("."))
-        inside = [p for p in files if p.suffix.lower() in SUFFIXES]
-        if not inside:
-            raise PictureError(f"There are no pictures in {source}. Known endings: {', '.join(sorted(SUFFIXES))}.")
+        inside, others = list_pictures(Path(source))
         pictures += inside
-        ignored += [p.name for p in files if p not in inside]
+        ignored += [path.name for path in others]
     return pictures, ignored

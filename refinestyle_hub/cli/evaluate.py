@@ -48,7 +48,7 @@ def domain(
     from ..evaluation.attributes import AttributeNet
     from ..evaluation.domain import CLUSTERS, MetricNets, evaluate_domain
     from ..images import from_uint8
-    from ..train.data import open_pictures
+    from ..train.dataset import open_pictures
 
     nets = MetricNets(AttributeNet.from_pretrained(attributes).to(device), pipe.discriminator, pipe.perceptual)
     size = pipe.generator.config.resolution

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
@@ -22,10 +22,29 @@ __all__ = ["train"]
 
 train = typer.Typer(no_args_is_help=True)
 
+S = TypeVar("S")
 Data: TypeAlias = Annotated[str, typer.Argument(help="Folder or zip of pictures, or a dataset's id.", metavar="DATA")]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
 Config: TypeAlias = Annotated[Path | None, typer.Option(help="JSON file with any of the options below.")]
-PLACES = ("data", "out")  # settings that are arguments of every command
+Report: TypeAlias = tuple[Mapping[str, Any], str] | None  # as JSON and as text; None in all but the main process
+
+
+def _training(settings: type[S]) -> Callable[[Callable[[S], Report]], None]:
+    """Decorate a function that runs a training: it becomes the command of its name, with the settings as options."""
+
+    def decorate(run: Callable[[S], Report]) -> None:
+        def command(
+            data: Data, out: Out, config: Config = None, as_json: console.AsJson = False, *, given: Mapping[str, Any]
+        ) -> None:
+            places = {"data": data, "out": str(out)}
+            report = run(options.build(settings, {**given, **places}, config, _settings_of(settings, out)))
+            if report is not None:
+                console.emit(*report, as_json)
+
+        command.__name__, command.__doc__ = run.__name__, run.__doc__
+        train.command()(options.with_options(settings, skip=("data", "out"))(command))
+
+    return decorate
 
 
 @contextmanager
@@ -41,87 +60,60 @@ def _progress(pictures: int) -> Iterator[Callable[[int, int, Mapping[str, float]
         yield progress
 
 
-@train.command()
-@options.with_options(GeneratorTraining, skip=PLACES)
-def generator(
-    data: Data,
-    out: Out,
-    config: Config = None,
-    as_json: console.AsJson = False,
-    *,
-    given: Mapping[str, Any],
-) -> None:
-    """Train a generator and its discriminator. A run found in OUT goes on where it stopped, with its own settings.
+@_training(GeneratorTraining)
+def generator(settings: GeneratorTraining) -> Report:
+    """Train a generator and its discriminator. A run found in OUT continues with its own settings.
 
     Several processes: accelerate launch -m refinestyle_hub train generator ...
     """
     from ..storage.index import PipelineIndex, save_index
     from ..train.generator_trainer import train_generator
 
-    places = {"data": data, "out": str(out)}
-    settings = options.build(GeneratorTraining, {**given, **places}, config, _settings_of(GeneratorTraining, out))
     with _progress(settings.pictures) as progress:
         trainer = train_generator(settings, progress)
-    if trainer.accelerator.is_main_process:
-        save_index(out, PipelineIndex(("generator", "discriminator")))
-        report = {"out": str(out), "pictures": trainer.seen}
-        console.emit(
-            report, f"{trainer.seen:,} pictures seen; refinestyle generate {out} draws with the model", as_json
-        )
+    if not trainer.accelerator.is_main_process:
+        return None
+    out = Path(settings.out)
+    save_index(out, PipelineIndex(("generator", "discriminator")))
+    text = f"{trainer.seen:,} pictures seen; refinestyle generate {out} draws with the model"
+    return {"out": str(out), "pictures": trainer.seen}, text
 
 
-@train.command()
-@options.with_options(EncoderTraining, skip=PLACES)
-def encoder(
-    data: Data,
-    out: Out,
-    config: Config = None,
-    as_json: console.AsJson = False,
-    *,
-    given: Mapping[str, Any],
-) -> None:
-    """Train an encoder for the generator of --model. A run found in OUT goes on where it stopped, as it was set up.
+@_training(EncoderTraining)
+def encoder(settings: EncoderTraining) -> Report:
+    """Train an encoder for the generator of --model. A run found in OUT continues with its own settings.
 
     Several processes: accelerate launch -m refinestyle_hub train encoder ...
     """
     from ..train.encoder_trainer import train_encoder
 
-    places = {"data": data, "out": str(out)}
-    settings = options.build(EncoderTraining, {**given, **places}, config, _settings_of(EncoderTraining, out))
     with _progress(settings.total) as progress:
         trainer = train_encoder(settings, progress)
-    if trainer.accelerator.is_main_process:
-        report = {"out": str(out), "pictures": trainer.seen}
-        console.emit(report, f"{trainer.seen:,} pictures seen; the encoder is in {out / 'encoder'}", as_json)
+    if not trainer.accelerator.is_main_process:
+        return None
+    out = Path(settings.out)
+    text = f"{trainer.seen:,} pictures seen; the encoder is in {out / 'encoder'}"
+    return {"out": str(out), "pictures": trainer.seen}, text
 
 
-@train.command()
-@options.with_options(AttributeTraining, skip=PLACES)
-def attributes(
-    data: Data,
-    out: Out,
-    config: Config = None,
-    as_json: console.AsJson = False,
-    *,
-    given: Mapping[str, Any],
-) -> None:
+@_training(AttributeTraining)
+def attributes(settings: AttributeTraining) -> Report:
     """Train the network that reads attributes off portraits; DATA has labels.jsonl and parameters.npz.
 
-    A run found in OUT goes on where it stopped, with its own settings.
+    A run found in OUT continues with its own settings.
     """
     from ..train.attribute_trainer import train_attributes
 
-    places = {"data": data, "out": str(out)}
-    settings = options.build(AttributeTraining, {**given, **places}, config, _settings_of(AttributeTraining, out))
     with _progress(settings.pictures) as progress:
-        trainer = train_attributes(settings, progress)
-    if trainer.report:  # only the main process has one
-        text = f"test R2 of the parameters {trainer.report['test']['parameters_r2']:.3f}; the network is in {out}"
-        console.emit(trainer.report, text, as_json)
+        report = train_attributes(settings, progress).report
+    if not report:
+        return None
+    r2 = report["test"]["parameters_r2"]
+    return report, f"test R2 of the parameters {r2:.3f}; the network is in {settings.out}"
 
 
 def _settings_of(kind: type, out: Path) -> dict[str, Any]:
-    """The settings of a run that can go on; none where there is no run."""
+    """The settings of a run that can continue; none where there is no run."""
     from safetensors import SafetensorError, safe_open
 
     from ..train.loop import STATE

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import FaceNotFoundError, PictureError
-from ..images import MAX_BYTES, MAX_PIXELS, PictureSource, load_picture, pictures_in, to_tensor
+from ..images import MAX_BYTES, MAX_PIXELS, PictureSource, list_pictures, load_picture, to_tensor
 from .align import Crop, align
 from .detect import Face, find_faces
 from .dlib_models import FaceModels
@@ -102,11 +102,11 @@ def read_crops(paths: Sequence[Path], size: int, *, aligned: bool = False) -> tu
         The crops [N, 3, R, R] in [-1, 1]; and the reason for each picture without one, by its path.
 
     Raises:
-        PictureError: Nothing is left.
+        PictureError: A folder has no pictures, or none can be used.
         MissingDependencyError: The face detector is not installed.
     """
     crops, skipped = [], {}
-    for path in itertools.chain.from_iterable(pictures_in(p) if p.is_dir() else [p] for p in paths):
+    for path in itertools.chain.from_iterable(list_pictures(p)[0] if p.is_dir() else [p] for p in paths):
         try:
             crops.append(to_tensor(read_photo(path, "none" if aligned else "required").crop(size).image))
         except (FaceNotFoundError, PictureError) as error:

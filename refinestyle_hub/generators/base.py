@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,11 @@ from ..tokens.token_set import TokenSet
 from .layers import MappingNetwork
 
 
-__all__ = ["GENERATORS", "Generator", "NoisyConv", "RefinableConv"]
+__all__ = ["GENERATORS", "Generator", "NoiseMaps", "NoisyConv", "RefinableConv", "Residuals"]
 
 G = TypeVar("G", bound="Generator")
+NoiseMaps: TypeAlias = Sequence[Tensor | None]  # for each convolution a map [N, 1, H, W] or [H, W], or None
+Residuals: TypeAlias = Mapping[str, Sequence[Residual]]  # what tokens add, by layer; layers without any may be missing
 
 GENERATORS: dict[str, type[Generator]] = {}  # by the class that config.json names
 
@@ -95,20 +97,8 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
         return GENERATORS[str(name)]  # type: ignore[return-value]
 
     @abstractmethod
-    def synthesise(
-        self,
-        w_plus: Tensor,
-        noise: Sequence[Tensor | None],
-        residuals: Mapping[str, Sequence[Residual]],
-        resolution: int,
-    ) -> Tensor:
-        """Draw checked codes [N, L, D] as pictures [N, 3, H, W]: ``forward`` with everything spelt out.
-
-        Args:
-            noise: for each convolution a map [N, 1, H, W] or [H, W], or None.
-            residuals: what tokens add, by layer; layers without any may be missing.
-            resolution: what is asked for; a larger picture is averaged to it.
-        """
+    def synthesise(self, w_plus: Tensor, noise: NoiseMaps, residuals: Residuals, resolution: int) -> Tensor:
+        """Draw checked codes [N, L, D] as [N, 3, H, W]; what is larger than ``resolution`` is averaged afterwards."""
 
     # --- Latent space ---
 
@@ -204,7 +194,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
         w_plus: Tensor,
         tokens: TokensLike | None = None,
         strength: Strength = 1.0,
-        noise: Sequence[Tensor | None] | None = None,
+        noise: NoiseMaps | None = None,
         resolution: int | None = None,
     ) -> Tensor:
         """Draw w+ [N, L, w_dim] as pictures [N, 3, R, R], about [-1, 1].

@@ -16,7 +16,7 @@ Maps are [N, C, H, W] in channels_last. Those that enter an inverse Haar hold it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..config import LayerSpec, MobileStyleGANConfig
 from ..tokens.modulated_conv import Residual, bias_offset, join, modulated_conv, modulated_queries, static_norm
-from .base import Generator
+from .base import Generator, NoiseMaps, Residuals
 from .layers import FullyConnected
 from .pointwise import activate, depthwise, pointwise
 
@@ -164,9 +164,7 @@ class Synthesis(nn.Module):
     def blocks(self) -> list[Block]:
         return [getattr(self, f"b{resolution}") for resolution in self.resolutions]
 
-    def forward(
-        self, w: Tensor, noise: Sequence[Tensor | None], residuals: Mapping[str, Sequence[Residual]], mean: bool
-    ) -> Tensor:
+    def forward(self, w: Tensor, noise: NoiseMaps, residuals: Residuals, mean: bool) -> Tensor:
         blocks, codes, maps = self.blocks(), w.unbind(dim=1), iter(noise)
         x = blocks[0].const.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         if torch.is_autocast_enabled(x.device.type):
@@ -196,13 +194,7 @@ class MobileStyleGANGenerator(Generator):
         self.synthesis = Synthesis(config)
         self._set_layers(conv for block in self.synthesis.blocks() for conv in block.convs())
 
-    def synthesise(
-        self,
-        w_plus: Tensor,
-        noise: Sequence[Tensor | None],
-        residuals: Mapping[str, Sequence[Residual]],
-        resolution: int,
-    ) -> Tensor:
+    def synthesise(self, w_plus: Tensor, noise: NoiseMaps, residuals: Residuals, resolution: int) -> Tensor:
         """Draw codes [N, L, w_dim] as full pictures or, where less is asked, as their 2 x 2 mean, which costs less."""
         picture: Tensor = self.synthesis(w_plus, noise, residuals, resolution < self.config.resolution)
         return picture

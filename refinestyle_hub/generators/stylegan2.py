@@ -6,7 +6,7 @@ The parameter names are those of the published PyTorch networks, so conversion i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config import LayerSpec, StyleGAN2Config
 from ..tokens.modulated_conv import Residual, bias_offset, modulated_conv
 from ..tokens.resample import upsample
-from .base import Generator
+from .base import Generator, NoiseMaps, Residuals
 from .layers import SQRT2, FullyConnected
 
 
@@ -119,9 +119,7 @@ class Synthesis(nn.Module):
         for resolution in self.resolutions:
             yield getattr(self, f"b{resolution}")
 
-    def forward(
-        self, w: Tensor, noise: Sequence[Tensor | None], residuals: Mapping[str, Sequence[Residual]] | None = None
-    ) -> Tensor:
+    def forward(self, w: Tensor, noise: NoiseMaps, residuals: Residuals | None = None) -> Tensor:
         n, extra = w.shape[0], residuals or {}
         # fp16 blocks as published: on a GPU only, unless autocast decides
         half = w.device.type == "cuda" and not torch.is_autocast_enabled("cuda")
@@ -157,13 +155,7 @@ class StyleGAN2Generator(Generator):
         self.synthesis = Synthesis(config)
         self._set_layers(conv for block in self.synthesis.blocks() for conv in block.convs())
 
-    def synthesise(
-        self,
-        w_plus: Tensor,
-        noise: Sequence[Tensor | None],
-        residuals: Mapping[str, Sequence[Residual]],
-        resolution: int,
-    ) -> Tensor:
+    def synthesise(self, w_plus: Tensor, noise: NoiseMaps, residuals: Residuals, resolution: int) -> Tensor:
         """Draw codes [N, L, w_dim] as full pictures, see ``Generator.synthesise``."""
         picture: Tensor = self.synthesis(w_plus, noise, residuals)
         return picture

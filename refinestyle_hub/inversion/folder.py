@@ -16,7 +16,7 @@ from ..errors import ConfigError, FaceNotFoundError, ModelFileError, PictureErro
 from ..faces.align import Crop
 from ..faces.photo import read_photo
 from ..generators.base import Generator
-from ..images import SUFFIXES, pictures_in, to_tensor
+from ..images import list_pictures, to_tensor
 from ..losses.perceptual import Perceptual
 from ..runtime import processes
 from ..storage.fingerprint import check_base, digest
@@ -97,9 +97,7 @@ def invert_folder(
         "settings": _digest(settings or InversionSettings()),
         "encoder": _digest(None if encoder is None else (encoder.config, digest(encoder.state_dict()))),
     }
-    names = sorted(path.relative_to(folder).as_posix() for path in pictures_in(folder))
-    if not names:
-        raise PictureError(f"There are no pictures in {folder}. Known endings: {', '.join(sorted(SUFFIXES))}.")
+    names = sorted(path.relative_to(folder).as_posix() for path in list_pictures(folder)[0])
     if state.num_processes > 1:
         for network in (generator, encoder, perceptual):
             if network is not None:

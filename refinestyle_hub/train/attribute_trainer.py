@@ -21,8 +21,9 @@ from ..runtime.optim import set_learning_rate, warmup_cosine
 from ..storage.atomic import write_folder
 from . import checkpoint, runlog
 from .attribute_settings import AttributeTraining
-from .data import Batch, Labels, Pictures, batches, mirror, open_labels, open_pictures
+from .dataset import Batch, Pictures, batches, open_pictures
 from .degrade import degrade
+from .labels import Labels, mirror, open_labels
 from .loop import STATE, Progress, Run
 
 
@@ -42,7 +43,7 @@ class AttributeTrainer(Run):
         self.splits: dict[str, tuple[Pictures, Labels]] = {}
         for split in ("train", "val", "test"):
             pictures = open_pictures(config.data, config.resolution, split)
-            self.splits[split] = pictures, open_labels(config.data, pictures)
+            self.splits[split] = pictures, open_labels(config.data, pictures.names)
         labels = self.splits["train"][1]
         mean, std = standardisation(labels.values)
         shape = AttributeConfig(

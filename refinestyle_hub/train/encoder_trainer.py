@@ -28,11 +28,10 @@ from ..losses.perceptual import Perceptual
 from ..runtime import processes
 from ..runtime.optim import ema_decay, set_learning_rate, update_average, warmup_cosine
 from . import checkpoint, runlog
-from .data import Batch, Pictures, batches, open_pictures
+from .dataset import Batch, Pictures, batches, open_held_out, open_pictures
 from .encoder_objective import Features, Objective
 from .encoder_settings import SMALLEST, EncoderTraining
 from .encoder_start import take_coordinates, take_over
-from .held_out import open_held_out
 from .loop import STATE, Progress, Run
 from .tasks import Task, Tasks, pair_rngs
 from .validation import measure_encoder, save_encoder_grid, validation_pictures

@@ -25,7 +25,7 @@ from ..losses.diffaugment import translate
 from ..runtime import processes
 from ..runtime.optim import ema_decay, set_learning_rate, update_average
 from . import checkpoint
-from .data import Batch, Pictures, batches, open_pictures
+from .dataset import Batch, Pictures, batches, open_pictures
 from .generator_settings import GeneratorTraining
 from .latents import mixed_latents
 from .loop import STATE, Progress, Run

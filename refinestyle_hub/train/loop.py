@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..runtime.optim import reduce_gradients
 from . import runlog
-from .data import Batch
+from .dataset import Batch
 
 
 __all__ = ["STATE", "Progress", "Run"]

@@ -12,7 +12,7 @@ from ..generators.base import Generator
 from ..images import contact_sheet, from_uint8, save_png, to_images
 from ..losses.perceptual import Perceptual
 from .augment import distort
-from .data import Pictures
+from .dataset import Pictures
 from .encoder_objective import Objective
 from .tasks import pair_rngs
 

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from refinestyle_hub.errors import ConfigError, PictureError
-from refinestyle_hub.train import data
-from refinestyle_hub.train.data import batches, mirror, open_labels, open_pictures
+from refinestyle_hub.train import dataset
+from refinestyle_hub.train.dataset import Batch, batches, open_pictures
+from refinestyle_hub.train.labels import ATTRIBUTES, mirror, open_labels
 
 
 SPLITS = ["train"] * 6 + ["val"] + ["test"]
@@ -82,8 +83,8 @@ def test_folder_zip_and_dataset_give_the_same_pictures(folder: Path, tmp_path: P
         found = open_pictures(source, 16)
         assert len(found) == 6
         assert torch.equal(found.take(range(6)), torch.stack([pixels(i) for i in range(6)]))
-    assert torch.equal(open_labels(archive, open_pictures(archive, 16)).values,
-                       open_labels(folder, open_pictures(folder, 16)).values)  # fmt: skip
+    assert torch.equal(open_labels(archive, open_pictures(archive, 16).names).values,
+                       open_labels(folder, open_pictures(folder, 16).names).values)  # fmt: skip
     with pytest.raises(ConfigError, match="no splits"):
         open_pictures(saved, 16, "test")
 
@@ -117,7 +118,7 @@ def test_folder_is_searched_recursively_and_pictures_are_fitted(tmp_path: Path) 
 
 def test_decoded_once_unless_the_set_is_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = open_pictures(folder, 16)
-    monkeypatch.setattr(data, "CACHE_BYTES", 6 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 6 * 3 * 16 * 16 - 1)
     streamed = open_pictures(folder, 16)
     assert torch.equal(kept[0], streamed[0])
     (folder / "000000.png").unlink()
@@ -145,7 +146,7 @@ def test_useless_sources_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no labels\.jsonl"):
         open_pictures(tmp_path, 16, "test")
     with pytest.raises(ConfigError, match="one is missing"):
-        open_labels(tmp_path, broken)
+        open_labels(tmp_path, broken.names)
 
 
 def test_damaged_and_encrypted_zip_members_are_named(folder: Path, tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_damaged_and_encrypted_zip_members_are_named(folder: Path, tmp_path: Pat
         pictures[1]
 
 
-def taken(folder: Path, count: int, size: int, **options: int | bool) -> list[data.Batch]:
+def taken(folder: Path, count: int, size: int, **options: int | bool) -> list[Batch]:
     return list(itertools.islice(batches(open_pictures(folder, 16), size, **options), count))  # type: ignore[arg-type]
 
 
@@ -204,7 +205,7 @@ def test_two_processes_share_the_batch_of_one(folder: Path) -> None:
 
 def test_labels_follow_the_pictures(folder: Path) -> None:
     pictures = open_pictures(folder, 16, "val")
-    labels = open_labels(folder, pictures)
+    labels = open_labels(folder, pictures.names)
     row = dict(zip(labels.names, labels.values[0].tolist(), strict=True))
     assert labels.values.shape == (1, len(labels.names))
     assert row["smile"] == pytest.approx(0.6)  # of id 6
@@ -220,7 +221,7 @@ def test_labels_follow_the_pictures(folder: Path) -> None:
 def test_pictures_without_a_label_are_named(folder: Path) -> None:
     picture(9).save(folder / "000009.png")
     with pytest.raises(ConfigError, match=r"1 pictures have no labels, 000009\.png"):
-        open_labels(folder, open_pictures(folder, 16, None))
+        open_labels(folder, open_pictures(folder, 16, None).names)
     assert "000009.png" not in open_pictures(folder, 16).names
 
 
@@ -236,7 +237,7 @@ def test_mirror_swaps_sides_and_turns_angles() -> None:
 
 def test_mirror_knows_every_name_of_the_portraits(shared_data: Path) -> None:
     with np.load(shared_data / "parameters.npz") as file:
-        names = [*data.ATTRIBUTES, *map(str, file["local_names"]), *map(str, file["expression_names"])]
+        names = [*ATTRIBUTES, *map(str, file["local_names"]), *map(str, file["expression_names"])]
     order, sign = mirror(names)
     assert torch.equal(order[order], torch.arange(len(names)))
     moved = {names[i] for i in range(len(names)) if order[i] != i}
@@ -250,7 +251,7 @@ def test_portraits(shared_data: Path) -> None:
     assert (len(train), len(val), len(test)) == (22500, 500, 1000)
     assert max(train.names) == "022499.jpg"
     assert min(test.names) == "023000.jpg"
-    labels = open_labels(archive, val)
+    labels = open_labels(archive, val.names)
     assert labels.values.shape == (500, 23 + 126 + 23)
     columns = [labels.names.index(name) for name in ("mouth_open", "jawOpen")]
     assert torch.corrcoef(labels.values[:, columns].T)[0, 1] > 0.99  # the two files agree on which row is which

@@ -1,12 +1,7 @@
-"""Pictures and labels for the training loops: folder, zip or ``datasets`` id -> uint8 tensors, decoded once.
-
-The portraits carry ``labels.jsonl`` (one JSON object a line: ``id``, attributes, ``split``) and ``parameters.npz``
-(the rendering parameters, row by row with the labels). Both are looked for in the folder, or beside the zip.
-"""
+"""The pictures of a training: a folder, a zip or a dataset becomes uint8 tensors, decoded once, in endless batches."""
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,23 +15,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import ConfigError, PictureError
-from ..images import SUFFIXES, PictureSource, load_picture
+from ..images import PictureSource, is_picture, list_pictures, load_picture, no_pictures
 from ..runtime.optional import optional
+from .labels import label_rows, picture_key
 
 
-__all__ = [
-    "Batch",
-    "Labels",
-    "Pictures",
-    "batches",
-    "label_rows",
-    "mirror",
-    "open_labels",
-    "open_pictures",
-    "other_side",
-    "parameters_of",
-    "picture_key",
-]
+__all__ = ["Batch", "Pictures", "batches", "open_held_out", "open_pictures"]
 
 CACHE_BYTES = 6 << 30  # a larger set is decoded again at each use
 
@@ -117,7 +101,7 @@ def open_pictures(source: str | Path, resolution: int, split: str | None = "trai
     elif _is_saved_dataset(path) or not path.exists():
         return _open_dataset(str(source), resolution, split)
     elif path.is_dir():
-        files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES}
+        files = {file.relative_to(path).as_posix(): file for file in list_pictures(path)[0]}
         names, read = sorted(files), files.__getitem__
     else:
         raise PictureError(f"{path} is neither a folder nor a zip of pictures.")
@@ -183,12 +167,37 @@ class _Order:
         return int(self.order[place]), bool(self.coins[place])
 
 
+def open_held_out(data: str, validate: str, size: int) -> Pictures | None:
+    """The split "val" of ``validate``, or where that is empty of ``data``; None if ``data`` has no such split.
+
+    Of a ``validate`` that knows no splits but "train", everything.
+
+    Raises:
+        ConfigError: ``validate`` has other splits, but not that one. PictureError: no pictures there.
+    """
+    try:
+        return open_pictures(validate or data, size, "val")
+    except ConfigError:
+        return _everything(validate, size) if validate else None
+
+
+def _everything(source: str, size: int) -> Pictures:
+    everything = open_pictures(source, size, None)
+    try:
+        known = len(open_pictures(source, size, "train"))
+    except ConfigError:
+        known = 0
+    if known < len(everything):
+        raise ConfigError(f'{source} has splits, but none that is called "val".')
+    return everything
+
+
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
 def _zip_members(path: Path) -> tuple[list[str], Callable[[str], PictureSource]]:
     archive = zipfile.ZipFile(path)
-    names = [n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES and not n.startswith("__MACOSX")]
+    names = [n for n in archive.namelist() if is_picture(n) and not n.startswith("__MACOSX")]
 
     def read(name: str) -> PictureSource:
         try:
@@ -236,137 +245,5 @@ def _of_split(names: list[str], source: Path, split: str | None) -> list[str]:
     elif split not in (None, "train"):
         raise ConfigError(f"{source} has no labels.jsonl that names splits, so no {split!r}.")
     if not names:
-        raise PictureError(f"{source} holds no pictures. Known endings: {', '.join(sorted(SUFFIXES))}.")
+        raise no_pictures(source)
     return names
-
-
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What is known of each picture of a `Pictures`, row by row.
-
-    Attributes:
-        names: of the columns: first the attributes, then the rendering parameters (local shape, expression).
-        num_attributes: how many of the columns are attributes.
-        values: float32 ``[N, K]``, in the units of the data (degrees for angles, 0..1 for shares and colours).
-        hair: hair style of each picture, int64 ``[N]``, an index into `hair_styles`.
-        hair_styles: their names.
-    """
-
-    names: tuple[str, ...]
-    num_attributes: int
-    values: Tensor
-    hair: Tensor
-    hair_styles: tuple[str, ...]
-
-
-LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue, ITU-R BT.601
-
-# name of a column -> its value in a line of labels.jsonl; colours are brought to 0..1
-ATTRIBUTES: dict[str, Callable[[dict[str, Any]], float]] = {
-    "smile": lambda row: row["smile"],
-    "mouth_open": lambda row: row["mouth_open"],
-    "brow": lambda row: row["brow"],
-    "age": lambda row: row["age"],
-    "gender": lambda row: row["gender"],
-    "yaw": lambda row: row["yaw"],
-    "pitch": lambda row: row["pitch"],
-    "gaze_x": lambda row: row["gaze"][0],
-    "gaze_y": lambda row: row["gaze"][1],
-    "glasses": lambda row: float(row["glasses"]),
-    "beard": lambda row: row["beard"],
-    "makeup": lambda row: row["makeup"],
-    "hair_length": lambda row: row["hair_length"],
-    "hair_lightness": lambda row: float(np.dot(LUMA, row["hair_rgb"])) / 255,
-    "hair_red": lambda row: row["hair_rgb"][0] / 255,
-    "hair_green": lambda row: row["hair_rgb"][1] / 255,
-    "hair_blue": lambda row: row["hair_rgb"][2] / 255,
-    "skin_tone": lambda row: row["tone"],
-    "iris_red": lambda row: row["iris"][0] / 255,
-    "iris_green": lambda row: row["iris"][1] / 255,
-    "iris_blue": lambda row: row["iris"][2] / 255,
-    "light_azimuth": lambda row: row["light"][0],
-    "light_elevation": lambda row: row["light"][1],
-}
-LATERAL = {"yaw", "gaze_x", "light_azimuth"}  # angles to one side
-
-
-def open_labels(source: str | Path, pictures: Pictures) -> Labels:
-    """The labels of `pictures`, opened from the same source.
-
-    Raises:
-        ConfigError: no ``labels.jsonl`` or ``parameters.npz``, or a picture without labels.
-    """
-    rows, parameters = label_rows(source), parameters_of(source)
-    if rows is None or parameters is None:
-        raise ConfigError(f"Labels are in labels.jsonl and parameters.npz, in or beside {source}: one is missing.")
-    keys = [picture_key(name) for name in pictures.names]
-    missing = [name for name, key in zip(pictures.names, keys, strict=True) if key not in rows]
-    if missing:
-        raise ConfigError(f"{len(missing)} pictures have no labels, {missing[0]} among them.")
-    places = {key: place for place, key in enumerate(rows)}
-    chosen = [places[key] for key in keys]
-    values = [[[read(rows[key]) for read in ATTRIBUTES.values()] for key in keys]]
-    values += [parameters[group][chosen] for group in ("local", "expression")]
-    names = [str(n) for group in ("local", "expression") for n in parameters[f"{group}_names"]]
-    styles = tuple(sorted({row["hair"] for row in rows.values()}))
-    return Labels(
-        names=(*ATTRIBUTES, *names),
-        num_attributes=len(ATTRIBUTES),
-        values=torch.from_numpy(np.concatenate(values, axis=1, dtype=np.float32)),
-        hair=torch.tensor([styles.index(rows[key]["hair"]) for key in keys]),
-        hair_styles=styles,
-    )
-
-
-def mirror(names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """How a left-right flip of the picture changes its labels: ``values[..., order] * sign``.
-
-    Angles to one side change their sign; ``l-x`` and ``r-x``, ``xLeft`` and ``xRight`` change places.
-
-    Returns:
-        order: int64 ``[K]``; sign: float32 ``[K]``, 1 or -1.
-    """
-    places = {name: place for place, name in enumerate(names)}
-    order = torch.tensor([places[other_side(name)] for name in names])
-    return order, torch.tensor([-1.0 if name in LATERAL else 1.0 for name in names])
-
-
-def other_side(name: str) -> str:
-    for one, other in (("l-", "r-"), ("r-", "l-")):
-        if name.startswith(one):
-            return other + name.removeprefix(one)
-    for one, other in (("Left", "Right"), ("Right", "Left")):
-        if name.endswith(one):
-            return name.removesuffix(one) + other
-    return name
-
-
-def _beside(source: Path) -> Path:
-    return source if source.is_dir() else source.parent
-
-
-def picture_key(name: str) -> str:
-    """000123.jpg -> "123", the id in labels.jsonl; names that are no numbers stand for themselves."""
-    stem = Path(name).stem
-    return str(int(stem)) if stem.isdecimal() else stem
-
-
-def label_rows(source: str | Path) -> dict[str, dict[str, Any]] | None:
-    """The lines of labels.jsonl by id, in the order of the file; None without such a file."""
-    file = _beside(Path(source)) / "labels.jsonl"
-    if not file.is_file():
-        return None
-    with file.open(encoding="utf-8") as lines:
-        return {str(row["id"]): row for row in map(json.loads, lines)}
-
-
-def parameters_of(source: str | Path) -> dict[str, Any] | None:
-    """The arrays of parameters.npz, row by row with labels.jsonl; None without such a file."""
-    file = _beside(Path(source)) / "parameters.npz"
-    if not file.is_file():
-        return None
-    with np.load(file, allow_pickle=False) as parameters:
-        return dict(parameters)
