@@ -83,7 +83,7 @@ def test_rosinality_loads_it(tmp_path: Path, generator: Generator, discriminator
 
 
 @torch.no_grad()
-def test_nvidia_loads_it(tmp_path: Path, generator: Generator, discriminator: Discriminator) -> None:
+def test_nvidia_loads_it(tmp_path: Path) -> None:
     theirs = nvidia.Generator(resolution=32, base=1 << 20, maximum=10)
     their_discriminator = nvidia.Discriminator(resolution=32, base=1 << 20, maximum=10)
     same = StyleGAN2Generator(
@@ -94,8 +94,8 @@ def test_nvidia_loads_it(tmp_path: Path, generator: Generator, discriminator: Di
     w = same.map(torch.randn(2, 16))
     drawn = reference.synthesis(theirs.state_dict(), w, 32)
     torch.testing.assert_close(drawn, same(w), atol=1e-4, rtol=1e-4)
-    judge = Discriminator(DiscriminatorConfig(resolution=32, channels=same.config.channels))
-    export_nvidia(judge, tmp_path / "D.safetensors")
+    ours = Discriminator(DiscriminatorConfig(resolution=32, channels=same.config.channels))
+    export_nvidia(ours, tmp_path / "D.safetensors")
     their_discriminator.load_state_dict(safetensors.torch.load_file(tmp_path / "D.safetensors"), strict=True)
 
 

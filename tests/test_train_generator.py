@@ -81,11 +81,11 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tiny: GeneratorTraini
 def test_a_larger_run_starts_from_a_smaller_one(tiny: GeneratorTraining, tmp_path: Path) -> None:
     train_generator(tiny)
     small = Generator.from_pretrained(Path(tiny.out) / "generator")
-    judge = Discriminator.from_pretrained(Path(tiny.out) / "discriminator")
+    discriminator = Discriminator.from_pretrained(Path(tiny.out) / "discriminator")
     larger = replace(tiny, resolution=32, channels={4: 8, 8: 8, 16: 8, 32: 4}, out=str(tmp_path / "larger"))
     trainer = Trainer(larger, _pictures(larger))
-    trainer.start_from(small, judge)
-    assert torch.equal(trainer.discriminator.b4.out.weight, judge.b4.out.weight)
+    trainer.start_from(small, discriminator)
+    assert torch.equal(trainer.discriminator.b4.out.weight, discriminator.b4.out.weight)
     w = small.map(torch.randn(3, 8))
     wide = torch.cat([w, w[:, -2:]], dim=1)
     for own in (trainer.average, trainer.generator):

@@ -1,8 +1,8 @@
-"""Few pictures -> a domain: one token set for all samples, optimised against a frozen generator.
+"""Few pictures -> a domain: one token set for all samples, optimised for a frozen generator.
 
 RefineStyle (arXiv 2410.06104): tokens enter before the modulation, in all 3x3 convolutions and toRGB layers, with
 offsets to the biases. First the distributions of patches and features are matched, which is quick and coarse. Then the
-generator's discriminator learns the style alongside, and says what is still wrong.
+generator's discriminator learns the style alongside, and tells the samples from it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..inversion.optimise import OnStep, invert
 from ..losses.perceptual import Perceptual
-from ..runtime.optim import adam_state, load_adam_state, set_learning_rate, under, update_average
+from ..runtime.optim import adam_state, load_adam_state, set_learning_rate, under, update_average, warmup_cooldown
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .context import Context, Learner, Term
@@ -40,7 +40,8 @@ Preview: TypeAlias = Literal["now", "best", "plain"]
 STEPS = 500
 PREVIEWS = 8  # fixed samples, to measure the distance by and to show
 PREVIEW_TRUNCATION = 0.7
-SLACK = 1.2  # the distance does not see all that the discriminator improves: so much more of it is no step back
+SLACK = 1.2  # the distance misses some of what the discriminator improves, so it may grow by this factor
+WARMUP = 0.05  # share of the run in which the rates rise
 
 
 class Adaptation:
@@ -112,7 +113,7 @@ class Adaptation:
             self._restore(state)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Leaves by their rate: layers of colours, and biases, have further to go than others."""
+        """Group the leaves by rate: toRGB layers and biases have further to go than convolutions."""
         groups: dict[float, list[Tensor]] = {self.settings.rate: [], self.settings.colour_rate: []}
         for role, layer in zip(self.parameters.roles, self.parameters.layers, strict=True):
             for tensor, leaf in layer.named_parameters():
@@ -122,7 +123,7 @@ class Adaptation:
 
     @property
     def left_out(self) -> list[str]:
-        """Terms that the settings ask for, and that need a discriminator which this model lacks."""
+        """Names of the terms that the settings ask for and that need a discriminator, which this model lacks."""
         return left_out(self.settings, self.terms, self.discriminator)
 
     # --- The loop ---------------------------------------------------------------------------------------------------
@@ -133,17 +134,17 @@ class Adaptation:
         return self.done >= self.steps
 
     def run(self, on_step: OnStep | None = None, state: str | os.PathLike[str] | None = None) -> bool:
-        """Do the steps that are left; False when ``on_step`` stopped the run, which keeps what it has.
+        """Do the steps that are left, and return False when ``on_step`` stopped the run, which keeps what it has.
 
         Args:
-            on_step: Called with (step, steps, figures) after each step; True stops.
+            on_step: Called with (step, steps, metrics) after each step; True stops.
             state: File that ``self.state()`` is saved to after each measurement of the distance, and at the end.
         """
         going = True
         while going and not self.finished:
-            figures = self.step()
-            going = on_step is None or not on_step(self.done, self.steps, figures)
-            if state is not None and ("distance" in figures or not going):
+            metrics = self.step()
+            going = on_step is None or not on_step(self.done, self.steps, metrics)
+            if state is not None and ("distance" in metrics or not going):
                 self.state().save(state)
         return going
 
@@ -153,7 +154,7 @@ class Adaptation:
         on_step: OnStep | None = None,
         state: str | os.PathLike[str] | None = None,
     ) -> TokenSet:
-        """``run`` and ``token_set`` in one; the error of a run that diverges has the domain as ``kept``."""
+        """Do ``run``, then ``token_set``. If the run diverges, the error has the domain so far as ``kept``."""
         try:
             self.run(on_step, state)
         except DivergedError as error:
@@ -162,24 +163,24 @@ class Adaptation:
         return self.token_set(metadata)
 
     def step(self, count: int = 1) -> dict[str, float]:
-        """Do ``count`` steps, or those that are left.
+        """Do ``count`` steps, or the steps that are left if these are fewer.
 
         Returns:
-            The figures of the last step: each term, unweighted, and "distance" where it was measured.
+            The metrics of the last step: each term, unweighted, and "distance" where it was measured.
 
         Raises:
             DivergedError: A term is no longer finite; the tokens stay as they were.
         """
         began = time.monotonic()
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         self._invert_references()
         for _ in range(min(count, self.steps - self.done)):
-            figures = self._step()
+            metrics = self._step()
         self.seconds += time.monotonic() - began
-        return figures
+        return metrics
 
     def _invert_references(self) -> None:
-        """w+ of the references, where a term needs them: part of the first step."""
+        """Find w+ of the references where a term needs them. It is part of the first step."""
         if self.inversions is None and self.settings.reconstruction and not self.finished:
             found = invert(
                 self.generator,
@@ -196,23 +197,23 @@ class Adaptation:
         context = self.sampler.context(self.done, self.steps, self.parameters, self.inversions)
         losses = {term.name: term(context) for term in self.terms}
         total = self._weigh(context, losses)
-        figures = {name: float(loss.detach()) for name, loss in losses.items()}
-        # a step of the tokens; gradients of this graph alone, since terms have networks of their own
+        metrics = {name: float(loss.detach()) for name, loss in losses.items()}
+        # a step of the tokens; gradients by the tokens alone, since terms have networks of their own
         gradients = torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
         for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
             leaf.grad = gradient
-        set_learning_rate(self.adam, _schedule(self.done / self.steps))
+        set_learning_rate(self.adam, warmup_cooldown(self.done / self.steps, WARMUP))
         self.adam.step()
         # a step of the terms that learn, such as the discriminator
         for term in self.terms:
             if isinstance(term, Learner):
-                figures |= term.learn(context)
-        # the average, over fewer steps at first; now and then its distance from the references
+                metrics |= term.learn(context)
+        # the average, over fewer steps at first, and at intervals its distance from the references
         self.done += 1
         update_average(self.average, self.parameters, min(self.settings.average, self.done / (self.done + 10)))
         if self._is_measured():
-            figures["distance"] = self._keep_best()
-        return figures
+            metrics["distance"] = self._keep_best()
+        return metrics
 
     def _weigh(self, context: Context, losses: Mapping[str, Tensor]) -> Tensor:
         total = sum((term.weight * losses[term.name] for term in self.terms), context.adapted.new_zeros([]))
@@ -229,7 +230,7 @@ class Adaptation:
         return self.done % self.settings.check_every == 0 or self.finished
 
     def _keep_best(self) -> float:
-        """Measure the distance; of the averages that came about as near as the nearest, the last one is kept."""
+        """Measure the distance, and keep this average if it is about as near as the nearest so far."""
         distance = self._distance()
         self.best_distance = min(self.best_distance, distance)
         if self._is_good(distance):
@@ -241,7 +242,7 @@ class Adaptation:
         return distance <= SLACK * self.best_distance
 
     def _distance(self) -> float:
-        """Distance of fixed samples with the average from the references."""
+        """Distance from the references to fixed samples that are drawn with the average."""
         return self.sampler.distance(self.sampler.fixed_samples(self.average, PREVIEWS, 1.0))
 
     # --- The result -------------------------------------------------------------------------------------------------
@@ -257,13 +258,13 @@ class Adaptation:
         return self.sampler.fixed_samples(tokens, count, PREVIEW_TRUNCATION)
 
     def _kept(self) -> tuple[TokenParameters, int]:
-        """The best so far and its step; between two measurements the average may be it."""
+        """The best average so far and its step; between two measurements it may be the present one."""
         if not self._is_measured() and self._is_good(self._distance()):
             return self.average, self.done
         return self.best, self.best_step
 
     def token_set(self, metadata: Mapping[str, Any] | None = None) -> TokenSet:
-        """The best so far, as a domain; ``metadata`` is added to what says how it was made."""
+        """The best so far as a domain. ``metadata`` is added to the facts about how it was made."""
         best, step = self._kept()
         made = {
             "method": "few-shot adaptation",
@@ -279,7 +280,7 @@ class Adaptation:
         return best.token_set(self.base, {**made, **(metadata or {})}).detach()
 
     def state(self) -> AdaptState:
-        """All that the run needs to continue later, elsewhere: plain tensors and numbers."""
+        """All that the run needs to continue later or elsewhere: plain tensors and numbers."""
         tensors: dict[str, Tensor] = {f"average.{name}": t for name, t in self.average.named_parameters()}
         tensors |= {f"best.{name}": t for name, t in self.best.named_parameters()}
         tensors |= {f"tokens.{name}": t for name, t in {**self.leaves, **adam_state(self.adam, self.leaves)}.items()}
@@ -310,11 +311,11 @@ class Adaptation:
     def _restore(self, state: AdaptState) -> None:
         mine, other = self._run(), state.numbers.get("run")
         if not isinstance(other, Mapping):
-            raise ModelFileError("The saved state does not say of which run it is. Remove it to begin anew.")
+            raise ModelFileError("The saved state does not name its run. Remove it to begin again.")
         if different := [key for key in mine if mine[key] != other.get(key)]:
             raise ConfigError(
                 f"The saved state is of another run: its {' and '.join(different)} differ.\n"
-                "Ask for what was asked then, or remove the state (or name another folder) to begin anew."
+                "Ask for what was asked then, or remove the state (or name another folder) to begin again."
             )
         tensors, numbers = state.tensors, state.numbers
         try:
@@ -333,15 +334,10 @@ class Adaptation:
                 self.inversions = tensors["inversions"].to(self.references.pictures.device)
                 check_sizes(self.generator.config, self.references, self.discriminator, self.inversions)
         except (KeyError, IndexError, RuntimeError, ShapeError, TypeError, ValueError) as error:
-            raise ModelFileError(f"The saved state is damaged: {error!r}. Remove it to begin anew.") from error
+            raise ModelFileError(f"The saved state is damaged: {error!r}. Remove it to begin again.") from error
 
 
 def _frozen(network: Any) -> Any:
-    """The same numbers without gradients, in float32 throughout; the caller's network keeps its flags."""
+    """A copy in float32 without gradients. The caller's network keeps its flags."""
     config = network.config.full_precision()
     return type(network).from_state(config, network.state_dict()).float().requires_grad_(False)
-
-
-def _schedule(progress: float) -> float:
-    """Share of the peak rate: it rises over the first twentieth, and falls by a cosine over the last third."""
-    return min(1.0, progress / 0.05 + 0.1) * (0.5 - 0.5 * math.cos(math.pi * min(1.0, 3 * (1 - progress))))

@@ -1,4 +1,4 @@
-"""What a step of an adaptation shows to its terms, and what a term is."""
+"""The context that a step of an adaptation gives to its terms, and the protocols of terms."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from .references import References
 
 __all__ = ["Context", "Features", "Learner", "Term"]
 
-Features: TypeAlias = Callable[
-    [Tensor], Sequence[Tensor]
-]  # pictures [N, 3, R, R] -> maps [N, C, h, w], fine to coarse
+# pictures [N, 3, R, R] -> maps [N, C, h, w], fine to coarse
+Features: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
 
 
 @dataclass(eq=False)
 class Context:
-    """One step: N samples before and after, and the pictures of the style. What is costly is made when asked for."""
+    """One step: N samples before and after, and the pictures of the style. Costly parts are made on first use."""
 
     step: int
     progress: float  # of the whole run, 0 to 1
@@ -58,7 +57,7 @@ class Context:
         return self._features(self.adapted)
 
     def _features(self, pictures: Tensor) -> Sequence[Tensor]:
-        assert self.features is not None, "a term that looks at features is used without any"
+        assert self.features is not None, "a term that compares features needs a network that gives them"
         return self.features(pictures)
 
 
@@ -77,10 +76,10 @@ class Learner(Protocol):
     """A term that learns as well, such as a discriminator."""
 
     def learn(self, context: Context) -> Mapping[str, float]:
-        """A step of its own, after that of the tokens; returns figures."""
+        """Make a step of its own after the step of the tokens, and return metrics."""
 
     def state(self) -> dict[str, Tensor]:
-        """All it has learnt, as tensors by name."""
+        """What it has learnt, as tensors by name."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""

@@ -110,7 +110,7 @@ class Adversarial:
         return {name: p.detach().clone() for name, p in self.learnt.items()} | adam_state(self.adam, self.learnt)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         with torch.no_grad():
             for name, p in self.learnt.items():
                 p.copy_(state[name])

@@ -61,8 +61,8 @@ def few_shot_adaptation(
         tokens: T, tokens per layer.
         align: "auto" cuts faces out where they are found and uses other pictures as they are; "none" uses all so.
         seed: The same seed gives the same result.
-        state: The state of the run to go on with.
-        settings: Weights and rates, with a number of tokens of their own. None means what suits so many pictures.
+        state: The state of the run to continue.
+        settings: Weights and rates, and the number of tokens in place of ``tokens``. None takes the ``preset``.
         terms: More terms of the objective.
 
     Raises:

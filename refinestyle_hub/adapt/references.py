@@ -38,12 +38,12 @@ class References:
 
     @property
     def digest(self) -> str:
-        """Of the pixels, 16 hexadecimal digits: tells whether a run goes on with the pictures it began with."""
+        """Digest of the pixels, 16 hexadecimal digits: a run continues only with the pictures that it began with."""
         return hashlib.sha256(to_uint8(self.pictures).contiguous().numpy().tobytes()).hexdigest()[:16]
 
     @property
     def report(self) -> dict[str, Any]:
-        """Which pictures were aligned by their face, which are used as they are, and what else lay in the folders."""
+        """Names of the pictures that were aligned by their face, of those used as they are, and of other files."""
         return {
             "aligned": [name for name, yes in zip(self.names, self.aligned, strict=True) if yes],
             "as_they_are": [name for name, yes in zip(self.names, self.aligned, strict=True) if not yes],

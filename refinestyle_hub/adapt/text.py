@@ -35,15 +35,15 @@ __all__ = [
 ]
 
 TEXT_STEPS = 300
-SAMPLES = 16  # whose mean is where a direction to pictures starts, and whose gradients choose layers
+SAMPLES = 16  # their mean is the start of a direction to pictures, and their gradients choose layers
 
 
 class ClipTerm:
-    """The samples change as a direction in CLIP's space says."""
+    """The samples move along a direction in CLIP's space."""
 
     def __init__(self, direction: ClipDirection, weight: float = 1.0) -> None:
         self.direction, self.weight = direction, weight
-        # a saved run goes on only with the same models: their names are part of the term's
+        # a saved run continues only with the same models: their names are part of the term's
         self.name = "clip " + " + ".join(clip.name for clip in direction.clips)  # type: ignore[misc]
 
     def __call__(self, context: Context) -> Tensor:
@@ -53,10 +53,10 @@ class ClipTerm:
 
 
 class TextAdaptation(Adaptation):
-    """A run without any picture. How near it is, is what the direction says of fixed samples."""
+    """A run without pictures. Its distance is the directional loss of fixed samples."""
 
     def __init__(self, generator: Generator, direction: ClipDirection, texts: tuple[str, str], **options: Any) -> None:
-        """``texts``: what the generator draws, and what it shall draw; ``options``: those of ``Adaptation``."""
+        """Begin a run along ``direction``, from the first text to the second; ``options`` as for ``Adaptation``."""
         self.direction, self.texts = direction, texts
         size = generator.config.resolution
         nothing = References(torch.empty(0, 3, size, size), (), ())
@@ -72,19 +72,19 @@ class TextAdaptation(Adaptation):
         return {**super()._run(), "texts": list(self.texts)}
 
     def token_set(self, metadata: Mapping[str, Any] | None = None) -> TokenSet:
-        """The best so far, as a domain that knows its texts."""
+        """The best so far as a domain whose metadata name the texts."""
         made = {"method": "text adaptation", "source_text": self.texts[0], "target_text": self.texts[1]}
         return super().token_set({**made, **(metadata or {})})
 
 
 def text_settings(tokens: int = 4) -> AdaptSettings:
-    """Without all that looks at pictures; batch and truncation as published."""
-    looking = (*FEATURE_TERMS, "sliced_pictures", "adversarial", "patches", "reconstruction")
-    return replace(AdaptSettings(tokens=tokens, batch=2, truncation=0.7), **dict.fromkeys(looking, 0.0))  # type: ignore[arg-type]
+    """Settings without the terms that need pictures; batch and truncation as published."""
+    needs_pictures = (*FEATURE_TERMS, "sliced_pictures", "adversarial", "patches", "reconstruction")
+    return replace(AdaptSettings(tokens=tokens, batch=2, truncation=0.7), **dict.fromkeys(needs_pictures, 0.0))  # type: ignore[arg-type]
 
 
 def load_clips(clips: Sequence[str | os.PathLike[str] | Clip], device: torch.device | str = "cpu") -> list[Clip]:
-    """CLIP models by folder or Hub id, see ``Clip.load``. Raises ConfigError if there is none."""
+    """Load CLIP models by folder or Hub id, see ``Clip.load``. Raises ConfigError if none is named."""
     if not clips:
         raise ConfigError("Name at least one CLIP model: a folder, or a Hub id such as openai/clip-vit-base-patch32.")
     return [(clip if isinstance(clip, Clip) else Clip.load(clip)).to(device) for clip in clips]
@@ -103,19 +103,21 @@ def text_adaptation(
     settings: AdaptSettings | None = None,
     state: AdaptState | None = None,
 ) -> TextAdaptation:
-    """A run from one text to another.
+    """Begin a run from one text to another.
 
     Args:
-        source: what the generator draws, such as "a photo".
-        target: what it shall draw, such as "a pencil sketch".
-        clips: one or two, on the generator's device.
-        codes: refine only the layers of this many of the w+ codes: those that the target moves most, see
-            ``losses.clip.choose_layers``. None: the layers of the settings.
-        settings: None: ``text_settings(tokens)``.
-        state: of the run to go on with.
+        generator: The generator, which is left as it is.
+        source: What the generator draws, such as "a photo".
+        target: What it shall draw, such as "a pencil sketch".
+        clips: One or two CLIP models on the generator's device.
+        steps, tokens, seed: As for ``few_shot_adaptation``.
+        codes: Refine only the layers of this many w+ codes, the ones that the target moves most, see
+            ``losses.clip.choose_layers``. None refines the layers of the settings.
+        settings: Weights and rates. None takes ``text_settings(tokens)``.
+        state: The state of the run to continue.
 
     Raises:
-        ConfigError: an empty text, texts that mean the same to a CLIP, or an impossible number of codes.
+        ConfigError: A text is empty, both mean the same to a CLIP, or there are not that many codes.
     """
     settings = settings or text_settings(tokens)
     direction = ClipDirection.from_text(clips, source, target).to(generator.device)
@@ -131,7 +133,7 @@ def text_adaptation(
 def picture_term(
     generator: Generator, references: References, clips: Sequence[Clip], weight: float = 1.0, seed: int = 0
 ) -> ClipTerm:
-    """A term that leads from samples of the generator to the mean of the references, for ``Adaptation(terms=...)``."""
+    """A term along the direction from samples of the generator to the references, for ``Adaptation(terms=...)``."""
     samples = generator(_codes(generator, 0.7, seed)).clamp(-1, 1)
     return ClipTerm(ClipDirection.from_pictures(clips, samples, references.pictures.to(samples.device)), weight)
 

@@ -52,8 +52,8 @@ def _progress(pictures: int) -> Iterator[Callable[[int, int, Mapping[str, float]
     """What a training calls: it shows how far it is, and Ctrl-C ends the run after the present step."""
     with console.progress("pictures", pictures) as tick, console.interruptible() as pressed:
 
-        def progress(seen: int, total: int, figures: Mapping[str, float]) -> None:
-            tick(seen, figures)
+        def progress(seen: int, total: int, metrics: Mapping[str, float]) -> None:
+            tick(seen, metrics)
             if pressed():
                 raise KeyboardInterrupt
 

@@ -142,7 +142,7 @@ def compare(
             them. None: around the first of the true pictures, at most 20.
         faces: of how many samples the landmarks are compared.
         seed: of what is drawn to estimate the metrics.
-        on_batch: told how far it is.
+        on_batch: A function called after each batch with (samples done, samples in all).
 
     Returns:
         What JSON holds: by network the kernel distance (times 1000) and Frechet distance of the samples, and of

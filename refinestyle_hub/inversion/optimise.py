@@ -26,6 +26,7 @@ from ..images import to_uint8
 from ..losses.code_spread import code_spread
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import mse
+from ..runtime.optim import warmup_cooldown
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .inversion import Inversion
@@ -285,15 +286,8 @@ def _adam(
         if on_step(step + 1, metrics):
             return Optimised(best, step + 1, "cancelled")
         for group in adam.param_groups:
-            group["lr"] = rate * _schedule(step / steps, warmup)
+            group["lr"] = rate * warmup_cooldown(step / steps, warmup)
         adam.zero_grad()
         loss.sum().backward()
         adam.step()
     return Optimised(best, steps, "finished")
-
-
-def _schedule(progress: float, warmup: float) -> float:
-    """Share of the peak rate: up over the warm-up, down by a cosine over the last third."""
-    return min(1.0, progress / max(warmup, 1e-9) + 0.1) * (
-        0.5 - 0.5 * math.cos(math.pi * min(1.0, 3 * (1 - progress)))
-    )

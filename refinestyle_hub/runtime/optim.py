@@ -18,6 +18,7 @@ __all__ = [
     "set_learning_rate",
     "under",
     "update_average",
+    "warmup_cooldown",
     "warmup_cosine",
 ]
 
@@ -52,6 +53,15 @@ def warmup_cosine(progress: float, warmup: float) -> float:
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def warmup_cooldown(progress: float, warmup: float) -> float:
+    """Share of the peak rate at ``progress`` from 0 to 1: it rises over ``warmup``, and falls over the last third.
+
+    It starts at a tenth, so that the first step moves something, and falls by a cosine.
+    """
+    rise = min(1.0, progress / max(warmup, 1e-9) + 0.1)
+    return rise * (0.5 - 0.5 * math.cos(math.pi * min(1.0, 3 * (1 - progress))))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:

@@ -89,9 +89,9 @@ class AttributeTrainer(Run):
         """How well the validation split is read, where it is time."""
         if self.due(self.config.validate_every):
             found = measure_errors(self.net, *self.splits["val"])
-            figures = {name: value.get("r2", value.get("accuracy")) for name, value in found["attributes"].items()}
-            figures |= {"hair_style": found["hair_style"]["accuracy"], "parameters_r2": found["parameters_r2"]}
-            runlog.append(Path(self.config.out), {**facts, "seen": self.seen, **figures})
+            metrics = {name: value.get("r2", value.get("accuracy")) for name, value in found["attributes"].items()}
+            metrics |= {"hair_style": found["hair_style"]["accuracy"], "parameters_r2": found["parameters_r2"]}
+            runlog.append(Path(self.config.out), {**facts, "seen": self.seen, **metrics})
 
     def save(self, path: Path) -> None:
         """Everything a run needs."""

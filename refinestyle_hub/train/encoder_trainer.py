@@ -39,7 +39,7 @@ from .validation import measure_encoder, save_encoder_grid, validation_pictures
 
 __all__ = ["EncoderTrainer", "EncoderTraining", "Progress", "train_encoder"]
 
-ANEW = "Keep its settings, or name another folder."
+ADVICE = "Keep its settings, or name another folder."
 
 
 class EncoderTrainer(Run):
@@ -167,7 +167,7 @@ class EncoderTrainer(Run):
             net.requires_grad_(name == moving).train(name == moving)
 
     def task(self, portraits: Tensor, pairs: range) -> Task:
-        """What the pairs of a part are to teach."""
+        """The task that the pairs of a part make."""
         portraits = portraits.to(self.device, memory_format=torch.channels_last)
         rngs = pair_rngs(self.config.seed, pairs)
         if self.latent_only:
@@ -275,12 +275,12 @@ class EncoderTrainer(Run):
         config, saved, name = self.config, state["config"], self.perceptual_name
         if config.start_whole != saved["start_whole"]:
             began = "did not begin" if config.start_whole else "began"
-            raise ConfigError(f"The run at {path} {began} with a whole encoder (start_whole). {ANEW}")
+            raise ConfigError(f"The run at {path} {began} with a whole encoder (start_whole). {ADVICE}")
         network = json.loads(json.dumps(vars(config.network)))
         if other := [key for key, value in network.items() if saved["network"].get(key) != value]:
-            raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ANEW}")
+            raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ADVICE}")
         if state["base"] != self.generator.fingerprint().digest:
-            raise ConfigError(f"The run at {path} is for another generator. {ANEW}")
+            raise ConfigError(f"The run at {path} is for another generator. {ADVICE}")
         if name and state["perceptual"] not in (None, name):
             raise ConfigError(
                 f"The run at {path} learns by {state['perceptual']}, not {name}: set perceptual_backend."

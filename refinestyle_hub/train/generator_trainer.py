@@ -1,6 +1,6 @@
 """Train a StyleGAN2 generator and its discriminator (Karras et al. 2020).
 
-One batch of the generator serves both networks. The discriminator judges it once: the gradient by the pictures moves
+One batch of the generator serves both networks. The discriminator sees it once: the gradient by the pictures moves
 the generator, the gradient by the weights moves the discriminator.
 """
 
@@ -97,13 +97,13 @@ class Trainer(Run):
         with self.accelerator.autocast():
             fake = self.synthesis(w_plus, self.generator.noise(len(real), rng))
         shown = fake.detach().requires_grad_()
-        logits = self.judge(shown, real)
-        figures = self.generator_step(fake, shown, logits, rng) | self.discriminator_step(logits, real)
+        logits = self.discriminate(shown, real)
+        metrics = self.generator_step(fake, shown, logits, rng) | self.discriminator_step(logits, real)
         self.move_average(w_plus.detach())
         self.seen += self.config.batch
-        return figures
+        return metrics
 
-    def judge(self, fake: Tensor, real: Tensor) -> Logits:
+    def discriminate(self, fake: Tensor, real: Tensor) -> Logits:
         """The discriminator's logits of pictures [n, 3, R, R], which it sees shifted where the set is small."""
         with self.accelerator.autocast():
             return Logits(self.discriminator(self.shifted(fake, 1)), self.discriminator(self.shifted(real, 2)))
@@ -117,15 +117,15 @@ class Trainer(Run):
         """
         (gradient,) = torch.autograd.grad(gan.generator_loss(logits.fake), shown, retain_graph=True)
         fake.backward(gradient)
-        figures = {
+        metrics = {
             "sign_real": logits.real.detach().sign().mean().item(),
             "sign_fake": logits.fake.detach().sign().mean().item(),
         }
         config = self.config
         if config.path_weight and self.seen >= config.path_from and self.every(config.path_every):
-            figures["path"] = self.regularise_paths(rng)
+            metrics["path"] = self.regularise_paths(rng)
         self.update("generator")
-        return figures
+        return metrics
 
     def regularise_paths(self, rng: torch.Generator) -> float:
         """Gradients of path length regularisation (Karras et al. 2020, section 3.2), on half a batch."""
@@ -144,13 +144,13 @@ class Trainer(Run):
         parameters = list(self.discriminator.parameters())
         for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             p.grad = gradient
-        figures = {"discriminator": loss.item()}
+        metrics = {"discriminator": loss.item()}
         if self.every(self.config.r1_every):
             penalty = gan.r1(self.discriminator, real[: max(1, len(real) // 2)])
             (penalty * (self.config.r1_gamma / 2 * self.config.r1_every)).backward()
-            figures["r1"] = penalty.item()
+            metrics["r1"] = penalty.item()
         self.update("discriminator")
-        return figures
+        return metrics
 
     def update(self, which: str) -> None:
         """One step of Adam at the rate of this moment."""

@@ -20,7 +20,7 @@ __all__ = ["STATE", "Progress", "Run"]
 
 STATE = "state.safetensors"
 LOG_EVERY = 50  # steps between two lines of the log
-Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # pictures seen, pictures in all, figures
+Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # pictures seen, pictures in all, metrics
 
 
 class Settings(Protocol):
@@ -53,7 +53,7 @@ class Run(ABC):
 
     @abstractmethod
     def step(self, stream: Iterator[Batch]) -> dict[str, float]:
-        """Make one step, add its pictures to ``seen``, and return its figures."""
+        """Make one step, add its pictures to ``seen``, and return its metrics."""
 
     @abstractmethod
     def validate(self, facts: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Run(ABC):
         """Write what was trained."""
 
     def facts(self) -> dict[str, Any]:
-        """What each line of the log says of the step that comes next, apart from its figures."""
+        """What each line of the log says of the step that comes next, apart from its metrics."""
         return {}
 
     # -- what they share --------------------------------------------------------------------------------------------
@@ -119,8 +119,8 @@ class Run(ABC):
                 own = self.step(stream)
                 self.mid_step = False
                 values = self.mean_over_processes(torch.tensor(list(own.values()), device=self.device))
-                figures = dict(zip(own, values.tolist(), strict=True))
-                self.means.add(figures, time.monotonic() - start)
+                metrics = dict(zip(own, values.tolist(), strict=True))
+                self.means.add(metrics, time.monotonic() - start)
                 if self.every(LOG_EVERY):
                     line = {**facts, "seen": self.seen, **self.means.take(self.settings.batch)}
                     if main:
@@ -131,7 +131,7 @@ class Run(ABC):
                     self.save(out / STATE)
                     saved = self.seen
                 if progress is not None:
-                    progress(self.seen, self.total, figures)
+                    progress(self.seen, self.total, metrics)
         finally:
             if main and saved != self.seen and not self.mid_step:
                 self.save(out / STATE)

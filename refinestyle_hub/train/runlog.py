@@ -23,10 +23,10 @@ class Means:
         self.steps, self.seconds = 0, 0.0
         self.sums: dict[str, tuple[float, int]] = {}  # by figure its sum and how many steps had it
 
-    def add(self, figures: Mapping[str, float], seconds: float) -> None:
+    def add(self, metrics: Mapping[str, float], seconds: float) -> None:
         """Count a step that took so many seconds."""
         self.steps, self.seconds = self.steps + 1, self.seconds + seconds
-        for name, value in figures.items():
+        for name, value in metrics.items():
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, count + 1)
 
