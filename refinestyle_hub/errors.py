@@ -27,6 +27,7 @@ __all__ = [
     "ModelNotFoundError",
     "PictureError",
     "RefineStyleHubError",
+    "SaveError",
     "ShapeError",
     "UnsafePickleError",
     "UnsupportedModelError",
@@ -137,6 +138,15 @@ class FetchError(RefineStyleHubError, ConnectionError):
         self.requirement = requirement
 
 
+class SaveError(RefineStyleHubError, OSError):
+    """The file or folder ``path`` cannot be written: no room, no right to, or something else in its place."""
+
+    def __init__(self, message: str, *, path: Path, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.errno = errno
+
+
 class CacheError(RefineStyleHubError, OSError):
     """The cache ``folder`` cannot be written: it is full, or not ours."""
 
@@ -153,9 +163,9 @@ class CardError(RefineStyleHubError, ValueError):
 # --- Words of messages ----------------------------------------------------------------------------------------------
 
 
-def printable(text: object) -> str:
+def printable(text: object, limit: int = 80) -> str:
     """What a file says, fit for a message: short, on one line, without control characters."""
-    return repr(str(text)[:80])[1:-1]
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:limit])
 
 
 def listed(names: list[str]) -> str:

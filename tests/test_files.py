@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from refinestyle_hub.config import StyleGAN2Config
-from refinestyle_hub.errors import ConfigError, ModelFileError, RefineStyleHubError
+from refinestyle_hub.errors import ConfigError, ModelFileError, RefineStyleHubError, SaveError
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import config_from_json, config_to_json, dump_json, parse_json
 from refinestyle_hub.storage.tensors import encode_tensors, read_header, read_tensors
@@ -219,7 +219,7 @@ def test_class_and_value_range_are_checked() -> None:
 
 def test_new_folder_is_whole_or_absent(tmp_path: Path) -> None:
     folder = tmp_path / "parent" / "model"
-    with pytest.raises(FileExistsError):  # the second name cannot be written
+    with pytest.raises(SaveError, match="model cannot be written"):  # the second name cannot be written
         write_folder(folder, {"a": b"1", "./a": b"2"})
     assert list((tmp_path / "parent").iterdir()) == []
     write_folder(folder, {"a": b"1", "sub/b": b"2"})

@@ -21,6 +21,7 @@ SPACE = ROOT / "space"
 # From the ground up: a file at the top of the package or a folder; a module imports from its own floor or from below.
 FLOORS = [
     "errors",
+    "boundary",
     "config",
     "runtime",
     "pickles",

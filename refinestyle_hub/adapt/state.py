@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..boundary.paths import AnyPath, user_path
 from ..errors import ModelFileError
 from ..storage.atomic import write_folder
 from ..storage.schema import FORMAT_VERSION
@@ -29,29 +28,29 @@ class AdaptState:
     tensors: Mapping[str, Tensor]  # leaves, their running average, moments, what terms have learnt
     numbers: Mapping[str, Any]  # what JSON holds: settings, seed, step, digests, the best so far
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write one ``.safetensors`` file whose metadata is the JSON of the numbers, atomically.
 
         Raises:
             ModelFileError: a value is not finite.
         """
-        path = Path(path)
+        path = user_path(path)
         header = {**self.numbers, "class": KIND, "format_version": FORMAT_VERSION}
         write_folder(path.parent, {path.name: encode_tensors(self.tensors, header, torch.float32)})
 
     @staticmethod
-    def at(path: str | os.PathLike[str] | None) -> AdaptState | None:
+    def at(path: AnyPath | None) -> AdaptState | None:
         """Read what ``save`` wrote, or return None where there is no file yet. Raises as ``load`` does."""
-        return None if path is None or not Path(path).exists() else AdaptState.load(path)
+        return None if path is None or not user_path(path).exists() else AdaptState.load(path)
 
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> AdaptState:
+    def load(path: AnyPath) -> AdaptState:
         """Read what ``save`` wrote.
 
         Raises:
             ModelFileError: not such a file, or damaged.
         """
-        path = Path(path)
+        path = user_path(path)
         header = read_header(path)
         if header.config is None or header.config.get("class") != KIND:
             raise ModelFileError(f"{path} is not the state of an adaptation. Remove it, or name another folder.")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from ..boundary.paths import user_path
 from ..errors import CardError
 from ..storage.atomic import write_folder
 from ..storage.model_folder import Folder
@@ -152,6 +153,6 @@ def edited(text: str) -> bool:
 
 def write_card(folder: str | os.PathLike[str], card: Card, name: str, subfolder: str = "") -> None:
     """Write ``card.json`` and README.md into the folder of a saved part or pipeline."""
-    root = Path(folder)
+    root = user_path(folder)
     text = render(root, card, name, read_text(Folder(root).find(README)), subfolder)
     write_folder(root, {FACTS: dump_card(card), README: text.encode()})

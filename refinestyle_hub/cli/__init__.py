@@ -15,7 +15,8 @@ from typing import NoReturn
 import typer
 
 from ..errors import RefineStyleHubError
-from . import adapt, checkpoints, direction_commands, evaluate, models, pictures, sharing, train
+from . import adapt, checkpoints, console, direction_commands, evaluate, models, pictures, sharing, train
+from .path_options import read_paths
 
 
 __all__ = ["app", "main"]
@@ -42,16 +43,17 @@ app.command("push")(sharing.push)
 app.add_typer(sharing.domains, name="domains")
 app.add_typer(direction_commands.directions, name="directions")
 app.command("demo")(models.demo)
+read_paths(app)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 it cannot be done as asked, 2 wrong usage, 130 interrupted."""
+    console.accept_any_text()
     try:
         app(args, prog_name="refinestyle")
     except (RefineStyleHubError, OSError) as error:
         if os.environ.get("REFINESTYLE_TRACEBACK"):
             raise
-        text = " ".join(str(error).split())
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {console.plain(str(error))}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..boundary.paths import user_path
 from ..errors import DivergedError, ModelFileError
 from . import console
 from .pictures import Device, Model, load
@@ -168,7 +169,7 @@ def _command(chosen: Mapping[str, Any], domain: TokenSet) -> str:
         words += ["--text", told["target_text"], "--source-text", told["source_text"]]
         words += ["--codes", str(chosen["codes"])] if chosen["codes"] else []
     for place in chosen["clip"] or []:
-        words += ["--clip", "CLIP" if Path(place).exists() else place]  # where it lies is nobody's business
+        words += ["--clip", "CLIP" if user_path(place).exists() else place]  # where it lies is nobody's business
     words += ["--name", told["name"], "--tokens", str(told["settings"]["tokens"])]
     return shlex.join([*words, "--steps", str(told["planned_steps"]), "--seed", str(told["seed"])])
 
@@ -201,7 +202,7 @@ def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: st
     from ..storage.model_folder import Folder, is_repo_id
 
     told, known = domain.metadata, read_card(Folder(out))
-    public = model in bundled_models() or (is_repo_id(model) and not Path(model).exists())
+    public = model in bundled_models() or (is_repo_id(model) and not user_path(model).exists())
     if told["pictures"]:
         what = f"{told['pictures']} pictures of the style, which are not part of this repo"
         data = f"Made from {what}. Rights to them, as the maker states: {told.get('rights', 'nothing is stated')}."

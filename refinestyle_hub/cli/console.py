@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +17,27 @@ import typer
 from ..storage.atomic import write_file
 
 
-__all__ = ["AsJson", "Tick", "emit", "interruptible", "progress", "write_json"]
+__all__ = ["AsJson", "Tick", "accept_any_text", "emit", "interruptible", "plain", "progress", "write_json"]
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print a machine-readable report on stdout.")]
 
 
+def accept_any_text() -> None:
+    """Let stdout and stderr show what their encoding lacks as escapes: names of files may hold anything."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def plain(text: str) -> str:
+    """The lines of a text for a terminal: names of files and cards of strangers may hold escape sequences."""
+    return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in text.split("\n"))
+
+
 def emit(report: Mapping[str, Any], text: str, as_json: bool) -> None:
     """Print ``report`` as JSON or ``text`` for people, on stdout."""
-    print(_dumps(report) if as_json else text)
+    print(_dumps(report) if as_json else plain(text))
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:

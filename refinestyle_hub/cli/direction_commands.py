@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from ..boundary.paths import user_path
 from ..errors import ConfigError, printable
 from . import console
 from .pictures import Device, Model, load, parse_seeds, with_encoder
@@ -154,8 +155,8 @@ def import_(
 def add(
     model: Model,
     name: Annotated[str, typer.Argument(help="What the direction is called.", metavar="NAME")],
-    without: Annotated[Path, typer.Argument(exists=True, help="Pictures without it.", metavar="WITHOUT")],
-    with_: Annotated[Path, typer.Argument(exists=True, help="Pictures with it.", metavar="WITH")],
+    without: Annotated[Path, typer.Argument(help="Pictures without it.", metavar="WITHOUT")],
+    with_: Annotated[Path, typer.Argument(help="Pictures with it.", metavar="WITH")],
     by: Annotated[
         Fit, typer.Option(help="means: the way between the means; linear: a linear fit, for many pictures.")
     ] = Fit.means,
@@ -214,7 +215,7 @@ def _check_out(model: str, out: Path | None) -> None:
     """Before anything is computed: there must be a folder for what is found."""
     from ..storage.model_folder import INDEX
 
-    if out is None and not (Path(model) / INDEX).is_file():
+    if out is None and not (user_path(model) / INDEX).is_file():
         raise ConfigError(f"{model} is no folder of yours: name one for a copy that has the directions, with --out.")
     if out is not None and out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: the copy of the model needs a folder of its own.")
@@ -239,8 +240,8 @@ def _save(
     if out is not None:
         pipe.save_pretrained(out)
     else:
-        index = read_index(Folder(Path(model)))
-        pipe.directions.save_pretrained(Path(model) / "directions")
+        index = read_index(Folder(user_path(model)))
+        pipe.directions.save_pretrained(user_path(model) / "directions")
         if "directions" not in index.parts:
             save_index(model, replace(index, parts=(*index.parts, "directions")))
     folder, first = str(out or model), next(iter(found))

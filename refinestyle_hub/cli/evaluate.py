@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..boundary.paths import user_path
 from . import console
 from .pictures import Device, EncoderPlace, Model, load, with_encoder
 
@@ -41,7 +42,7 @@ def domain(
     as_json: console.AsJson = False,
 ) -> None:
     """Say how near the samples of a domain come to true pictures, how diverse they stay, and what drifted."""
-    if card and not Path(domain).is_dir():
+    if card and not user_path(domain).is_dir():
         raise typer.BadParameter("The card is in the folder of a domain: name that folder.", param_hint="--card")
     pipe = load(model, device)
     tokens = find_domain(pipe, domain, elsewhere=card)
@@ -71,7 +72,7 @@ def domain(
             on_batch=lambda done, total: tick(done, {}),
         )
     if card:
-        _write_card(Path(domain), report, f"{Path(true).stem}, {len(pictures)} pictures")
+        _write_card(user_path(domain), report, f"{user_path(true).stem}, {len(pictures)} pictures")
     console.emit({"model": model, "domain": domain, **report}, _table(report), as_json)
 
 
@@ -117,7 +118,7 @@ def find_domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenS
 
     if not elsewhere and is_own(name, pipe.domains):
         return pipe.domains[name]
-    tokens = TokenSet.from_pretrained(Path(name) if elsewhere else name)
+    tokens = TokenSet.from_pretrained(user_path(name) if elsewhere else name)
     if tokens.base is not None:
         check_base(tokens.base, pipe.fingerprint, what=f"The domain {name!r}", allow_base_mismatch=False)
     return tokens

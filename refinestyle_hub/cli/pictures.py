@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from ..boundary.paths import user_path
 from ..errors import ConfigError, MissingDependencyError
 from . import console
 
@@ -95,7 +96,7 @@ def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[st
 
     found: dict[str | TokenSet, float] = {}
     for name, strength in wanted.items():
-        elsewhere = not is_own(name, pipe.domains) and ("/" in name or Path(name).exists())
+        elsewhere = not is_own(name, pipe.domains) and ("/" in name or user_path(name).exists())
         found[TokenSet.from_pretrained(name) if elsewhere else name] = strength
     return found
 

@@ -56,7 +56,7 @@ def find(
 
     found = find_domains(_fingerprint(base), limit=limit)
     lines = [f"{d.repo_id}  {d.license or 'no licence stated'}  {d.downloads} downloads" for d in found]
-    console.emit({"domains": [asdict(d) for d in found]}, _plain(lines) or "none found", as_json)
+    console.emit({"domains": [asdict(d) for d in found]}, "\n".join(lines) or "none found", as_json)
 
 
 @domains.command("info")
@@ -79,7 +79,7 @@ def info(
         + ("" if found.fits is None else f", {'fits' if found.fits else 'does not fit'} {base}"),
         f"tokens   {found.tokens} in {len(found.layers)} layers",
     ]
-    console.emit(asdict(found), _plain([*lines, *filter(None, [found.summary])]), as_json)
+    console.emit(asdict(found), "\n".join([*lines, *filter(None, [found.summary])]), as_json)
 
 
 @domains.command("mix")
@@ -139,8 +139,3 @@ def _fingerprint(generator: str) -> Fingerprint:
     from ..generators.base import Generator
 
     return Generator.from_pretrained(generator).fingerprint()
-
-
-def _plain(lines: list[str]) -> str:
-    """Lines for a terminal: a card is a stranger's text, which may hold escape sequences."""
-    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..boundary.paths import AnyPath, user_path
 from ..cards.facts import FACTS, Card, dump_card
 from ..cards.metadata import check, front_matter
 from ..cards.rendering import write_card
@@ -39,8 +39,8 @@ class Conversion:
 
 
 def convert(
-    source: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    source: AnyPath,
+    out: AnyPath,
     *,
     license: str | None,
     license_name: str | None = None,
@@ -69,7 +69,7 @@ def convert(
         ModelFileError: damaged, of another kind, or ``out`` exists.
         ConfigError: a size out of range, or an unknown crop.
     """
-    source, out = Path(source), Path(out)
+    source, out = user_path(source), user_path(out)
     card = Card(license=license or None, license_name=license_name, license_link=license_link)
     _check_licence(card)
     if crop not in CROPS:

@@ -9,7 +9,6 @@ with StyleRes's table of named edits. Nothing in a file is executed: ``.npy`` an
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..boundary.paths import AnyPath, user_path
 from ..editing.directions import Direction, DirectionInfo
 from ..errors import ModelFileError, ModelNotFoundError
 from ..pickles.torch_files import read_torch
@@ -31,11 +31,11 @@ MAX_CODES = 64  # no generator has more; StyleCLIP's table of 9088 style channel
 
 
 def read_directions(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     w_dim: int = 512,
     name: str | None = None,
-    table: str | os.PathLike[str] | None = None,
+    table: AnyPath | None = None,
     licence: str = "",
 ) -> dict[str, Direction]:
     """The directions in a published file.
@@ -56,7 +56,7 @@ def read_directions(
         ModelNotFoundError: no such file.
         ModelFileError: not such a file, damaged, or of another width than ``w_dim``.
     """
-    path = Path(path)
+    path = user_path(path)
     content = _read(path)
     if isinstance(content, Tensor):
         content = {name or _short_name(path): content}
@@ -67,7 +67,7 @@ def read_directions(
     if table is None:
         return {f"pca{i}": Direction(c[None], info) for i, c in enumerate(components)}
     found = {}
-    for edit, component, layers, strength in _rows(Path(table), len(components)):
+    for edit, component, layers, strength in _rows(user_path(table), len(components)):
         limits = (-abs(strength), abs(strength))
         found[edit] = Direction(components[component][None], replace(info, layers=layers, limits=limits))
     return found

@@ -7,15 +7,14 @@ exported here and converted back is the same to the last bit.
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, UnsupportedModelError
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
@@ -51,14 +50,14 @@ def nvidia_state_dict(network: StyleGAN2Generator | Discriminator) -> dict[str, 
     return state | {f"{owner}.{FILTER}": fir(1.0) for owner in owners}
 
 
-def export_nvidia(network: StyleGAN2Generator | Discriminator, path: str | os.PathLike[str]) -> None:
+def export_nvidia(network: StyleGAN2Generator | Discriminator, path: AnyPath) -> None:
     """Write ``nvidia_state_dict`` as a ``.safetensors`` file, which also carries our config.
 
     To use it: ``G.load_state_dict(safetensors.torch.load_file(path))``, with G built for the same sizes. It comes back
     by ``read_nvidia_state``, or as a model by ``convert``.
     """
     config = config_to_json(type(network).__name__, network.config)
-    write_file(Path(path), encode_tensors(nvidia_state_dict(network), config, torch.float32))
+    write_file(path, encode_tensors(nvidia_state_dict(network), config, torch.float32))
 
 
 def rosinality_checkpoint(
@@ -120,17 +119,17 @@ def _discriminator_state(discriminator: Discriminator) -> dict[str, Tensor]:
 
 
 def export_rosinality(
-    generator: StyleGAN2Generator, path: str | os.PathLike[str], discriminator: Discriminator | None = None
+    generator: StyleGAN2Generator, path: AnyPath, discriminator: Discriminator | None = None
 ) -> None:
     """Write ``rosinality_checkpoint`` as a ``.pt`` file; warns and raises as that does."""
     buffer = io.BytesIO()
     torch.save(rosinality_checkpoint(generator, discriminator), buffer)
-    write_file(Path(path), buffer.getvalue())
+    write_file(path, buffer.getvalue())
 
 
 def export(
-    model: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    model: AnyPath,
+    out: AnyPath,
     *,
     layout: Literal["rosinality", "nvidia"] | None = None,
     domains: Mapping[str, float] | None = None,
@@ -155,7 +154,7 @@ def export(
         UnsupportedModelError: the other code base does not have such a network.
         ConfigError: an ending of no layout or of the other one, or a layout that does not hold a discriminator.
     """
-    chosen = ENDINGS.get(Path(out).suffix)
+    chosen = ENDINGS.get(user_path(out).suffix.lower())
     if chosen is None or layout not in (None, chosen):
         raise ConfigError(f"{out}: name a .pt for rosinality's layout, or a .safetensors for NVIDIA's names.")
     if discriminator and chosen != "rosinality":

@@ -7,7 +7,6 @@ published StyleGAN2 is refused.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..boundary.paths import AnyPath, user_path
 from ..config import DiscriminatorConfig, StyleGAN2Config
 from ..errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from ..generators.discriminator import Discriminator
@@ -243,7 +243,7 @@ def read_nvidia(
     return Networks(LAYOUT, generator, other, tuple(notes))
 
 
-def read_nvidia_state(path: str | os.PathLike[str], *, crop: str = "ffhq") -> StyleGAN2Generator | Discriminator:
+def read_nvidia_state(path: AnyPath, *, crop: str = "ffhq") -> StyleGAN2Generator | Discriminator:
     """The network whose tensors a ``.safetensors`` file holds under NVIDIA's names: inverse of ``export_nvidia``.
 
     Its config is the file's own. Without one it is a generator: sizes are read off the tensors, activations are not
@@ -254,7 +254,7 @@ def read_nvidia_state(path: str | os.PathLike[str], *, crop: str = "ffhq") -> St
         ModelFileError: damaged, or other tensors than a network of NVIDIA's has.
         UnsupportedModelError: another filter, or not RGB.
     """
-    return _read_state(Path(path), crop)[0]
+    return _read_state(user_path(path), crop)[0]
 
 
 def read_state_dict(path: Path, *, crop: str) -> Networks:

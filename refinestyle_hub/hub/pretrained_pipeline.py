@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 
+from ..boundary.paths import AnyPath, user_path
 from ..storage.index import PipelineIndex, join, read_index, save_index
 from .pretrained import Pretrained
 from .sources import HubOptions, open_source
@@ -38,7 +37,7 @@ class PretrainedPipeline:
     @classmethod
     def from_pretrained(
         cls: type[P],
-        name_or_path: str | os.PathLike[str],
+        name_or_path: AnyPath,
         *,
         subfolder: str | None = None,
         variant: str | None = None,
@@ -73,14 +72,14 @@ class PretrainedPipeline:
         domains = {name: cls.domain_class.from_source(source, subfolder=place) for name, place in folders.items()}
         return cls(**found, domains=domains, allow_base_mismatch=allow_base_mismatch).to(device)  # type: ignore[call-arg]
 
-    def save_pretrained(self, folder: str | os.PathLike[str], variant: str | None = None) -> None:
+    def save_pretrained(self, folder: AnyPath, variant: str | None = None) -> None:
         """Write every part into ``folder``, and last the index that names them.
 
         Args:
             folder: The folder, which is made when it does not exist.
             variant: Of the networks: None for float32, "fp16" for half precision.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         there = {name: getattr(self, name) for name in self.parts}
         there = {name: part for name, part in there.items() if isinstance(part, nn.Module) or part}
         index = PipelineIndex(tuple(there), tuple(self.domains))

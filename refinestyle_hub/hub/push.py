@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from .. import cards
+from ..boundary.paths import user_path
 from ..cards import README, Card
 from ..errors import CardError, HubConnectionError, ModelNotFoundError
 from ..storage.index import LICENCE_FILE, PICTURE_FILE, model_folders, shared_files
@@ -88,7 +89,7 @@ def push_folder(
     """
     if not is_repo_id(repo_id):
         raise ModelNotFoundError(f"{repo_id!r} is not a Hub id, which is owner/name.", repo_id=repo_id)
-    source = Folder(Path(folder))
+    source = Folder(user_path(folder))
     kind, _ = cards.kind_of(source.root)
     cards.check_rights(source)
     files = _files(source)

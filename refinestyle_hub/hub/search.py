@@ -6,9 +6,9 @@ import os
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ..boundary.paths import user_path
 from ..cards.facts import read_card
 from ..cards.licences import stated_licence
 from ..cards.metadata import base_tag
@@ -127,7 +127,7 @@ def download(
     saved = {name for name in found if name == CONFIG or WEIGHTS_FILE.fullmatch(name)}
     beside = {name: path.read_bytes() for name, path in found.items() if path and name not in saved}
     part.save_pretrained(folder)
-    write_folder(Path(folder), beside)
+    write_folder(folder, beside)
     return part
 
 
@@ -136,7 +136,7 @@ def is_own(name: str, own: Collection[str]) -> bool:
 
     What is written as a path (./sketch) is one. Warns where a plain name could mean both.
     """
-    if name in own and (Path(name) / CONFIG).exists():
+    if name in own and (user_path(name) / CONFIG).exists():
         warnings.warn(
             f"{name!r} is the model's own domain here; the one in the folder of that name is ./{name}.", stacklevel=2
         )

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypedDict
 
+from ..boundary.paths import is_address, user_path
 from ..errors import (
     ConfigError,
     HubAccessError,
@@ -21,6 +22,7 @@ from ..errors import (
     ModelFileError,
     ModelNotFoundError,
     RefineStyleHubError,
+    printable,
 )
 from ..storage.model_folder import INDEX, Folder, Source, checked_name, is_repo_id, pickle_hint
 from .fetched import FetchedModel, read_recipe
@@ -45,6 +47,7 @@ class HubOptions(TypedDict, total=False):
     token: str | bool | None  # of a private repo: a token, True for the stored one, False for none
     cache_dir: str | os.PathLike[str] | None  # in place of huggingface_hub's own
     local_files_only: bool  # never open a connection
+    force_download: bool  # fetch each file again, also one that is in the cache
 
 
 class Repo:
@@ -55,8 +58,10 @@ class Repo:
         self.revision = options.get("revision") or "main"
         self.token = options.get("token")
         cache_dir = options.get("cache_dir")
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.cache_dir = None if cache_dir is None else user_path(cache_dir)
         self.local_files_only = options.get("local_files_only", False)
+        self.stale = options.get("force_download", False)  # what is in the cache is fetched again, once
+        self.fetched: set[str] = set()  # names of files that were
         self.snapshot: Folder | None = None  # the cached files of the commit, once one was found
         self.unreachable: BaseException | None = None  # why files are now looked for in the cache alone
 
@@ -93,7 +98,9 @@ class Repo:
                     cache_dir=self.cache_dir,
                     # asked once is enough: every try waits for its time-out
                     local_files_only=self.local_files_only or self.unreachable is not None,
+                    force_download=self.stale and name not in self.fetched,
                 )
+                self.fetched.add(name)
             except LocalEntryNotFoundError as error:
                 if isinstance(error.__cause__, HfHubHTTPError) and error.__cause__.response.status_code == 403:
                     raise error.__cause__ from None  # the Hub can be reached: it refuses
@@ -253,6 +260,7 @@ def open_source(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
 ) -> Source:
     """Where the files of a model are; nothing is read or downloaded yet.
 
@@ -264,20 +272,28 @@ def open_source(
         token: for private repos: a token, True for the stored one, False for none.
         cache_dir: in place of huggingface_hub's own; of a bundled model whose generator is fetched, where it is put.
         local_files_only: never open a connection.
+        force_download: fetch files again that are in the cache.
 
     Raises:
         ModelNotFoundError: nothing of that name.
-        ConfigError: a revision of something that has none.
+        ConfigError: a revision or a fresh download of something that has none.
     """
     source: Source | None = None
     if isinstance(name_or_path, str) and name_or_path in bundled_models():
         folder = Folder(BUNDLED / name_or_path)
         recipe = read_recipe(folder)
-        source = FetchedModel(folder.root, recipe, cache_dir, local_files_only) if recipe else folder
-    path = Path(os.path.expanduser(name_or_path))
+        source = FetchedModel(folder.root, recipe, cache_dir, local_files_only, force_download) if recipe else folder
+    if is_address(name_or_path):
+        raise ModelNotFoundError(
+            f"{printable(name_or_path, 200)} is an address, and not a Hub id, which is owner/name.\n"
+            "Name the model by its id, or by the folder that it was downloaded to."
+        )
+    path = user_path(name_or_path)
     if source is None and path.is_dir():
         source = Folder(path)
     if source is not None:
+        if force_download and not isinstance(source, FetchedModel):
+            raise ConfigError(f"force_download= is for models on the Hub; {name_or_path} is a local folder.")
         if revision is not None:
             raise ConfigError(f"revision= is for models on the Hub; {name_or_path} is the local folder {source}.")
         return source
@@ -286,15 +302,22 @@ def open_source(
         alone = "\nIf it is one part, load it by its class, as in TokenSet.from_pretrained."
         hint = alone if path.suffix == ".safetensors" else pickle_hint([path.name])
         raise ModelNotFoundError(f"{path} is a file; a model is a folder.{hint}")
-    if "://" not in text and (
+    if (
         isinstance(name_or_path, os.PathLike)
-        or re.match(r"[.~/\\]|[A-Za-z]:[/\\]", text)
+        or re.match(r"[.~/\\]|[A-Za-z]:[/\\]|file:", text)
         or text.count("/") > 1
         or text.endswith(".safetensors")
     ):
         raise ModelNotFoundError(f"No such file or directory: {path} (looked from {Path.cwd()}).")
     if is_repo_id(text):
-        return Repo(text, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        options: HubOptions = {
+            "revision": revision,
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "force_download": force_download,
+        }
+        return Repo(text, **options)
     bundled = ", ".join(bundled_models()) or "none"
     raise ModelNotFoundError(
         f"There is no model {text[:100]!r}. It is not a bundled one ({bundled}), there is no folder of that name,\n"

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ..boundary.paths import AnyPath, user_path
 from ..config import Fingerprint
 from ..encoder.encoder import Encoder
 from ..errors import ConfigError, FaceNotFoundError, ModelFileError, PictureError
@@ -42,8 +43,8 @@ class FolderReport:
 
 def invert_folder(
     generator: Generator,
-    folder: str | Path,
-    out: str | Path,
+    folder: AnyPath,
+    out: AnyPath,
     *,
     encoder: Encoder | None = None,
     perceptual: Perceptual | None = None,
@@ -81,7 +82,7 @@ def invert_folder(
     """
     if batch < 1:
         raise ConfigError(f"batch must be at least 1, not {batch}.")
-    folder, out, state = Path(folder), Path(out), processes.accelerator()
+    folder, out, state = user_path(folder), user_path(out), processes.accelerator()
     if out.resolve() == folder.resolve():
         raise ConfigError(f"The inversions of {folder} need a folder of their own: each gets the name of its picture.")
     base = generator.fingerprint()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..boundary.paths import AnyPath, user_path
 from ..config import Fingerprint, TokenSetConfig
 from ..errors import ConfigError, ModelFileError, ShapeError
 from ..faces.align import Crop, paste_back
@@ -72,7 +71,7 @@ class Inversion(Pretrained):
         if (self.quad is None) != (self.source_size is None):
             raise ShapeError("An inversion has both a quad and the size of its photo, or neither.")
 
-    def save(self, path: str | os.PathLike[str], *, crop: bool = False) -> None:
+    def save(self, path: AnyPath, *, crop: bool = False) -> None:
         """Write one ``.safetensors`` file, atomically and the same bytes every time.
 
         Args:
@@ -82,8 +81,8 @@ class Inversion(Pretrained):
         Raises:
             ModelFileError: another suffix, or a value that is not finite.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
+        path = user_path(path)
+        if path.suffix.lower() != ".safetensors":
             raise ModelFileError(f"An inversion is saved as a .safetensors file, not {path.name}.")
         kept = self if crop else replace(self, crop=None)
         content = encode_tensors(kept.state_dict(), config_to_json("Inversion", kept.config), torch.float32)

@@ -10,13 +10,13 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..boundary.paths import user_path
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, UnsupportedModelError
 from ..runtime.optional import optional
 
@@ -133,7 +133,8 @@ class Clip(nn.Module):
             ModelFileError: weights are missing.
         """
         transformers = optional("transformers", "A text objective", "refinestyle-hub[text]")
-        name = os.fspath(name_or_path)
+        folder = user_path(name_or_path)
+        name = str(folder) if folder.is_dir() else os.fspath(name_or_path)
         try:
             kind = transformers.AutoConfig.from_pretrained(name).model_type
             if kind != "clip":
@@ -151,9 +152,7 @@ class Clip(nn.Module):
         if report["missing_keys"] or report["mismatched_keys"]:
             odd = ", ".join(sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))[:3])
             raise ModelFileError(f"The weights of {name} are incomplete: {odd} ...")
-        shown = (
-            Path(name).name if Path(name).is_dir() else name
-        )  # a domain tells its name, and no folder of this machine
+        shown = folder.name if folder.is_dir() else name  # a domain tells its name, and no folder of this machine
         return cls(model, processor.tokenizer, Preprocessing.of(processor.image_processor), shown)
 
     def pictures(self, pictures: Tensor) -> Tensor:

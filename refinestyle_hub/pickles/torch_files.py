@@ -6,14 +6,15 @@ All of them are read by ``unpickle``, so nothing in them is executed.
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from ..errors import ModelFileError, ModelNotFoundError
+from ..boundary.contents import check_contents, fetch_again, start_of
+from ..boundary.paths import AnyPath, user_path
+from ..errors import ModelFileError, listed
 from .unpickle import STORAGES, Name, Storage, remaining, unpickle
 
 
@@ -25,7 +26,7 @@ MAGIC = 0x1950A86A20F9469CFC6C  # begins the older stream, as a pickle of its ow
 STREAM_START = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little") + b"."
 
 
-def read_torch(path: str | os.PathLike[str]) -> Any:
+def read_torch(path: AnyPath) -> Any:
     """The tensors, plain containers and inert records in a ``.pt``, ``.pth`` or ``.pkl`` file, on the CPU.
 
     Raises:
@@ -33,24 +34,24 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
         UnsafePickleError: it names something to run that no checkpoint needs.
         ModelFileError: damaged, or of another kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelNotFoundError(f"There is no file {path}.")
+    path = user_path(path)
+    start = start_of(path)
+    check_contents(path, start, "cannot be read as a checkpoint", "zip", "pickle")
     if path.stat().st_size > MAX_BYTES:
         raise ModelFileError(
             f"{path} is larger than {MAX_BYTES >> 30} GiB, and no StyleGAN2 checkpoint is that large."
         )
     try:
-        with path.open("rb") as file:
-            start = file.read(len(STREAM_START))
         if start.startswith(ZIP_START):
             return _read_zip(path)
         stream = io.BytesIO(path.read_bytes())
-        return _read_stream(stream, path) if start == STREAM_START else _read_pickle(stream, path)
+        return _read_stream(stream, path) if start.startswith(STREAM_START) else _read_pickle(stream, path)
     except ModelFileError:
         raise
     except Exception as error:  # damaged bytes break zipfile and torch in nearly any way
-        raise ModelFileError(f"{path} cannot be read as a checkpoint: damaged ({type(error).__name__}).") from error
+        raise ModelFileError(
+            f"{path} cannot be read as a checkpoint: damaged ({type(error).__name__}).\n{fetch_again(path)}", path=path
+        ) from error
 
 
 def _check(condition: bool) -> None:
@@ -78,10 +79,22 @@ def _read_zip(path: Path) -> Any:
     """``NAME/data.pkl`` and the storages ``NAME/data/KEY``, all of them stored without compression."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+        names = [entry.filename for entry in entries]
+        if not any(name.endswith("/data.pkl") for name in names):
+            raise ModelFileError(
+                f"{path} is a zip archive but none of PyTorch's, or damaged: it holds {listed(names) or 'nothing'}.\n"
+                "Unpack it first, then name the file that was in it.",
+                path=path,
+            )
+        if any("/code/" in name for name in names):
+            raise ModelFileError(
+                f"{path} is a TorchScript archive, which is a program, and not a checkpoint.\n"
+                "Save the state_dict of the network instead: torch.save(model.state_dict(), FILE).",
+                path=path,
+            )
         # so that nothing unpacks to more than the file has
         _check(all(entry.compress_type == zipfile.ZIP_STORED for entry in entries))
         _check(sum(entry.file_size for entry in entries) <= path.stat().st_size)
-        names = [entry.filename for entry in entries]
         _check(len(set(names)) == len(names))
         (root,) = (name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl"))
         if f"{root}byteorder" in names:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
+from ..boundary.paths import AnyPath
 from ..errors import ConfigError, ModelNotFoundError, printable
 from .atomic import write_folder
 from .model_folder import INDEX, Source
@@ -83,9 +82,9 @@ def shared_files(source: Source, folder: str = "") -> list[str]:
     return [join(folder, name) for name in names if any(kind.fullmatch(name) for kind in SHARED)]
 
 
-def save_index(folder: str | os.PathLike[str], index: PipelineIndex) -> None:
+def save_index(folder: AnyPath, index: PipelineIndex) -> None:
     """Write ``model_index.json``; do it after the parts, so that the index never names one that is not there yet."""
-    write_folder(Path(folder), {INDEX: dump_json(config_to_json("RefineStylePipeline", index))})
+    write_folder(folder, {INDEX: dump_json(config_to_json("RefineStylePipeline", index))})
 
 
 def join(folder: str | None, name: str) -> str:

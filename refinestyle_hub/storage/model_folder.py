@@ -33,7 +33,7 @@ def checked_name(name: str) -> PurePosixPath:
 def pickle_hint(names: Sequence[str]) -> str:
     """A line of advice if one of the files is a pickle by its name, else nothing."""
     for name in names:
-        if name.endswith(PICKLES):
+        if name.lower().endswith(PICKLES):
             return f"\n{name!r} is a pickle, which is never read here: refinestyle convert makes a folder of it."
     return ""
 
@@ -94,6 +94,9 @@ class Folder:
 
     def missing(self, *names: str) -> RefineStyleHubError:
         """The error to raise when none of ``names`` was found."""
+        dangling = [name for name in names if (self.root / name).is_symlink()]
+        if dangling:
+            return ModelNotFoundError(f"{self.root / dangling[0]} is a link to nothing. Copy the file there instead.")
         return ModelNotFoundError(f"{self} has no {' or '.join(names)}.{pickle_hint(self.names())}")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ..boundary.contents import check_contents, start_of
 from ..config import choices
 from ..errors import ConfigError, ModelFileError, listed, printable
 
@@ -63,6 +64,7 @@ def parse_json(text: bytes, where: object) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a small file."""
+    check_contents(path, start_of(path), "is not valid JSON", "json", "text", "empty")
     if path.stat().st_size > MAX_JSON:
         raise ModelFileError(f"{path} is larger than {MAX_JSON >> 20} MiB: that is not a config.", path=path)
     return parse_json(path.read_bytes(), path)

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..boundary.contents import check_contents, fetch_again, start_of
 from ..errors import ModelFileError, listed, printable
 from .schema import MAX_JSON, parse_json
 
@@ -63,11 +64,14 @@ def read_header(path: Path) -> Header:
 
     Raises ModelFileError for anything but a well-formed header that covers the whole file.
     """
+    check_contents(path, start_of(path), "is not a safetensors file", "safetensors")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(MAX_JSON, size - 8):
-            raise ModelFileError(f"{path} is not a safetensors file, or it is truncated ({size} bytes).", path=path)
+            raise ModelFileError(
+                f"{path} is not a safetensors file, or it is truncated ({size} bytes).\n{fetch_again(path)}", path=path
+            )
         text = file.read(length)
     entries = parse_json(text, f"The header of {path}")
     metadata = entries.pop("__metadata__", {})
@@ -81,7 +85,9 @@ def read_header(path: Path) -> Header:
                 raise ModelFileError(f"The header of {path} is malformed at '{printable(name)}'.", path=path)
     if max(ends) != size - 8 - length:
         raise ModelFileError(
-            f"{path} is damaged: {size} bytes, but its header describes {8 + length + max(ends)}.", path=path
+            f"{path} is damaged: {size} bytes, but its header describes {8 + length + max(ends)}.\n"
+            f"{fetch_again(path)}",
+            path=path,
         )
     config = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     inside = parse_json(config.encode(), f"The config inside {path}") if isinstance(config, str) else None
@@ -141,7 +147,7 @@ def _read(path: Path, header: Header, dtype: torch.dtype) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, AssertionError) as error:
-        raise ModelFileError(f"{path} is damaged: {printable(error)}.", path=path) from None
+        raise ModelFileError(f"{path} is damaged: {printable(error)}.\n{fetch_again(path)}", path=path) from None
     read = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
     check_finite(read, path if dtype == torch.float32 else f"{path} as {str(dtype).removeprefix('torch.')}")
     return read

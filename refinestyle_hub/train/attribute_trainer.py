@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..boundary.paths import user_path
 from ..errors import ConfigError
 from ..evaluation.attributes import BINARY, AttributeConfig, AttributeNet, AttributeOutput, standardisation
 from ..images import from_uint8
@@ -91,7 +92,7 @@ class AttributeTrainer(Run):
             found = measure_errors(self.net, *self.splits["val"])
             metrics = {name: value.get("r2", value.get("accuracy")) for name, value in found["attributes"].items()}
             metrics |= {"hair_style": found["hair_style"]["accuracy"], "parameters_r2": found["parameters_r2"]}
-            runlog.append(Path(self.config.out), {**facts, "seen": self.seen, **metrics})
+            runlog.append(user_path(self.config.out), {**facts, "seen": self.seen, **metrics})
 
     def save(self, path: Path) -> None:
         """Everything a run needs."""
@@ -108,11 +109,11 @@ class AttributeTrainer(Run):
 
     def finish(self) -> None:
         """Save the network, rounded to fp16, and the errors of what was saved."""
-        config, out = self.config, Path(self.config.out)
+        config, out = self.config, user_path(self.config.out)
         self.net.save_pretrained(out, variant="fp16")
         saved = AttributeNet.from_pretrained(out)
         self.report = {
-            "training": asdict(config) | {"data": Path(config.data).name, "out": out.name},
+            "training": asdict(config) | {"data": user_path(config.data).name, "out": out.name},
             "parameters": sum(p.numel() for p in saved.parameters()),
             **{split: measure_errors(saved, *self.splits[split]) for split in ("val", "test")},
         }
@@ -131,7 +132,7 @@ def train_attributes(config: AttributeTraining, progress: Progress | None = None
         ModelFileError: the state in ``config.out`` is damaged or of another network.
     """
     trainer = AttributeTrainer(config)
-    state = Path(config.out) / STATE
+    state = user_path(config.out) / STATE
     if state.exists():
         trainer.load(state)
     trainer.run(progress)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, PictureError
 from ..images import PictureSource, is_picture, list_pictures, load_picture, no_pictures
 from ..runtime.optional import optional
@@ -82,7 +83,7 @@ class Batch:
     flipped: Tensor
 
 
-def open_pictures(source: str | Path, resolution: int, split: str | None = "train") -> Pictures:
+def open_pictures(source: AnyPath, resolution: int, split: str | None = "train") -> Pictures:
     """The pictures of an image folder (searched recursively), a zip, or a ``datasets`` id or saved dataset.
 
     Args:
@@ -95,7 +96,7 @@ def open_pictures(source: str | Path, resolution: int, split: str | None = "trai
         ConfigError: the source has no such split.
         MissingDependencyError: a dataset without the package ``datasets``.
     """
-    path = Path(source)
+    path = user_path(source)
     if path.is_file() and zipfile.is_zipfile(path):
         names, read = _zip_members(path)
     elif _is_saved_dataset(path) or not path.exists():
@@ -214,11 +215,11 @@ def _is_saved_dataset(path: Path) -> bool:
 
 def _open_dataset(source: str, resolution: int, split: str | None) -> Pictures:
     is_path = source.startswith((".", "/", "~")) or source.endswith(".zip") or source.count("/") > 1
-    if is_path and not Path(source).exists():  # do not go looking on the network
+    if is_path and not user_path(source).exists():  # do not go looking on the network
         raise PictureError(f"There is no folder or zip of pictures at {source}.")
     datasets = optional("datasets", f"{source}, which is taken for a dataset,", "refinestyle-hub[train]")
     try:
-        loaded: Any = datasets.load_from_disk(source) if Path(source).exists() else datasets.load_dataset(source)
+        loaded: Any = datasets.load_from_disk(source) if user_path(source).exists() else datasets.load_dataset(source)
     except Exception as error:  # the loader raises many kinds, some without a common base
         raise PictureError(f"{source} is no folder, no zip, and not a dataset that can be loaded: {error}") from error
     if isinstance(loaded, datasets.DatasetDict):

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from ..boundary.paths import user_path
 from ..encoder.encoder import Encoder
 from ..encoder.stage import EncoderStage
 from ..errors import ConfigError
@@ -326,17 +327,17 @@ class EncoderTrainer(Run):
         if self.held_out is not None and config.validation and self.due(config.validate_every):
             pictures = validation_pictures(self.held_out, config.validation).to(self.device)
             found = measure_encoder(*nets, pictures, self.objective)
-            runlog.append(Path(config.out), {**facts, "seen": self.seen, **found})
+            runlog.append(user_path(config.out), {**facts, "seen": self.seen, **found})
         if self.due(config.grid_every):
             pictures = validation_pictures(self.held_out or self.pictures, 8).to(self.device)
-            save_encoder_grid(*nets, pictures, Path(config.out) / "grids" / f"{self.seen:08d}.png")
+            save_encoder_grid(*nets, pictures, user_path(config.out) / "grids" / f"{self.seen:08d}.png")
 
     def finish(self) -> None:
         """The average, without a second stage that has learnt nothing."""
         config = self.config
         untrained = config.network.stages == "two" and not (config.pictures or config.start_whole)
         done = self.average.without_tokens() if untrained else self.average
-        done.save_pretrained(Path(config.out) / "encoder")
+        done.save_pretrained(user_path(config.out) / "encoder")
 
 
 def train_encoder(
@@ -360,7 +361,7 @@ def train_encoder(
     """
     accelerator = processes.accelerator()
     generator = Generator.from_pretrained(config.model)
-    size, state = generator.config.resolution, Path(config.out) / STATE
+    size, state = generator.config.resolution, user_path(config.out) / STATE
     if config.network.stages == "two" and not (config.w_pictures or config.start_from or state.exists()):
         raise ConfigError("With w_pictures 0 the first stage is not learnt: name an encoder that has one, start_from.")
     trainer = EncoderTrainer(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..boundary.paths import user_path
 from ..config import DiscriminatorConfig, StyleGAN2Config
 from ..errors import ConfigError
 from ..generators.base import Generator
@@ -237,12 +238,12 @@ class Trainer(Run):
     def validate(self, facts: Mapping[str, Any]) -> None:
         """An image grid, where it is due."""
         if self.due(self.config.grid_every):
-            self.save_grid(Path(self.config.out) / "grids" / f"{self.seen:08d}.png")
+            self.save_grid(user_path(self.config.out) / "grids" / f"{self.seen:08d}.png")
 
     def finish(self) -> None:
         """Save the averaged generator, and the discriminator."""
-        self.average.save_pretrained(Path(self.config.out) / "generator")
-        self.discriminator.save_pretrained(Path(self.config.out) / "discriminator")
+        self.average.save_pretrained(user_path(self.config.out) / "generator")
+        self.discriminator.save_pretrained(user_path(self.config.out) / "discriminator")
 
 
 def _take_fitting(own: nn.Module, other: nn.Module) -> set[str]:
@@ -267,7 +268,7 @@ def train_generator(config: GeneratorTraining, progress: Progress | None = None)
     """
     accelerator = processes.accelerator(mixed_precision=config.precision)
     trainer = Trainer(config, open_pictures(config.data, config.resolution), accelerator)
-    state = Path(config.out) / STATE
+    state = user_path(config.out) / STATE
     if state.exists():
         trainer.load(state)
     elif config.start_from:

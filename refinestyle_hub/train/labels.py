@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError
 
 
@@ -72,7 +73,7 @@ ATTRIBUTES: dict[str, Callable[[dict[str, Any]], float]] = {
 LATERAL = {"yaw", "gaze_x", "light_azimuth"}  # angles to one side
 
 
-def open_labels(source: str | Path, pictures: Sequence[str]) -> Labels:
+def open_labels(source: AnyPath, pictures: Sequence[str]) -> Labels:
     """Read the labels of pictures by their names, from the source that they were opened from.
 
     Raises:
@@ -125,8 +126,8 @@ def _other_side(name: str) -> str:
     return name
 
 
-def _beside(source: str | Path) -> Path:
-    path = Path(source)
+def _beside(source: AnyPath) -> Path:
+    path = user_path(source)
     return path if path.is_dir() else path.parent
 
 
@@ -136,7 +137,7 @@ def picture_key(name: str) -> str:
     return str(int(stem)) if stem.isdecimal() else stem
 
 
-def label_rows(source: str | Path) -> dict[str, dict[str, Any]] | None:
+def label_rows(source: AnyPath) -> dict[str, dict[str, Any]] | None:
     """The lines of labels.jsonl by id, in the order of the file; None without such a file."""
     file = _beside(source) / "labels.jsonl"
     if not file.is_file():

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from ..boundary.paths import user_path
 from ..runtime.optim import reduce_gradients
 from . import runlog
 from .dataset import Batch
@@ -108,7 +109,7 @@ class Run(ABC):
         An exception of ``progress`` stops the run after its state has been saved. So does one from elsewhere, such as
         Ctrl-C, except while the networks change: then the state that was saved before stays.
         """
-        out, main = Path(self.settings.out), self.accelerator.is_main_process
+        out, main = user_path(self.settings.out), self.accelerator.is_main_process
         out.mkdir(parents=True, exist_ok=True)
         if main:
             runlog.rewind(out, self.seen)
