@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
+from ..boundary.paths import user_path
 from ..errors import ConfigError, ModelFileError
 from ..train.attribute_settings import AttributeTraining
 from ..train.encoder_settings import EncoderTraining
@@ -73,7 +74,7 @@ def generator(settings: GeneratorTraining) -> Report:
         trainer = train_generator(settings, progress)
     if not trainer.accelerator.is_main_process:
         return None
-    out = Path(settings.out)
+    out = user_path(settings.out)
     save_index(out, PipelineIndex(("generator", "discriminator")))
     text = f"{trainer.seen:,} pictures seen; refinestyle generate {out} draws with the model"
     return {"out": str(out), "pictures": trainer.seen}, text
@@ -91,7 +92,7 @@ def encoder(settings: EncoderTraining) -> Report:
         trainer = train_encoder(settings, progress)
     if not trainer.accelerator.is_main_process:
         return None
-    out = Path(settings.out)
+    out = user_path(settings.out)
     text = f"{trainer.seen:,} pictures seen; the encoder is in {out / 'encoder'}"
     return {"out": str(out), "pictures": trainer.seen}, text
 
