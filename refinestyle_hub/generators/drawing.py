@@ -23,6 +23,7 @@ def draw(
     w_plus: Tensor,
     rows: Sequence[list[tuple[TokenSet, float]] | None],
     shared: Sequence[tuple[TokenSet, Tensor]],
+    resolution: int | None = None,
 ) -> Tensor:
     """Draw w+ [N, L, D] as pictures [N, 3, R, R], clamped to [-1, 1].
 
@@ -31,10 +32,11 @@ def draw(
         w_plus: The codes.
         rows: For each picture the token sets of its own with their strengths, or None.
         shared: Token sets of all pictures with a strength for each, [N].
+        resolution: R, see ``Generator.forward``.
     """
     pictures = []
     for first in range(0, len(w_plus), BATCH):
         part = slice(first, first + BATCH)
         tokens = TokenBatch.collate(rows[part], [(tokens, strength[part]) for tokens, strength in shared])
-        pictures.append(generator(w_plus[part], tokens))
+        pictures.append(generator(w_plus[part], tokens, resolution=resolution))
     return torch.cat(pictures).clamp(-1, 1)

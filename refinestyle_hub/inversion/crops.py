@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -43,6 +44,7 @@ def invert_crops(
     tokens: bool = True,
     seed: int = 0,
     on_step: OnStep | None = None,
+    on_pictures: Callable[[Tensor], object] | None = None,
     settings: InversionSettings | None = None,
     base: Fingerprint | None = None,
 ) -> list[Inversion]:
@@ -54,7 +56,7 @@ def invert_crops(
         encoder: What gives the start: w+ alone for a generator of other sizes. None starts from the mean latent.
         perceptual: The perceptual distance. None loads one.
         steps, w_steps, tokens: How many steps there are for what, see ``planned_steps``.
-        seed, on_step, settings, base: As for ``optimise.invert``.
+        seed, on_step, on_pictures, settings, base: As for ``optimise.invert``.
 
     Raises:
         ShapeError: The crops have another size.
@@ -81,6 +83,7 @@ def invert_crops(
         seed=seed,
         perceptual=perceptual,
         on_step=on_step,
+        on_pictures=on_pictures,
         settings=settings,
         base=base,
     )

@@ -48,11 +48,20 @@ class InversionLoss:
     the mean of what each gave last.
     """
 
-    def __init__(self, pixels: Distance, perceptual: Sequence[Distance], weight: float) -> None:
+    def __init__(
+        self,
+        pixels: Distance,
+        perceptual: Sequence[Distance],
+        weight: float,
+        on_pictures: Callable[[Tensor], object] | None = None,  # told of every step's, [N, 3, R, R]
+    ) -> None:
         self.pixels, self.perceptual, self.weight = pixels, perceptual, weight
+        self.on_pictures = on_pictures
         self.latest: list[Tensor] = []  # [N] of each perceptual distance
 
     def __call__(self, step: int, pictures: Tensor, penalty: Tensor) -> LossValues:
+        if self.on_pictures is not None:
+            self.on_pictures(pictures.detach())
         turn = step % len(self.perceptual)
         squares, near = self.pixels(pictures), self.perceptual[turn](pictures)  # [N]
         if not self.latest:

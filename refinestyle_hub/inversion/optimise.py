@@ -54,6 +54,7 @@ def invert(
     seed: int = 0,
     perceptual: Perceptual | None = None,
     on_step: OnStep | None = None,
+    on_pictures: Callable[[Tensor], object] | None = None,
     settings: InversionSettings | None = None,
     base: Fingerprint | None = None,
 ) -> list[Inversion]:
@@ -73,6 +74,7 @@ def invert(
         perceptual: The perceptual distance to use. None loads one.
         on_step: A function called with (step, steps, {"mse", "perceptual"}) at each step. If it returns True, the
             search ends with the best so far.
+        on_pictures: A function called before that with what is drawn now, [N, 3, R, R]; the first is the start.
         settings: Weights and rates.
         base: The generator's fingerprint. None takes it, which needs a moment.
 
@@ -106,13 +108,13 @@ def invert(
     w_done, token_done, stopped = 0, 0, "finished"
     if w_steps:
         rate = settings.w_rate if start is None else settings.near_rate
-        loss = InversionLoss(pixels, [coarse], settings.w_perceptual)
+        loss = InversionLoss(pixels, [coarse], settings.w_perceptual, on_pictures)
         found, w_done, stopped = optimise_codes(
             frozen, w_plus, start_tokens, loss, w_steps, rate, settings, rngs, partial(report, 0)
         )
         w_plus = torch.stack(found)
     if token_steps and stopped != "cancelled":
-        loss = InversionLoss(pixels, [fine, coarse], settings.perceptual)
+        loss = InversionLoss(pixels, [fine, coarse], settings.perceptual, on_pictures)
         refined, token_done, stopped = optimise_tokens(
             frozen, w_plus, start_tokens, loss, token_steps, settings, rngs, partial(report, w_steps)
         )
