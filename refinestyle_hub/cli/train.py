@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -12,7 +11,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 
 from ..boundary.paths import user_path
-from ..errors import ConfigError, ModelFileError
+from ..errors import ConfigError
 from ..train.attribute_settings import AttributeTraining
 from ..train.encoder_settings import EncoderTraining
 from ..train.generator_settings import GeneratorTraining
@@ -115,18 +114,12 @@ def attributes(settings: AttributeTraining) -> Report:
 
 def _settings_of(kind: type, out: Path) -> dict[str, Any]:
     """The settings of a run that can continue; none where there is no run."""
-    from safetensors import SafetensorError, safe_open
-
+    from ..train.checkpoint import read_state
     from ..train.loop import STATE
 
-    state = out / STATE
-    if not state.is_file():
+    if not (out / STATE).is_file():
         return {}
-    try:
-        with safe_open(state, "pt") as file:
-            found = dict(json.loads(file.metadata()["state"])["config"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{state} is not the state of a training run; give another --out.") from error
+    found = dict(read_state(out / STATE)["config"])
     if not found.keys() <= {field.name for field in fields(kind)}:
         raise ConfigError(f"{out} holds a run of another kind, or of a newer version; give another --out.")
     return found

@@ -11,21 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..boundary.paths import user_path
-from ..errors import ConfigError
 from ..evaluation.attributes import BINARY, AttributeConfig, AttributeNet, AttributeOutput, standardisation
 from ..images import from_uint8
-from ..runtime import processes
 from ..runtime.optim import set_learning_rate, warmup_cosine
 from ..storage.atomic import write_folder
-from . import checkpoint, runlog
+from . import runlog
 from .attribute_settings import AttributeTraining
-from .dataset import Batch, Pictures, batches, open_pictures
+from .dataset import Batch, Pictures, open_pictures
 from .degrade import degrade
 from .labels import Labels, mirror, open_labels
-from .loop import STATE, Progress, Run
+from .loop import Progress, Run
 
 
 __all__ = ["AttributeTrainer", "AttributeTraining", "measure_errors", "train_attributes"]
@@ -36,9 +33,6 @@ class AttributeTrainer(Run):
 
     def __init__(self, config: AttributeTraining, accelerator: Any = None) -> None:
         """Open the splits "train", "val" and "test" of ``config.data``."""
-        accelerator = processes.accelerator() if accelerator is None else accelerator
-        if config.batch % accelerator.num_processes:
-            raise ConfigError(f"batch {config.batch} must be divisible by the {accelerator.num_processes} processes.")
         super().__init__(config, accelerator, config.pictures)
         self.config = config
         self.splits: dict[str, tuple[Pictures, Labels]] = {}
@@ -60,16 +54,18 @@ class AttributeTrainer(Run):
             torch.manual_seed(config.seed)
             self.net: AttributeNet = self.to_device(AttributeNet(shape))
         self.targets = _Targets(shape, labels)
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimizers = {"net": optimizer}
         self.report: dict[str, Any] = {}  # of the finished run, in the main process
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The network."""
+        return {"net": self.net}
 
     def pictures_from(self, seen: int) -> Iterator[Batch]:
         """Portraits of the split "train"."""
-        rank, size = self.accelerator.process_index, self.config.batch // self.world
-        pictures = self.splits["train"][0]
-        return batches(pictures, size, seed=self.config.seed, position=seen, rank=rank, world=self.world)
+        return self.batches_of(self.splits["train"][0], self.config.batch // self.world, seen)
 
     def step(self, stream: Iterator[Batch]) -> dict[str, float]:
         """One step of AdamW on degraded pictures."""
@@ -81,8 +77,9 @@ class AttributeTrainer(Run):
         loss = self.targets.loss(output, batch.indices, batch.flipped, config)
         loss.backward()
         progress = min(1.0, (self.seen + config.batch) / self.total)
-        set_learning_rate(self.optimizer, warmup_cosine(progress, config.warmup))
-        self.apply_gradients(self.optimizer)
+        optimizer = self.optimizers["net"]
+        set_learning_rate(optimizer, warmup_cosine(progress, config.warmup))
+        self.apply_gradients(optimizer)
         self.seen += config.batch
         return {"loss": float(loss.detach())}
 
@@ -92,24 +89,11 @@ class AttributeTrainer(Run):
             found = measure_errors(self.net, *self.splits["val"])
             metrics = {name: value.get("r2", value.get("accuracy")) for name, value in found["attributes"].items()}
             metrics |= {"hair_style": found["hair_style"]["accuracy"], "parameters_r2": found["parameters_r2"]}
-            runlog.append(user_path(self.config.out), {**facts, "seen": self.seen, **metrics})
-
-    def save(self, path: Path) -> None:
-        """Everything a run needs."""
-        state = {"seen": self.seen, "config": asdict(self.config), "means": self.means.state()}
-        checkpoint.write(path, {"net": self.net}, {"net": self.optimizer}, state)
-
-    def load(self, path: Path) -> None:
-        """Continue the run saved at ``path``. Raises ModelFileError if it is damaged or of another network."""
-        tensors, state = checkpoint.read(path)
-        checkpoint.load_networks(tensors, {"net": self.net})
-        checkpoint.load_optimizers(tensors, {"net": self.net}, {"net": self.optimizer})
-        self.seen = state["seen"]
-        self.means.load(state["means"])
+            runlog.append(self.out, {**facts, "seen": self.seen, **metrics})
 
     def finish(self) -> None:
         """Save the network, rounded to fp16, and the errors of what was saved."""
-        config, out = self.config, user_path(self.config.out)
+        config, out = self.config, self.out
         self.net.save_pretrained(out, variant="fp16")
         saved = AttributeNet.from_pretrained(out)
         self.report = {
@@ -127,14 +111,12 @@ def train_attributes(config: AttributeTraining, progress: Progress | None = None
         The trainer; in the main process its ``report`` has the held-out errors that are also in ``errors.json``.
 
     Raises:
-        ConfigError: data without labels, or without the splits train, val and test.
+        ConfigError: The data have no labels, or not the splits train, val and test.
         MissingDependencyError: accelerate is not installed.
-        ModelFileError: the state in ``config.out`` is damaged or of another network.
+        ModelFileError: The state in ``config.out`` is damaged or of another network.
     """
     trainer = AttributeTrainer(config)
-    state = user_path(config.out) / STATE
-    if state.exists():
-        trainer.load(state)
+    trainer.resume()
     trainer.run(progress)
     return trainer
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,15 +18,13 @@ from ..runtime.optim import adam_state, load_adam_state, under
 from ..storage.atomic import new_file
 
 
-__all__ = ["load_networks", "load_optimizers", "read", "write"]
+__all__ = ["load_networks", "load_optimizers", "read", "read_state", "write"]
 
 
 def write(
     path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]
 ) -> None:
-    """Write atomically. ``optimizers`` are named like the network whose parameters they move."""
-    from safetensors.torch import save_file
-
+    """Write a state atomically. ``optimizers`` have the names of the networks whose parameters they move."""
     tensors: dict[str, Tensor] = {}
     for part, net in networks.items():
         tensors |= {f"{part}.{name}": x for name, x in net.state_dict().items()}
@@ -36,26 +37,38 @@ def write(
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, and the state.
+    """Return the tensors by name, and the state.
 
     Raises:
-        ModelFileError: it is not a file that ``write`` wrote.
+        ModelFileError: It is not a file that ``write`` wrote.
     """
-    from safetensors import SafetensorError, safe_open
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["state"])
 
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the state alone. Raises ModelFileError as ``read`` does."""
+    with _opened(path) as file:
+        return dict(json.loads(file.metadata()["state"]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()["state"])
+            yield file
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is not the state of a training run: {error}") from error
+        raise ModelFileError(
+            f"{path} is not the state of a training run ({error}). Remove it, or name another folder."
+        ) from error
 
 
 def load_networks(tensors: Mapping[str, Tensor], networks: Mapping[str, nn.Module]) -> None:
     """Copy the tensors ``<network>.<name>`` into the networks.
 
     Raises:
-        ModelFileError: a tensor is missing, or has another shape.
+        ModelFileError: A tensor is missing, or has another shape.
     """
     for part, net in networks.items():
         own = net.state_dict()
@@ -72,7 +85,7 @@ def load_optimizers(
     """Restore Adam's state of the parameters that had one.
 
     Raises:
-        ModelFileError: the state of a parameter is incomplete.
+        ModelFileError: The state of a parameter is incomplete.
     """
     for part, optimizer in optimizers.items():
         try:

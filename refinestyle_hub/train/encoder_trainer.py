@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,8 +27,8 @@ from ..losses import gan
 from ..losses.perceptual import Perceptual
 from ..runtime import processes
 from ..runtime.optim import ema_decay, set_learning_rate, update_average, warmup_cosine
-from . import checkpoint, runlog
-from .dataset import Batch, Pictures, batches, open_held_out, open_pictures
+from . import runlog
+from .dataset import Batch, Pictures, open_held_out, open_pictures
 from .encoder_objective import Features, Objective
 from .encoder_settings import SMALLEST, EncoderTraining
 from .encoder_start import take_coordinates, take_over
@@ -63,9 +62,7 @@ class EncoderTrainer(Run):
 
         ``continued``: a state is loaded next, which has the weights of a backbone that was published.
         """
-        super().__init__(config, processes.accelerator() if accelerator is None else accelerator, config.total)
-        if config.batch % (2 * config.accumulate * self.world):
-            raise ConfigError(f"batch {config.batch} is not divisible by 2 x accumulate x {self.world} processes.")
+        super().__init__(config, accelerator, config.total, parts=2 * config.accumulate)
         if config.perceptual and generator.config.resolution < SMALLEST:
             raise ConfigError(f"The perceptual distance needs {SMALLEST} pixels or more: set perceptual to 0.")
         self.config, self.pictures, self.held_out = config, pictures, held_out
@@ -242,37 +239,26 @@ class EncoderTrainer(Run):
         """The perceptual distance of the loss."""
         return None if self.objective.perceptual is None else self.objective.perceptual.name
 
-    def save(self, path: Path) -> None:
-        """Everything a run needs."""
-        state = {
-            "seen": self.seen,
-            "config": asdict(self.config),
+    def state(self) -> dict[str, Any]:
+        """What the run learns for, and by."""
+        return {
             "base": self.generator.fingerprint().digest,
             "perceptual": self.perceptual_name,
             "features": self.objective.features is not None,
-            "means": self.means.state(),
         }
-        checkpoint.write(path, self.networks, self.optimizers, state)
 
     def load(self, path: Path) -> None:
-        """Continue the run saved at ``path``.
+        """Continue the run saved at ``path``; raises as ``Run.load`` does."""
+        super().load(path)
+        take_coordinates(self.encoder, self.average)
+
+    def restore(self, path: Path, state: Mapping[str, Any]) -> set[str]:
+        """Check that it is the same run; the adversarial term may join later.
 
         Raises:
-            ConfigError: it trains another network, for another generator, by another perceptual distance, or by
+            ConfigError: It trains another network, for another generator, by another perceptual distance, or by
                 features of a network that is not there.
-            ModelFileError: it is damaged.
         """
-        tensors, state = checkpoint.read(path)
-        self._check_same_run(path, state)
-        saved = state["config"]
-        new = set() if saved["adversarial"] else {"discriminator"}  # the term can join later
-        checkpoint.load_networks(tensors, {name: net for name, net in self.networks.items() if name not in new})
-        take_coordinates(self.encoder, self.average)
-        self.seen = state["seen"]
-        self.means.load(state["means"])
-        checkpoint.load_optimizers(tensors, self.learning, self.optimizers)
-
-    def _check_same_run(self, path: Path, state: Mapping[str, Any]) -> None:
         config, saved, name = self.config, state["config"], self.perceptual_name
         if config.start_whole != saved["start_whole"]:
             began = "did not begin" if config.start_whole else "began"
@@ -290,6 +276,7 @@ class EncoderTrainer(Run):
             raise ConfigError(
                 f"The run at {path} learns by features too: give their network again, or set features to 0."
             )
+        return set() if saved["adversarial"] else {"discriminator"}
 
     def start_from(self, encoder: Encoder) -> None:
         """Take over the first stage of an encoder; a one-stage run may begin with one that reads codes alone.
@@ -307,15 +294,7 @@ class EncoderTrainer(Run):
 
     def pictures_from(self, seen: int) -> Iterator[Batch]:
         """Portraits, which are half of what is seen."""
-        return batches(
-            self.pictures,
-            len(self.pairs(0)),
-            seed=self.config.seed,
-            position=seen // 2,
-            rank=self.accelerator.process_index,
-            world=self.world,
-            flip=self.config.flip,
-        )
+        return self.batches_of(self.pictures, len(self.pairs(0)), seen // 2, self.config.flip)
 
     def facts(self) -> dict[str, Any]:
         """Which stage learns."""
@@ -327,17 +306,17 @@ class EncoderTrainer(Run):
         if self.held_out is not None and config.validation and self.due(config.validate_every):
             pictures = validation_pictures(self.held_out, config.validation).to(self.device)
             found = measure_encoder(*nets, pictures, self.objective)
-            runlog.append(user_path(config.out), {**facts, "seen": self.seen, **found})
+            runlog.append(self.out, {**facts, "seen": self.seen, **found})
         if self.due(config.grid_every):
             pictures = validation_pictures(self.held_out or self.pictures, 8).to(self.device)
-            save_encoder_grid(*nets, pictures, user_path(config.out) / "grids" / f"{self.seen:08d}.png")
+            save_encoder_grid(*nets, pictures, self.out / "grids" / f"{self.seen:08d}.png")
 
     def finish(self) -> None:
         """The average, without a second stage that has learnt nothing."""
         config = self.config
         untrained = config.network.stages == "two" and not (config.pictures or config.start_whole)
         done = self.average.without_tokens() if untrained else self.average
-        done.save_pretrained(user_path(config.out) / "encoder")
+        done.save_pretrained(self.out / "encoder")
 
 
 def train_encoder(
@@ -375,9 +354,7 @@ def train_encoder(
         accelerator=accelerator,
         continued=state.exists(),
     )
-    if state.exists():
-        trainer.load(state)
-    elif config.start_from:
+    if not trainer.resume() and config.start_from:
         trainer.start_from(Encoder.from_pretrained(config.start_from))
     trainer.run(progress)
     return trainer

@@ -7,16 +7,13 @@ the generator, the gradient by the weights moves the discriminator.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..boundary.paths import user_path
 from ..config import DiscriminatorConfig, StyleGAN2Config
-from ..errors import ConfigError
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..generators.stylegan2 import StyleGAN2Generator
@@ -25,11 +22,10 @@ from ..losses import gan
 from ..losses.diffaugment import translate
 from ..runtime import processes
 from ..runtime.optim import ema_decay, set_learning_rate, update_average
-from . import checkpoint
-from .dataset import Batch, Pictures, batches, open_pictures
+from .dataset import Batch, Pictures, open_pictures
 from .generator_settings import GeneratorTraining
 from .latents import mixed_latents
-from .loop import STATE, Progress, Run
+from .loop import Progress, Run
 
 
 __all__ = ["GeneratorTraining", "Progress", "Trainer", "train_generator"]
@@ -49,8 +45,6 @@ class Trainer(Run):
         """Make networks with random weights; ``pictures`` are of the resolution of ``config``."""
         if accelerator is None:
             accelerator = processes.accelerator(mixed_precision=config.precision)
-        if config.batch % accelerator.num_processes:
-            raise ConfigError(f"batch {config.batch} must be divisible by the {accelerator.num_processes} processes.")
         super().__init__(config, accelerator, config.pictures)
         self.config, self.pictures = config, pictures
         self.local_batch = config.batch // self.world
@@ -69,11 +63,6 @@ class Trainer(Run):
                 Discriminator(DiscriminatorConfig(config.resolution, channels=shape.channels))
             )
         self.average.load_state_dict(self.generator.state_dict())
-        self.networks: dict[str, nn.Module] = {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "average": self.average,
-        }
         rate = config.learning_rate
         groups: list[dict[str, Any]] = [
             {"params": list(self.generator.synthesis.parameters())},
@@ -113,8 +102,10 @@ class Trainer(Run):
         """The non-saturating loss moves the generator; path lengths are regularised where it is time.
 
         Args:
-            fake: pictures [n, 3, R, R] with the generator's graph.
-            shown: the same as a leaf, which ``logits`` were computed from.
+            fake: Pictures [n, 3, R, R] with the generator's graph.
+            shown: The same pictures as a leaf, from which ``logits`` were computed.
+            logits: What the discriminator says of them.
+            rng: The random generator of this step.
         """
         (gradient,) = torch.autograd.grad(gan.generator_loss(logits.fake), shown, retain_graph=True)
         fake.backward(gradient)
@@ -184,28 +175,19 @@ class Trainer(Run):
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
-    def save(self, path: Path) -> None:
-        """Everything a run needs."""
-        state = {
-            "seen": self.seen,
-            "path_mean": self.path_mean.item(),
-            "config": asdict(self.config),
-            "means": self.means.state(),
-        }
-        checkpoint.write(path, self.networks, self.optimizers, state)
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Both networks, and the average of the generator."""
+        return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
 
-    def load(self, path: Path) -> None:
-        """Continue the run saved at ``path``.
+    def state(self) -> dict[str, Any]:
+        """The mean path length."""
+        return {"path_mean": self.path_mean.item()}
 
-        Raises:
-            ModelFileError: it is damaged, or its networks have other sizes.
-        """
-        tensors, state = checkpoint.read(path)
-        checkpoint.load_networks(tensors, self.networks)
-        checkpoint.load_optimizers(tensors, self.networks, self.optimizers)
-        self.seen = state["seen"]
-        self.means.load(state["means"])
+    def restore(self, path: Path, state: Mapping[str, Any]) -> set[str]:
+        """Take the mean path length."""
         self.path_mean.fill_(state["path_mean"])
+        return set()
 
     def start_from(self, generator: Generator, discriminator: Discriminator) -> None:
         """Take the tensors that fit from other networks, such as smaller ones; new toRGB layers start at zero."""
@@ -225,25 +207,17 @@ class Trainer(Run):
 
     def pictures_from(self, seen: int) -> Iterator[Batch]:
         """Real pictures alone."""
-        return batches(
-            self.pictures,
-            self.local_batch,
-            seed=self.config.seed,
-            position=seen,
-            rank=self.accelerator.process_index,
-            world=self.world,
-            flip=self.config.flip,
-        )
+        return self.batches_of(self.pictures, self.local_batch, seen, self.config.flip)
 
     def validate(self, facts: Mapping[str, Any]) -> None:
         """An image grid, where it is due."""
         if self.due(self.config.grid_every):
-            self.save_grid(user_path(self.config.out) / "grids" / f"{self.seen:08d}.png")
+            self.save_grid(self.out / "grids" / f"{self.seen:08d}.png")
 
     def finish(self) -> None:
         """Save the averaged generator, and the discriminator."""
-        self.average.save_pretrained(user_path(self.config.out) / "generator")
-        self.discriminator.save_pretrained(user_path(self.config.out) / "discriminator")
+        self.average.save_pretrained(self.out / "generator")
+        self.discriminator.save_pretrained(self.out / "discriminator")
 
 
 def _take_fitting(own: nn.Module, other: nn.Module) -> set[str]:
@@ -260,18 +234,15 @@ def train_generator(config: GeneratorTraining, progress: Progress | None = None)
     Several processes under ``accelerate launch`` or ``torchrun`` share each batch.
 
     Raises:
-        PictureError: no pictures at ``config.data``.
-        ConfigError: a value that cannot be.
-        ModelNotFoundError: no generator or no discriminator at ``config.start_from``.
+        PictureError: There are no pictures at ``config.data``.
+        ConfigError: The batch cannot be divided among the processes.
+        ModelNotFoundError: There is no generator or no discriminator at ``config.start_from``.
         MissingDependencyError: accelerate is not installed.
-        ModelFileError: the state in ``config.out`` is damaged or of another network.
+        ModelFileError: The state in ``config.out`` is damaged or of another network.
     """
     accelerator = processes.accelerator(mixed_precision=config.precision)
     trainer = Trainer(config, open_pictures(config.data, config.resolution), accelerator)
-    state = user_path(config.out) / STATE
-    if state.exists():
-        trainer.load(state)
-    elif config.start_from:
+    if not trainer.resume() and config.start_from:
         trainer.start_from(
             Generator.from_pretrained(config.start_from), Discriminator.from_pretrained(config.start_from)
         )

@@ -1,20 +1,23 @@
-"""What trainings have in common: steps until all pictures are seen, a log, and a state that a run continues from."""
+"""What trainings share: steps until all pictures are seen, a log, and a state that a run continues from."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..boundary.paths import user_path
+from ..errors import ConfigError
+from ..runtime import processes
 from ..runtime.optim import reduce_gradients
-from . import runlog
-from .dataset import Batch
+from . import checkpoint, runlog
+from .dataset import Batch, Pictures, batches
 
 
 __all__ = ["STATE", "Progress", "Run"]
@@ -32,21 +35,38 @@ class Settings(Protocol):
     @property
     def batch(self) -> int: ...
     @property
+    def seed(self) -> int: ...
+    @property
     def save_every(self) -> int: ...
 
 
 class Run(ABC):
     """A training that can be stopped after any step, and continued as if it had not been stopped."""
 
-    def __init__(self, settings: Settings, accelerator: Any, total: int) -> None:
-        """``total``: length of the run in pictures, over all processes."""
-        self.settings, self.accelerator, self.total = settings, accelerator, total
-        self.device, self.world = accelerator.device, accelerator.num_processes
+    optimizers: Mapping[str, torch.optim.Optimizer]  # by the names of the networks that they move
+
+    def __init__(self, settings: Settings, accelerator: Any, total: int, parts: int = 1) -> None:
+        """Prepare a run of ``total`` pictures over all processes; each process takes a batch in ``parts``.
+
+        Raises:
+            ConfigError: The batch cannot be divided so.
+        """
+        self.settings, self.total, self.out = settings, total, user_path(settings.out)
+        self.accelerator = processes.accelerator() if accelerator is None else accelerator
+        if settings.batch % (parts * self.accelerator.num_processes):
+            count = f"{self.accelerator.num_processes} processes" + (f" x {parts}" if parts > 1 else "")
+            raise ConfigError(f"batch {settings.batch} must be divisible by the {count}.")
+        self.device, self.world = self.accelerator.device, self.accelerator.num_processes
         self.seen = 0  # pictures, over all processes
         self.means = runlog.Means()
         self.mid_step = False  # from the first thing that a step changes to its end: not a state to continue from
 
     # -- what a training defines ------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The networks whose state is saved, by name."""
 
     @abstractmethod
     def pictures_from(self, seen: int) -> Iterator[Batch]:
@@ -61,10 +81,6 @@ class Run(ABC):
         """Metrics and image grids, where they are due; ``facts`` are those of the step that was made."""
 
     @abstractmethod
-    def save(self, path: Path) -> None:
-        """Write everything that the run needs to continue, with the state of ``means``."""
-
-    @abstractmethod
     def finish(self) -> None:
         """Write what was trained."""
 
@@ -72,7 +88,50 @@ class Run(ABC):
         """What each line of the log says of the step that comes next, apart from its metrics."""
         return {}
 
+    def state(self) -> dict[str, Any]:
+        """What JSON holds of the state, beyond what all runs save."""
+        return {}
+
+    def restore(self, path: Path, state: Mapping[str, Any]) -> set[str]:
+        """Take what ``state`` gave, and return the names of networks that the run at ``path`` need not have.
+
+        Raises:
+            ConfigError: It is another run.
+        """
+        return set()
+
     # -- what they share --------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write everything that the run needs to continue."""
+        common = {"seen": self.seen, "config": asdict(self.settings), "means": self.means.state()}  # type: ignore[call-overload]
+        checkpoint.write(path, self.networks, self.optimizers, common | self.state())
+
+    def load(self, path: Path) -> None:
+        """Continue the run saved at ``path``.
+
+        Raises:
+            ConfigError: It is another run.
+            ModelFileError: It is damaged, or its networks have other sizes.
+        """
+        tensors, state = checkpoint.read(path)
+        new = self.restore(path, state)
+        checkpoint.load_networks(tensors, {name: net for name, net in self.networks.items() if name not in new})
+        checkpoint.load_optimizers(tensors, self.networks, self.optimizers)
+        self.seen = state["seen"]
+        self.means.load(state["means"])
+
+    def resume(self) -> bool:
+        """Continue the run in the output folder, if there is one."""
+        state = self.out / STATE
+        if found := state.exists():
+            self.load(state)
+        return found
+
+    def batches_of(self, pictures: Pictures, size: int, seen: int, flip: bool = True) -> Iterator[Batch]:
+        """This process's batches of ``size``, from where all processes had seen ``seen`` of the pictures."""
+        how = {"seed": self.settings.seed, "rank": self.accelerator.process_index, "world": self.world}
+        return batches(pictures, size, position=seen, flip=flip, **how)
 
     def to_device(self, net: Any) -> Any:
         """A network on the device, in the memory layout that is fastest for convolutions."""
@@ -109,7 +168,7 @@ class Run(ABC):
         An exception of ``progress`` stops the run after its state has been saved. So does one from elsewhere, such as
         Ctrl-C, except while the networks change: then the state that was saved before stays.
         """
-        out, main = user_path(self.settings.out), self.accelerator.is_main_process
+        out, main = self.out, self.accelerator.is_main_process
         out.mkdir(parents=True, exist_ok=True)
         if main:
             runlog.rewind(out, self.seen)
