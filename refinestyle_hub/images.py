@@ -88,12 +88,12 @@ def load_picture(source: PictureSource, *, max_bytes: int = MAX_BYTES, max_pixel
     frame is taken.
 
     Args:
-        source: path, file contents, open binary file (read from its start where it can seek) or PIL image.
-        max_bytes: largest file.
-        max_pixels: largest width x height.
+        source: Path, file contents, open binary file (read from its start where it can seek) or PIL image.
+        max_bytes: The size of the largest file.
+        max_pixels: The largest width x height.
 
     Raises:
-        PictureError: not a picture, damaged, too large, missing. The message says what to do.
+        PictureError: It is missing, damaged, too large, or not a picture. The message says what to do.
     """
     image = source if isinstance(source, Image.Image) else _open(_read(source, max_bytes))
     width, height = image.size
@@ -139,7 +139,7 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
     """``[3, H, W]`` in [-1, 1] -> PIL RGB, rounded and clamped. Exact inverse of `to_tensor` without resampling.
 
     Raises:
-        ShapeError: not three channels of a plane.
+        ShapeError: The tensor is not [3, H, W].
     """
     if tensor.dim() != 3 or tensor.shape[0] != 3:
         raise ShapeError(f"A picture is [3, H, W]; this tensor is {list(tensor.shape)}.")
@@ -178,7 +178,7 @@ def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
     """Lay pictures out row by row on white, each centred in a cell as large as the largest, 2 pixels apart.
 
     Raises:
-        PictureError: no pictures, or no columns.
+        PictureError: There are no pictures, or no columns.
     """
     if not images or columns < 1:
         raise PictureError("A contact sheet needs at least one picture and one column.")

@@ -169,7 +169,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
 
         Args:
             seeds: Whole numbers from 0 to 2**32 - 1.
-            truncation: 1 as drawn, 0 the mean face.
+            truncation: 1 draws the samples as they are, 0 the mean face.
             edits, domains, resolution, output_type: As for ``render``.
         """
         z = latents_of_seeds(seeds, self.generator.config.z_dim)

@@ -32,7 +32,7 @@ class AdaptState:
         """Write one ``.safetensors`` file whose metadata is the JSON of the numbers, atomically.
 
         Raises:
-            ModelFileError: a value is not finite.
+            ModelFileError: A value is not finite.
         """
         path = user_path(path)
         header = {**self.numbers, "class": KIND, "format_version": FORMAT_VERSION}
@@ -48,7 +48,7 @@ class AdaptState:
         """Read what ``save`` wrote.
 
         Raises:
-            ModelFileError: not such a file, or damaged.
+            ModelFileError: The file is damaged, or of another kind.
         """
         path = user_path(path)
         header = read_header(path)

@@ -66,7 +66,7 @@ def read_card(source: Source, subfolder: str = "") -> Card:
     """The facts in ``card.json`` of a part; an empty card if there is no such file.
 
     Raises:
-        ModelFileError, ConfigError: not a valid one.
+        ModelFileError, ConfigError: The file is not valid.
     """
     path = source.find(str(PurePosixPath(subfolder, FACTS)))
     return Card() if path is None else from_json(Card, read_json(path), path)

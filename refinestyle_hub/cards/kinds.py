@@ -39,8 +39,8 @@ def kind_of(folder: Path) -> tuple[Kind, Config]:
     """What is saved in a folder, and its config.
 
     Raises:
-        ModelNotFoundError: no such folder.
-        ModelFileError: there is no model in it, or one of a class that has no cards.
+        ModelNotFoundError: There is no such folder.
+        ModelFileError: The folder has no model, or one of a class without cards.
     """
     if not folder.is_dir():
         raise ModelNotFoundError(f"There is no folder {folder}.")

@@ -22,7 +22,7 @@ def check_rights(source: Source) -> None:
     """Every domain of a saved model that was made from pictures says by what right they were used.
 
     Raises:
-        CardError: one does not.
+        CardError: A domain does not say so.
     """
     for folder in model_folders(source):
         path = source.find(str(PurePosixPath(folder, CONFIG)))

@@ -117,7 +117,7 @@ def check(text: str) -> None:
     """Check a card before anything is uploaded, by the Hub's rules and without asking it.
 
     Raises:
-        CardError: no licence, or metadata that the Hub would refuse.
+        CardError: There is no licence, or the Hub would refuse the metadata.
     """
     data, _ = split(text)
     licence = data.get("license")

@@ -45,12 +45,12 @@ def render(
     """The card of the part or pipeline saved in ``folder``.
 
     Args:
-        name: what users load it by: a Hub id or a bundled name; ``subfolder`` within it.
-        old: the card to bring up to date; what people wrote into it stays, and its licence if ``card`` has none.
-        pictures: folder that the card's pictures are relative to, by default ``folder``; absent ones are left out.
+        name: The name that users load it by: a Hub id or a bundled name.
+        old: The card to bring up to date. What people wrote into it stays, and its licence if ``card`` has none.
+        pictures: The folder that the card's pictures are relative to, by default ``folder``. Absent ones are left out.
 
     Raises:
-        CardError: an artefact for one generator, and no ``base_model``; or an old card that cannot be read.
+        CardError: The part needs a generator, and there is no ``base_model``; or the old card cannot be read.
     """
     kind, config = kind_of(folder)
     known, body = split(old)

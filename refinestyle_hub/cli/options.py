@@ -56,8 +56,8 @@ def build(config: type[C], given: Mapping[str, Any], file: Path | None, base: Ma
     """A configuration from ``base``, over that a JSON file, over that the options given.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type or out of range.
-        ModelFileError: the file is not a JSON object.
+        ConfigError: A key is unknown, or a value is of the wrong type or out of range.
+        ModelFileError: The file is not a JSON object.
     """
     values = dict(base or {})
     for layer in (read_json(file) if file else {}, given):

@@ -55,19 +55,19 @@ def convert(
     needed. Pictures equal those of the original code.
 
     Args:
-        out: a folder that does not exist yet.
-        license: of the weights, an id of the Hub's list; "other" with ``license_name`` and ``license_link``. It is
-            written to the card, and never assumed.
-        crop: how the training pictures were framed: "ffhq" by facial landmarks, "none" as they came.
-        discriminator: whether to convert the discriminator, if there is one.
+        out: A folder that does not exist yet.
+        license: The licence of the weights: an id of the Hub's list, or "other" with ``license_name`` and
+            ``license_link``. It is written to the card, and never assumed.
+        crop: How the training pictures were framed: "ffhq" by facial landmarks, "none" as they came.
+        discriminator: Whether to convert the discriminator, if there is one.
 
     Raises:
-        CardError: no licence, or none that the Hub knows.
-        ModelNotFoundError: no such file.
-        UnsafePickleError: the pickle names something to run that no checkpoint needs.
-        UnsupportedModelError: StyleGAN3, class-conditional, not RGB, or another architecture.
-        ModelFileError: damaged, of another kind, or ``out`` exists.
-        ConfigError: a size out of range, or an unknown crop.
+        CardError: There is no licence, or none that the Hub knows.
+        ModelNotFoundError: There is no such file.
+        UnsafePickleError: The pickle names something to run that no checkpoint needs.
+        UnsupportedModelError: It is a StyleGAN3, class-conditional, not RGB, or of another architecture.
+        ModelFileError: The file is damaged or of another kind, or ``out`` exists.
+        ConfigError: A size is out of range, or the crop is unknown.
     """
     source, out = user_path(source), user_path(out)
     card = Card(license=license or None, license_name=license_name, license_link=license_link)

@@ -41,20 +41,20 @@ def read_directions(
     """The directions in a published file.
 
     Args:
-        path: ``.npy`` or ``.pt`` with one direction of D, 1 x D, L x D, 1 x L x D or 1 x (L D) numbers; ``.pt`` with
-            several of them by name; ``.pt`` or ``.npz`` with GANSpace components.
-        w_dim: D.
-        name: of a single direction; by default the file's name, as far as that says one.
+        path: A ``.npy`` or ``.pt`` file with one direction of D, 1 x D, L x D, 1 x L x D or 1 x (L D) numbers; a
+            ``.pt`` with several of them by name; a ``.pt`` or ``.npz`` with GANSpace components.
+        w_dim: D, the size of w.
+        name: The name of a single direction. None takes it from the file's name.
         table: StyleRes's ``ganspace_configs.csv`` (name, component, first layer, end layer, strength), which names
             edits along GANSpace components; without it they are "pca0", "pca1", ...
-        licence: of the file, kept with its directions; most sources state one for their repository only.
+        licence: The licence of the file, which its directions keep. Most sources state one for their repository only.
 
     Returns:
         Directions in the file's own units; a GANSpace component's unit is one standard deviation.
 
     Raises:
-        ModelNotFoundError: no such file.
-        ModelFileError: not such a file, damaged, or of another width than ``w_dim``.
+        ModelNotFoundError: There is no such file.
+        ModelFileError: The file is damaged, of another kind, or of another width than ``w_dim``.
     """
     path = user_path(path)
     content = _read(path)

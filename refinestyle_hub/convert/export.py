@@ -68,7 +68,7 @@ def rosinality_checkpoint(
     Warns where that code draws other pictures: it does not clamp activations.
 
     Raises:
-        UnsupportedModelError: z and w of different sizes, or another minibatch statistic: it has neither.
+        UnsupportedModelError: z and w have different sizes, or the minibatch statistic differs; that code has neither.
     """
     config = generator.config
     if config.z_dim != config.w_dim:
@@ -138,21 +138,22 @@ def export(
     """Write the generator of a saved model, plain or with domains in its weights, as one file of another code base.
 
     Args:
-        model: bundled name, folder or Hub id.
-        out: ``.pt`` for rosinality, ``.safetensors`` for NVIDIA's names.
-        layout: whose names, if it is to be checked; by default the ending of ``out`` decides.
-        domains: strength by the name of a domain of the model, or by the folder or Hub id of one of its own.
-        discriminator: put the model's discriminator into the file too; rosinality's layout only.
+        model: The bundled name, folder or Hub id of the model.
+        out: The file to write: ``.pt`` for rosinality, ``.safetensors`` for NVIDIA's names.
+        layout: The layout, if it is to be checked; by default the ending of ``out`` decides.
+        domains: Strength by domain: a name of the model's own, or the folder or Hub id of another.
+        discriminator: Whether the model's discriminator goes into the file too; only rosinality's layout can hold it.
 
     Returns:
         The layout.
 
     Raises:
-        ModelNotFoundError: no such model or domain.
-        BaseMismatchError: a domain was made for another generator.
-        MergeError: a domain enters after the modulation, so that no generator holds it.
-        UnsupportedModelError: the other code base does not have such a network.
-        ConfigError: an ending of no layout or of the other one, or a layout that does not hold a discriminator.
+        ModelNotFoundError: There is no such model or domain.
+        BaseMismatchError: A domain was made for another generator.
+        MergeError: A domain enters after the modulation, so that no generator holds it.
+        UnsupportedModelError: The other code base does not have such a network.
+        ConfigError: The ending of ``out`` belongs to no layout or to the other one, or the layout holds no
+            discriminator.
     """
     chosen = ENDINGS.get(user_path(out).suffix.lower())
     if chosen is None or layout not in (None, chosen):

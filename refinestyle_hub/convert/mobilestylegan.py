@@ -242,7 +242,7 @@ def convert_files(files: Mapping[str, bytes], recipe: Folder) -> dict[str, bytes
     The mean latent comes from ``mean_latent.safetensors`` beside the recipe, so that it is the same everywhere.
 
     Raises:
-        ModelFileError, UnsupportedModelError: see ``read_mobilestylegan``.
+        ModelFileError, UnsupportedModelError: See ``read_mobilestylegan``.
     """
     networks: list[Network] = []
     for name in ("MappingNetwork", "SynthesisNetwork"):

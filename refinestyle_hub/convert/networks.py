@@ -65,10 +65,10 @@ def assemble(
     """A network from the tensors of a file, which must be exactly those of ``config``.
 
     Args:
-        names: our name -> the name in ``found``; by default they are the same. Dimensions of 1 may differ.
+        names: Our names and the names in ``found``; by default they are the same. Dimensions of 1 may differ.
 
     Raises:
-        ModelFileError: missing, extra or misshapen tensor, or a value that is not finite.
+        ModelFileError: A tensor is missing, unexpected or misshapen, or a value is not finite.
     """
     template = kind.template(config)
     names = names or {name: name for name in template}

@@ -231,8 +231,8 @@ def read_nvidia(
     """The averaged generator and the discriminator of a training pickle, or a generator that was pickled alone.
 
     Raises:
-        ModelFileError: damaged, or not such a file.
-        UnsupportedModelError: StyleGAN3, class-conditional, not RGB, or another architecture.
+        ModelFileError: The file is damaged, or of another kind.
+        UnsupportedModelError: It is a StyleGAN3, class-conditional, not RGB, or of another architecture.
     """
     networks = {"G_ema": content} if isinstance(content, Record) else content
     module = _check_network(networks.get("G_ema"), "Generator", where)
@@ -250,9 +250,9 @@ def read_nvidia_state(path: AnyPath, *, crop: str = "ffhq") -> StyleGAN2Generato
     clamped, and ``crop`` says how the training pictures were framed.
 
     Raises:
-        ModelNotFoundError: no such file.
-        ModelFileError: damaged, or other tensors than a network of NVIDIA's has.
-        UnsupportedModelError: another filter, or not RGB.
+        ModelNotFoundError: There is no such file.
+        ModelFileError: The file is damaged, or has other tensors than a network of NVIDIA's.
+        UnsupportedModelError: The filter differs, or the pictures are not RGB.
     """
     return _read_state(user_path(path), crop)[0]
 

@@ -113,8 +113,8 @@ def read_rosinality(content: Mapping[str, Any], where: object, *, crop: str, dis
     """The networks of a checkpoint; the averaged generator, or where there is none ("g" only) that one.
 
     Raises:
-        ModelFileError: not such a checkpoint, or tensors missing, extra, misshapen or not finite.
-        UnsupportedModelError: pictures that are not RGB, another filter.
+        ModelFileError: It is not such a checkpoint, or tensors are missing, unexpected, misshapen or not finite.
+        UnsupportedModelError: The pictures are not RGB, or the filter differs.
     """
     found = named_tensors(content.get("g_ema", content.get("g")), where)
     found = without_filters(found, "kernel", 4.0, where)

@@ -66,7 +66,7 @@ class Direction:
         """The offset of every code, [L, D], zero outside the layer range.
 
         Raises:
-            DirectionError: the direction has another number of codes, or moves some that there are not.
+            DirectionError: The direction has another number of codes, or moves codes that do not exist.
         """
         if self.info.codes not in (1, num_ws):
             raise DirectionError(f"The direction has {self.info.codes} codes, the generator {num_ws}.")
@@ -177,13 +177,13 @@ def apply(w_plus: Tensor, edits: Mapping[str, float | Tensor], directions: Mappi
     """Move w+ [N, L, D] by strength times direction for each edit; edits add.
 
     Args:
-        w_plus: codes; left as they are.
-        edits: strength by name, any real number or one for each sample [N].
-        directions: where the names are looked up.
+        w_plus: The codes, which are left as they are.
+        edits: Strength by name: any real number, or one for each sample [N].
+        directions: The directions by name.
 
     Raises:
-        DirectionError: unknown name, or a direction of another size.
-        ConfigError: a strength that is not finite.
+        DirectionError: A name is unknown, or a direction has another size.
+        ConfigError: A strength is not finite.
         ShapeError: ``w_plus`` is not [N, L, D], or strengths are not [N].
     """
     if w_plus.dim() != 3:

@@ -56,18 +56,18 @@ def find_from_labels(
     normals instead, which is the same with S = 1, and leaves the region where w lies sooner.
 
     Args:
-        w: samples [N, D], for one vector that serves all codes, or w+ [N, L, D], for a vector for each code.
-        labels: name -> [N], any scale, yes/no as 0 and 1.
-        against: labels that each direction must leave alone; None: all the others; (): none.
-        layers: first code to move and the end; None: all.
-        ridge: added to S for the regression, as a share of its mean eigenvalue.
+        w: Samples [N, D], for one vector that serves all codes, or w+ [N, L, D], for a vector for each code.
+        labels: Values [N] by name, on any scale; yes and no are 1 and 0.
+        against: Labels that each direction must leave alone. None means all the others, () none.
+        layers: The first code to move and the end. None means all.
+        ridge: Added to S for the regression, as a share of its mean eigenvalue.
 
     Returns:
         A direction for each label, with vectors [1, D] or [L, D].
 
     Raises:
-        ShapeError: sizes do not fit together, or fewer than two samples.
-        DirectionError: a label that never changes, or that others determine; a name in ``against`` without labels.
+        ShapeError: The sizes do not fit together, or there are fewer than two samples.
+        DirectionError: A label never changes, or others determine it; or a name in ``against`` has no labels.
     """
     if unknown := sorted(set(against or ()) - set(labels)):
         raise DirectionError(f"There are no labels of {', '.join(unknown)} to leave alone.")
@@ -128,15 +128,15 @@ def sefa(generator: Generator, layers: tuple[int, int] | None = None, k: int = 1
     style's row brought to length 1.
 
     Args:
-        generator: its weights are read.
-        layers: first code and the end; what the directions are found from, and what they move. None: all.
-        k: how many.
+        generator: The generator, whose weights are read.
+        layers: The first code and the end of the layers that the directions are found from and move. None means all.
+        k: The number of directions.
 
     Returns:
         "sefa0", "sefa1", ..., strongest first, of length 1 in w.
 
     Raises:
-        ConfigError: no such layers, or more directions than w has dimensions.
+        ConfigError: There are no such layers, or not that many dimensions of w.
     """
     config = generator.config
     first, end = layers or (0, config.num_ws)
@@ -160,8 +160,8 @@ def pca(w: Tensor, k: int = 10, layers: tuple[int, int] | None = None) -> dict[s
         "pca0", "pca1", ..., strongest first; strength 1 is one standard deviation along the component.
 
     Raises:
-        ShapeError: not [N, D].
-        ConfigError: more components than samples or dimensions.
+        ShapeError: w is not [N, D].
+        ConfigError: There are more components than samples or dimensions.
     """
     if w.dim() != 2:
         raise ShapeError(f"pca needs w [N, D], not {list(w.shape)}.")

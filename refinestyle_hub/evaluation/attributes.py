@@ -104,7 +104,7 @@ class AttributeNet(Pretrained, nn.Module):
         """Pictures ``[N, 3, H, W]`` in [-1, 1], any size -> features ``[N, 256]``, at least 0.
 
         Raises:
-            ShapeError: not a batch of RGB pictures.
+            ShapeError: It is not a batch of RGB pictures.
         """
         if x.dim() != 4 or x.shape[1] != 3:
             raise ShapeError(f"The attribute network reads pictures [N, 3, H, W], not {list(x.shape)}.")

@@ -76,13 +76,13 @@ def evaluate_domain(
     """``compare`` for a token set, with its size and the time that it costs.
 
     Args:
-        samples: how many pictures to draw, from seeded latents and with the generator's stored noise.
-        truncation: 1 as drawn, 0 the mean face.
+        samples: The number of pictures to draw, from seeded latents and with the generator's stored noise.
+        truncation: 1 draws the samples as they are, 0 the mean face.
 
     Raises:
-        ConfigError: fewer than two samples.
-        ShapeError: pictures of another size than the generator's.
-        BaseMismatchError, LayerError: the tokens were made for another generator.
+        ConfigError: There are fewer than two samples.
+        ShapeError: The pictures have another size than the generator's.
+        BaseMismatchError, LayerError: The tokens were made for another generator.
     """
     w_plus = sample_codes(generator, samples, truncation, seed)
     device = w_plus.device
@@ -133,15 +133,15 @@ def compare(
     """Measure any change of a generator: a domain, or one that was fine-tuned.
 
     Args:
-        plain: draws w+ [n, L, D] as before the change, pictures [n, 3, R, R] in [-1, 1].
-        adapted: draws them as after it.
-        w_plus: codes of the samples, [N, L, D].
-        true: pictures of the style, [M, 3, R, R]: a tensor, or a sequence of [3, R, R].
-        nets: the networks that measure.
-        references: pictures that the change was learnt from, [K, 3, R, R]; the clusters of the diversity form around
-            them. None: around the first of the true pictures, at most 20.
-        faces: of how many samples the landmarks are compared.
-        seed: of what is drawn to estimate the metrics.
+        plain: Draws w+ [n, L, D] as before the change, pictures [n, 3, R, R] in [-1, 1].
+        adapted: Draws them as after the change.
+        w_plus: The codes of the samples, [N, L, D].
+        true: Pictures of the style, [M, 3, R, R]: a tensor, or a sequence of [3, R, R].
+        nets: The networks that measure.
+        references: Pictures that the change was learnt from, [K, 3, R, R]; the clusters of the diversity form around
+            them. None takes the first of the true pictures, at most 20.
+        faces: The number of samples whose landmarks are compared.
+        seed: The seed of the estimates.
         on_batch: A function called after each batch with (samples done, samples in all).
 
     Returns:
@@ -149,7 +149,7 @@ def compare(
         those before the change; ``diversity``; ``landmarks`` and ``attributes`` that drifted; ``notes``.
 
     Raises:
-        ShapeError: there is no true picture, or they are of another size than the samples.
+        ShapeError: There is no true picture, or they have another size than the samples.
     """
     if not len(true):
         raise ShapeError("There is no true picture to compare with.")

@@ -57,7 +57,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2)``. Biased: it falls as N and M grow, so compare at equal numbers only.
 
     Raises:
-        ShapeError: not two sets of at least two features of the same width.
+        ShapeError: These are not two sets of at least two features of the same width.
     """
     x, y = _features(x, y)
     cx, cy = torch.cov(x.T), torch.cov(y.T)  # [F, F]
@@ -72,11 +72,11 @@ def kernel_distance(x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, 
     """Unbiased squared MMD with the kernel ``(a.b / F + 1)^3`` (KID: Binkowski et al. 2018, arXiv 1801.01401).
 
     Args:
-        x: features ``[N, F]``.
-        y: features ``[M, F]``.
-        subsets: how many estimates to average.
-        size: features drawn from either set for each, without replacement; at most the smaller set.
-        seed: of the draw.
+        x: Features ``[N, F]``.
+        y: Features ``[M, F]``.
+        subsets: The number of estimates to average.
+        size: Features drawn from either set for each estimate, without replacement; at most the smaller set.
+        seed: The seed of the draw.
 
     Returns:
         Mean over the subsets and the standard deviation between them. Around 0 (also below) for equal distributions.
@@ -101,9 +101,9 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     Both figures depend on the numbers: compare at equal N and M only.
 
     Args:
-        real: features ``[N, F]``.
-        fake: features ``[M, F]``.
-        k: which neighbour gives the radius.
+        real: Features ``[N, F]``.
+        fake: Features ``[M, F]``.
+        k: The neighbour that gives the radius.
     """
     real, fake = _features(real, fake)
     if min(len(real), len(fake)) <= k:

@@ -55,8 +55,8 @@ def our_methods(
     Without an encoder: optimisation from the mean latent.
 
     Args:
-        steps: None takes the pipeline's own number.
-        num_iters: of two stages, the answer also after so many refinement iterations.
+        steps: Numbers of steps. None takes the pipeline's own number.
+        num_iters: Also the answer of two stages after each of these numbers of refinement iterations.
     """
     generator, encoder = pipe.generator, pipe.encoder
 
@@ -139,9 +139,9 @@ def distances(
 
     Args:
         side: R, pixels; MS-SSIM is left out where its four scales do not fit.
-        perceptual: the distance that was trained with.
-        unseen: one that no loss used.
-        attributes: reads attributes; their error is in standard deviations, mean over the attributes.
+        perceptual: The distance that was trained with.
+        unseen: A distance that no loss used.
+        attributes: Reads attributes. Their error is in standard deviations, mean over the attributes.
     """
     found: dict[str, PairDistance] = {"mse": mse}
     for distance in (perceptual, unseen):
@@ -181,8 +181,8 @@ def evaluate_inversion(
         the seconds; ``parameters`` that were trained; ``values`` to keep for each picture.
 
     Raises:
-        ConfigError: two methods have one name.
-        ShapeError: there is no picture.
+        ConfigError: Two methods have one name.
+        ShapeError: There is no picture.
     """
     if len({method.name for method in methods}) < len(methods):
         raise ConfigError("Two methods have the same name; give the encoders names of their own.")

@@ -96,13 +96,13 @@ def paste_back(original: Image.Image, edited_crop: Image.Image, quad: Floats, fe
     square (there the crop holds mirrored pixels). Pixels outside of the square keep their values exactly.
 
     Args:
-        original: the picture.
-        edited_crop: square, of any size.
-        quad: `Crop.quad`, ``[4, 2]``.
-        feather: 0 to 0.5, as a fraction of the square's side.
+        original: The picture.
+        edited_crop: A square picture of any size.
+        quad: The corners ``[4, 2]`` of the square in the picture, see ``Crop.quad``.
+        feather: The width of the soft edge, 0 to 0.5, as a fraction of the square's side.
 
     Raises:
-        ShapeError: quad is not four points around an area.
+        ShapeError: The corners are not four points around an area.
     """
     quad = np.asarray(quad, dtype=np.float64)
     if quad.shape != (4, 2) or not np.isfinite(quad).all():
@@ -156,7 +156,7 @@ def _homography(source: Floats, target: Floats) -> tuple[float, ...]:
     """The eight numbers (a..h) of x' = (ax + by + c) / (gx + hy + 1), y' = (dx + ey + f) / (gx + hy + 1).
 
     Args:
-        source, target: ``[4, 2]``, corresponding corners.
+        source, target: Corresponding corners, ``[4, 2]``.
     """
     rows = []
     for (x, y), (u, v) in zip(source, target, strict=True):

@@ -52,9 +52,9 @@ def find_faces(image: Image.Image, retries: bool = True, *, models: FaceModels |
     network is asked, which also finds faces that are half turned away, or half hidden.
 
     Raises:
-        FaceNotFoundError: none, or none of at least 32 pixels.
+        FaceNotFoundError: There is no face, or none of at least 32 pixels.
         MissingDependencyError: dlib or its models are not installed.
-        ModelNotFoundError, ModelFileError: models of your own (REFINESTYLE_FACE_MODELS) are missing or damaged.
+        ModelNotFoundError, ModelFileError: Your own models (REFINESTYLE_FACE_MODELS) are missing or damaged.
     """
     models = models or default_models()
     faces = search(plain(image), retries, models)

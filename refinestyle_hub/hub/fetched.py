@@ -74,7 +74,7 @@ def read_recipe(folder: Folder) -> Recipe | None:
     """The recipe in a model's folder; None if it holds its generator.
 
     Raises:
-        ModelFileError, ConfigError: not a valid one.
+        ModelFileError, ConfigError: The recipe is not valid.
     """
     path = folder.find(f"{PART}/{RECIPE}")
     return None if path is None else config_from_json("FetchedGenerator", Recipe, read_json(path), path)

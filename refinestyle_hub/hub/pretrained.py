@@ -142,12 +142,12 @@ class Pretrained:
         """Write ``config.json`` and the weights into ``folder``: all of it or nothing, the same bytes every time.
 
         Args:
-            folder: made when it does not exist; other files in it are left alone, but for an fp16 variant of other
-                weights, which goes when float32 is saved.
+            folder: The folder, which is made when it does not exist. Other files in it are left alone, but for an fp16
+                variant of other weights, which goes when float32 is saved.
             variant: None for float32, "fp16" for half precision.
 
         Raises:
-            ModelFileError: ``folder`` is a file, a value is NaN, infinite, or too large for the variant, or half
+            ModelFileError: ``folder`` is a file; a value is NaN, infinite, or too large for the variant; or half
                 precision would lie beside other weights in full precision, which may be the only ones.
         """
         if variant not in (None, "fp16"):
@@ -181,16 +181,17 @@ class Pretrained:
         """Load a bundled model, a local folder, a Hub repo, or one ``.safetensors`` file that carries its config.
 
         Args:
-            subfolder: where in it, such as "domains/sketch"; by default the root, then the part's usual folder.
+            subfolder: Its place in the model, such as "domains/sketch"; by default the root, then the part's usual
+                folder.
             variant: "fp16" for the half-precision file; by default the plain one, or fp16 where only that ships.
-            dtype: of the tensors once loaded, whatever the file has.
+            dtype: The type of the tensors once loaded, whatever the file has.
             options: revision, token, cache_dir and local_files_only, for the Hub: see ``HubOptions``.
 
         Raises:
-            ModelNotFoundError: no such model, part or variant, or not in the cache while offline.
-            HubAccessError, HubConnectionError: the Hub refuses, or cannot be reached.
-            ModelFileError: damaged, or anything but exactly the tensors of its config, all finite.
-            ConfigError: a config of a newer major format, or with a value out of range; options that do not fit.
+            ModelNotFoundError: There is no such model, part or variant, or it is not in the cache while offline.
+            HubAccessError, HubConnectionError: The Hub refuses, or cannot be reached.
+            ModelFileError: The file is damaged, or does not hold exactly the tensors of its config, all finite.
+            ConfigError: The config is of a newer major format or has a value out of range, or options do not fit.
         """
         if not dtype.is_floating_point:
             raise ConfigError(f"dtype must be a floating-point type such as torch.float16, not {dtype}.")

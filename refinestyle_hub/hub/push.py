@@ -75,17 +75,17 @@ def push_folder(
     the terms of a generator that was fetched.
 
     Args:
-        card: what the card says; by default the folder's ``card.json``, or if there is none, the repo's, under the
+        card: The facts of the card. None takes the folder's ``card.json``, or if there is none, the repo's, under the
             licence that README.md states now: the repo's, if the folder still says what was pushed last.
-        facts: fields of the card that go before that, such as ``{"license": "mit"}``.
-        private, revision, create_pr, token, message: see ``PushOptions``.
+        facts: Fields of the card that override it, such as ``{"license": "mit"}``.
+        private, revision, create_pr, token, message: See ``PushOptions``.
 
     Raises:
-        CardError: no licence, no statement of the right to the pictures of a domain, or something that the Hub would
-            refuse. Nothing was uploaded.
-        ModelNotFoundError: no such folder or part of it, or no possible id.
-        ModelFileError: the folder, or that of a part, holds no model.
-        HubAccessError, HubConnectionError: no right to write, no connection. Nothing was committed.
+        CardError: There is no licence, no statement of the right to the pictures of a domain, or something that the
+            Hub would refuse. Nothing was uploaded.
+        ModelNotFoundError: There is no such folder or part of it, or the id is impossible.
+        ModelFileError: The folder, or that of a part, holds no model.
+        HubAccessError, HubConnectionError: There is no right to write, or no connection. Nothing was committed.
     """
     if not is_repo_id(repo_id):
         raise ModelNotFoundError(f"{repo_id!r} is not a Hub id, which is owner/name.", repo_id=repo_id)
@@ -176,8 +176,8 @@ def with_base_terms(card: Card, token: str | bool | None = None) -> Card:
     Warns where the base cannot be found.
 
     Raises:
-        CardError: the base is neither a Hub id nor a bundled model, so that nobody else could load it.
-        HubAccessError, HubConnectionError: the base cannot be asked.
+        CardError: The base is neither a Hub id nor a bundled model, so that nobody else could load it.
+        HubAccessError, HubConnectionError: The base cannot be asked.
     """
     base = card.base_model
     if base is None:

@@ -61,7 +61,7 @@ def find_domains(base: Fingerprint, *, limit: int = 50, token: str | bool | None
     """Domains on the Hub that were made for a generator or for one it was fine-tuned from, most downloaded first.
 
     Raises:
-        HubConnectionError: the Hub cannot be reached.
+        HubConnectionError: The Hub cannot be reached.
     """
     found: dict[str, FoundDomain] = {}
     for digest in (base.digest, *base.parents):
@@ -83,11 +83,11 @@ def domain_info(
     """What a domain says of itself, without its tokens.
 
     Args:
-        subfolder: of a pipeline, such as "domains/sketch".
-        base: also tell whether it fits this generator.
+        subfolder: Its place in a pipeline, such as "domains/sketch".
+        base: A generator, to say also whether the domain fits it.
 
     Raises:
-        ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: see ``from_pretrained``.
+        ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: See ``from_pretrained``.
     """
     source = open_source(name_or_path, **options)
     _, path = locate_config(source, "", subfolder or None)
@@ -118,7 +118,7 @@ def download(
     It is loaded first, so only a whole and valid one is kept.
 
     Raises:
-        ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: see ``from_pretrained``.
+        ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: See ``from_pretrained``.
     """
     source = open_source(name_or_path, **options)
     part = kind.from_source(source, subfolder=subfolder or None)

@@ -77,10 +77,10 @@ class Repo:
         """The file ``name`` in the local cache, downloaded if need be; None if there is none, or none to be had now.
 
         Raises:
-            ModelNotFoundError: no such repo or revision.
-            HubAccessError: the token does not open the repo, or there is none.
-            HubConnectionError: the download broke off.
-            ModelFileError: the server answered with another commit than the one asked for.
+            ModelNotFoundError: There is no such repo or revision.
+            HubAccessError: The token does not open the repo, or there is none.
+            HubConnectionError: The download broke off.
+            ModelFileError: The server answered with another commit than the one asked for.
         """
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
@@ -268,15 +268,15 @@ def open_source(
     a folder, and so is a name that begins with ``.``, ``/`` or ``~``.
 
     Args:
-        revision: branch, tag or commit of a Hub repo.
-        token: for private repos: a token, True for the stored one, False for none.
-        cache_dir: in place of huggingface_hub's own; of a bundled model whose generator is fetched, where it is put.
-        local_files_only: never open a connection.
+        revision: Branch, tag or commit of a Hub repo.
+        token: For private repos: a token, True for the stored one, False for none.
+        cache_dir: A folder in place of huggingface_hub's own. A fetched generator of a bundled model is put there too.
+        local_files_only: Never open a connection.
         force_download: fetch files again that are in the cache.
 
     Raises:
-        ModelNotFoundError: nothing of that name.
-        ConfigError: a revision or a fresh download of something that has none.
+        ModelNotFoundError: There is nothing of that name.
+        ConfigError: A revision is asked of something that has none.
     """
     source: Source | None = None
     if isinstance(name_or_path, str) and name_or_path in bundled_models():

@@ -47,7 +47,7 @@ class Inversion(Pretrained):
     """A picture as a generator can draw it: ``generator(w_plus[None], tokens)``. An immutable value.
 
     Raises:
-        ShapeError: a tensor has another shape than below.
+        ShapeError: A tensor has another shape than below.
     """
 
     w_plus: Tensor  # [L, D]
@@ -75,11 +75,11 @@ class Inversion(Pretrained):
         """Write one ``.safetensors`` file, atomically and the same bytes every time.
 
         Args:
-            path: by custom ``inversion.safetensors``; its folder is made when it does not exist.
-            crop: whether the file also holds the crop. Without it, a file holds no pixels of the photo.
+            path: The file, by custom ``inversion.safetensors``. Its folder is made when it does not exist.
+            crop: Whether the file also holds the crop. Without it, a file holds no pixels of the photo.
 
         Raises:
-            ModelFileError: another suffix, or a value that is not finite.
+            ModelFileError: The file has another suffix, or a value is not finite.
         """
         path = user_path(path)
         if path.suffix.lower() != ".safetensors":

@@ -77,7 +77,7 @@ class Preprocessing:
         """Read off a ``CLIPImageProcessor``.
 
         Raises:
-            UnsupportedModelError: it does something else to pictures.
+            UnsupportedModelError: It does something else to pictures.
         """
         settings = processor.to_dict()
         size, crop = settings["size"], settings["crop_size"]
@@ -128,9 +128,10 @@ class Clip(nn.Module):
 
         Raises:
             MissingDependencyError: transformers is not installed.
-            ModelNotFoundError: no such model, none of its files at hand while offline, or no safetensors among them.
-            UnsupportedModelError: another kind of model.
-            ModelFileError: weights are missing.
+            ModelNotFoundError: There is no such model, none of its files at hand while offline, or no safetensors
+                among them.
+            UnsupportedModelError: It is another kind of model.
+            ModelFileError: Weights are missing.
         """
         transformers = optional("transformers", "A text objective", "refinestyle-hub[text]")
         folder = user_path(name_or_path)
@@ -179,7 +180,7 @@ def fill_templates(text: str, templates: Sequence[str] = TEMPLATES) -> list[str]
     """A noun phrase in each template: ``{x}`` the phrase without its article, ``{a}`` "a" or "an".
 
     Raises:
-        ConfigError: no text.
+        ConfigError: There is no text.
     """
     noun = re.sub(r"^(an?|the)\s+", "", " ".join(text.split()).rstrip(".")) if text.strip(" .") else ""
     if not noun:
@@ -192,7 +193,7 @@ def text_direction(clip: Clip, source: str, target: str, templates: Sequence[str
     """Unit direction ``[E]`` from one text to another, mean over the templates (the paper's dT).
 
     Raises:
-        ConfigError: an empty text, or two that mean the same to this CLIP.
+        ConfigError: A text is empty, or both mean the same to this CLIP.
     """
     found = clip.texts([*fill_templates(source, templates), *fill_templates(target, templates)])  # [2 K, E]
     before, after = found.chunk(2)
@@ -234,8 +235,8 @@ class ClipDirection(nn.Module):
     """The loss of one or several CLIPs, summed, on pairs of source and adapted pictures.
 
     Args:
-        models: each ``Clip`` with its unit direction ``[E]``.
-        targets: for each, the unit embedding ``[E]`` of the text, for ``to_target``.
+        models: Each ``Clip`` with its unit direction ``[E]``.
+        targets: For each, the unit embedding ``[E]`` of the text, for ``to_target``.
     """
 
     def __init__(self, models: Sequence[tuple[Clip, Tensor]], targets: Sequence[Tensor] = ()) -> None:
@@ -288,9 +289,9 @@ def choose_layers(
     furthest; one step goes in proportion to the gradient, so that is what ranks them here.
 
     Args:
-        loss: pictures ``[N, 3, R, R]`` -> ``[N]``, such as ``ClipDirection.to_target``.
-        w_plus: codes of some samples, ``[N, L, D]``.
-        codes: how many of the L to keep: all for styles of colour and texture, about two thirds for shape.
+        loss: Takes pictures ``[N, 3, R, R]`` and returns ``[N]``, such as ``ClipDirection.to_target``.
+        w_plus: The codes of some samples, ``[N, L, D]``.
+        codes: How many of the L codes to keep: all for styles of colour and texture, about two thirds for shape.
 
     Returns:
         Names of the layers that read one of these codes, coarse to fine.

@@ -17,9 +17,10 @@ def between_samples(source: Tensor, adapted: Tensor, temperature: float = 0.2) -
     similarities with all others, as a distribution; then the Kullback-Leibler divergence.
 
     Args:
-        source: features [N, ...] of the source pictures, N at least 2.
-        adapted: features [N, ...] of the same samples in the new style.
-        temperature: of the softmax. The paper has 1, and a weight in the thousands for what that leaves.
+        source: Features [N, ...] of the source pictures, N at least 2.
+        adapted: Features [N, ...] of the same samples in the new style.
+        temperature: The temperature of the softmax. The paper has 1, and a weight in the thousands for what that
+            leaves.
     """
     wanted, found = (_similarities(x.flatten(1)) / temperature for x in (source, adapted))
     return F.kl_div(found.log_softmax(dim=1), wanted.log_softmax(dim=1), reduction="batchmean", log_target=True)
@@ -32,8 +33,8 @@ def within_samples(source: Tensor, adapted: Tensor) -> Tensor:
     the cosine similarities between all places; what a picture's features have in common (its style) is left out.
 
     Args:
-        source: feature maps [N, C, h, w] of the source pictures.
-        adapted: feature maps [N, C, h, w] of the same samples in the new style.
+        source: Feature maps [N, C, h, w] of the source pictures.
+        adapted: Feature maps [N, C, h, w] of the same samples in the new style.
     """
     return (_self_similarity(adapted) - _self_similarity(source)).square().mean()
 

@@ -67,9 +67,9 @@ class Perceptual(nn.Module):
         """With published weights; "auto" is LPIPS where torchvision has or can fetch AlexNet, else ST-LPIPS.
 
         Raises:
-            MissingDependencyError: the wheel that holds the weights is not installed.
+            MissingDependencyError: The wheel that holds the weights is not installed.
             ModelNotFoundError: LPIPS was asked for by name and its trunk cannot be had.
-            ModelFileError: the weights are damaged.
+            ModelFileError: The weights are damaged.
         """
         if backbone == "st-lpips-vgg":
             model = cls(backbone)

@@ -39,12 +39,12 @@ def st_lpips(trunk: Literal["alex", "vgg"], template: Mapping[str, Tensor]) -> d
     """Weights of ST-LPIPS with a shift-tolerant AlexNet or VGG16, from the ``stlpips-pytorch`` wheel (BSD-2-Clause).
 
     Args:
-        trunk: which of the two.
-        template: our names and shapes: ``convs.i.weight``, ``convs.i.bias`` and ``importance.i``.
+        trunk: The network of the two.
+        template: Our names and shapes: ``convs.i.weight``, ``convs.i.bias`` and ``importance.i``.
 
     Raises:
-        MissingDependencyError: the wheel is not installed.
-        ModelFileError: the file is damaged, or does not hold exactly these tensors.
+        MissingDependencyError: The wheel is not installed.
+        ModelFileError: The file is damaged, or does not hold exactly these tensors.
     """
     path = _package("stlpips_pytorch", "stlpips-pytorch") / "weights" / "vST0.0" / f"{trunk}_shift_tolerant.pth"
     convs, blurs = ST_LAYERS[trunk]
@@ -63,8 +63,8 @@ def lpips_alex(template: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     no network, or HF_HUB_OFFLINE set.
 
     Raises:
-        MissingDependencyError: the ``lpips`` wheel is not installed.
-        ModelFileError: a file is damaged, or does not hold exactly the tensors of ``template``.
+        MissingDependencyError: The ``lpips`` wheel is not installed.
+        ModelFileError: A file is damaged, or does not hold exactly the tensors of ``template``.
     """
     path = _package("lpips", "lpips") / "weights" / "v0.1" / "alex.pth"
     trunk = _alexnet()

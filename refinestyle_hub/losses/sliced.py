@@ -25,8 +25,8 @@ def sliced_wasserstein(x: Tensor, y: Tensor) -> Tensor:
     """Squared 2-Wasserstein distance of point sets on D lines, mean over them.
 
     Args:
-        x: projections [P, D].
-        y: projections [P', D]; where their number is another, their quantiles at the places of ``x`` count.
+        x: Projections [P, D].
+        y: Projections [P', D]. Where their number is another, their quantiles at the places of ``x`` count.
     """
     x, y = x.sort(dim=0).values, y.sort(dim=0).values
     return (x - _quantiles(y, len(x))).square().mean()

@@ -30,9 +30,9 @@ def read_torch(path: AnyPath) -> Any:
     """The tensors, plain containers and inert records in a ``.pt``, ``.pth`` or ``.pkl`` file, on the CPU.
 
     Raises:
-        ModelNotFoundError: no such file.
-        UnsafePickleError: it names something to run that no checkpoint needs.
-        ModelFileError: damaged, or of another kind.
+        ModelNotFoundError: There is no such file.
+        UnsafePickleError: It names something to run that no checkpoint needs.
+        ModelFileError: It is damaged, or of another kind.
     """
     path = user_path(path)
     start = start_of(path)

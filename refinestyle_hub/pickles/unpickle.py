@@ -333,13 +333,13 @@ def unpickle(
     Python values.
 
     Args:
-        where: names the file in messages.
-        persistent: the storage for a persistent id, as PyTorch's own files have them.
-        builders: what else names may build, beside ``BUILDERS``.
+        where: The name of the file in messages.
+        persistent: Returns the storage for a persistent id, as PyTorch's own files have them.
+        builders: What else names may build, beside ``BUILDERS``.
 
     Raises:
-        UnsafePickleError: a name that no checkpoint needs.
-        ModelFileError: damaged, or something other than a checkpoint.
+        UnsafePickleError: It has a name that no checkpoint needs.
+        ModelFileError: It is damaged, or something other than a checkpoint.
     """
     # protocol 2 has bytes as texts, which are encoded: the storages of a whole checkpoint, once
     machine = _Machine(where, {**BUILDERS, **(builders or {})}, persistent, MAX_COPIED + remaining(stream))

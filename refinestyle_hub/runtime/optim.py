@@ -35,8 +35,8 @@ def reduce_gradients(parameters: Iterable[Tensor], mean: Callable[[Tensor], Tens
     not end a run.
 
     Args:
-        parameters: those without a gradient are left out; they must be the same ones in every process.
-        mean: the mean over the processes of a flat tensor.
+        parameters: The same ones in every process. Those without a gradient are left out.
+        mean: Returns the mean over the processes of a flat tensor.
     """
     moved = [p for p in parameters if p.grad is not None]
     flat = mean(torch.cat([p.grad.flatten() for p in moved if p.grad is not None]))
@@ -79,8 +79,8 @@ def ema_decay(batch: int, seen: int, halflife: float, ramp: float) -> float:
     Source: ``ema_kimg`` and ``ema_rampup`` of StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676).
 
     Args:
-        halflife: pictures after which a weight counts half, at most.
-        ramp: share of the pictures seen that the half-life is, at most.
+        halflife: Pictures after which a weight counts half, at most.
+        ramp: The share of the pictures seen that the half-life is, at most.
     """
     return float(0.5 ** (batch / max(min(halflife, ramp * seen), 1e-8)))
 
@@ -111,7 +111,7 @@ def load_adam_state(
     """Restore what ``adam_state`` gave; a parameter that has none begins without.
 
     Raises:
-        KeyError: a parameter has a part of its state only.
+        KeyError: A parameter has only a part of its state.
     """
     optimizer.state.clear()
     for name, p in parameters.items():

@@ -16,13 +16,13 @@ def optional(module: str, purpose: str, *install: str, otherwise: str = "") -> A
     """The module of an optional package.
 
     Args:
-        module: its dotted name.
-        purpose: what needs it, as the subject of a sentence: "The text objective".
-        install: what ``pip install`` takes: packages, or an extra of ours such as "refinestyle-hub[train]".
-        otherwise: a sentence on how to do without.
+        module: Its dotted name.
+        purpose: What needs it, as the subject of a sentence: "The text objective".
+        install: What ``pip install`` takes: packages, or an extra of ours such as "refinestyle-hub[train]".
+        otherwise: A sentence on how to do without.
 
     Raises:
-        MissingDependencyError: it cannot be imported.
+        MissingDependencyError: It cannot be imported.
     """
     try:
         return importlib.import_module(module)

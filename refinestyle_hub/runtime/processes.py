@@ -20,7 +20,7 @@ def accelerator(**options: Any) -> Any:
     may abort the process after its work is done. It ends no sooner, since accelerate cannot begin a second one.
 
     Args:
-        options: of the ``Accelerator``.
+        options: Arguments of the ``Accelerator``.
 
     Raises:
         MissingDependencyError: accelerate is not installed.

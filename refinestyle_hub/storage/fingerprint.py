@@ -69,7 +69,7 @@ def youngest(bases: Iterable[Fingerprint | None]) -> Fingerprint | None:
     ``None``, an unknown one, agrees with all; None if there is no other.
 
     Raises:
-        BaseMismatchError: none of them descends from all the others.
+        BaseMismatchError: None of them descends from all the others.
     """
     known = list(dict.fromkeys(base for base in bases if base is not None))
     for candidate in known:
@@ -91,11 +91,11 @@ def check_base(
     The same weights pass. Parent and descendant of each other pass with a warning: results will differ somewhat.
 
     Args:
-        what: names the thing in messages.
-        allow_base_mismatch: accept other weights; another architecture never fits.
+        what: The name of the thing in messages.
+        allow_base_mismatch: Whether other weights are accepted; another architecture never fits.
 
     Raises:
-        BaseMismatchError: another architecture, or unrelated weights.
+        BaseMismatchError: The architecture differs, or the weights are unrelated.
     """
     if base.architecture != generator.architecture:
         raise BaseMismatchError(

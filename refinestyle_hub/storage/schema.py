@@ -170,8 +170,8 @@ def config_from_json(kind: str, config_class: type[C], data: Mapping[str, Any], 
     Unknown keys of a newer minor format are named in one warning and left out; otherwise they are an error.
 
     Raises:
-        ConfigError: a newer major format, a value of the wrong type or out of range.
-        ModelFileError: another class, no format version, another value range.
+        ConfigError: The major format is newer, or a value is of the wrong type or out of range.
+        ModelFileError: The class or the value range differs, or there is no format version.
     """
     newer = _is_newer(data.get("format_version"), where)
     if data.get("class") != kind:

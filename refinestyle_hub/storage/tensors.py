@@ -128,7 +128,8 @@ def read_tensors(
     bytes, never mapped: a mapped file cannot be replaced on Windows, and changes under its readers elsewhere.
 
     Raises:
-        ModelFileError: damaged file, missing, extra or misshapen tensor, wrong dtype, value not finite.
+        ModelFileError: The file is damaged; a tensor is missing, unexpected, misshapen or of another type; or a value
+            is not finite.
     """
     header = header or read_header(path)
     _check_header(header, template, path)

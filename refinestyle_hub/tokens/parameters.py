@@ -74,7 +74,7 @@ class TokenParameters(nn.Module):
     """Leaves P = 0, Q ~ N(0, 1 / C_in), A = 1 for each layer: no residual yet, and a gradient from the first step.
 
     Args:
-        stats: ``generator.kernel_stats()``.
+        stats: The kernels, from ``generator.kernel_stats()``.
         rank: Tokens T of each layer, or T by layer name or glob; a pointwise kernel gets at most one for each output.
         layers: Names or globs; ``"*"`` also takes toRGB.
         residual: Whether tokens enter before the modulation ("pre", domains) or after it ("post", images).

@@ -201,7 +201,7 @@ class TokenSet(Pretrained, Pushable):
         that were fine-tuned from it, one from the other, mix into a set of the last.
 
         Args:
-            keep_zeros: also keep tokens of sets of strength 0: their number then depends on the sets alone.
+            keep_zeros: Whether tokens of sets of strength 0 are kept: their number then depends on the sets alone.
 
         Raises:
             BaseMismatchError: The sets were made for different generators.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..boundary.paths import user_path
 from ..evaluation.attributes import BINARY, AttributeConfig, AttributeNet, AttributeOutput, standardisation
 from ..images import from_uint8
 from ..runtime.optim import set_learning_rate, warmup_cosine

@@ -32,8 +32,8 @@ class Pictures:
     Decoded at first use and kept in memory as long as all of them fit, so that starting costs nothing.
 
     Args:
-        names: one name per picture, unique.
-        read: index -> anything that `load_picture` takes.
+        names: One name per picture, each unique.
+        read: Returns anything that ``load_picture`` takes, for an index.
         resolution: R. Pictures of another size lose what exceeds the central square, and are resampled.
     """
 
@@ -87,14 +87,14 @@ def open_pictures(source: AnyPath, resolution: int, split: str | None = "train")
     """The pictures of an image folder (searched recursively), a zip, or a ``datasets`` id or saved dataset.
 
     Args:
-        source: folder, ``.zip`` file, Hub id of a dataset, or folder written by ``Dataset.save_to_disk``.
-        resolution: height and width to deliver, pixels.
-        split: the part to open; None opens everything. A source that knows no splits is all "train".
+        source: A folder, ``.zip`` file, Hub id of a dataset, or folder written by ``Dataset.save_to_disk``.
+        resolution: Height and width to deliver, in pixels.
+        split: The part to open. None opens everything. A source that knows no splits is all "train".
 
     Raises:
-        PictureError: nothing at `source`, or no picture in it.
-        ConfigError: the source has no such split.
-        MissingDependencyError: a dataset without the package ``datasets``.
+        PictureError: There is nothing at ``source``, or no picture in it.
+        ConfigError: The source has no such split.
+        MissingDependencyError: It is a dataset, and the package ``datasets`` is not installed.
     """
     path = user_path(source)
     if path.is_file() and zipfile.is_zipfile(path):
@@ -123,13 +123,14 @@ def batches(
     """Endless shuffled batches; the same ones whatever the number of processes and however often it was interrupted.
 
     Args:
-        pictures: the set; every picture comes once per epoch.
-        size: pictures per batch and process. The `world` batches of a step, joined by rank, are one of `size * world`.
-        seed: of the order and of the flips.
-        position: pictures already seen by all processes together, as counted when the run was saved.
-        rank: number of this process.
-        world: how many processes there are.
-        flip: mirror each picture with probability 1/2.
+        pictures: The set. Every picture comes once per epoch.
+        size: Pictures per batch and process. The ``world`` batches of a step, joined by rank, are one of ``size *
+            world``.
+        seed: The seed of the order and of the flips.
+        position: Pictures already seen by all processes together, as counted when the run was saved.
+        rank: The number of this process.
+        world: The number of processes.
+        flip: Whether to mirror each picture with probability 1/2.
     """
     if not len(pictures):
         raise PictureError("There are no pictures to train on.")
@@ -174,7 +175,7 @@ def open_held_out(data: str, validate: str, size: int) -> Pictures | None:
     Of a ``validate`` that knows no splits but "train", everything.
 
     Raises:
-        ConfigError: ``validate`` has other splits, but not that one. PictureError: no pictures there.
+        ConfigError: ``validate`` has other splits, but not that one.
     """
     try:
         return open_pictures(validate or data, size, "val")

@@ -127,14 +127,15 @@ def fit_directions(
     A direction longer than 2 standard deviations of w is cut to that: its unit is smaller, as its effect states.
 
     Args:
-        generator: only drawn with.
-        read: attributes of pictures, such as ``AttributeNet.read``; the colour of the upper corners is read as well.
-        n: samples for the fit.
-        attributes: direction -> attribute that it moves.
-        held: attributes without a direction of their own that all directions leave alone.
-        measured: other samples, on which effects are measured.
-        licence: kept with every direction.
-        on_step: called after each batch with (pictures drawn, pictures to draw).
+        generator: The generator, which only draws.
+        read: Reads attributes of pictures, such as ``AttributeNet.read``; the colour of the upper corners is read as
+            well.
+        n: The number of samples for the fit.
+        attributes: The attribute that each direction moves, by direction.
+        held: Attributes without a direction of their own that all directions leave alone.
+        measured: The number of other samples, on which effects are measured.
+        licence: The licence that is kept with every direction.
+        on_step: A function called after each batch with (pictures drawn, pictures to draw).
 
     Returns:
         Directions (a warning names those that were not found) whose ``info`` states the measured effect on every
@@ -142,7 +143,7 @@ def fit_directions(
         attribute moves, beyond its correlation with the direction's own attribute over the samples.
 
     Raises:
-        DirectionError: an attribute that ``read`` does not give, or that never changes.
+        DirectionError: ``read`` does not give an attribute, or it never changes.
     """
     moved = {**attributes, **{name: name for name in held}}
     total = n + measured + 2 * measured * (CORRECTIONS * len(moved) + len(attributes))

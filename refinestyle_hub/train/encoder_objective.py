@@ -54,8 +54,8 @@ class Objective:
         """Distances [N] of pictures [N, 3, R, R].
 
         Args:
-            crop: the source of a random crop, which the perceptual distance then takes in full detail; None: whole
-                pictures, averaged down.
+            crop: The source of a random crop, which the perceptual distance then takes in full detail. None takes
+                whole pictures, averaged down.
         """
         found = {"l2": mse(drawn, target)}
         small = shrink(drawn, self.largest), shrink(target, self.largest)

@@ -22,13 +22,13 @@ def take_over(own: Encoder, encoder: Encoder, generator: Generator, *, whole: bo
     """Copy the first stage of ``encoder``, or all of it, into ``own``, an encoder for ``generator``.
 
     Args:
-        whole: copy the second stage too; the number of refinement iterations may differ.
-        first_stays: whether the first stage is not trained further, and so must belong to this generator.
+        whole: Whether the second stage is copied too; the number of refinement iterations may differ.
+        first_stays: Whether the first stage is not trained further, and so must belong to this generator.
 
     Raises:
-        ConfigError: the whole encoder is asked for, and it has other settings of the network.
-        ModelFileError: it is another network.
-        BaseMismatchError: it was trained for another generator, and its first stage would stay as it is.
+        ConfigError: The whole encoder is asked for, and it has other settings of the network.
+        ModelFileError: It is another network.
+        BaseMismatchError: It was trained for another generator, and its first stage would stay as it is.
     """
     base, theirs = generator.fingerprint(), encoder.config.base
     if first_stays and theirs is not None:

@@ -284,9 +284,9 @@ class EncoderTrainer(Run):
         With ``start_whole`` all of it, which then learns on; the number of iterations may be another.
 
         Raises:
-            ConfigError: all of it is asked for, and it has other settings of the network.
-            ModelFileError: it is another network.
-            BaseMismatchError: it reads codes of another generator, and would stay as it is.
+            ConfigError: The whole encoder is asked for, and it has other settings of the network.
+            ModelFileError: It is another network.
+            BaseMismatchError: It reads codes of another generator, and would stay as it is.
         """
         whole, stays = self.config.start_whole, self.config.network.stages == "two" and not self.config.w_pictures
         for own in (self.encoder, self.average):
@@ -327,16 +327,17 @@ def train_encoder(
     Several processes under ``accelerate launch`` or ``torchrun`` share each batch.
 
     Args:
-        features: any network of yours, one that knows people say: pictures [N, 3, H, W] in [-1, 1] -> [N, F], through
-            which gradients pass. None: the attribute network at ``config.feature_model``, if one is named.
+        features: Any network of yours, such as one that recognises people: pictures [N, 3, H, W] in [-1, 1] -> [N, F],
+            through which gradients pass. None takes the attribute network at ``config.feature_model``, if one is
+            named.
 
     Raises:
-        ModelNotFoundError: no generator there; or no discriminator, where the adversarial term needs one; or LPIPS,
+        ModelNotFoundError: There is no generator, no discriminator where the adversarial term needs one, or LPIPS,
             asked for by name, cannot be had.
-        PictureError: no pictures at ``config.data``.
-        ConfigError: a value that cannot be; a second stage alone without a first one to start from.
+        PictureError: There are no pictures at ``config.data``.
+        ConfigError: The batch cannot be divided, or there is no first stage to start a second one from.
         MissingDependencyError: accelerate, timm or the perceptual distance is not installed.
-        ModelFileError: the state in ``config.out`` is damaged or of another network.
+        ModelFileError: The state in ``config.out`` is damaged or of another network.
     """
     accelerator = processes.accelerator()
     generator = Generator.from_pretrained(config.model)

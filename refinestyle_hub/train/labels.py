@@ -28,11 +28,11 @@ class Labels:
     """What is known of each picture, row by row.
 
     Attributes:
-        names: of the columns: first the attributes, then the rendering parameters (local shape, expression).
-        num_attributes: how many of the columns are attributes.
+        names: The names of the columns: first the attributes, then the rendering parameters (local shape, expression).
+        num_attributes: The number of columns that are attributes.
         values: float32 ``[N, K]``, in the units of the data (degrees for angles, 0..1 for shares and colours).
-        hair: hair style of each picture, int64 ``[N]``, an index into `hair_styles`.
-        hair_styles: their names.
+        hair: The hair style of each picture, int64 ``[N]``, an index into ``hair_styles``.
+        hair_styles: The names of the styles.
     """
 
     names: tuple[str, ...]

@@ -19,7 +19,7 @@ def mixed_latents(generator: Generator, rngs: Sequence[torch.Generator], mixing:
     Source: Karras et al. 2019 (arXiv 1812.04948), section 3.1.
 
     Args:
-        rngs: the random generator of each sample; one may stand for several.
+        rngs: The random generator of each sample; one may stand for several.
     """
     config, device = generator.config, generator.device
     z, cuts = [], []
