@@ -7,7 +7,7 @@ run sees, a thousand others are the true pictures that it is measured against. N
 another split is touched. Every baseline gets the wall clock of T = 4, on the same machine in the same minutes, and the
 best of three learning rates by the very figure that is reported, which flatters it.
 
-The same command goes on where it was stopped, row by row. A first look in some 20 minutes of two cores:
+The same command continues where it was stopped, row by row. A first look in some 20 minutes of two cores:
 
     ... --filters charcoal bulge --rows before "T = 4" "fine-tuning*" "style offsets*" --rates 1 --steps 150
         --samples 300 --true 300 --faces 40 --minutes 25
@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if rows := record.rows(name):
             print(table(name, rows), end="\n\n")
     if left:
-        print(f"{left} rows are left: the same command goes on.")
+        print(f"{left} rows are left: the same command continues.")
 
 
 if __name__ == "__main__":

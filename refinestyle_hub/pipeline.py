@@ -196,7 +196,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             name: The name kept in the domain's metadata.
             rights: What you state about your right to use the pictures; kept too, and asked for by ``push_to_hub``.
             on_step: A function called with (step, steps, metrics). If it returns True, the best so far is the result.
-            state: A file to keep the run in. Where it exists, the run goes on.
+            state: A file to keep the run in. Where it exists, the run continues.
             options: steps, tokens, align, seed, settings and terms, see ``adapt.few_shot_adaptation``.
 
         Raises:

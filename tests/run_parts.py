@@ -17,7 +17,7 @@ class Stop(Exception):
 def stop_at(count: int) -> Callable[[int, int, dict[str, float]], None]:
     """A ``progress`` that stops a training when so many pictures have been seen."""
 
-    def progress(seen: int, total: int, figures: dict[str, float]) -> None:
+    def progress(seen: int, total: int, metrics: dict[str, float]) -> None:
         if seen >= count:
             raise Stop
 

@@ -120,7 +120,7 @@ def test_adapt_returns_a_domain_that_says_how_it_was_made(
         tokens=2,
         align="none",
         seed=3,
-        on_step=lambda step, steps, figures: seen.append(step),
+        on_step=lambda step, steps, metrics: seen.append(step),
         state=tmp_path / "state.safetensors",
     )
     assert seen == [1, 2]
@@ -336,8 +336,8 @@ def test_the_command_keeps_what_a_diverging_run_reached(
 
     monkeypatch.setattr(Adaptation, "_step", bursts)
     out = tmp_path / "n"
-    code, told, err = run("adapt", model, *files, "--name", "n", "--steps", 30, "--align", "none", "--out", out)
-    assert (code, f"diverged at step {at + 1}" in err, "goes on" in told) == (1, True, False)
+    code, shown, err = run("adapt", model, *files, "--name", "n", "--steps", 30, "--align", "none", "--out", out)
+    assert (code, f"diverged at step {at + 1}" in err, "continues" in shown) == (1, True, False)
     assert TokenSet.from_pretrained(out).metadata["steps"] == at
 
 

@@ -116,7 +116,7 @@ def test_stopping_keeps_the_best_so_far(
 ) -> None:
     seen: list[tuple[int, int]] = []
 
-    def on_step(step: int, steps: int, figures: Mapping[str, float]) -> bool:
+    def on_step(step: int, steps: int, metrics: Mapping[str, float]) -> bool:
         seen.append((step, steps))
         return step == 3
 
@@ -140,9 +140,9 @@ def test_the_last_average_about_as_near_as_any_is_the_result(
     run = begin(generator, discriminator)
     found = {}
     while not run.finished:
-        figures = run.step()
-        if "distance" in figures:
-            found[run.done] = (figures["distance"], run.average.token_set().detach())
+        metrics = run.step()
+        if "distance" in metrics:
+            found[run.done] = (metrics["distance"], run.average.token_set().detach())
     distances = [found[at][0] for at in found]
     step = max(at for n, at in enumerate(found) if found[at][0] <= 1.2 * min(distances[: n + 1]))
     domain = run.token_set()

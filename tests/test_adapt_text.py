@@ -103,8 +103,8 @@ def test_clip_beside_pictures(clips: list[Clip]) -> None:
     term = picture_term(generator, references, clips, weight=0.5)
     settings = text_settings()  # the other terms say nothing here
     run = Adaptation(generator, references, steps=3, settings=settings, terms=[term])
-    figures = run.step()
-    assert figures["clip tiny-clip"] == pytest.approx(1.0, abs=1e-3)  # at first nothing has changed
+    metrics = run.step()
+    assert metrics["clip tiny-clip"] == pytest.approx(1.0, abs=1e-3)  # at first nothing has changed
     assert run.step(2)["clip tiny-clip"] < 1
     assert run.token_set().metadata["objectives"]["clip tiny-clip"] == 0.5
     assert preset(3).sliced_pictures > 0

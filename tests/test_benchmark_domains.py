@@ -164,7 +164,7 @@ def test_a_whole_run(
     args += " --filters charcoal --pictures 5 --true 9 --samples 9 --faces 0 --steps 2 --one-shot-steps 2 --quick 1"
     some = [*args.split(), "--rows", "before", "T = 4"]
     domains.main([*some, "--minutes", "0"])
-    assert "2 rows are left: the same command goes on." in capsys.readouterr().out
+    assert "2 rows are left: the same command continues." in capsys.readouterr().out
     domains.main(some)
     assert "| T = 4 |" in capsys.readouterr().out
     made = json.loads((out / "domains.json").read_text())["styles"]["charcoal"]["rows"]

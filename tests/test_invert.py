@@ -128,8 +128,8 @@ def test_the_same_seed_gives_the_same_answer_in_any_thread(
 def test_progress_and_cancel(generator: Generator, perceptual: Perceptual, foreign: Tensor) -> None:
     calls: list[tuple[int, int]] = []
 
-    def on_step(step: int, steps: int, figures: Mapping[str, float]) -> bool:
-        assert set(figures) == {"mse", "perceptual"}
+    def on_step(step: int, steps: int, metrics: Mapping[str, float]) -> bool:
+        assert set(metrics) == {"mse", "perceptual"}
         calls.append((step, steps))
         return len(calls) == 16
 

@@ -255,7 +255,7 @@ def test_a_discriminator_can_join_a_run(tiny: EncoderTraining) -> None:
     before = Discriminator.from_pretrained(one.model).state_dict()
     seen: list[dict[str, float]] = []
     joined = varied(one, adversarial=0.1)
-    trainer = train_encoder(joined, lambda count, total, figures: seen.append(figures))
+    trainer = train_encoder(joined, lambda count, total, metrics: seen.append(metrics))
     assert len(seen) == 2
     assert "adversarial" in seen[0]
     after = trainer.networks["discriminator"].state_dict()

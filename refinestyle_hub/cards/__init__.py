@@ -1,7 +1,7 @@
 """Model cards: written from the files of a model alone. No network, no templates.
 
 A card is written from three things: the saved files (sizes, shapes, base), ``card.json`` beside them (``facts``), and
-the words of ``kinds``. Its body consists of marked sections. They are written anew each time; whatever else stands in
+the words of ``kinds``. Its body consists of marked sections. They are rewritten each time; whatever else stands in
 the file is left as it is.
 """
 

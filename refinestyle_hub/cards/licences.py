@@ -27,20 +27,20 @@ def check_rights(source: Source) -> None:
     for folder in model_folders(source):
         path = source.find(str(PurePosixPath(folder, CONFIG)))
         found = {} if path is None else read_json(path)
-        for told in _made(found.get("metadata", {})) if found.get("class") == "TokenSet" else ():
-            if told.get("pictures") and not told.get("rights"):
-                name = told.get("name") or folder or "the domain"
+        for made in _made(found.get("metadata", {})) if found.get("class") == "TokenSet" else ():
+            if made.get("pictures") and not made.get("rights"):
+                name = made.get("name") or folder or "the domain"
                 raise CardError(
-                    f"Nothing states the right to use the {told['pictures']} pictures that {name!r} was made from."
+                    f"Nothing states the right to use the {made['pictures']} pictures that {name!r} was made from."
                     "\nState it: refinestyle adapt ... --rights TEXT, once more into the same folder; or from Python\n"
                     'dataclasses.replace(domain, metadata={**domain.metadata, "rights": TEXT}).'
                 )
 
 
-def _made(told: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _made(metadata: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """What the metadata of a set tell of it, and of the sets that it was mixed from."""
-    yield told
-    for part in told.get("mixed_from", ()):
+    yield metadata
+    for part in metadata.get("mixed_from", ()):
         yield from _made(part)
 
 

@@ -39,7 +39,7 @@ def adapt(
     model: Model,
     name: Annotated[str, typer.Option(help="What the domain is called.")],
     out: Annotated[
-        Path, typer.Option("--out", file_okay=False, help="Folder of the domain. A run found in it goes on.")
+        Path, typer.Option("--out", file_okay=False, help="Folder of the domain. A run found in it continues.")
     ],
     pictures: Annotated[
         list[Path] | None,
@@ -52,7 +52,7 @@ def adapt(
         typer.Option(help="CLIP, a folder or Hub id, for --text, or as a further guide to pictures; may be repeated."),
     ] = None,
     codes: Annotated[
-        int | None, typer.Option(min=1, help="With --text: refine only the layers of so many codes, chosen by it.")
+        int | None, typer.Option(min=1, help="With --text: refine only this many codes' layers, which it chooses.")
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, max=64, help="T, tokens per layer.")] = 4,
     steps: Annotated[
@@ -71,7 +71,7 @@ def adapt(
 ) -> None:
     """Make a domain from a few pictures of a style, or from a text.
 
-    Ctrl-C keeps the best so far; the same command goes on.
+    Ctrl-C keeps the best so far. The same command continues the run.
     """
     if text is None and not pictures:
         raise typer.BadParameter("Give pictures of the style, or --text.", param_hint="PICTURES")
@@ -108,8 +108,8 @@ def adapt(
     began = time.monotonic()
     with console.progress("steps", run.steps) as tick, console.interruptible() as pressed:
 
-        def on_step(step: int, total: int, figures: Mapping[str, float]) -> bool:
-            tick(step, {key: figures[key] for key in ("distance",) if key in figures})
+        def on_step(step: int, total: int, metrics: Mapping[str, float]) -> bool:
+            tick(step, {key: metrics[key] for key in ("distance",) if key in metrics})
             if step % preview_every == 0:
                 show(out / RUN / f"step{step:04d}.png", "now")
             return pressed()
@@ -149,7 +149,7 @@ def _check_place(out: Path, pictures: list[Path]) -> None:
 
 
 def _stated_rights(out: Path) -> str:
-    """What was stated when the run began that is going on; a config.json that is damaged will be written anew."""
+    """What was stated when the run began. A damaged config.json gives nothing, and is written again."""
     from ..storage.index import CONFIG
     from ..storage.schema import read_json
 
@@ -161,17 +161,17 @@ def _stated_rights(out: Path) -> str:
 
 def _command(chosen: Mapping[str, Any], domain: TokenSet) -> str:
     """What makes such a domain: the options that are not what they are by default, without names of pictures."""
-    told = domain.metadata
+    made = domain.metadata
     words = ["refinestyle", "adapt", "MODEL"]
     if chosen["text"] is None:
         words += ["PICTURES...", *(["--align", chosen["align"]] if chosen["align"] != "auto" else [])]
     else:
-        words += ["--text", told["target_text"], "--source-text", told["source_text"]]
+        words += ["--text", made["target_text"], "--source-text", made["source_text"]]
         words += ["--codes", str(chosen["codes"])] if chosen["codes"] else []
     for place in chosen["clip"] or []:
         words += ["--clip", "CLIP" if user_path(place).exists() else place]  # where it lies is nobody's business
-    words += ["--name", told["name"], "--tokens", str(told["settings"]["tokens"])]
-    return shlex.join([*words, "--steps", str(told["planned_steps"]), "--seed", str(told["seed"])])
+    words += ["--name", made["name"], "--tokens", str(made["settings"]["tokens"])]
+    return shlex.join([*words, "--steps", str(made["planned_steps"]), "--seed", str(made["seed"])])
 
 
 def _report(run: Adaptation, domain: TokenSet, model: str, seconds: float) -> dict[str, Any]:
@@ -201,13 +201,13 @@ def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: st
     from ..storage.atomic import write_folder
     from ..storage.model_folder import Folder, is_repo_id
 
-    told, known = domain.metadata, read_card(Folder(out))
+    made, known = domain.metadata, read_card(Folder(out))
     public = model in bundled_models() or (is_repo_id(model) and not user_path(model).exists())
-    if told["pictures"]:
-        what = f"{told['pictures']} pictures of the style, which are not part of this repo"
-        data = f"Made from {what}. Rights to them, as the maker states: {told.get('rights', 'nothing is stated')}."
+    if made["pictures"]:
+        what = f"{made['pictures']} pictures of the style, which are not part of this repo"
+        data = f"Made from {what}. Rights to them, as the maker states: {made.get('rights', 'nothing is stated')}."
     else:
-        data = f'Made without pictures, from the text "{told["source_text"]}" to "{told["target_text"]}".'
+        data = f'Made without pictures, from the text "{made["source_text"]}" to "{made["target_text"]}".'
     card = replace(
         known,
         base_model=model if public else known.base_model,
@@ -226,7 +226,7 @@ def _told(report: dict[str, Any], out: Path, ended: bool) -> str:
     if report["left_out"]:
         lines.append(f"the model has no discriminator; left out: {', '.join(report['left_out'])}")
     if not ended:
-        lines.append(f"stopped after {report['steps']} of {report['planned_steps']} steps; the same command goes on")
+        lines.append(f"stopped after {report['steps']} of {report['planned_steps']} steps; the same command continues")
     lines.append(
         f"{report['name']}: {report['numbers']:,} numbers, {report['bytes'] / 1024:.0f} KB, best at step "
         f"{report['best_step']}, {report['seconds']:.0f} s; refinestyle generate ... --domain {_as_path(out)}"

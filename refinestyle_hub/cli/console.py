@@ -50,9 +50,9 @@ def _dumps(report: Mapping[str, Any]) -> str:
 
 
 class Tick(Protocol):
-    """How much is done, figures to show, and how much there is in all, where that was not known before."""
+    """Takes how much is done, metrics to show, and the total where it was not known before."""
 
-    def __call__(self, done: int, figures: Mapping[str, float], total: int | None = None) -> None: ...
+    def __call__(self, done: int, metrics: Mapping[str, float], total: int | None = None) -> None: ...
 
 
 @contextmanager
@@ -66,15 +66,15 @@ def progress(what: str, total: int | None) -> Iterator[Tick]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[metrics]}"),
     ]
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total, figures="")
+        task = bar.add_task(what, total=total, metrics="")
 
-        def tick(done: int, figures: Mapping[str, float], total: int | None = None) -> None:
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            bar.update(task, completed=done, total=total, figures=shown)
+        def tick(done: int, metrics: Mapping[str, float], total: int | None = None) -> None:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+            bar.update(task, completed=done, total=total, metrics=shown)
 
         yield tick
 

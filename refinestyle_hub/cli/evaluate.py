@@ -92,7 +92,7 @@ def inversion(
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
-    """Say how near a model's inversions of pictures come to them, beside published ways by optimisation."""
+    """Measure how near a model's inversions come to pictures, and compare them with published optimisations."""
     from ..evaluation.attributes import AttributeNet
     from ..evaluation.reconstruction import baselines, distances, evaluate_inversion, our_methods, table
     from ..faces.photo import read_crops

@@ -208,21 +208,21 @@ def invert(
             steps=steps,
             face=face,
             **how,
-            on_step=lambda step, total, figures: tick(step, figures, total),
+            on_step=lambda step, total, metrics: tick(step, metrics, total),
         )
     assert inversion.crop is not None
     crop, reconstruction = Image.fromarray(inversion.crop.numpy()), pipe.render(inversion)
-    figures = dict(inversion.report)
+    metrics = dict(inversion.report)
     report: dict[str, Any] = {
         "model": model,
         "photo": photo.name,
-        "mse": figures.pop("mse"),
-        "lpips": figures.pop("perceptual"),
-        "lpips_backbone": figures.pop("perceptual_backbone"),
-        "w_plus_mse": figures.pop("w_plus_mse"),
-        "w_plus_lpips": figures.pop("w_plus_perceptual"),
+        "mse": metrics.pop("mse"),
+        "lpips": metrics.pop("perceptual"),
+        "lpips_backbone": metrics.pop("perceptual_backbone"),
+        "w_plus_mse": metrics.pop("w_plus_mse"),
+        "w_plus_lpips": metrics.pop("w_plus_perceptual"),
         "identity_distance": _identity_distance(crop, reconstruction),
-        **figures,
+        **metrics,
     }
     save_png(crop, out / "crop.png")
     save_png(reconstruction, out / "reconstruction.png")

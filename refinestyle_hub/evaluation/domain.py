@@ -1,4 +1,4 @@
-"""How good a domain is: samples before and after it, beside true pictures of the style.
+"""How good a domain is: samples before and after it, compared with true pictures of the style.
 
 Set distances say how near the samples come to the true pictures, diversity whether they still differ from each other,
 drift how much of pose and expression was lost on the way. What cannot be measured is None, and a note says why.

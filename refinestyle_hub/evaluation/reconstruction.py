@@ -1,6 +1,6 @@
-"""How well pictures are inverted: ways to do it side by side, judged by the same distances, on the same pictures.
+"""How well pictures are inverted: several methods, measured by the same distances on the same pictures.
 
-Every picture is inverted by itself, so that seconds are those of one photo.
+Each picture is inverted alone, so the seconds are those of one photo.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Method", "baselines", "distances", "evaluate_inversion", "our_method
 
 Invert: TypeAlias = Callable[[Tensor], tuple[Tensor, int]]  # [1, 3, R, R] -> what is drawn of it, numbers to keep
 OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, over all methods
-BATCH = 16  # pictures judged at once
+BATCH = 16  # pictures measured at once
 SMALLEST = 99  # pixels of which four scales of MS-SSIM can be taken
 
 
@@ -40,7 +40,7 @@ class Method:
 
     name: str
     invert: Invert
-    parameters: int = 0  # of the network that was trained for it, beside the generator
+    parameters: int = 0  # of the network that was trained for it, without the generator
     quick: bool = False  # so that a first picture, for which more is loaded, would weigh in its seconds
 
 
@@ -50,7 +50,7 @@ class Method:
 def our_methods(
     pipe: RefineStylePipeline, steps: Sequence[int] | None = None, name: str = "encoder", num_iters: Sequence[int] = ()
 ) -> list[Method]:
-    """The encoder's w+ alone, its whole answer if that is more, and with so many steps of optimisation from there.
+    """The encoder's w+ alone, its whole answer if it has tokens, and optimisation from there for each of ``steps``.
 
     Without an encoder: optimisation from the mean latent.
 
@@ -104,7 +104,7 @@ def token_values(encoder: Encoder) -> int:
 def baselines(
     pipe: RefineStylePipeline, w_steps: Sequence[int] = (500,), tuning: Sequence[tuple[int, int]] = ((450, 350),)
 ) -> list[Method]:
-    """w+ optimisation with so many steps, and PTI with so many for (pivot, generator)."""
+    """w+ optimisation for each number of steps, and PTI for each pair of steps (pivot, generator)."""
     generator = pipe.generator
 
     def projected(steps: int) -> Invert:

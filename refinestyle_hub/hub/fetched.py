@@ -45,7 +45,7 @@ PART = "generator"
 RECIPE = "fetch.json"
 MADE = (CONFIG, "model.safetensors")  # what a converter makes
 CARDS = ("card.json", "README.md")  # the terms stay with the weights
-LAYOUT = "1"  # of what is made; another one is made anew
+LAYOUT = "1"  # version of what is made; with another one it is made again
 # By name, because a converter fills a network, and networks stand on floors above this one
 CONVERTERS = {"mobilestylegan": "refinestyle_hub.convert.mobilestylegan:convert_files"}
 

@@ -59,7 +59,7 @@ def invert_folder(
 ) -> FolderReport:
     """Write ``<out>/<picture>/inversion.safetensors`` for each picture in ``folder`` and below.
 
-    An inversion that is there already is kept, so the same call goes on where it was stopped. Its report says under
+    An inversion that is there already is kept, so the same call continues where it was stopped. Its report says under
     "how" what it was asked for; where that is not what is asked for now, it is an error. Under ``accelerate launch``
     or ``torchrun`` the processes share the pictures, and the networks move to the device that accelerate gives each.
 

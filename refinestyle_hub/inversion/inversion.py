@@ -56,7 +56,7 @@ class Inversion(Pretrained):
     quad: Tensor | None = None  # [4, 2], its corners in the photo, see `faces.Crop`; None: the picture was the crop
     source_size: tuple[int, int] | None = None  # width and height of the photo
     base: Fingerprint | None = None
-    report: Mapping[str, Any] = field(default_factory=dict)  # figures and how they were reached, see `optimise.invert`
+    report: Mapping[str, Any] = field(default_factory=dict)  # metrics and how they were reached, see `optimise.invert`
 
     stem = "inversion"
     config_class = InversionConfig

@@ -31,11 +31,11 @@ class InversionSettings:
     prior: float = 0.2  # on the squared distance from the mean latent, in standard deviations, per number
     spread: float = 10.0  # the same for the codes' distance from each other
     token_rate: float = 0.01  # Adam's, in the unit of `TokenParameters`
-    token_warmup: float = 0.3  # share of the steps in which it rises: Adam's first steps are blind, and break a face
+    token_warmup: float = 0.3  # share of the steps in which it rises; Adam's first steps are nearly random
     norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
     rank: int = 8  # T
     layers: str | tuple[str, ...] = "*.conv*"  # that get tokens
-    patience: int = 40  # a phase ends when so many steps together gain less than 1 %
+    patience: int = 40  # steps; a phase ends when that many gain less than 1 % together
 
 
 def planned_steps(

@@ -3,7 +3,7 @@
 Both compare unit-normalised activations of AlexNet after each of its five ReLUs, weighted per channel and averaged
 over the plane: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018,
 equation 1; Ghildyal and Liu, "Shift-tolerant Perceptual Similarity Metric", ECCV 2022 (stride-1 first convolution,
-blurred pooling). The latter also exists with VGG16: dearer, and no loss of ours, so that it can judge what was learnt.
+blurred pooling). The latter also exists with VGG16: dearer, and no loss of ours, so it can measure what was learnt.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ MIN_SIDE = 32  # pixels; AlexNet's last maps are empty below
 class Perceptual(nn.Module):
     """Distance of pictures [N, 3, H, W] in [-1, 1] -> [N], 0 for equal pictures, about 1 for unrelated ones.
 
-    ``name`` says which distance it is: "lpips-alex" (LPIPS 0.1), "st-lpips-alex" or "st-lpips-vgg". Figures of one
-    must not be compared with figures of another. Weights are frozen; gradients reach the pictures.
+    ``name`` says which distance it is: "lpips-alex" (LPIPS 0.1), "st-lpips-alex" or "st-lpips-vgg". Values of one
+    must not be compared with values of another. Weights are frozen; gradients reach the pictures.
     """
 
     shift: Tensor

@@ -217,8 +217,8 @@ class TokenSet(Pretrained, Pushable):
             for name, layer in tokens.layers.items():
                 parts.setdefault(name, []).append(layer.scale(strength))
         layers = {name: LayerTokens.concatenate(found) for name, found in parts.items()}
-        told = [dict(tokens.metadata) for tokens, _ in pairs if tokens.metadata]
-        return TokenSet(layers, base, told[0] if len(pairs) == 1 and told else {"mixed_from": told} if told else {})
+        made = [dict(tokens.metadata) for tokens, _ in pairs if tokens.metadata]
+        return TokenSet(layers, base, made[0] if len(pairs) == 1 and made else {"mixed_from": made} if made else {})
 
     def __add__(self, other: TokenSet) -> TokenSet:
         return TokenSet.mix([(self, 1.0), (other, 1.0)])

@@ -28,8 +28,8 @@ class AttributeTraining:
     weight_decay: float = setting(0.02, "The weight decay of AdamW.")
     warmup: float = setting(0.05, "The share of the run in which the learning rate rises; then it falls by a cosine.")
     seed: int = setting(0, "The same seed gives the same run.")
-    validate_every: int = setting(22_500, "The validation split is read after so many pictures.")
-    save_every: int = setting(22_500, "The state is saved after so many pictures.")
+    validate_every: int = setting(22_500, "The number of pictures between measurements on the validation split.")
+    save_every: int = setting(22_500, "The number of pictures between saves of the state.")
 
     def __post_init__(self) -> None:
         if min(self.pictures, self.batch, self.validate_every, self.save_every) < 1 or self.learning_rate <= 0:

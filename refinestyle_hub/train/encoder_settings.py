@@ -47,15 +47,15 @@ class EncoderTraining:
     norm: float = setting(1e-2, "The weight of the squared norm of the residuals relative to the kernels'.")
     adversarial: float = setting(0.0, "The weight of the adversarial loss. HyperInverter takes 0.005.")
     r1_gamma: float = setting(10.0, "The weight of the R1 penalty of the discriminator.")
-    r1_every: int = setting(16, "The R1 penalty is taken once in so many steps.")
+    r1_every: int = setting(16, "The number of steps between R1 penalties.")
     # the pictures
     ood_fraction: float = setting(0.5, "The fraction of pictures from out of the domain, where tokens are learnt.")
-    cycle_every: int = setting(3, "Once in so many steps an edit is to be undone. 0 is never.")
+    cycle_every: int = setting(3, "The number of steps between those that undo an edit. 0 is never.")
     mixing: float = setting(0.5, "The probability of style mixing in samples.")
     flip: bool = setting(True, "Mirror half of the pictures.")
     # the optimisation
     w_pictures: int = setting(200_000, "The length of the first of two stages.")
-    latent_only: int = setting(0, "For so many pictures at first, w+ is learnt from samples by the latent loss alone.")
+    latent_only: int = setting(0, "Pictures of the warm-up, which learns w+ from samples by the latent loss alone.")
     pictures: int = setting(200_000, "The length of the stage that learns tokens. 0 is w+ alone.")
     batch: int = setting(16, "Pictures per step, over all processes; half of them are samples.")
     accumulate: int = setting(1, "The number of parts of a batch whose gradients are added up.")
@@ -69,9 +69,9 @@ class EncoderTraining:
     # what is written
     validate: str = setting("", "Pictures to validate on, their split val. Without them, that of the data.")
     validation: int = setting(64, "The number of pictures to validate on. As many out of the domain are made of them.")
-    validate_every: int = setting(10_000, "Metrics are measured after so many pictures.")
-    grid_every: int = setting(10_000, "An image grid is drawn after so many pictures.")
-    save_every: int = setting(10_000, "The state is saved after so many pictures.")
+    validate_every: int = setting(10_000, "The number of pictures between measurements of the metrics.")
+    grid_every: int = setting(10_000, "The number of pictures between image grids.")
+    save_every: int = setting(10_000, "The number of pictures between saves of the state.")
 
     def __post_init__(self) -> None:
         check_choices(self)

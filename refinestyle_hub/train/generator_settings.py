@@ -32,10 +32,10 @@ class GeneratorTraining:
     # the objective
     mixing: float = setting(0.9, "The probability of style mixing.")
     r1_gamma: float = setting(0.5, "The weight of the R1 penalty.")
-    r1_every: int = setting(16, "The R1 penalty is taken once in so many steps.")
+    r1_every: int = setting(16, "The number of steps between R1 penalties.")
     path_weight: float = setting(0.0, "The weight of path length regularisation. The published weight is 2.")
-    path_every: int = setting(8, "Path lengths are regularised once in so many steps.")
-    path_from: int = setting(0, "Path length regularisation begins after so many pictures.")
+    path_every: int = setting(8, "The number of steps between path length regularisations.")
+    path_from: int = setting(0, "The number of pictures before path length regularisation begins.")
     flip: bool = setting(True, "Mirror half of the pictures.")
     translate: float = setting(
         0.0, "The largest random shift of what the discriminator sees, as a share of the side. It helps small sets."
@@ -47,15 +47,15 @@ class GeneratorTraining:
     mapping_boost: float = setting(
         1.0, "A factor on the mapping network's published learning rate, which all but freezes it in a short run."
     )
-    warmup: int = setting(2_000, "The learning rate rises linearly over so many pictures.")
-    cooldown: int = setting(80_000, "The last so many pictures have a fifth of the learning rate.")
+    warmup: int = setting(2_000, "The number of pictures over which the learning rate rises linearly.")
+    cooldown: int = setting(80_000, "The number of pictures at the end that have a fifth of the learning rate.")
     ema_halflife: int = setting(10_000, "The half-life of the averaged weights.")
     ema_ramp: float = setting(0.1, "The half-life is at most this share of the pictures seen.")
     seed: int = setting(0, "The same seed gives the same run.")
     compile: bool = setting(False, "Compile the synthesis: 1.5 times as fast on a CPU, but minutes to start.")
     precision: Literal["no", "bf16", "fp16"] = setting("no", "The precision of the networks; no is float32.")
-    grid_every: int = setting(10_000, "An image grid is drawn after so many pictures.")
-    save_every: int = setting(10_000, "The state is saved after so many pictures.")
+    grid_every: int = setting(10_000, "The number of pictures between image grids.")
+    save_every: int = setting(10_000, "The number of pictures between saves of the state.")
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -17,32 +17,32 @@ LOG = "log.jsonl"
 
 
 class Means:
-    """Figures of the steps since the last line; saved with a run, whose lines do not tell where it was stopped."""
+    """Metrics of the steps since the last line. They are saved with a run, which may stop between two lines."""
 
     def __init__(self) -> None:
         self.steps, self.seconds = 0, 0.0
-        self.sums: dict[str, tuple[float, int]] = {}  # by figure its sum and how many steps had it
+        self.sums: dict[str, tuple[float, int]] = {}  # sum of each metric, and the number of steps that had it
 
     def add(self, metrics: Mapping[str, float], seconds: float) -> None:
-        """Count a step that took so many seconds."""
+        """Count a step and its seconds."""
         self.steps, self.seconds = self.steps + 1, self.seconds + seconds
         for name, value in metrics.items():
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, count + 1)
 
     def take(self, batch: int) -> dict[str, float]:
-        """Pictures a second ("rate") and the means, which begin anew."""
+        """Pictures a second ("rate") and the means, which start again from zero."""
         rate = round(self.steps * batch / max(self.seconds, 1e-9), 2)
         means = {name: round(total / count, 5) for name, (total, count) in self.sums.items()}
         self.steps, self.seconds, self.sums = 0, 0.0, {}
         return {"rate": rate, **means}
 
     def state(self) -> dict[str, Any]:
-        """To be saved."""
+        """The values to save."""
         return dict(vars(self))
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """As saved."""
+        """Take what ``state`` gave."""
         vars(self).update(state)
 
 
