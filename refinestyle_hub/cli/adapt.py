@@ -19,6 +19,8 @@ from .pictures import Device, Model, load
 
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ..adapt import Adaptation
     from ..tokens.token_set import TokenSet
 
@@ -81,6 +83,7 @@ def adapt(
         raise typer.BadParameter("Layers are chosen by a text: give --text.", param_hint="--codes")
     _check_place(out, pictures or [])
     from ..adapt import STEPS, TEXT_STEPS, AdaptState, load_clips, load_references, picture_term, text_adaptation
+    from ..images import to_images
 
     pipe = load(model, device)
     state = out / RUN / "state.safetensors"
@@ -97,33 +100,13 @@ def adapt(
         references = load_references(pictures or [], pipe.generator.config.resolution, align.value)
         terms = [picture_term(pipe.generator, references, clips, seed=seed)] if clips else []
         run = pipe.adaptation(references, steps=steps or STEPS, tokens=tokens, seed=seed, terms=terms, state=saved)
-    before, begun_at = run.preview(which="plain"), run.done
-
-    def show(file: Path, which: Literal["now", "best"]) -> None:
-        from ..images import contact_sheet, save_png, to_images
-
-        rows = [*to_images(before), *to_images(run.preview(which=which))]
-        save_png(contact_sheet(rows, columns=len(before)), file)
-
-    began = time.monotonic()
-    with console.progress("steps", run.steps) as tick, console.interruptible() as pressed:
-
-        def on_step(step: int, total: int, metrics: Mapping[str, float]) -> bool:
-            tick(step, {key: metrics[key] for key in ("distance",) if key in metrics})
-            if step % preview_every == 0:
-                show(out / RUN / f"step{step:04d}.png", "now")
-            return pressed()
-
-        finished, trouble = False, None
-        try:
-            finished = run.run(on_step, state)
-        except DivergedError as error:
-            trouble = error
+    begun_at, began, before = run.done, time.monotonic(), to_images(run.preview(which="plain"))
+    finished, trouble = _take_steps(run, before, out, state, preview_every)
     domain = run.token_set({"name": name, **({"rights": rights} if rights else {})})
     if trouble is not None and not domain.metadata["steps"]:  # nothing to keep
         raise trouble
     domain.save_pretrained(out)
-    show(out / "preview.png", "best")
+    _show(run, before, out / "preview.png", "best")
     chosen = {"clip": clip, "source_text": source_text, "codes": codes, "align": align.value, "text": text}
     _write_facts(domain, out, model, _command(chosen, domain), f"{run.seconds:.0f} s on {device}", run.done > begun_at)
     report = _report(run, domain, model, time.monotonic() - began)
@@ -133,6 +116,31 @@ def adapt(
         raise trouble
     if not finished:
         raise typer.Exit(130)
+
+
+def _take_steps(
+    run: Adaptation, before: list[Image.Image], out: Path, state: Path, preview_every: int
+) -> tuple[bool, DivergedError | None]:
+    """Run with previews until it is finished, interrupted or diverged: whether it finished, and the error."""
+    with console.progress("steps", run.steps) as tick, console.interruptible() as pressed:
+
+        def on_step(step: int, total: int, metrics: Mapping[str, float]) -> bool:
+            tick(step, {key: metrics[key] for key in ("distance",) if key in metrics})
+            if step % preview_every == 0:
+                _show(run, before, out / RUN / f"step{step:04d}.png", "now")
+            return pressed()
+
+        try:
+            return run.run(on_step, state), None
+        except DivergedError as error:
+            return False, error
+
+
+def _show(run: Adaptation, before: list[Image.Image], file: Path, which: Literal["now", "best"]) -> None:
+    """Draw fixed samples: a row without the domain, and a row in it."""
+    from ..images import contact_sheet, save_png, to_images
+
+    save_png(contact_sheet([*before, *to_images(run.preview(which=which))], columns=len(before)), file)
 
 
 def _check_place(out: Path, pictures: list[Path]) -> None:

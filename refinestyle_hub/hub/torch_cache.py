@@ -7,17 +7,11 @@ import re
 import threading
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-
-if TYPE_CHECKING:
-    pass
+import torch
 
 
 __all__ = ["torch_file"]
-
-
-# --- Published weights that are not on the Hub ----------------------------------------------------------------------
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 PATIENCE = 4.0  # seconds to hear from a server before doing without
@@ -28,8 +22,6 @@ def torch_file(url: str) -> Path | None:
 
     None where it cannot be had: HF_HUB_OFFLINE is set, the server does not answer soon, or the download fails.
     """
-    import torch
-
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if path.is_file():
         return path

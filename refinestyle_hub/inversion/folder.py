@@ -111,13 +111,8 @@ def invert_folder(
     inverted: list[str] = []
     skipped: dict[str, str] = {}
     for first in range(0, len(mine), batch):
-        crops: dict[str, Crop] = {}
-        for name in mine[first : first + batch]:
-            try:
-                photo = read_photo(folder / name, "none" if aligned else "required")
-                crops[name] = photo.crop(generator.config.resolution)
-            except (FaceNotFoundError, PictureError) as error:
-                skipped[name] = str(error).replace(str(folder / name), name)  # a report may be shared
+        crops, left_out = _read(folder, mine[first : first + batch], generator.config.resolution, aligned)
+        skipped |= left_out
         if crops:
             found = invert_crops(
                 generator,
@@ -132,10 +127,9 @@ def invert_folder(
                 base=base,
             )
             for (name, crop), inversion in zip(crops.items(), found, strict=True):
-                noted = how | {"picture": _picture_digest(folder / name)}
-                report = {**inversion.report, "how": noted}
+                report = {**inversion.report, "how": how | {"picture": _picture_digest(folder / name)}}
                 replace(inversion.in_photo(crop), report=report).save(out / name / NAME)
-                inverted.append(name)
+            inverted += crops
         if on_picture is not None:
             on_picture(min(first + batch, len(mine)), len(mine))
     shares: Sequence[Any] = [(inverted, skipped)]
@@ -145,6 +139,17 @@ def invert_folder(
         shares = gather_object(shares)
     everyone = sorted(name for share, _ in shares for name in share)
     return FolderReport(tuple(everyone), tuple(kept), {n: why for _, share in shares for n, why in share.items()})
+
+
+def _read(folder: Path, names: Sequence[str], size: int, aligned: bool) -> tuple[dict[str, Crop], dict[str, str]]:
+    """Crops by the names of pictures, and why there is none of others."""
+    crops, skipped = {}, {}
+    for name in names:
+        try:
+            crops[name] = read_photo(folder / name, "none" if aligned else "required").crop(size)
+        except (FaceNotFoundError, PictureError) as error:
+            skipped[name] = str(error).replace(str(folder / name), name)  # a report may be shared
+    return crops, skipped
 
 
 def _digest(value: object) -> str:
