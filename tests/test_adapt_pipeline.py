@@ -97,7 +97,7 @@ def test_one_picture_or_a_folder_needs_no_list(drawings: list[Image.Image], tmp_
         drawings[0].save(folder / name, "PNG")
     (folder / "c.heic").write_bytes(b"")
     found = load_references(folder, 32, "none")
-    assert (found.names, found.ignored) == (("a.png", "b.png"), ("c.heic",))
+    assert (found.names, found.ignored) == (("a.png", "b.png"), ("._a.png", "c.heic"))
     assert load_references([drawings[1], folder], 32, "none").names == ("picture 1", "a.png", "b.png")
     for one in (drawings[0], str(folder / "a.png"), (folder / "a.png").read_bytes()):
         assert torch.equal(load_references(one, 32, "none").pictures, found.pictures[:1])

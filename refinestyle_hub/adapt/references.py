@@ -6,16 +6,15 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ..boundary.paths import user_path
 from ..errors import ConfigError, PictureError
 from ..faces.photo import read_photo
-from ..images import PictureSource, list_pictures, to_tensor, to_uint8
+from ..images import PictureSource, is_single, list_pictures, to_tensor, to_uint8
 from .settings import MAX_PICTURES
 
 
@@ -67,17 +66,17 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
     """
     if align not in ("auto", "none"):
         raise ConfigError(f"align must be 'auto' or 'none', not {align!r}.")
-    single = isinstance(pictures, (str, bytes, os.PathLike, Image.Image)) or hasattr(pictures, "read")
-    found, ignored = _expanded([pictures] if single else list(pictures))  # type: ignore[list-item, arg-type]
+    found, ignored = _expanded([pictures] if is_single(pictures) else list(pictures))  # type: ignore[list-item, arg-type]
     if not 1 <= len(found) <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {len(found)}.")
     tensors, names, aligned = [], [], []
     for number, source in enumerate(found, 1):
-        name = Path(source).name if isinstance(source, (str, os.PathLike)) else f"picture {number}"
+        place = user_path(source) if isinstance(source, str | os.PathLike) else None
+        name = place.name if place else f"picture {number}"
         try:
             photo = read_photo(source, "optional" if align == "auto" else "none")
         except PictureError as error:
-            raise PictureError(f"{name}: {error}") from error
+            raise PictureError(f"{name}: {str(error).removeprefix(f'{place}: ')}") from error
         tensors.append(to_tensor(photo.crop(size).image))
         names.append(name)
         aligned.append(bool(photo.faces))
@@ -89,10 +88,10 @@ def _expanded(sources: Sequence[PictureSource]) -> tuple[list[PictureSource], li
     pictures: list[PictureSource] = []
     ignored: list[str] = []
     for source in sources:
-        if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
+        if not isinstance(source, str | os.PathLike) or not user_path(source).is_dir():
             pictures.append(source)
             continue
-        inside, others = list_pictures(Path(source))
+        inside, left_out = list_pictures(user_path(source))
         pictures += inside
-        ignored += [path.name for path in others]
+        ignored += left_out
     return pictures, ignored

@@ -245,6 +245,7 @@ def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float 
 
 def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: bool, **how: Any) -> None:
     """One inversion for each picture; under ``accelerate launch`` by several processes."""
+    from ..images import told
     from ..inversion.folder import invert_folder
 
     with console.progress("pictures", None) as tick:
@@ -258,11 +259,16 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
             **how,
         )
     if os.environ.get("RANK", "0") == "0":
-        report = {"inverted": made.inverted, "kept": made.kept, "skipped": made.skipped}
+        report = {
+            "inverted": made.inverted,
+            "kept": made.kept,
+            "skipped": made.skipped,
+            "left_out": made.left_out,
+        }
         console.write_json(out / "report.json", report)
-        lines = [f"{name}: {why.splitlines()[0]}" for name, why in made.skipped.items()]
-        counts = f"{len(made.inverted)} inverted, {len(made.kept)} kept, {len(lines)} skipped; everything is in {out}"
-        console.emit(report, "\n".join([*lines, counts]), as_json)
+        lines = [*told(made.left_out), *(f"{name}: {why.splitlines()[0]}" for name, why in made.skipped.items())]
+        counts = f"{len(made.inverted)} inverted, {len(made.kept)} kept, {len(made.skipped)} skipped"
+        console.emit(report, "\n".join([*lines, f"{counts}; everything is in {out}"]), as_json)
 
 
 def edit(

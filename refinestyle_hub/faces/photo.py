@@ -5,16 +5,16 @@ The pipeline, inversions of folders, the pictures of an adaptation, the command 
 
 from __future__ import annotations
 
-import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..boundary.paths import AnyPath, user_path
 from ..errors import FaceNotFoundError, PictureError
 from ..images import MAX_BYTES, MAX_PIXELS, PictureSource, list_pictures, load_picture, to_tensor
 from .align import Crop, align
@@ -84,13 +84,14 @@ def read_photo(
         return Photo(image)
     try:
         return Photo(image, tuple(find_faces(image, models=models)))
-    except FaceNotFoundError:
-        if faces == "required":
-            raise
-        return Photo(image)
+    except FaceNotFoundError as error:
+        if faces == "optional":
+            return Photo(image)
+        named = f"{user_path(picture)}: " if isinstance(picture, str | os.PathLike) else ""
+        raise FaceNotFoundError(f"{named}{error}") from error
 
 
-def read_crops(paths: Sequence[Path], size: int, *, aligned: bool = False) -> tuple[Tensor, dict[str, str]]:
+def read_crops(paths: Sequence[AnyPath], size: int, *, aligned: bool = False) -> tuple[Tensor, dict[str, str]]:
     """Read the largest face of each picture, and say why others were left out.
 
     Args:
@@ -99,18 +100,22 @@ def read_crops(paths: Sequence[Path], size: int, *, aligned: bool = False) -> tu
         aligned: Whether the pictures are crops already, of which the central square is taken.
 
     Returns:
-        The crops [N, 3, R, R] in [-1, 1]; and the reason for each picture without one, by its path.
+        The crops [N, 3, R, R] in [-1, 1]; and why there is none of other pictures and files, by their paths.
 
     Raises:
         PictureError: A folder has no pictures, or none can be used.
         MissingDependencyError: The face detector is not installed.
     """
-    crops, skipped = [], {}
-    for path in itertools.chain.from_iterable(list_pictures(p)[0] if p.is_dir() else [p] for p in paths):
-        try:
-            crops.append(to_tensor(read_photo(path, "none" if aligned else "required").crop(size).image))
-        except (FaceNotFoundError, PictureError) as error:
-            skipped[str(path)] = str(error)
+    crops: list[Tensor] = []
+    skipped: dict[str, str] = {}
+    for place in map(user_path, paths):
+        found, left_out = list_pictures(place) if place.is_dir() else ([place], {})
+        skipped |= {str(place / name): why for name, why in left_out.items()}
+        for path in found:
+            try:
+                crops.append(to_tensor(read_photo(path, "none" if aligned else "required").crop(size).image))
+            except (FaceNotFoundError, PictureError) as error:
+                skipped[str(path)] = str(error).removeprefix(f"{path}: ")
     if not crops:
         reasons = "; ".join(f"{path}: {why}" for path, why in list(skipped.items())[:1])
         raise PictureError(f"No picture can be used. {reasons}")

@@ -38,7 +38,8 @@ class FolderReport:
 
     inverted: tuple[str, ...]  # now
     kept: tuple[str, ...]  # from an earlier run
-    skipped: dict[str, str]  # and why: no face, not a picture
+    skipped: dict[str, str]  # and why: no face, damaged
+    left_out: dict[str, str]  # other files and folders in the folder, and why they were not taken for pictures
 
 
 def invert_folder(
@@ -98,7 +99,8 @@ def invert_folder(
         "settings": _digest(settings or InversionSettings()),
         "encoder": _digest(None if encoder is None else (encoder.config, digest(encoder.state_dict()))),
     }
-    names = sorted(path.relative_to(folder).as_posix() for path in list_pictures(folder)[0])
+    found, left_out = list_pictures(folder, results=out)
+    names = [path.relative_to(folder).as_posix() for path in found]
     if state.num_processes > 1:
         for network in (generator, encoder, perceptual):
             if network is not None:
@@ -111,10 +113,10 @@ def invert_folder(
     inverted: list[str] = []
     skipped: dict[str, str] = {}
     for first in range(0, len(mine), batch):
-        crops, left_out = _read(folder, mine[first : first + batch], generator.config.resolution, aligned)
-        skipped |= left_out
+        crops, unusable = _read(folder, mine[first : first + batch], generator.config.resolution, aligned)
+        skipped |= unusable
         if crops:
-            found = invert_crops(
+            made = invert_crops(
                 generator,
                 torch.cat([to_tensor(crop.image) for crop in crops.values()]).to(generator.device),
                 encoder=encoder,
@@ -126,7 +128,7 @@ def invert_folder(
                 settings=settings,
                 base=base,
             )
-            for (name, crop), inversion in zip(crops.items(), found, strict=True):
+            for (name, crop), inversion in zip(crops.items(), made, strict=True):
                 report = {**inversion.report, "how": how | {"picture": _picture_digest(folder / name)}}
                 replace(inversion.in_photo(crop), report=report).save(out / name / NAME)
             inverted += crops
@@ -138,7 +140,8 @@ def invert_folder(
 
         shares = gather_object(shares)
     everyone = sorted(name for share, _ in shares for name in share)
-    return FolderReport(tuple(everyone), tuple(kept), {n: why for _, share in shares for n, why in share.items()})
+    skipped = {name: why for _, share in shares for name, why in share.items()}
+    return FolderReport(tuple(everyone), tuple(kept), skipped, left_out)
 
 
 def _read(folder: Path, names: Sequence[str], size: int, aligned: bool) -> tuple[dict[str, Crop], dict[str, str]]:
@@ -148,7 +151,8 @@ def _read(folder: Path, names: Sequence[str], size: int, aligned: bool) -> tuple
         try:
             crops[name] = read_photo(folder / name, "none" if aligned else "required").crop(size)
         except (FaceNotFoundError, PictureError) as error:
-            skipped[name] = str(error).replace(str(folder / name), name)  # a report may be shared
+            told = str(error).removeprefix(f"{folder / name}: ")
+            skipped[name] = told.replace(str(folder / name), name)  # a report may be shared
     return crops, skipped
 
 

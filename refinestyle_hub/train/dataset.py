@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, PictureError
-from ..images import PictureSource, is_picture, list_pictures, load_picture, no_pictures
+from ..images import PictureSource, left_out_of, list_pictures, load_picture, no_pictures, told
 from ..runtime.optional import optional
 from .labels import label_rows, picture_key
 
 
 __all__ = ["Batch", "Pictures", "batches", "open_held_out", "open_pictures"]
 
+log = logging.getLogger(__name__)
 CACHE_BYTES = 6 << 30  # a larger set is decoded again at each use
 
 
@@ -35,10 +37,18 @@ class Pictures:
         names: One name per picture, each unique.
         read: Returns anything that ``load_picture`` takes, for an index.
         resolution: R. Pictures of another size lose what exceeds the central square, and are resampled.
+        left_out: what else there is in the folder or zip, and why it is not among them.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[int], PictureSource], resolution: int) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        read: Callable[[int], PictureSource],
+        resolution: int,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
         self.names = tuple(names)
+        self.left_out = dict(left_out or {})
         self.resolution = resolution
         self._read = read
         shape = (len(self.names), 3, resolution, resolution)
@@ -64,10 +74,13 @@ class Pictures:
         return torch.stack([self[int(i)] for i in indices])
 
     def _decode(self, index: int) -> Tensor:
+        source: PictureSource = ""
         try:
-            image = load_picture(self._read(index))
+            source = self._read(index)
+            image = load_picture(source)
         except PictureError as error:
-            raise PictureError(f"{self.names[index]}: {error}") from error
+            told = str(error).removeprefix(f"{source}: ") if isinstance(source, Path) else str(error)
+            raise PictureError(f"{self.names[index]}: {told}") from error
         size = (self.resolution, self.resolution)
         if image.size != size:
             image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
@@ -98,16 +111,19 @@ def open_pictures(source: AnyPath, resolution: int, split: str | None = "train")
     """
     path = user_path(source)
     if path.is_file() and zipfile.is_zipfile(path):
-        names, read = _zip_members(path)
+        names, left_out, read = _zip_members(path)
     elif _is_saved_dataset(path) or not path.exists():
         return _open_dataset(str(source), resolution, split)
     elif path.is_dir():
-        files = {file.relative_to(path).as_posix(): file for file in list_pictures(path)[0]}
+        found, left_out = list_pictures(path)
+        files = {file.relative_to(path).as_posix(): file for file in found}
         names, read = sorted(files), files.__getitem__
     else:
         raise PictureError(f"{path} is neither a folder nor a zip of pictures.")
     names = _of_split(names, path, split)
-    return Pictures(names, lambda index: read(names[index]), resolution)
+    for line in told(left_out):
+        log.warning("%s: %s", path, line)
+    return Pictures(names, lambda index: read(names[index]), resolution, left_out)
 
 
 def batches(
@@ -197,9 +213,13 @@ def _everything(source: str, size: int) -> Pictures:
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
-def _zip_members(path: Path) -> tuple[list[str], Callable[[str], PictureSource]]:
+def _zip_members(path: Path) -> tuple[list[str], dict[str, str], Callable[[str], PictureSource]]:
     archive = zipfile.ZipFile(path)
-    names = [n for n in archive.namelist() if is_picture(n) and not n.startswith("__MACOSX")]
+    found = {
+        entry.filename: left_out_of(entry.filename.split("/")) for entry in archive.infolist() if not entry.is_dir()
+    }
+    names = [name for name, why in found.items() if why is None]
+    left_out = {name: why for name, why in found.items() if why is not None}
 
     def read(name: str) -> PictureSource:
         try:
@@ -207,7 +227,7 @@ def _zip_members(path: Path) -> tuple[list[str], Callable[[str], PictureSource]]
         except (RuntimeError, zipfile.BadZipFile) as error:  # encrypted, of an unknown compression, damaged
             raise PictureError(f"It cannot be read from {path.name}: {error}.") from error
 
-    return sorted(names), read
+    return sorted(names), left_out, read
 
 
 def _is_saved_dataset(path: Path) -> bool:
