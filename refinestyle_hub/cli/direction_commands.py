@@ -57,11 +57,17 @@ def list_(model: Model, as_json: console.AsJson = False) -> None:
     """Name the directions that a model has."""
     pipe = load(model, "cpu")
     report = {name: asdict(direction.info) for name, direction in pipe.directions.items()}
-    lines = [
-        f"{name}  {info['limits'][0]:g} to {info['limits'][1]:g}  {printable(info['unit'])}"
-        for name, info in report.items()
-    ]
+    groups = sorted({info["group"] for info in report.values()}, key=lambda group: (group == "", group))
+    lines = [_line(name, info) for group in groups for name, info in report.items() if info["group"] == group]
     console.emit({"model": model, "directions": report}, "\n".join(lines) or "none", as_json)
+
+
+def _line(name: str, info: Mapping[str, Any]) -> str:
+    """A direction in one line: its group, its name and range, what both ends say, what strength 1 means."""
+    low, high = info["limits"]
+    ends = f"{info['negative']} to {info['positive']}" if info["negative"] else ""
+    said = (info["group"], f"{name} {low:g} to {high:g}", ends, info["unit"])
+    return "  ".join(printable(text) for text in said if text)
 
 
 @directions.command("show")
