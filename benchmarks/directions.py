@@ -38,7 +38,7 @@ from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_image
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.tokens.token_set import TokenSet
-from refinestyle_hub.train.data import open_pictures
+from refinestyle_hub.train.dataset import open_pictures
 
 
 LABELS = Path(__file__).parent.parent / "training" / "ffhq-1024" / "directions"

@@ -66,7 +66,7 @@ def _line(name: str, info: Mapping[str, Any]) -> str:
     """A direction in one line: its group, its name and range, what both ends say, what strength 1 means."""
     low, high = info["limits"]
     ends = f"{info['negative']} to {info['positive']}" if info["negative"] else ""
-    said = (info["group"], f"{name} {low:g} to {high:g}", ends, info["unit"])
+    said = (info["group"], name, f"{low:g} to {high:g}", ends, info["unit"])
     return "  ".join(printable(text) for text in said if text)
 
 
