@@ -28,11 +28,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for the moon
+MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for all of the memory
 
 
 def setting(default: T, text: str) -> T:
-    """A field of a dataclass with its default and the help that the command line shows for it, whole sentences."""
+    """A field of a dataclass with its default and its help on the command line, in whole sentences."""
     made: T = field(default=default, metadata={"help": text})
     return made
 
@@ -98,7 +98,7 @@ class GeneratorShape:
         if not all(1 <= size <= MAX_SIZE for size in sizes) or any(
             spec.kernel not in (1, 3) or not 0 <= spec.code < self.num_ws for spec in self.layers
         ):
-            raise ConfigError(f"These are no layers of a generator with {self.num_ws} codes.")
+            raise ConfigError(f"These layers do not fit a generator with {self.num_ws} codes.")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class GeneratorConfig(ABC):
 
     @property
     def shape(self) -> GeneratorShape:
-        """Its sizes, for what is made to fit it."""
+        """The sizes that codes, encoders and token sets must fit."""
         return GeneratorShape(self.resolution, self.w_dim, self.num_ws, self.layers)
 
 
@@ -173,7 +173,7 @@ class StyleGAN2Config(GeneratorConfig):
         return _fp16_from(self.resolution, self.num_fp16_res)
 
     def full_precision(self) -> StyleGAN2Config:
-        """Without fp16 blocks."""
+        """The same network without fp16 blocks."""
         return replace(self, num_fp16_res=0)
 
     @property
@@ -210,7 +210,7 @@ class MobileStyleGANConfig(GeneratorConfig):
         half = self.resolution // 2
         channels = _checked_channels(half, self.channels or config_f_channels(half))
         if self.resolution != 2 * half or any(width % 4 for width in list(channels.values())[:-1]):
-            raise ConfigError(f"resolution must be even, and widths before the last multiples of 4: {channels}.")
+            raise ConfigError(f"resolution must be even, and all widths but the last multiples of 4: {channels}.")
         object.__setattr__(self, "channels", channels)
 
     @property
@@ -265,7 +265,7 @@ class DiscriminatorConfig:
         return _fp16_from(self.resolution, self.num_fp16_res)
 
     def full_precision(self) -> DiscriminatorConfig:
-        """Without fp16 blocks."""
+        """The same network without fp16 blocks."""
         return replace(self, num_fp16_res=0)
 
 
@@ -283,7 +283,7 @@ class TokenLayerConfig:
     def __post_init__(self) -> None:
         sizes = (self.tokens, self.inputs, self.outputs, self.kernel or 1)
         if not all(0 <= size <= MAX_SIZE for size in sizes) or (self.kernel is None) != (self.spatial == "broadcast"):
-            raise ConfigError(f"These are no sizes of tokens: {self}.")
+            raise ConfigError(f"These sizes of tokens do not fit together: {self}.")
 
 
 @dataclass(frozen=True)
@@ -379,7 +379,7 @@ def choices(hint: Any) -> str:
 
 
 def check_choices(made: Any) -> None:
-    """Whether each field of a dataclass that is one of some words is one of them; raises ConfigError."""
+    """Raise ConfigError where a field of type ``Literal`` has another value."""
     for name, hint in get_type_hints(type(made)).items():
         if get_origin(hint) is Literal and (value := getattr(made, name)) not in get_args(hint):
             raise ConfigError(f"{name} must be {choices(hint)}, not '{printable(str(value))}'.")

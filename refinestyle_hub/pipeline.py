@@ -245,12 +245,12 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
 
     @property
     def device(self) -> torch.device:
-        """Where the generator is."""
+        """The device of the generator."""
         return self.generator.device
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """The generator's; taken once."""
+        """The generator's fingerprint, computed once."""
         return self.generator.fingerprint()
 
     @cached_property

@@ -306,15 +306,15 @@ def test_ctrl_c_ends_a_run_after_a_whole_step(
     run: Any, portraits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: signal.Signals
 ) -> None:
     """So does the signal of schedulers; as a run of another kind it does not go on."""
-    from refinestyle_hub.train.generator_trainer import Trainer
+    from refinestyle_hub.train.generator_trainer import GeneratorTrainer
 
-    step = Trainer.step
+    step = GeneratorTrainer.step
 
-    def interrupted(self: Trainer, *args: Any) -> dict[str, float]:
+    def interrupted(self: GeneratorTrainer, *args: Any) -> dict[str, float]:
         os.kill(os.getpid(), which)
         return step(self, *args)
 
-    monkeypatch.setattr(Trainer, "step", interrupted)
+    monkeypatch.setattr(GeneratorTrainer, "step", interrupted)
     sizes = ["--resolution", 16, "--channels", "4:8,8:8,16:8", "--z-dim", 8, "--mapping-layers", 1, "--batch", 4]
     before = signal.getsignal(which)
     code, out, err = run("train", "generator", portraits, "--out", tmp_path / "run", *sizes, "--pictures", 400)

@@ -64,7 +64,7 @@ def test_a_direction_names_its_group_and_both_ends_or_neither(directions: Direct
     with pytest.raises(ConfigError, match="both of its ends"):
         DirectionInfo(positive="happy")
     for text in ("two\nlines", " padded", "x" * 41):
-        with pytest.raises(ConfigError, match="no name of a group or an end"):
+        with pytest.raises(ConfigError, match="cannot name a group or an end"):
             DirectionInfo(group=text)
 
 

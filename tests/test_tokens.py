@@ -193,8 +193,8 @@ def test_state_dict_comes_back(spatial: str) -> None:
     ("change", "message"),
     [
         (lambda s: s.pop("b8.conv0.q"), r"lacks b8\.conv0\.q"),
-        (lambda s: s.update({"b8.conv0.r": torch.zeros(1)}), "is no tensor of a token set"),
-        (lambda s: s.update({"p": torch.zeros(1, 1)}), "is no tensor of a token set"),
+        (lambda s: s.update({"b8.conv0.r": torch.zeros(1)}), "is not a tensor of a token set"),
+        (lambda s: s.update({"p": torch.zeros(1, 1)}), "is not a tensor of a token set"),
         (lambda s: s.update({"b8.conv0.q": torch.zeros(2, 5)}), r"b8\.conv0: Tokens do not fit together"),
         (lambda s: s.update({"b8.conv0.pre": torch.zeros(3)}), r"pre \[3\] torch\.float32"),
     ],

@@ -17,7 +17,7 @@ from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.generator_settings import GeneratorTraining
-from refinestyle_hub.train.generator_trainer import Trainer, train_generator
+from refinestyle_hub.train.generator_trainer import GeneratorTrainer, train_generator
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_larger_run_starts_from_a_smaller_one(tiny: GeneratorTraining, tmp_pat
     small = Generator.from_pretrained(Path(tiny.out) / "generator")
     discriminator = Discriminator.from_pretrained(Path(tiny.out) / "discriminator")
     larger = replace(tiny, resolution=32, channels={4: 8, 8: 8, 16: 8, 32: 4}, out=str(tmp_path / "larger"))
-    trainer = Trainer(larger, _pictures(larger))
+    trainer = GeneratorTrainer(larger, _pictures(larger))
     trainer.start_from(small, discriminator)
     assert torch.equal(trainer.discriminator.b4.out.weight, discriminator.b4.out.weight)
     w = small.map(torch.randn(3, 8))
@@ -125,9 +125,9 @@ def test_a_small_set_is_shifted(tiny: GeneratorTraining) -> None:
     name = "discriminator.b16.conv0.weight"
     assert not torch.equal(weights(shifted.out)[name], weights(still.out)[name])
     x = torch.rand(2, 3, 16, 16)
-    trainer = Trainer(shifted, _pictures(shifted))
+    trainer = GeneratorTrainer(shifted, _pictures(shifted))
     assert torch.equal(trainer.shifted(x, 1), trainer.shifted(x, 1))
-    assert Trainer(still, _pictures(still)).shifted(x, 1) is x
+    assert GeneratorTrainer(still, _pictures(still)).shifted(x, 1) is x
 
 
 def test_bad_input_is_named(tiny: GeneratorTraining, tmp_path: Path) -> None:

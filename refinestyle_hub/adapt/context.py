@@ -47,13 +47,13 @@ class Context:
 
     @cached_property
     def source_features(self) -> Sequence[Tensor]:
-        """Of ``source``."""
+        """Feature maps of ``source``."""
         with torch.no_grad():
             return self._features(self.source)
 
     @cached_property
     def adapted_features(self) -> Sequence[Tensor]:
-        """Of ``adapted``."""
+        """Feature maps of ``adapted``."""
         return self._features(self.adapted)
 
     def _features(self, pictures: Tensor) -> Sequence[Tensor]:

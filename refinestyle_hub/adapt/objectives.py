@@ -51,7 +51,7 @@ class SlicedPictures:
 
 @dataclass
 class SlicedFeatures:
-    """The same of feature maps (Heitz et al. 2021)."""
+    """Features of the samples are distributed as the references' (Heitz et al. 2021)."""
 
     weight: float
     name: str = "sliced_features"
@@ -89,7 +89,7 @@ class Layout:
 
 @dataclass
 class Correspondence:
-    """What differs in the source differs as before, by the distance that is given.
+    """Relations within the source pictures stay as they were, by the distance that is given.
 
     "between" compares samples: they do not collapse onto the references (Ojha et al. 2021, CDC). "within" compares the
     places of a sample: pose and expression stay (Xiao et al. 2022, RSSA).

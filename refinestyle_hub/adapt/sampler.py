@@ -42,12 +42,12 @@ class Sampler:
         settings: AdaptSettings,
         seed: int,
     ) -> None:
-        """``features``: of a frozen network; None: the terms that compare features are left out."""
+        """Without ``features``, of a frozen network, the terms that compare features are left out."""
         self.generator, self.references, self.features = generator, references, features
         self.settings, self.seed = settings, seed
 
     def context(self, step: int, steps: int, parameters: TokenParameters, inversions: Tensor | None) -> Context:
-        """What step ``step`` of ``steps`` shows to the terms; gradients flow from it to the parameters."""
+        """The context of step ``step`` of ``steps``; gradients flow from it to the parameters."""
         s = self.settings
         rng = random_source(self.seed, STEP, step)
         with torch.no_grad():
@@ -73,7 +73,7 @@ class Sampler:
 
     @torch.no_grad()
     def fixed_samples(self, tokens: TokenParameters | None, count: int, truncation: float) -> Tensor:
-        """The same samples at any time, [count, 3, R, R] in [-1, 1], with ``tokens`` or plain."""
+        """Samples that are the same at any step, [count, 3, R, R] in [-1, 1], with ``tokens`` or plain."""
         w_plus = self.generator.sample(count, random_source(self.seed, FIXED), truncation)
         drawn: Tensor = self.generator(w_plus, None if tokens is None else tokens.token_set())
         return drawn.clamp(-1, 1)

@@ -26,7 +26,7 @@ def user_path(value: AnyPath) -> Path:
     """The path that was written: ``~`` is the home folder, and ``file://`` names a local file.
 
     Raises:
-        ConfigError: It is empty, too long, no path at all, or an address on the web.
+        ConfigError: It is empty, too long, not a path, or an address on the web.
     """
     if not isinstance(value, str | bytes | os.PathLike):
         raise ConfigError(f"A path is a text or a pathlib.Path, not {printable(repr(value))}.")
@@ -34,7 +34,7 @@ def user_path(value: AnyPath) -> Path:
     if not text.strip():
         raise ConfigError("A path is empty: name a file or a folder ('.' is the present one).")
     if "\0" in text:
-        raise ConfigError(f"'{printable(text)}' is no path: it has a null character.")
+        raise ConfigError(f"'{printable(text)}' cannot be a path: it has a null character.")
     if text.lower().startswith("file://"):
         text = unquote(urlsplit(text).path)
     elif is_address(text):

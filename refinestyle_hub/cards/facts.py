@@ -73,7 +73,7 @@ def read_card(source: Source, subfolder: str = "") -> Card:
 
 
 def read_text(path: Path | None) -> str:
-    """The text of a README.md; empty if there is none. Raises CardError if it is no text."""
+    """The text of a README.md; empty if there is none. Raises CardError if it is not text."""
     try:
         return path.read_text(encoding="utf-8-sig") if path else ""
     except UnicodeDecodeError:

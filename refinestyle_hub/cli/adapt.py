@@ -144,7 +144,7 @@ def _show(run: Adaptation, before: list[Image.Image], file: Path, which: Literal
 
 
 def _check_place(out: Path, pictures: list[Path]) -> None:
-    """Nothing of the user's is overwritten: neither another model or part of one, nor a domain made elsewhere."""
+    """Refuse a folder that holds the pictures, another model or part of one, or a domain made elsewhere."""
     from ..storage.index import CONFIG
     from ..storage.model_folder import INDEX
 
@@ -168,7 +168,7 @@ def _stated_rights(out: Path) -> str:
 
 
 def _command(chosen: Mapping[str, Any], domain: TokenSet) -> str:
-    """What makes such a domain: the options that are not what they are by default, without names of pictures."""
+    """The command that makes such a domain: options that differ from their defaults, without names of pictures."""
     made = domain.metadata
     words = ["refinestyle", "adapt", "MODEL"]
     if chosen["text"] is None:
@@ -244,5 +244,5 @@ def _told(report: dict[str, Any], out: Path, ended: bool) -> str:
 
 
 def _as_path(place: Path) -> str:
-    """So that it cannot be read as the name of a domain."""
+    """A path that cannot be read as the name of a domain."""
     return str(place) if len(place.parts) > 1 else f"./{place}"

@@ -57,7 +57,7 @@ class Tick(Protocol):
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Tick]:
-    """A progress bar on stderr, gone when the block ends; silent where stderr is no terminal."""
+    """A progress bar on stderr, gone when the block ends; silent where stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -213,16 +213,16 @@ def _parse_layers(text: str | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     if first > last:
-        raise typer.BadParameter(f"{text!r} is no range of codes such as 0-3.", param_hint="--layers")
+        raise typer.BadParameter(f"{text!r} is not a range of codes such as 0-3.", param_hint="--layers")
     return first, last + 1
 
 
 def _check_out(model: str, out: Path | None) -> None:
-    """Before anything is computed: there must be a folder for what is found."""
+    """Check before anything is computed that there is a folder for what is found."""
     from ..storage.model_folder import INDEX
 
     if out is None and not (user_path(model) / INDEX).is_file():
-        raise ConfigError(f"{model} is no folder of yours: name one for a copy that has the directions, with --out.")
+        raise ConfigError(f"{model} is not a folder that can be changed: name one for a changed copy, with --out.")
     if out is not None and out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: the copy of the model needs a folder of its own.")
 

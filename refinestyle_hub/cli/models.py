@@ -65,7 +65,7 @@ def get(
     if model not in bundled_models():
         known = ", ".join(bundled_models())
         raise ModelNotFoundError(
-            f"{printable(model)} is no bundled model. Those are: {known}. A Hub repo needs no get."
+            f"{printable(model)} is not a bundled model. Those are: {known}. A Hub repo needs no get."
         )
     source = open_source(model)
     if not isinstance(source, FetchedModel):

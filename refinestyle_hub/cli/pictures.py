@@ -234,7 +234,7 @@ def invert(
 
 
 def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float | None:
-    """None also where dlib or its models are missing: with --aligned the rest works without."""
+    """The identity distance, or None, also where dlib or its models are missing: --aligned works without."""
     from ..faces.identity import identity_distance
 
     try:

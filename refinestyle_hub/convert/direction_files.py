@@ -124,7 +124,7 @@ def _short_name(path: Path) -> str:
 
 
 def _vector(content: Tensor, w_dim: int, path: Path) -> Tensor:
-    """[1 or L, D], finite."""
+    """The numbers as finite codes, [1 or L, D]."""
     if content.numel() == 0 or content.numel() % w_dim or content.shape[-1] % w_dim:
         raise ModelFileError(f"{path} is {list(content.shape)}: not codes of {w_dim} numbers (give w_dim).")
     vector = content.reshape(-1, w_dim).float()

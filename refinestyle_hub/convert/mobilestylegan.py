@@ -42,7 +42,7 @@ class _Graph:
 
     def fail(self, layer: Layer, wanted: str) -> UnsupportedModelError:
         return UnsupportedModelError(
-            f"{self.network.name}: {wanted} expected at {layer.kind} {layer.name!r}. This is no MobileStyleGAN."
+            f"{self.network.name}: {wanted} expected at {layer.kind} {layer.name!r}. This is not a MobileStyleGAN."
         )
 
     def feeds(self, layer: Layer, *kinds: str) -> list[Layer]:
@@ -171,7 +171,7 @@ def _synthesis(graph: _Graph) -> tuple[dict[str, Tensor], dict[int, int]]:
     _check_wavelet(graph)
     convs = graph.network.of_kind("Convolution")
     if len(convs) < 4 or len(convs) % 2:
-        raise UnsupportedModelError(f"{graph.network.name} has {len(convs)} convolutions. This is no MobileStyleGAN.")
+        raise UnsupportedModelError(f"{graph.network.name}, of {len(convs)} convolutions, is not a MobileStyleGAN.")
     state: dict[str, Tensor] = {}
     channels: dict[int, int] = {}
     for conv, (resolution, name) in zip(convs, _names(len(convs)), strict=True):
@@ -212,7 +212,7 @@ def read_mobilestylegan(mapping: Network, synthesis: Network, mean_latent: Tenso
     state, channels = _synthesis(_Graph(synthesis))
     mapped = _mapping(_Graph(mapping))
     if not mapped:
-        raise UnsupportedModelError(f"{mapping.name} has no layers. This is no mapping network.")
+        raise UnsupportedModelError(f"{mapping.name} has no layers. This is not a mapping network.")
     z_dim, w_dim = mapped["fc0.weight"].shape[1], mapped["fc0.weight"].shape[0]
     config = MobileStyleGANConfig(2 * max(channels), z_dim, w_dim, len(mapped) // 2, channels)
     found = {f"synthesis.{key}": tensor for key, tensor in state.items()}

@@ -66,8 +66,8 @@ class Network:
         """Value of a constant, with the shape that the file gives it.
 
         Raises:
-            ModelFileError: It is no constant, of another type than f32, i32 and i64, out of the file's bounds, or its
-                shape and its size differ; or a float is not finite.
+            ModelFileError: It is not a constant, of another type than f32, i32 and i64, or out of the file's bounds;
+                its shape and its size differ; or a float is not finite.
         """
         at = f"{self.name}: constant {layer.name!r}"
         if layer.kind != "Const":
@@ -91,7 +91,7 @@ def _integers(text: str, at: str) -> tuple[int, ...]:
     """Non-negative integers from ``"1, 64, 3"``; an empty text is a scalar's shape."""
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
     if len(parts) > 8 or not all(part.isascii() and part.isdigit() and len(part) < 13 for part in parts):
-        raise ModelFileError(f"{at}: {text[:60]!r} is no list of sizes.")
+        raise ModelFileError(f"{at}: {text[:60]!r} is not a list of sizes.")
     return tuple(int(part) for part in parts)
 
 
@@ -112,7 +112,7 @@ def _parse(xml: bytes, name: str) -> ElementTree.Element:
     except (expat.ExpatError, ElementTree.ParseError, LookupError, ValueError) as error:
         if isinstance(error, ModelFileError):
             raise
-        raise ModelFileError(f"{name} is no well-formed XML: {error}.") from error
+        raise ModelFileError(f"{name} is not well-formed XML: {error}.") from error
 
 
 def read_network(xml: bytes, weights: bytes, name: str = "network") -> Network:
@@ -124,12 +124,12 @@ def read_network(xml: bytes, weights: bytes, name: str = "network") -> Network:
         name: What errors call it.
 
     Raises:
-        ModelFileError: The XML is broken, too large or declares entities; or it is no such graph.
+        ModelFileError: The XML is broken, too large or declares entities; or it is not such a graph.
     """
     root = _parse(xml, name)
     nodes, edges = root.find("layers"), root.find("edges")
     if root.tag != "net" or root.get("version") not in ("10", "11") or nodes is None or edges is None:
-        raise ModelFileError(f"{name} is no OpenVINO network of version 10 or 11.")
+        raise ModelFileError(f"{name} is not an OpenVINO network of version 10 or 11.")
     if len(nodes) > MAX_LAYERS or len(edges) > 8 * MAX_LAYERS:
         raise ModelFileError(f"{name} has {len(nodes)} layers and {len(edges)} edges, over what is read.")
     feeds: dict[str, dict[int, str]] = {}

@@ -48,7 +48,9 @@ class DirectionInfo:
             raise ConfigError(f"A direction names both of its ends, or none: {self.negative!r}, {self.positive!r}.")
         for text in (self.group, self.negative, self.positive):
             if len(text) > LONGEST_NAME or text != text.strip() or not text.isprintable():
-                raise ConfigError(f"{text[:80]!r} is no name of a group or an end: one line, {LONGEST_NAME} letters.")
+                raise ConfigError(
+                    f"{text[:80]!r} cannot name a group or an end: use one line of at most {LONGEST_NAME} letters."
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +136,7 @@ class Directions(Pretrained, Pushable, Mapping[str, Direction]):
         return len(self._directions)
 
     def fit(self, num_ws: int) -> Directions:
-        """Those that move codes of a generator of the same latent space with ``num_ws`` codes, fitted to it."""
+        """The directions that move codes of a generator with ``num_ws`` codes and this latent space, fitted to it."""
         fitting = {n: d for n, d in self._directions.items() if (d.info.layers or (0, 1))[0] < num_ws}
         return Directions({name: d.fit(num_ws) for name, d in fitting.items()}, self.config.base)
 
@@ -169,7 +171,7 @@ class Directions(Pretrained, Pushable, Mapping[str, Direction]):
 
     @classmethod
     def from_state(cls, config: DirectionsConfig, tensors: Mapping[str, Tensor]) -> Directions:
-        """From a checked config and its vectors."""
+        """Make a set from a checked config and its vectors."""
         return cls({n: Direction(tensors[n], info) for n, info in config.directions.items()}, config.base)
 
 

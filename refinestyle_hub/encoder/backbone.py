@@ -48,7 +48,7 @@ def open_backbone(network: EncoderNetwork, inputs: int, pretrained: bool = False
 
 
 def normalisation(channels: int) -> nn.GroupNorm:
-    """Over each picture by itself, so that no answer depends on the batch."""
+    """Group normalisation of each picture alone, so that no answer depends on the batch."""
     return nn.GroupNorm(math.gcd(channels, 8), channels)
 
 
@@ -124,7 +124,7 @@ class TimmBackbone(Backbone):
 
     @torch.no_grad()
     def _probe(self, name: str, inputs: int, size: int) -> None:
-        """Whether it takes pictures of this size, and gives maps; and whether their channels come last."""
+        """Check that it takes pictures of this size and gives maps, and note whether channels come last."""
         try:
             shapes = [x.shape for x in self.eval().body(torch.zeros(1, inputs, size, size))]
         except (RuntimeError, AssertionError, ValueError) as error:
@@ -138,7 +138,7 @@ class TimmBackbone(Backbone):
         self.channels_last = found[1] != self.channels
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """As of all modules, without the statistics of batches."""
+        """Set the mode as for all modules, but keep the statistics of batch normalisation."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -283,7 +283,7 @@ def _diversity(
 
 
 def _seconds(draw: Draw, codes: Tensor) -> float:
-    """Of one picture in a batch: the best of three, after one to warm up."""
+    """Seconds of one picture in a batch: the best of three runs, after one to warm up."""
     times = []
     with torch.no_grad():
         for _ in range(4):

@@ -36,7 +36,7 @@ SMALLEST = 99  # pixels of which four scales of MS-SSIM can be taken
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A way to invert a picture."""
+    """A method that inverts a picture."""
 
     name: str
     invert: Invert
@@ -135,7 +135,7 @@ def baselines(
 def distances(
     side: int, perceptual: Perceptual, unseen: Perceptual | None, attributes: AttributeNet | None
 ) -> dict[str, PairDistance]:
-    """What pictures [N, 3, R, R] and their redrawings are compared by, each -> [N].
+    """The distances [N] by which pictures [N, 3, R, R] and their reconstructions are compared.
 
     Args:
         side: R, pixels; MS-SSIM is left out where its four scales do not fit.
@@ -174,7 +174,7 @@ def evaluate_inversion(
     *,
     warm: bool = False,
 ) -> list[dict[str, Any]]:
-    """Invert every picture of [N, 3, R, R] in every way; ``warm``: some way of these was gone before.
+    """Invert every picture of [N, 3, R, R] by every method; ``warm`` says that one has run before.
 
     Returns:
         For each method its name; ``metrics``: mean and standard deviation over the pictures of every distance and of

@@ -108,7 +108,7 @@ def plain(image: Image.Image) -> Image.Image:
 def search(image: Image.Image, retries: bool, models: FaceModels) -> list[Face]:
     """Find the sure detections of the first attempt that has any; else the one that the upright attempts agree on.
 
-    Where there is none, those of the network.
+    Where there is none either, dlib's network is asked.
     """
     upright: list[list[Face]] = []
     for views in _attempts(image):

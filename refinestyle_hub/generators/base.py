@@ -47,7 +47,7 @@ class RefinableConv(Protocol):
 
     @property
     def demodulation(self) -> Demodulation:
-        """By the norm of the kernel, none, or given factors [O]."""
+        """How outputs are demodulated: by the norm of the kernel, not at all, or by given factors [O]."""
 
     def style(self, w: Tensor) -> Tensor:
         """Codes [N, D] -> one factor for each input channel, [N, I]."""
@@ -81,7 +81,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
         self.mapping = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers)
 
     def _set_layers(self, convs: Iterable[RefinableConv]) -> None:
-        """To be called once by a subclass: its convolutions, in the order of ``config.layers``."""
+        """Set the convolutions in the order of ``config.layers``; a subclass calls it once."""
         self._convs = {conv.spec.name: conv for conv in convs}
         self.layers = {name: conv.spec for name, conv in self._convs.items()}
         assert tuple(self.layers.values()) == self.config.layers
@@ -104,7 +104,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.mapping.w_avg.device
 
     @property
@@ -171,11 +171,11 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
         return [torch.randn(shape, device=source, generator=generator).to(self.device) for shape in shapes]
 
     def fingerprint(self) -> Fingerprint:
-        """What identifies it; hashing takes about 0.1 s for 30 M weights, so keep the result."""
+        """What identifies the generator; hashing takes about 0.1 s for 30 M weights, so keep the result."""
         return fingerprint(self.config, self.state_dict())
 
     def synthesis_parameters(self) -> list[nn.Parameter]:
-        """All but those of the mapping network."""
+        """All parameters but those of the mapping network."""
         return [x for name, x in self.named_parameters() if not name.startswith("mapping.")]
 
     def kernel_stats(self) -> dict[str, KernelStats]:

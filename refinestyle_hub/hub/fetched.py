@@ -66,7 +66,7 @@ class Recipe:
 
     @property
     def requirement(self) -> str:
-        """As package clients write it."""
+        """The package and its version, as package clients write them."""
         return f"{self.package}=={self.version}"
 
 

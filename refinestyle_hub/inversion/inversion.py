@@ -141,7 +141,7 @@ class Inversion(Pretrained):
 
     @classmethod
     def from_state(cls, config: InversionConfig, tensors: Mapping[str, Tensor]) -> Inversion:
-        """From a checked config and its tensors."""
+        """Make an inversion from a checked config and its tensors."""
         tokens = None
         if config.tokens is not None:
             prefix = "tokens."

@@ -74,7 +74,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, processor: Any) -> Preprocessing:
-        """Read off a ``CLIPImageProcessor``.
+        """Read the steps of a ``CLIPImageProcessor``.
 
         Raises:
             UnsupportedModelError: It does something else to pictures.
@@ -251,14 +251,14 @@ class ClipDirection(nn.Module):
     def from_text(
         cls, clips: Sequence[Clip], source: str, target: str, templates: Sequence[str] = TEMPLATES
     ) -> ClipDirection:
-        """From a text that names what the generator draws to one that names the domain."""
+        """The loss from a text that names what the generator draws to one that names the domain."""
         pairs = [(clip, text_direction(clip, source, target, templates)) for clip in clips]
         targets = [F.normalize(clip.texts(fill_templates(target, templates)).mean(0), dim=0) for clip in clips]
         return cls(pairs, targets)
 
     @classmethod
     def from_pictures(cls, clips: Sequence[Clip], sources: Tensor, references: Tensor) -> ClipDirection:
-        """From samples of the generator ``[M, 3, H, W]`` to reference pictures ``[K, 3, H, W]``."""
+        """The loss from samples of the generator ``[M, 3, H, W]`` to reference pictures ``[K, 3, H, W]``."""
         return cls([(clip, picture_direction(clip, sources, references)) for clip in clips])
 
     def forward(self, source: Tensor, adapted: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ __all__ = ["between_samples", "within_samples"]
 
 
 def between_samples(source: Tensor, adapted: Tensor, temperature: float = 0.2) -> Tensor:
-    """How alike the samples of a batch are should not change with the style: a scalar, 0 where it does not.
+    """Penalise changes in how alike the samples of a batch are: a scalar, 0 where nothing changes.
 
     Cross-domain correspondence: Ojha et al. 2021 (CDC, arXiv 2104.06820, eq. 2 and 3). For each sample the cosine
     similarities with all others, as a distribution; then the Kullback-Leibler divergence.
@@ -27,7 +27,7 @@ def between_samples(source: Tensor, adapted: Tensor, temperature: float = 0.2) -
 
 
 def within_samples(source: Tensor, adapted: Tensor) -> Tensor:
-    """Which places of a picture are alike should not change with the style: a scalar, 0 where it does not.
+    """Penalise changes in which places of a picture are alike: a scalar, 0 where nothing changes.
 
     Self-correlation consistency: Xiao et al. 2022 (RSSA, arXiv 2203.04121, section 3.2). Mean squared difference of
     the cosine similarities between all places; what a picture's features have in common (its style) is left out.

@@ -72,7 +72,7 @@ class IdentityDistance(nn.Module):
 
     @classmethod
     def from_face_api(cls, tensors: Mapping[str, Tensor]) -> IdentityDistance:
-        """With the weights of face-api's ``face_recognition_model``: names joined by ``_``, kernels [O, I, k, k].
+        """Load the weights of face-api's ``face_recognition_model``: names joined by ``_``, kernels [O, I, k, k].
 
         What dlib keeps as a scale and an offset behind each convolution is folded into it.
         """

@@ -64,7 +64,7 @@ class Perceptual(nn.Module):
 
     @classmethod
     def load(cls, backbone: Backbone = "auto") -> Perceptual:
-        """With published weights; "auto" is LPIPS where torchvision has or can fetch AlexNet, else ST-LPIPS.
+        """Load published weights; "auto" is LPIPS where torchvision has or can fetch AlexNet, else ST-LPIPS.
 
         Raises:
             MissingDependencyError: The wheel that holds the weights is not installed.

@@ -64,7 +64,7 @@ def share_codes(base: Fingerprint, generator: Fingerprint) -> bool:
 
 
 def youngest(bases: Iterable[Fingerprint | None]) -> Fingerprint | None:
-    """Of generators that were fine-tuned one from the other the last, to which what was made for any of them applies.
+    """The last of generators that were fine-tuned one from the other: what was made for any of them applies to it.
 
     ``None``, an unknown one, agrees with all; None if there is no other.
 

@@ -74,7 +74,7 @@ def model_folders(source: Source) -> list[str]:
 
 
 def shared_files(source: Source, folder: str = "") -> list[str]:
-    """What goes along when a model or a part is shared: its files, cards, licences, previews and samples; no others.
+    """The files that are shared of a model or a part: weights, configs, cards, licences, previews and samples.
 
     Names are those in the source. A list that is fixed: what a domain was made from may lie in its folder, and stays.
     """

@@ -100,7 +100,7 @@ def strengths(strength: Strength, n: int) -> Tensor:
 
     Raises:
         ShapeError: Neither 1 nor N numbers.
-        ConfigError: One is no number, or not finite.
+        ConfigError: One is not a finite number.
     """
     try:
         values = torch.as_tensor(strength, dtype=None if isinstance(strength, Tensor) else torch.float32).reshape(-1)
@@ -119,7 +119,7 @@ def _is_active(strength: Strength) -> bool:
 
 
 def _pad(x: LayerTokens, rank: int) -> LayerTokens:
-    """With zero tokens up to ``rank``."""
+    """Pad with zero tokens up to ``rank``."""
     extra = rank - x.rank
     if extra == 0:
         return x

@@ -72,7 +72,7 @@ def _scaled(x: Tensor, strength: Tensor | None) -> Tensor:
 
 
 def _concatenate(parts: list[Tensor]) -> Tensor:
-    """Along the tokens; a leading 1 gives way to N."""
+    """Concatenate along the tokens; a leading 1 gives way to N."""
     if len(parts) == 1:
         return parts[0]
     n = max(part.shape[0] for part in parts)

@@ -99,7 +99,7 @@ class LayerTokens:
         return replace(self, p=self.p * strength, bias=None if self.bias is None else self.bias * strength)
 
     def shared(self, strength: Tensor | None = None) -> Residual:
-        """As they enter a batch whose samples all use them, with ``strength`` [N] or [1]."""
+        """The tokens as they enter a batch whose samples all use them, with ``strength`` [N] or [1]."""
         a = None if self.a is None else self.a[None]
         bias = None if self.bias is None else self.bias[None]
         return Residual(self.p[None], self.q[None], a, self.pre[None], bias, strength)
@@ -134,10 +134,10 @@ def match_layers(patterns: str | Iterable[str], names: Iterable[str]) -> dict[st
 
 
 def checked(strength: float | Tensor) -> float | Tensor:
-    """A strength as it is.
+    """Return a strength once it is checked.
 
     Raises:
-        ConfigError: It is no number, or not finite.
+        ConfigError: It is not a finite number.
     """
     if torch.compiler.is_compiling():  # to look at values would tie a compiled graph to them
         return strength
@@ -244,7 +244,7 @@ class TokenSet(Pretrained, Pushable):
         return replace(self, layers={n: x.scale(each[n]) if n in each else x for n, x in self.layers.items()})
 
     def select(self, layers: str | Iterable[str]) -> TokenSet:
-        """Only the layers that names or globs select.
+        """Keep only the layers that names or globs select.
 
         Raises:
             LayerError: A name or glob selects no layer of this set.
@@ -271,7 +271,7 @@ class TokenSet(Pretrained, Pushable):
     # --- Where it lives ---
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TokenSet:
-        """On another device, or in another floating type (flags stay)."""
+        """Move the set to another device or floating type (flags stay)."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
@@ -279,7 +279,7 @@ class TokenSet(Pretrained, Pushable):
         return replace(self, layers={name: x.map(move) for name, x in self.layers.items()})
 
     def detach(self) -> TokenSet:
-        """Without history, in memory of its own."""
+        """The set without its graph, in memory of its own."""
         return replace(self, layers={name: x.map(lambda t: t.detach().clone()) for name, x in self.layers.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -303,7 +303,9 @@ class TokenSet(Pretrained, Pushable):
         for key, tensor in state.items():
             layer, _, name = key.rpartition(".")
             if not layer or name not in ("p", "q", "a", "pre", "bias"):
-                raise ModelFileError(f"{key!r} is no tensor of a token set: those are <layer>.p, .q, .a, .pre, .bias.")
+                raise ModelFileError(
+                    f"{key!r} is not a tensor of a token set: these are <layer>.p, .q, .a, .pre, .bias."
+                )
             grouped.setdefault(layer, {})[name] = tensor
         layers = {}
         for layer, found in grouped.items():
@@ -345,5 +347,5 @@ class TokenSet(Pretrained, Pushable):
 
     @classmethod
     def from_state(cls, config: TokenSetConfig, tensors: Mapping[str, Tensor]) -> TokenSet:
-        """From a checked config and its tensors."""
+        """Make a set from a checked config and its tensors."""
         return cls.from_state_dict(tensors, config.base, config.metadata)

@@ -242,7 +242,7 @@ def _open_dataset(source: str, resolution: int, split: str | None) -> Pictures:
     try:
         loaded: Any = datasets.load_from_disk(source) if user_path(source).exists() else datasets.load_dataset(source)
     except Exception as error:  # the loader raises many kinds, some without a common base
-        raise PictureError(f"{source} is no folder, no zip, and not a dataset that can be loaded: {error}") from error
+        raise PictureError(f"{source} is neither a folder, a zip nor a dataset that loads: {error}") from error
     if isinstance(loaded, datasets.DatasetDict):
         if split == "val" and split not in loaded and "validation" in loaded:  # as datasets are used to call it
             split = "validation"

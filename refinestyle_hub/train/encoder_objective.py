@@ -36,14 +36,14 @@ class Objective:
     def __init__(
         self, generator: Generator, perceptual: Perceptual | None, features: Features | None, largest: int
     ) -> None:
-        """``largest``: side in pixels; larger pictures are averaged down before perceptual distance and features."""
+        """Pictures with a side above ``largest`` are averaged down before perceptual distance and features."""
         self.perceptual, self.features, self.largest = perceptual, features, largest
         self.generator, self.mean, self.stats = generator, generator.mean_latent, generator.kernel_stats()
         self.basis, self.inverse = standard_coordinates(generator, torch.Generator().manual_seed(0))
 
     @cached_property
     def metric(self) -> Tensor:
-        """Of errors of codes, [L, D, D]: made where w+ is learnt, which a second stage does not."""
+        """The metric of errors of codes, [L, D, D]; it is made on first use, since a second stage needs none."""
         visible = visibility(self.generator, torch.Generator().manual_seed(0))
         covariance = self.basis.T @ self.basis
         layers, width, _ = visible.shape
@@ -66,7 +66,7 @@ class Objective:
         return found
 
     def image_metrics(self, drawn: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The same in full detail of up to 256 px: half a size does not see blur."""
+        """The same with a perceptual distance in full detail of up to 256 px, because a smaller picture hides blur."""
         found = self.image_losses(drawn, target)
         if self.perceptual is not None:
             found["perceptual"] = self.perceptual(shrink(drawn, VALIDATED), shrink(target, VALIDATED))
@@ -79,8 +79,10 @@ class Objective:
         return drawn[part], target[part]
 
     def code_losses(self, w_plus: Tensor, task: Task) -> dict[str, Tensor]:
-        """Spread of the codes [N, L, D] of a picture, in deviations of w; and where w+ is known, its squared error by
-        how much of it shows, [n]: 1 on average for the mean latent."""
+        """Spread of the codes [N, L, D] of a picture in deviations of w, and the error of those whose w+ is known.
+
+        The error [n] is squared and weighted by how much of it shows; it is 1 on average for the mean latent.
+        """
         found = {"delta": code_spread((w_plus - self.mean) @ self.inverse)}
         if task.w_plus is not None:
             wrong = w_plus[-len(task.w_plus) :] - task.w_plus

@@ -90,7 +90,7 @@ class EncoderTrainer(Run):
         }
 
     def autocast(self) -> torch.autocast:
-        """Of the networks; losses and norms are taken outside, in full precision."""
+        """The precision of the networks; losses and norms are taken outside, in full precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     # -- one step ---------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class EncoderTrainer(Run):
         return None if self.objective.perceptual is None else self.objective.perceptual.name
 
     def state(self) -> dict[str, Any]:
-        """What the run learns for, and by."""
+        """The generator and the networks that the run learns by."""
         return {
             "base": self.generator.fingerprint().digest,
             "perceptual": self.perceptual_name,

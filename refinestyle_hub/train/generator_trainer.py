@@ -28,7 +28,7 @@ from .latents import mixed_latents
 from .loop import Progress, Run
 
 
-__all__ = ["GeneratorTraining", "Progress", "Trainer", "train_generator"]
+__all__ = ["GeneratorTrainer", "GeneratorTraining", "Progress", "train_generator"]
 
 
 class Logits(NamedTuple):
@@ -38,7 +38,7 @@ class Logits(NamedTuple):
     real: Tensor
 
 
-class Trainer(Run):
+class GeneratorTrainer(Run):
     """All randomness of a step is derived from (seed, step, process): only tensors and counters are saved."""
 
     def __init__(self, config: GeneratorTraining, pictures: Pictures, accelerator: Any = None) -> None:
@@ -228,7 +228,7 @@ def _take_fitting(own: nn.Module, other: nn.Module) -> set[str]:
     return set(fitting)
 
 
-def train_generator(config: GeneratorTraining, progress: Progress | None = None) -> Trainer:
+def train_generator(config: GeneratorTraining, progress: Progress | None = None) -> GeneratorTrainer:
     """Train on ``config.data``; a run found in ``config.out`` is continued.
 
     Several processes under ``accelerate launch`` or ``torchrun`` share each batch.
@@ -241,7 +241,7 @@ def train_generator(config: GeneratorTraining, progress: Progress | None = None)
         ModelFileError: The state in ``config.out`` is damaged or of another network.
     """
     accelerator = processes.accelerator(mixed_precision=config.precision)
-    trainer = Trainer(config, open_pictures(config.data, config.resolution), accelerator)
+    trainer = GeneratorTrainer(config, open_pictures(config.data, config.resolution), accelerator)
     if not trainer.resume() and config.start_from:
         trainer.start_from(
             Generator.from_pretrained(config.start_from), Discriminator.from_pretrained(config.start_from)

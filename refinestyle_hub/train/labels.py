@@ -132,7 +132,7 @@ def _beside(source: AnyPath) -> Path:
 
 
 def picture_key(name: str) -> str:
-    """000123.jpg -> "123", the id in labels.jsonl; names that are no numbers stand for themselves."""
+    """000123.jpg -> "123", the id in labels.jsonl; other names stand for themselves."""
     stem = Path(name).stem
     return str(int(stem)) if stem.isdecimal() else stem
 

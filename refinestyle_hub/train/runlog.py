@@ -62,7 +62,7 @@ def rewind(out: Path, seen: int) -> None:
 
 
 def _seen(line: str) -> float:
-    """Infinite where a line was cut off, or the next one written onto its rest."""
+    """The pictures seen of a line; infinite for a broken line."""
     try:
         return float(json.loads(line)["seen"]) if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):

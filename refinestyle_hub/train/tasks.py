@@ -40,12 +40,12 @@ def pair_rngs(seed: int, pairs: range) -> list[torch.Generator]:
 
 
 class Tasks:
-    """Makes tasks of portraits [n, 3, R, R] and n samples, with a random source for each pair."""
+    """Make tasks of portraits [n, 3, R, R] and n samples, with a random source for each pair."""
 
     def __init__(
         self, generator: Generator, stats: Mapping[str, KernelStats], ood_fraction: float, mixing: float
     ) -> None:
-        """``ood_fraction``: share from out of the domain; ``mixing``: probability that a sample's w+ mixes two."""
+        """A share ``ood_fraction`` is out-of-domain; a sample's w+ mixes two with probability ``mixing``."""
         self.generator, self.stats, self.ood_fraction, self.mixing = generator, stats, ood_fraction, mixing
 
     @torch.no_grad()
