@@ -33,9 +33,9 @@ from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.tokens.token_set import TokenSet
 from refinestyle_hub.train.dataset import open_pictures
-from refinestyle_hub.train.direction_fit import SHIPPED
 
 
+ATTRIBUTES = {"light": "light_azimuth"}  # that a direction of another name moves
 BATCH = 16
 STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 SHOWN = 4  # portraits on a sheet
@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     plain = [(w_plus, None) for w_plus, _ in full]
     rows = {}
     for name, direction in pipe.directions.items():
-        if (attribute := SHIPPED.get(name)) not in net.config.attributes:
+        if (attribute := ATTRIBUTES.get(name, name)) not in net.config.attributes:
             continue
         low, high = direction.info.limits
         strengths = [s for s in STRENGTHS if low <= s <= high]

@@ -1,10 +1,10 @@
-"""How good the samples of a generator are, in figures and sheets, against the portraits it was trained on.
+"""How good the samples of a generator are, in metrics and image grids, against the portraits it was trained on.
 
     python benchmarks/generator_quality.py mini-faces-128 --data portraits-128.zip --out runs/quality
 
 Set distances are taken in the features of the attribute network (of `mini-faces-128`), divided by their root mean
 square over the reference. The reference of every row is one random half of the train split; the rows for scale are
-made from the other half, with as many pictures as there are samples. Figures of another network, or other numbers of
+made from the other half, with as many pictures as there are samples. Values of another network, or other numbers of
 pictures, cannot be compared with these.
 """
 
@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from refinestyle_hub.errors import FaceNotFoundError
+from refinestyle_hub.errors import FaceNotFoundError, ShapeError
 from refinestyle_hub.evaluation import metrics
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.faces.detect import find_faces
@@ -33,6 +32,7 @@ from refinestyle_hub.train.degrade import gaussian_blur
 
 
 BATCH = 50
+CHUNK = 2048  # rows of a distance matrix at a time
 
 
 @torch.no_grad()
@@ -55,6 +55,52 @@ def read(pictures: Pictures, indices: Tensor) -> Iterator[Tensor]:
 def features(net: AttributeNet, batches: Iterable[Tensor]) -> Tensor:
     """Features ``[N, F]`` of batches of pictures."""
     return torch.cat([net.features(batch) for batch in batches])
+
+
+# --- Neighbours ------------------------------------------------------------------------------------------------------
+
+
+class PrecisionRecall(NamedTuple):
+    """Share of the samples that look real, and share of the real pictures that the samples reach."""
+
+    precision: float
+    recall: float
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
+
+    A set is taken for the union of balls around its features, each reaching to its k-th nearest neighbour in the set.
+    Both figures depend on the numbers: compare at equal N and M only.
+
+    Args:
+        real: Features ``[N, F]``.
+        fake: Features ``[M, F]``.
+        k: The neighbour that gives the radius.
+    """
+    real, fake = real.double(), fake.double()
+    if min(len(real), len(fake)) <= k:
+        raise ShapeError(f"Precision and recall with k = {k} need more than {k} features in either set.")
+    real_radius, fake_radius = _radius(real, k), _radius(fake, k)
+    return PrecisionRecall(_covered(fake, real, real_radius), _covered(real, fake, fake_radius))
+
+
+def nearest(queries: Tensor, references: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """The `k` nearest references ``[M, F]`` of each query ``[N, F]``: distances ``[N, k]`` and indices ``[N, k]``."""
+    queries, references = queries.double(), references.double()
+    found = [torch.cdist(part, references).topk(k, largest=False) for part in torch.split(queries, CHUNK)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def _radius(features: Tensor, k: int) -> Tensor:
+    """Distance of each feature to its k-th nearest neighbour in the set: itself is the nearest of all."""
+    return nearest(features, features, k + 1)[0][:, k]
+
+
+def _covered(queries: Tensor, centres: Tensor, radius: Tensor) -> float:
+    """Share of the queries that lie in the ball of some centre."""
+    inside = [(torch.cdist(part, centres) <= radius).any(dim=1) for part in torch.split(queries, CHUNK)]
+    return float(torch.cat(inside).double().mean())
 
 
 # --- rows for scale -------------------------------------------------------------------------------------------------
@@ -100,12 +146,12 @@ def set_distances(net: AttributeNet, generator: Generator, train: Pictures, samp
 
 def _row(reference: Tensor, found: Tensor) -> dict[str, float]:
     kernel = metrics.kernel_distance(reference, found)
-    covered = metrics.precision_recall(reference[: len(found)], found)
+    covered = precision_recall(reference[: len(found)], found)
     return {
         "kernel_x1000": round(1000 * kernel.mean, 3),
         "kernel_x1000_std": round(1000 * kernel.std, 3),
         "frechet": round(metrics.frechet_distance(reference, found), 3),
-        **{name: round(value, 4) for name, value in asdict(covered).items()},
+        **{name: round(value, 4) for name, value in covered._asdict().items()},
         "pictures": len(found),
     }
 
@@ -136,13 +182,13 @@ def neighbour_sheet(
     """
     known = features(net, read(train, torch.arange(len(train))))
     samples = torch.cat(list(draw(generator, count, 1.0, seed)))
-    distances, indices = metrics.nearest(features(net, [samples]), known, k)
+    distances, indices = nearest(features(net, [samples]), known, k)
     images = [
         image
         for sample, near in zip(samples, indices, strict=True)
         for image in to_images(torch.cat([sample[None], from_uint8(train.take(near))]))
     ]
-    own = metrics.nearest(known[: 10 * count], known, 2)[0][:, 1]  # the nearest is the picture itself
+    own = nearest(known[: 10 * count], known, 2)[0][:, 1]  # the nearest is the picture itself
     figures = {"sample_to_train": float(distances[:, 0].median()), "train_to_train": float(own.median())}
     return contact_sheet(images, 2 * (k + 1)), {name: round(value, 4) for name, value in figures.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from refinestyle_hub.config import StyleGAN2Config
+from refinestyle_hub.errors import ShapeError
 from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.images import load_picture
@@ -47,6 +49,44 @@ def test_shuffled_moves_whole_tiles(quality: ModuleType) -> None:
 def test_darkened_keeps_black_and_lowers_white(quality: ModuleType) -> None:
     x = torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2)
     assert quality.darkened(x).flatten().tolist() == pytest.approx([-1.0, 0.2])
+
+
+def normal(n: int, f: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(n, f, generator=torch.Generator().manual_seed(seed)) * scale + shift
+
+
+def test_precision_and_recall_tell_poor_from_narrow(quality: ModuleType) -> None:
+    real = normal(500, 4, 0)
+    equal = quality.precision_recall(real, normal(500, 4, 1))
+    assert min(equal.precision, equal.recall) > 0.85
+    narrow = quality.precision_recall(real, normal(500, 4, 1, scale=0.3))  # convincing, but all of one kind
+    assert narrow.precision > 0.95
+    assert narrow.recall < 0.6
+    wide = quality.precision_recall(real, normal(500, 4, 1, scale=4.0))  # reaches all, mostly unreal
+    assert wide.precision < 0.4
+    assert wide.recall > 0.9
+    apart = quality.precision_recall(real, normal(500, 4, 1, shift=50.0))
+    assert (apart.precision, apart.recall) == (0.0, 0.0)
+
+
+def test_precision_radius_is_the_kth_neighbour_without_the_point_itself(quality: ModuleType) -> None:
+    real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])  # radii for k = 1: 1, 1, 1, 8
+    fake = torch.tensor([[1.5], [2.9], [3.1], [18.5]])  # within 1 of 2; within 1 of 2; within 8 of 10; nowhere
+    assert quality.precision_recall(real, fake, k=1).precision == 0.75
+
+
+def test_nearest_finds_a_planted_neighbour(quality: ModuleType) -> None:
+    references = normal(3000, 8, 0)
+    queries = references[[5, 2999]] + 1e-3
+    distances, indices = quality.nearest(queries, references, k=2)
+    assert indices[:, 0].tolist() == [5, 2999]
+    assert distances[:, 0].tolist() == pytest.approx([1e-3 * math.sqrt(8)] * 2, rel=1e-3)
+    assert bool((distances[:, 0] < distances[:, 1]).all())
+
+
+def test_too_few_features_are_named(quality: ModuleType) -> None:
+    with pytest.raises(ShapeError, match="more than 3"):
+        quality.precision_recall(torch.zeros(3, 4), torch.zeros(9, 4))
 
 
 def test_draw_repeats_with_its_seed(quality: ModuleType) -> None:

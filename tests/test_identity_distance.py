@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from identity_distance import BLOCKS, IdentityDistance
 from torch import Tensor
-
-from refinestyle_hub.losses.identity_distance import BLOCKS, IdentityDistance
 
 
 def published(rng: torch.Generator) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -61,35 +59,6 @@ def test_kernel_distance_is_unbiased_and_ordered() -> None:
     assert metrics.kernel_distance(x, x, seed=3, subsets=2) == metrics.kernel_distance(x, x, seed=3, subsets=2)
 
 
-def test_precision_and_recall_tell_poor_from_narrow() -> None:
-    real = normal(500, 4, 0)
-    equal = metrics.precision_recall(real, normal(500, 4, 1))
-    assert min(equal.precision, equal.recall) > 0.85
-    narrow = metrics.precision_recall(real, normal(500, 4, 1, scale=0.3))  # convincing, but all of one kind
-    assert narrow.precision > 0.95
-    assert narrow.recall < 0.6
-    wide = metrics.precision_recall(real, normal(500, 4, 1, scale=4.0))  # reaches all, mostly unreal
-    assert wide.precision < 0.4
-    assert wide.recall > 0.9
-    apart = metrics.precision_recall(real, normal(500, 4, 1, shift=50.0))
-    assert (apart.precision, apart.recall) == (0.0, 0.0)
-
-
-def test_precision_radius_is_the_kth_neighbour_without_the_point_itself() -> None:
-    real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])  # radii for k = 1: 1, 1, 1, 8
-    fake = torch.tensor([[1.5], [2.9], [3.1], [18.5]])  # within 1 of 2; within 1 of 2; within 8 of 10; nowhere
-    assert metrics.precision_recall(real, fake, k=1).precision == 0.75
-
-
-def test_nearest_finds_a_planted_neighbour() -> None:
-    references = normal(3000, 8, 0)
-    queries = references[[5, 2999]] + 1e-3
-    distances, indices = metrics.nearest(queries, references, k=2)
-    assert indices[:, 0].tolist() == [5, 2999]
-    assert distances[:, 0].tolist() == pytest.approx([1e-3 * math.sqrt(8)] * 2, rel=1e-3)
-    assert bool((distances[:, 0] < distances[:, 1]).all())
-
-
 def distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x - y).abs().flatten(1).mean(dim=1)
 
@@ -135,5 +104,3 @@ def test_shapes_are_checked() -> None:
         metrics.frechet_distance(torch.zeros(3, 4), torch.zeros(3, 5))
     with pytest.raises(ShapeError, match="pictures"):
         metrics.ms_ssim(torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4))
-    with pytest.raises(ShapeError, match="more than 3"):
-        metrics.precision_recall(torch.zeros(3, 4), torch.zeros(9, 4))

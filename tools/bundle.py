@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from direction_fit import SHIPPED, fit_directions
 from tqdm import tqdm
 from write_cards import write_cards
 
@@ -24,7 +25,6 @@ from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.images import contact_sheet, save_png, to_images
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
 from refinestyle_hub.storage.model_folder import Folder
-from refinestyle_hub.train.direction_fit import fit_directions
 
 
 ROOT = Path(__file__).parent.parent
@@ -157,8 +157,6 @@ def main() -> None:
 
 def direction_metrics(directions: object) -> tuple[cards.Metric, ...]:
     """Effect of one unit on the direction's own attribute, and the largest leak, as measured when fitted."""
-    from refinestyle_hub.train.direction_fit import SHIPPED
-
     rows = []
     for name, direction in sorted(directions.items()):  # type: ignore[attr-defined]
         info = direction.info

@@ -2,7 +2,7 @@
 
 ``difference_of_means`` compares two groups of codes, ``find_from_labels`` fits linear models to labelled samples,
 ``sefa`` factorises the modulation weights, and ``pca`` the distribution of w. Public files are read by
-``convert.direction_files``; ``train.direction_fit`` fits and measures the set that a model ships with.
+``convert.direction_files``.
 """
 
 from __future__ import annotations

@@ -18,18 +18,14 @@ from ..runtime.optional import optional
 
 __all__ = [
     "Estimate",
-    "PrecisionRecall",
     "frechet_distance",
     "intra_cluster_diversity",
     "kernel_distance",
     "ms_ssim",
-    "nearest",
     "pairwise_diversity",
-    "precision_recall",
 ]
 
 PairDistance: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # two batches [N, ...] -> [N]
-CHUNK = 2048  # rows of a distance matrix at a time
 
 
 @dataclass(frozen=True)
@@ -38,14 +34,6 @@ class Estimate:
 
     mean: float
     std: float
-
-
-@dataclass(frozen=True)
-class PrecisionRecall:
-    """Share of the samples that look real, and share of the real pictures that the samples reach."""
-
-    precision: float
-    recall: float
 
 
 # --- sets -----------------------------------------------------------------------------------------------------------
@@ -92,31 +80,6 @@ def kernel_distance(x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, 
         estimates.append(float(within - 2 * xy.mean()))
     values = torch.tensor(estimates, dtype=torch.float64)
     return Estimate(float(values.mean()), float(values.std(correction=0)))
-
-
-def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
-    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
-
-    A set is taken for the union of balls around its features, each reaching to its k-th nearest neighbour in the set.
-    Both figures depend on the numbers: compare at equal N and M only.
-
-    Args:
-        real: Features ``[N, F]``.
-        fake: Features ``[M, F]``.
-        k: The neighbour that gives the radius.
-    """
-    real, fake = _features(real, fake)
-    if min(len(real), len(fake)) <= k:
-        raise ShapeError(f"Precision and recall with k = {k} need more than {k} features in either set.")
-    real_radius, fake_radius = _radius(real, k), _radius(fake, k)
-    return PrecisionRecall(_covered(fake, real, real_radius), _covered(real, fake, fake_radius))
-
-
-def nearest(queries: Tensor, references: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The `k` nearest references ``[M, F]`` of each query ``[N, F]``: distances ``[N, k]`` and indices ``[N, k]``."""
-    queries, references = _features(queries, references)
-    found = [torch.cdist(part, references).topk(k, largest=False) for part in torch.split(queries, CHUNK)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
 def pairwise_diversity(items: Tensor, distance: PairDistance, pairs: int = 1000, seed: int = 0) -> float:
@@ -184,14 +147,3 @@ def _pictures(x: Tensor, y: Tensor) -> None:
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
-
-
-def _radius(features: Tensor, k: int) -> Tensor:
-    """Distance of each feature to its k-th nearest neighbour in the set: itself is the nearest of all."""
-    return nearest(features, features, k + 1)[0][:, k]
-
-
-def _covered(queries: Tensor, centres: Tensor, radius: Tensor) -> float:
-    """Share of the queries that lie in the ball of some centre."""
-    inside = [(torch.cdist(part, centres) <= radius).any(dim=1) for part in torch.split(queries, CHUNK)]
-    return float(torch.cat(inside).double().mean())

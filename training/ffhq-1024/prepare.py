@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from identity_distance import IdentityDistance
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from refinestyle_hub.generators.base import Generator
-from refinestyle_hub.losses.identity_distance import IdentityDistance
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pickles.torch_files import read_torch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from direction_fit import fit_directions, measure, sample
 from torch import Tensor
 
 from refinestyle_hub.config import StyleGAN2Config
@@ -11,7 +12,6 @@ from refinestyle_hub.editing.directions import Direction, DirectionInfo
 from refinestyle_hub.errors import DirectionError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
-from refinestyle_hub.train.direction_fit import fit_directions, measure, sample
 
 
 ATTRIBUTES = {"left": "brightness_left", "redder": "redness"}

@@ -14,11 +14,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..editing.directions import Direction, Directions
-from ..editing.discover import find_from_labels
-from ..encoder.encoder import standard_coordinates
-from ..errors import DirectionError
-from ..generators.base import Generator
+from refinestyle_hub.editing.directions import Direction, Directions
+from refinestyle_hub.editing.discover import find_from_labels
+from refinestyle_hub.encoder.encoder import standard_coordinates
+from refinestyle_hub.errors import DirectionError
+from refinestyle_hub.generators.base import Generator
 
 
 __all__ = ["SHIPPED", "Samples", "fit_directions", "measure", "sample"]
