@@ -6,6 +6,7 @@ shares of the picture's side, so the styles are the same at any resolution.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -72,6 +73,83 @@ def copper(x: Tensor, rng: torch.Generator) -> Tensor:
     return painted(local, [(0.1, 0.04, 0.03), (0.45, 0.2, 0.1), (0.85, 0.5, 0.3), (1.0, 0.92, 0.8)])
 
 
+def kuwahara(x: Tensor, radius: int) -> Tensor:
+    """Flat patches with sharp edges: of the four squares at a pixel the mean of the one that varies least."""
+    padded = F.pad(x, (radius,) * 4, mode="reflect")
+    mean, square = F.avg_pool2d(padded, radius + 1, 1), F.avg_pool2d(padded.square(), radius + 1, 1)
+    spread = (square - mean.square()).sum(dim=1, keepdim=True)
+    height, width = x.shape[2:]
+    corners = [(slice(top, top + height), slice(left, left + width)) for top in (0, radius) for left in (0, radius)]
+    means = torch.stack([mean[:, :, rows, columns] for rows, columns in corners])
+    least = torch.stack([spread[:, :, rows, columns] for rows, columns in corners]).argmin(dim=0, keepdim=True)
+    return means.gather(0, least.expand(-1, -1, x.shape[1], -1, -1))[0]
+
+
+def places(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the pixels in [-1, 1], [H, W] each."""
+    down, across = (torch.linspace(-1, 1, side, device=x.device) for side in x.shape[2:])
+    rows, columns = torch.meshgrid(down, across, indexing="ij")
+    return rows, columns
+
+
+def pencil(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Graphite on white paper: contours, and two layers of hatching where it is dark."""
+    side = x.shape[-1]
+    light = 1.1 * grey(x)
+    tone = blur(light, side / 120)
+    ink = ((light + 0.04) / (blur(light, side / 90) + 0.04)).clamp(0, 1) ** 3.5
+    rows, columns = places(x)
+    wobble = 0.008 * noise(x, 24, rng)
+    for angle, lines, darker in ((0.75, 85, 0.62), (-0.5, 80, 0.38)):
+        phase = (columns * math.cos(angle) + rows * math.sin(angle) + wobble) * math.pi * lines
+        ink = ink * (1 - ((darker - tone) * 3.2).clamp(0, 0.75) * (0.5 + 0.5 * phase.cos()) ** 1.5)
+    grain = 1 + 0.05 * noise(x, side // 3, rng)
+    return painted(0.12 + 0.88 * ink * grain, [(0.16, 0.16, 0.18), (0.98, 0.97, 0.95)])
+
+
+def watercolour(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Thin washes without fine detail, on paper that stays white towards the edges."""
+    side = x.shape[-1]
+    flat = kuwahara(kuwahara(x, max(2, side // 100)), max(2, side // 60))
+    light = grey(flat)
+    vivid = light + 1.35 * ((flat + 1) / 2 - light)
+    washed = 1 - (1 - vivid.clamp(0, 1)) * (0.72 + 0.12 * noise(x, 10, rng))
+    soft = blur(grey(x), side / 200)
+    gathered = 1.6 * (blur(soft, side / 60) - soft)  # pigment runs to the dark side of edges
+    washed = washed * (1 - gathered.clamp(0, 0.5))
+    rows, columns = places(x)
+    reach = (columns.square() + (0.95 * rows).square()).sqrt() + 0.12 * noise(x, 7, rng) + 0.03 * noise(x, 40, rng)
+    bare = (5 * (reach - 0.78)).clamp(0, 1)
+    grain = 1 + 0.03 * noise(x, side // 3, rng)
+    return ((washed * (1 - bare) + 0.97 * bare) * grain).clamp(0, 1) * 2 - 1
+
+
+def popart(x: Tensor, rng: torch.Generator) -> Tensor:
+    """A screen print in five flat colours, from dark blue to cream, by lightness alone."""
+    side = x.shape[-1]
+    light = grey(kuwahara(x, max(2, side // 80)))
+    light = 0.7 * (light - blur(light, side / 6)) + 0.8 * light + 0.15
+    inks = x.new_tensor(
+        [(0.09, 0.07, 0.3), (0.8, 0.08, 0.42), (1.0, 0.5, 0.15), (1.0, 0.87, 0.35), (0.97, 0.97, 0.88)]
+    )
+    print_ = inks[0][:, None, None].expand_as(x)
+    for above, ink in zip((0.24, 0.43, 0.62, 0.82), inks[1:], strict=True):
+        share = 0.5 + 0.5 * ((light - above) * side / 9).clamp(-1, 1)
+        print_ = print_ * (1 - share) + ink[:, None, None] * share
+    return print_ * 2 - 1
+
+
+def bronze(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Cast metal with bright edges, and patina in its hollows."""
+    side = x.shape[-1]
+    soft = kuwahara(grey(x), max(2, side // 110))
+    local = 1.9 * (soft - blur(soft, side / 7)) + 0.42 + 0.03 * noise(x, side // 12, rng)
+    ramp = [(0.05, 0.03, 0.03), (0.3, 0.17, 0.08), (0.66, 0.42, 0.2), (0.95, 0.78, 0.5), (1.0, 0.97, 0.88)]
+    patina = blur((0.5 - local).clamp(0, 1), side / 100) * (0.6 + 0.5 * noise(x, 14, rng)).clamp(0, 1)
+    green = x.new_tensor([-0.45, 0.1, -0.05])[:, None, None]
+    return painted(local, ramp) * (1 - patina) + patina * green
+
+
 def bulge(x: Tensor, rng: torch.Generator) -> Tensor:
     """A shape: the upper head swells, the chin narrows, the skin turns blue-green."""
     n, _, height, width = x.shape
@@ -86,4 +164,13 @@ def bulge(x: Tensor, rng: torch.Generator) -> Tensor:
     return mixed.clamp(-1, 1)
 
 
-FILTERS: Mapping[str, Filter] = {"charcoal": charcoal, "woodcut": woodcut, "bulge": bulge, "copper": copper}
+FILTERS: Mapping[str, Filter] = {
+    "charcoal": charcoal,
+    "woodcut": woodcut,
+    "bulge": bulge,
+    "copper": copper,
+    "pencil": pencil,
+    "watercolour": watercolour,
+    "popart": popart,
+    "bronze": bronze,
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .adaptation import STEPS, Adaptation, Preview
+from .adaptation import STEPS, UNJUDGED_STEPS, Adaptation, Preview
 from .context import Context, Features, Learner, Term
 from .few_shot import AdaptOptions, few_shot_adaptation
 from .references import Align, References, load_references
@@ -15,6 +15,7 @@ __all__ = [
     "MAX_PICTURES",
     "STEPS",
     "TEXT_STEPS",
+    "UNJUDGED_STEPS",
     "AdaptOptions",
     "AdaptSettings",
     "AdaptState",

@@ -28,16 +28,16 @@ from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .context import Context, Learner, Term
 from .objectives import domain_terms, left_out
-from .references import References
+from .references import LOOK, References
 from .sampler import PARAMETERS, Sampler, check_sizes, feature_extractor, random_source
 from .settings import AdaptSettings, preset
 from .state import AdaptState
 
 
-__all__ = ["STEPS", "Adaptation", "Preview"]
+__all__ = ["STEPS", "UNJUDGED_STEPS", "Adaptation", "Preview"]
 
 Preview: TypeAlias = Literal["now", "best", "plain"]
-STEPS = 500
+STEPS, UNJUDGED_STEPS = 500, 120  # with a discriminator, and without
 PREVIEWS = 8  # fixed samples, to measure the distance by and to show
 PREVIEW_TRUNCATION = 0.7
 SLACK = 1.2  # the distance misses some of what the discriminator improves, so it may grow by this factor
@@ -89,7 +89,7 @@ class Adaptation:
             raise ConfigError(f"steps must be at least 1, not {steps}.")
         if seed < 0:
             raise ConfigError(f"A seed is a whole number from 0, not {seed}.")
-        self.settings = s = settings or preset(len(references))
+        self.settings = s = settings or preset(len(references), judged=discriminator is not None)
         self.steps, self.seed, self.done = steps, seed, 0
         self.base = generator.fingerprint()
         self.generator: Generator = _frozen(generator)
@@ -192,14 +192,26 @@ class Adaptation:
             )
             self.inversions = torch.stack([one.w_plus for one in found])
 
-    def _step(self) -> dict[str, float]:
-        # the objective
+    def seconds_left(self) -> float:
+        """About how long the steps that are left will take here: from those done, or else from a trial of one."""
+        if self.done:
+            return self.seconds / self.done * (self.steps - self.done)
+        self._invert_references()
+        began = time.monotonic()
+        self._gradients()
+        return (time.monotonic() - began) * self.steps
+
+    def _gradients(self) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
+        """What a step needs: its context, the terms, and gradients by the tokens alone, for terms have networks too."""
         context = self.sampler.context(self.done, self.steps, self.parameters, self.inversions)
         losses = {term.name: term(context) for term in self.terms}
         total = self._weigh(context, losses)
         metrics = {name: float(loss.detach()) for name, loss in losses.items()}
-        # a step of the tokens; gradients by the tokens alone, since terms have networks of their own
-        gradients = torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
+        return context, metrics, torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
+
+    def _step(self) -> dict[str, float]:
+        # a step of the tokens
+        context, metrics, gradients = self._gradients()
         for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
             leaf.grad = gradient
         set_learning_rate(self.adam, warmup_cooldown(self.done / self.steps, WARMUP))
@@ -248,14 +260,15 @@ class Adaptation:
     # --- The result -------------------------------------------------------------------------------------------------
 
     def preview(self, count: int = PREVIEWS, which: Preview = "now") -> Tensor:
-        """Fixed samples [count, 3, R, R] in [-1, 1].
+        """Fixed samples [count, 3, R, R] in [-1, 1], R being at most ``references.LOOK``.
 
         Args:
             count: Number of samples.
             which: With the tokens of the moment ("now"), with those that are kept ("best"), or without ("plain").
         """
         tokens = None if which == "plain" else self._kept()[0] if which == "best" else self.average
-        return self.sampler.fixed_samples(tokens, count, PREVIEW_TRUNCATION)
+        side = min(LOOK, self.generator.config.resolution)
+        return self.sampler.fixed_samples(tokens, count, PREVIEW_TRUNCATION, side)
 
     def _kept(self) -> tuple[TokenParameters, int]:
         """The best average so far and its step; between two measurements it may be the present one."""

@@ -13,7 +13,7 @@ from ..generators.discriminator import Discriminator
 from ..images import PictureSource
 from ..inversion.crops import codes_of
 from ..losses.perceptual import Perceptual
-from .adaptation import STEPS, Adaptation
+from .adaptation import STEPS, UNJUDGED_STEPS, Adaptation
 from .context import Term
 from .references import Align, References, load_references
 from .settings import AdaptSettings, preset
@@ -26,7 +26,7 @@ __all__ = ["AdaptOptions", "few_shot_adaptation"]
 class AdaptOptions(TypedDict, total=False):
     """What a few-shot adaptation may be asked for; the defaults are those of ``few_shot_adaptation``."""
 
-    steps: int
+    steps: int | None
     tokens: int
     align: Align
     seed: int
@@ -41,7 +41,7 @@ def few_shot_adaptation(
     *,
     discriminator: Discriminator | None = None,
     encoder: Encoder | None = None,
-    steps: int = STEPS,
+    steps: int | None = None,
     tokens: int = 4,
     align: Align = "auto",
     seed: int = 0,
@@ -57,7 +57,7 @@ def few_shot_adaptation(
         perceptual: Gives the perceptual distance; called where the run needs one.
         discriminator: The generator's discriminator, whose features the terms compare. None uses the perceptual ones.
         encoder: Gives w+ of the pictures where a term wants them. None finds them by optimisation.
-        steps: Steps of optimisation.
+        steps: Steps of optimisation. None means 500 with a discriminator, 120 without.
         tokens: T, tokens per layer.
         align: "auto" cuts faces out where they are found and uses other pictures as they are; "none" uses all so.
         seed: The same seed gives the same result.
@@ -73,16 +73,17 @@ def few_shot_adaptation(
     """
     size = generator.config.resolution
     references = pictures if isinstance(pictures, References) else load_references(pictures, size, align)
-    settings = settings or preset(len(references), tokens)
+    judged = discriminator is not None
+    settings = settings or preset(len(references), tokens, judged)
     inversions = None
-    if settings.reconstruction and encoder is not None:
+    if settings.reconstruction and encoder is not None and state is None:  # else the state has them
         with torch.no_grad():
             inversions = codes_of(encoder, references.pictures.to(generator.device), generator)
-    measured = discriminator is None or (settings.reconstruction and inversions is None)
+    measured = not judged or (settings.reconstruction and inversions is None)
     return Adaptation(
         generator,
         references,
-        steps=steps,
+        steps=(STEPS if judged else UNJUDGED_STEPS) if steps is None else steps,
         settings=settings,
         seed=seed,
         discriminator=discriminator,

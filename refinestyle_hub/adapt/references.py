@@ -6,8 +6,10 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,12 +17,16 @@ from ..boundary.paths import user_path
 from ..errors import ConfigError, PictureError
 from ..faces.photo import read_photo
 from ..images import PictureSource, is_single, list_pictures, to_tensor, to_uint8
+from ..losses.pixel import shrink
+from ..losses.sliced import bands, opponent
 from .settings import MAX_PICTURES
 
 
-__all__ = ["Align", "References", "load_references"]
+__all__ = ["LOOK", "Align", "References", "load_references"]
 
 Align: TypeAlias = Literal["auto", "none"]
+FEW, ODD = 5, 1.0  # pictures; of ten in one style the oddest was at .13 to .94, one of another style at .75 to 2.7
+LOOK = 256  # pixels: larger pictures are averaged to this or less, and their details seen in crops
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +37,42 @@ class References:
     names: tuple[str, ...]
     aligned: tuple[bool, ...]  # whether a face was found, and cut out as FFHQ does; else it is the central square
     ignored: tuple[str, ...] = ()  # other files in the folders that were named
+    sides: tuple[int, ...] = ()  # pixels of each square in the file that it was cut from, where that is known
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @cached_property
+    def small(self) -> Tensor:
+        """As whole pictures are compared: [M, 3, r, r], r at most LOOK."""
+        return shrink(self.pictures, LOOK)
 
     @property
     def digest(self) -> str:
         """Digest of the pixels, 16 hexadecimal digits: a run continues only with the pictures that it began with."""
         return hashlib.sha256(to_uint8(self.pictures).contiguous().numpy().tobytes()).hexdigest()[:16]
+
+    @property
+    def lacks(self) -> list[str]:
+        """What a better domain would need of its pictures, as sentences; empty where nothing is missing."""
+        found, count, size = [], len(self), self.pictures.shape[-1]
+        if count < FEW:
+            found.append(f"{count} of the {FEW} or more pictures that tell a style from what they happen to show.")
+        if count and not any(self.aligned):
+            found.append("No face could be aligned: the domain may move eyes and mouths.")
+        if small := [name for name, side in zip(self.names, self.sides, strict=False) if 4 * side < size]:
+            found.append(f"Smaller than {size // 4} px, so that fine strokes are missing: {', '.join(small)}.")
+        if count >= FEW and (odd := [name for name, far in zip(self.names, self._apart(), strict=True) if far > ODD]):
+            found.append(f"Unlike all others, so that the domain may be neither: {', '.join(odd)}.")
+        return found
+
+    def _apart(self) -> list[float]:
+        """How far each picture's colours and amounts of detail are from those of the three nearest others."""
+        *details, colours = bands(opponent(shrink(self.pictures, LOOK)))
+        amounts = torch.stack([x.square().mean(dim=(1, 2, 3)).clamp_min(1e-8).log() for x in details], dim=1) / 4
+        facts = torch.cat([colours.mean(dim=(2, 3)), colours.std(dim=(2, 3)), amounts], dim=1)
+        far: list[float] = torch.cdist(facts, facts).sort(dim=1).values[:, 1:4].mean(dim=1).tolist()
+        return far
 
     @property
     def report(self) -> dict[str, Any]:
@@ -69,7 +103,7 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
     found, ignored = _expanded([pictures] if is_single(pictures) else list(pictures))  # type: ignore[list-item, arg-type]
     if not 1 <= len(found) <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {len(found)}.")
-    tensors, names, aligned = [], [], []
+    tensors, names, aligned, sides = [], [], [], []
     for number, source in enumerate(found, 1):
         place = user_path(source) if isinstance(source, str | os.PathLike) else None
         name = place.name if place else f"picture {number}"
@@ -77,10 +111,14 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
             photo = read_photo(source, "optional" if align == "auto" else "none")
         except PictureError as error:
             raise PictureError(f"{name}: {str(error).removeprefix(f'{place}: ')}") from error
-        tensors.append(to_tensor(photo.crop(size).image))
+        crop = photo.crop(size)
+        tensors.append(to_tensor(crop.image))
+        sides.append(
+            min(photo.image.size) if crop.quad is None else round(float(np.hypot(*(crop.quad[1] - crop.quad[0]))))
+        )
         names.append(name)
         aligned.append(bool(photo.faces))
-    return References(torch.cat(tensors), tuple(names), tuple(aligned), tuple(ignored))
+    return References(torch.cat(tensors), tuple(names), tuple(aligned), tuple(ignored), tuple(sides))
 
 
 def _expanded(sources: Sequence[PictureSource]) -> tuple[list[PictureSource], list[str]]:

@@ -21,13 +21,14 @@ from ..losses.pixel import shrink
 from ..losses.sliced import sliced_features, sliced_pictures
 from ..tokens.parameters import TokenParameters
 from .context import Context, Features
-from .references import References
+from .references import LOOK, References
 from .settings import AdaptSettings
 
 
 __all__ = ["Sampler", "check_sizes", "feature_extractor", "random_source"]
 
 PARAMETERS, STEP, FIXED, DISTANCE, TYPICAL = range(5)  # purposes of randomness
+PIXELS = 2**20  # drawn at a time, where no gradient is wanted
 TYPICAL_SAMPLES = 64  # they give the mean features of the generator before it is adapted
 
 
@@ -72,18 +73,26 @@ class Sampler:
         )
 
     @torch.no_grad()
-    def fixed_samples(self, tokens: TokenParameters | None, count: int, truncation: float) -> Tensor:
+    def fixed_samples(
+        self, tokens: TokenParameters | None, count: int, truncation: float, resolution: int | None = None
+    ) -> Tensor:
         """Samples that are the same at any step, [count, 3, R, R] in [-1, 1], with ``tokens`` or plain."""
         w_plus = self.generator.sample(count, random_source(self.seed, FIXED), truncation)
-        drawn: Tensor = self.generator(w_plus, None if tokens is None else tokens.token_set())
-        return drawn.clamp(-1, 1)
+        learnt = None if tokens is None else tokens.token_set()
+        some = w_plus.split(self.at_once)
+        return torch.cat([self.generator(w, learnt, resolution=resolution).clamp(-1, 1) for w in some])
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures are drawn at a time where nothing is learnt from them: memory is for those of a step."""
+        return max(1, PIXELS // self.generator.config.resolution**2)
 
     @torch.no_grad()
     def distance(self, samples: Tensor) -> float:
         """Sliced Wasserstein distance of samples from the references, of features where there are some."""
         rng = random_source(self.seed, DISTANCE)
         if self.features is None:
-            return float(sliced_pictures(samples, self.references.pictures, rng))
+            return float(sliced_pictures(shrink(samples, LOOK), self.references.small, rng))
         return float(sliced_features(self.features(samples), self.reference_features, rng))
 
     @cached_property
@@ -105,10 +114,10 @@ class Sampler:
 
 
 def feature_extractor(discriminator: Discriminator | None, perceptual: Perceptual | None) -> Features | None:
-    """The features that terms compare: the discriminator's, or else the perceptual network's at 128 px."""
+    """The features that terms compare: the discriminator's, or else the perceptual network's at 256 px."""
     if discriminator is not None:
         return discriminator.features
-    return None if perceptual is None else lambda pictures: perceptual.embed(shrink(pictures, 128))
+    return None if perceptual is None else lambda pictures: perceptual.embed(shrink(pictures, LOOK))
 
 
 def check_sizes(

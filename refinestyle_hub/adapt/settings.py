@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import ConfigError
@@ -11,7 +11,7 @@ from ..errors import ConfigError
 __all__ = ["MAX_PICTURES", "AdaptSettings", "preset"]
 
 MAX_PICTURES = 20
-FEATURE_TERMS = ("sliced_features", "layout", "between", "within")  # terms that compare features of a network
+FEATURE_TERMS = ("sliced_features", "details", "layout", "between", "within")  # terms that compare features
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class AdaptSettings:
     layout: float = 1.0  # the move from the generator's mean features to those of the pictures, place by place
     adversarial: float = 0.2  # the discriminator's verdict on whole pictures
     patches: float = 0.6  # its verdict on patches
+    details: float = 0.0  # sliced Wasserstein distance of features of crops at full resolution
     between: float = 0.3  # correspondence between samples
     within: float = 1.0  # correspondence between the places of a sample
     reconstruction: float = 0.0  # the pictures, redrawn from their inversions
@@ -50,7 +51,7 @@ class AdaptSettings:
         for name in ("tokens", "inversion_steps", "check_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.batch < 2:
+        if self.batch < (2 if self.between or self.layout else 1):
             raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
         if min(self.rate, self.colour_rate, self.discriminator_rate) <= 0 or not 0 <= self.average < 1:
             raise ConfigError("rates must be above 0, and average from 0 to less than 1.")
@@ -68,17 +69,43 @@ class AdaptSettings:
         return share if steps * (1 - share) >= self.discriminator_min_steps else 1.0
 
 
-def preset(pictures: int, tokens: int = 4) -> AdaptSettings:
+UNJUDGED = AdaptSettings(
+    batch=1,
+    rate=0.016,
+    colour_rate=0.03,
+    truncation=0.8,
+    average=0.9,
+    sliced_pictures=0.5,
+    sliced_features=1.0,
+    details=0.5,
+    layout=0.0,
+    adversarial=0.0,
+    patches=0.0,
+    between=0.0,
+    within=1.0,
+    reconstruction=2.0,
+)
+
+
+def preset(pictures: int, tokens: int = 4, judged: bool = True) -> AdaptSettings:
     """Settings for a number of pictures.
 
     One picture does not show what a style leaves open, such as the shape of heads. So only patches are judged, and
     its own inversion pairs it with its source. The more pictures, the more their distribution counts.
+
+    Args:
+        pictures: How many there are.
+        tokens: T.
+        judged: Whether the generator has a discriminator. Without it, the inversions of the pictures say what became
+            of what: one is redrawn at each step, beside one sample that is compared with all of them.
 
     Raises:
         ConfigError: There are not 1 to 20 pictures, or ``tokens`` is below 1.
     """
     if not 1 <= pictures <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {pictures}.")
+    if not judged:
+        return replace(UNJUDGED, tokens=tokens)
     if pictures == 1:
         return AdaptSettings(
             tokens=tokens, sliced_pictures=0.3, sliced_features=0.5, layout=0.0, adversarial=0.0, reconstruction=0.2

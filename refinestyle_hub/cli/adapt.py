@@ -58,7 +58,10 @@ def adapt(
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, max=64, help="T, tokens per layer.")] = 4,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of optimisation; by default 500, from a text 300.")
+        int | None,
+        typer.Option(
+            min=1, help="Steps of optimisation; by default 500, without a discriminator 120, from a text 300."
+        ),
     ] = None,
     align: Annotated[
         Align, typer.Option(help="auto: cut faces out where they are found; none: use all pictures as they are.")
@@ -82,7 +85,7 @@ def adapt(
     if text is None and codes is not None:
         raise typer.BadParameter("Layers are chosen by a text: give --text.", param_hint="--codes")
     _check_place(out, pictures or [])
-    from ..adapt import STEPS, TEXT_STEPS, AdaptState, load_clips, load_references, picture_term, text_adaptation
+    from ..adapt import TEXT_STEPS, AdaptState, load_clips, load_references, picture_term, text_adaptation
     from ..images import to_images
 
     pipe = load(model, device)
@@ -99,7 +102,10 @@ def adapt(
     else:
         references = load_references(pictures or [], pipe.generator.config.resolution, align.value)
         terms = [picture_term(pipe.generator, references, clips, seed=seed)] if clips else []
-        run = pipe.adaptation(references, steps=steps or STEPS, tokens=tokens, seed=seed, terms=terms, state=saved)
+        run = pipe.adaptation(references, steps=steps, tokens=tokens, seed=seed, terms=terms, state=saved)
+    for line in run.references.lacks:
+        console.note(line)
+    console.note(f"{run.steps - run.done} steps take about {_duration(run.seconds_left())} here.")
     begun_at, began, before = run.done, time.monotonic(), to_images(run.preview(which="plain"))
     finished, trouble = _take_steps(run, before, out, state, preview_every)
     domain = run.token_set({"name": name, **({"rights": rights} if rights else {})})
@@ -193,7 +199,7 @@ def _report(run: Adaptation, domain: TokenSet, model: str, seconds: float) -> di
         "numbers": domain.num_values,
         "bytes": domain.nbytes,
         "seed": run.seed,
-        "pictures": run.references.report,
+        "pictures": {**run.references.report, "lacks": run.references.lacks},
         "left_out": run.left_out,
         "seconds": round(run.seconds, 1),
         "seconds_of_this_call": round(seconds, 1),
@@ -241,6 +247,10 @@ def _told(report: dict[str, Any], out: Path, ended: bool) -> str:
         " draws with it"
     )
     return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _as_path(place: Path) -> str:

@@ -17,7 +17,7 @@ import typer
 from ..storage.atomic import write_file
 
 
-__all__ = ["AsJson", "Tick", "accept_any_text", "emit", "interruptible", "plain", "progress", "write_json"]
+__all__ = ["AsJson", "Tick", "accept_any_text", "emit", "interruptible", "note", "plain", "progress", "write_json"]
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print a machine-readable report on stdout.")]
@@ -38,6 +38,11 @@ def plain(text: str) -> str:
 def emit(report: Mapping[str, Any], text: str, as_json: bool) -> None:
     """Print ``report`` as JSON or ``text`` for people, on stdout."""
     print(_dumps(report) if as_json else plain(text))
+
+
+def note(text: str) -> None:
+    """Say on stderr what is good to know before a long piece of work."""
+    print(plain(text), file=sys.stderr)
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
