@@ -96,8 +96,8 @@ def pencil(x: Tensor, rng: torch.Generator) -> Tensor:
     """Graphite on white paper: contours, and two layers of hatching where it is dark."""
     side = x.shape[-1]
     light = 1.1 * grey(x)
-    tone = blur(light, side / 120)
-    ink = ((light + 0.04) / (blur(light, side / 90) + 0.04)).clamp(0, 1) ** 3.5
+    tone = gaussian_blur(light, side / 120)
+    ink = ((light + 0.04) / (gaussian_blur(light, side / 90) + 0.04)).clamp(0, 1) ** 3.5
     rows, columns = places(x)
     wobble = 0.008 * noise(x, 24, rng)
     for angle, lines, darker in ((0.75, 85, 0.62), (-0.5, 80, 0.38)):
@@ -114,8 +114,8 @@ def watercolour(x: Tensor, rng: torch.Generator) -> Tensor:
     light = grey(flat)
     vivid = light + 1.35 * ((flat + 1) / 2 - light)
     washed = 1 - (1 - vivid.clamp(0, 1)) * (0.72 + 0.12 * noise(x, 10, rng))
-    soft = blur(grey(x), side / 200)
-    gathered = 1.6 * (blur(soft, side / 60) - soft)  # pigment runs to the dark side of edges
+    soft = gaussian_blur(grey(x), side / 200)
+    gathered = 1.6 * (gaussian_blur(soft, side / 60) - soft)  # pigment runs to the dark side of edges
     washed = washed * (1 - gathered.clamp(0, 0.5))
     rows, columns = places(x)
     reach = (columns.square() + (0.95 * rows).square()).sqrt() + 0.12 * noise(x, 7, rng) + 0.03 * noise(x, 40, rng)
@@ -128,7 +128,7 @@ def popart(x: Tensor, rng: torch.Generator) -> Tensor:
     """A screen print in five flat colours, from dark blue to cream, by lightness alone."""
     side = x.shape[-1]
     light = grey(kuwahara(x, max(2, side // 80)))
-    light = 0.7 * (light - blur(light, side / 6)) + 0.8 * light + 0.15
+    light = 0.7 * (light - gaussian_blur(light, side / 6)) + 0.8 * light + 0.15
     inks = x.new_tensor(
         [(0.09, 0.07, 0.3), (0.8, 0.08, 0.42), (1.0, 0.5, 0.15), (1.0, 0.87, 0.35), (0.97, 0.97, 0.88)]
     )
@@ -143,9 +143,9 @@ def bronze(x: Tensor, rng: torch.Generator) -> Tensor:
     """Cast metal with bright edges, and patina in its hollows."""
     side = x.shape[-1]
     soft = kuwahara(grey(x), max(2, side // 110))
-    local = 1.9 * (soft - blur(soft, side / 7)) + 0.42 + 0.03 * noise(x, side // 12, rng)
+    local = 1.9 * (soft - gaussian_blur(soft, side / 7)) + 0.42 + 0.03 * noise(x, side // 12, rng)
     ramp = [(0.05, 0.03, 0.03), (0.3, 0.17, 0.08), (0.66, 0.42, 0.2), (0.95, 0.78, 0.5), (1.0, 0.97, 0.88)]
-    patina = blur((0.5 - local).clamp(0, 1), side / 100) * (0.6 + 0.5 * noise(x, 14, rng)).clamp(0, 1)
+    patina = gaussian_blur((0.5 - local).clamp(0, 1), side / 100) * (0.6 + 0.5 * noise(x, 14, rng)).clamp(0, 1)
     green = x.new_tensor([-0.45, 0.1, -0.05])[:, None, None]
     return painted(local, ramp) * (1 - patina) + patina * green
 

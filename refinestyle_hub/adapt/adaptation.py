@@ -202,7 +202,7 @@ class Adaptation:
         return (time.monotonic() - began) * self.steps
 
     def _gradients(self) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
-        """What a step needs: its context, the terms, and gradients by the tokens alone, for terms have networks too."""
+        """Context, terms and gradients of a step; by the tokens alone, since terms have networks of their own."""
         context = self.sampler.context(self.done, self.steps, self.parameters, self.inversions)
         losses = {term.name: term(context) for term in self.terms}
         total = self._weigh(context, losses)
