@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refinestyle_hub.errors import FaceNotFoundError, PictureError, ShapeError
-from refinestyle_hub.faces.align import Crop, align, face_quad, paste_back
+from refinestyle_hub.faces.align import Crop, align, face_quad
 from refinestyle_hub.faces.detect import Face, find_faces
 from refinestyle_hub.faces.identity import identity_distance
+from refinestyle_hub.faces.paste import paste_back, seam
 from refinestyle_hub.faces.photo import read_photo
 from refinestyle_hub.images import PictureSource
 
@@ -314,7 +315,8 @@ def test_outside_of_the_quad_nothing_changes(
 ) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     quad = face_quad(made_face(eyes, eyes, (x, y), degrees).landmarks)
-    back = np.asarray(paste_back(Image.fromarray(noise), Image.new("RGB", (size, size), "red"), quad, feather))
+    red = Image.new("RGB", (size, size), "red")
+    back = np.asarray(paste_back(Image.fromarray(noise), red, quad, feather, match=feather == 0.1))
     columns, rows = np.meshgrid(np.arange(80), np.arange(60))
     places = in_crop(np.stack([columns.ravel(), rows.ravel()], 1).astype(float), quad, 1) + 0.5  # 0..1 in the square
     places = places.reshape(60, 80, 2)
@@ -331,7 +333,9 @@ def test_paste_puts_each_pixel_in_its_place() -> None:
     ramp = np.linspace(0, 255, 64)
     crop = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.float64(0)), -1)  # red = u, green = v
     quad = np.array([(30.0, 20.0), (10.0, 90.0), (80.0, 110.0), (100.0, 40.0)])  # turned, a parallelogram
-    back = pixels(paste_back(Image.new("RGB", (120, 120)), Image.fromarray(np.rint(crop).astype(np.uint8)), quad))
+    back = pixels(
+        paste_back(Image.new("RGB", (120, 120)), Image.fromarray(np.rint(crop).astype(np.uint8)), quad, match=False)
+    )
     for u, v in [(0.5, 0.5), (0.3, 0.6), (0.7, 0.2)]:
         column, row = np.rint(quad[0] + u * (quad[3] - quad[0]) + v * (quad[1] - quad[0])).astype(int)
         u, v = in_crop(np.array([[column, row]], float), quad, 1)[0] + 0.5
@@ -340,12 +344,32 @@ def test_paste_puts_each_pixel_in_its_place() -> None:
 
 def test_feather_fades_evenly() -> None:
     quad = np.array([(10.0, 10.0), (10.0, 110.0), (110.0, 110.0), (110.0, 10.0)]) - 0.5
-    back = pixels(paste_back(Image.new("RGB", (120, 120)), Image.new("RGB", (50, 50), "white"), quad, feather=0.2))
+    white = Image.new("RGB", (50, 50), "white")
+    back = pixels(paste_back(Image.new("RGB", (120, 120)), white, quad, feather=0.2, match=False))
     line = back[60, :, 0]
     assert (line[:10] == 0).all()
     assert (line[31:89] == 255).all()
     assert (np.diff(line[10:31]) >= 0).all()
     assert line[19:21].mean() == pytest.approx(127.5, abs=2)  # half-way
+
+
+def test_pasted_colours_and_grain_are_those_of_the_photo_near_the_border() -> None:
+    rng = np.random.default_rng(0)
+    shades = np.linspace(90, 150, 400)[None, :, None] + np.array([0.0, 10.0, 20.0])
+    photo = np.broadcast_to(shades, (400, 400, 3)) + rng.normal(0, 5, (400, 400, 1))
+    image = Image.fromarray(np.rint(photo).clip(0, 255).astype(np.uint8))
+    quad = np.array([(40.0, 40.0), (40.0, 360.0), (360.0, 360.0), (360.0, 40.0)]) - 0.5
+    crop = Image.new("RGB", (256, 256), (150, 120, 90))
+    plain, matched = (paste_back(image, crop, quad, match=match) for match in (False, True))
+    assert seam(image, image, quad) == 0
+    assert seam(image, matched, quad) < 0.35 * seam(image, plain, quad)
+    near = pixels(matched)[120:280, 52:68].mean(axis=(0, 1))
+    assert near == pytest.approx(pixels(image)[120:280, 52:68].mean(axis=(0, 1)), abs=4)
+    middle = pixels(matched)[180:220, 180:220]
+    assert middle.mean(axis=(0, 1)) == pytest.approx((150, 120, 90), abs=2)  # the crop's own colours
+    assert middle[..., 0].std() == pytest.approx(5, abs=1.2)  # with the photo's grain
+    with pytest.raises(ShapeError, match="one size"):
+        seam(image, crop, quad)
 
 
 def test_quads_that_are_none(astronaut: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""Crop faces as FFHQ does, and paste an edited crop back.
+"""Crop faces as FFHQ does; ``paste`` lays an edited crop back.
 
 The crop is that of the FFHQ data set (Karras, Laine, Aila, "A Style-Based Generator Architecture for Generative
 Adversarial Networks", 2019, appendix A). Coordinates as in ``detect``.
@@ -16,7 +16,7 @@ from .detect import Face, fill_around, plain
 from .dlib_models import Floats
 
 
-__all__ = ["Crop", "align", "face_quad", "paste_back"]
+__all__ = ["Crop", "align", "face_quad", "homography"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,70 +89,7 @@ def align(image: Image.Image, face: Face, size: int) -> Crop:
     return Crop(crop, quad, image.size)
 
 
-def paste_back(original: Image.Image, edited_crop: Image.Image, quad: Floats, feather: float = 0.1) -> Image.Image:
-    """Lay an edited crop back into the picture that it was cut from.
-
-    The crop fades in from the square's border over `feather` of its side, also from those picture edges that cut the
-    square (there the crop holds mirrored pixels). Pixels outside of the square keep their values exactly.
-
-    Args:
-        original: The picture.
-        edited_crop: A square picture of any size.
-        quad: The corners ``[4, 2]`` of the square in the picture, see ``Crop.quad``.
-        feather: The width of the soft edge, 0 to 0.5, as a fraction of the square's side.
-
-    Raises:
-        ShapeError: The corners are not four points around an area.
-    """
-    quad = np.asarray(quad, dtype=np.float64)
-    if quad.shape != (4, 2) or not np.isfinite(quad).all():
-        raise ShapeError(f"A quad is [4, 2], four corners; this one is {list(quad.shape)}, or not finite.")
-    corners = quad + 0.5
-    result = plain(original)
-    size = np.array(result.size)
-    left, top = (int(v) for v in np.clip(np.floor(corners.min(0)), 0, size))
-    right, bottom = (int(v) for v in np.clip(np.ceil(corners.max(0)), 0, size))
-    if right <= left or bottom <= top:
-        return result  # the square does not touch the picture
-
-    # Sample at twice the picture's resolution and average: rotated sampling at its own would lose the finest detail.
-    side = float(np.hypot(*(corners[3] - corners[0])))
-    crop = plain(edited_crop)
-    if crop.width > 2 * side > 2:
-        crop = crop.resize((round(2 * side), round(2 * side)), Image.Resampling.LANCZOS)
-    unit = np.array([(0, 0), (0, 1), (1, 1), (1, 0)], dtype=np.float64)
-    rim = int(np.ceil(4 * crop.width / max(side, 1)))  # 4 pixels of the picture, so that no black is averaged in
-    rimmed = Image.fromarray(np.pad(np.asarray(crop), ((rim, rim), (rim, rim), (0, 0)), mode="edge"))
-    window = corners - (left, top)
-    width, height = right - left, bottom - top
-    warped = rimmed.transform(
-        (2 * width, 2 * height),
-        Image.Transform.PERSPECTIVE,
-        _homography(2 * window, unit * crop.size + rim),
-        Image.Resampling.BICUBIC,
-    ).resize((width, height), Image.Resampling.LANCZOS)
-
-    # Distance of each pixel to the nearest border that the crop fades in from, in sides of the square.
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)  # [H, W]
-    a, b, c, d, e, f, g, h = _homography(window, unit)
-    depth = g * x + h * y + 1
-    u, v = (a * x + b * y + c) / depth, (d * x + e * y + f) / depth
-    distance = np.minimum.reduce([u, 1 - u, v, 1 - v])
-    reaches_out = [*(corners.min(0) < 0), *(corners.max(0) > size)]
-    for out, to_edge in zip(reaches_out, (x + left, y + top, size[0] - left - x, size[1] - top - y), strict=True):
-        if out:
-            distance = np.minimum(distance, to_edge / side)
-    ramp = np.clip(distance / max(feather, 1e-6), 0, 1)
-    alpha = (ramp * ramp * (3 - 2 * ramp))[..., None]  # [H, W, 1], smoothstep
-
-    box = (left, top, right, bottom)
-    before = np.asarray(result.crop(box), dtype=np.float64)
-    mixed = before + alpha * (np.asarray(warped, dtype=np.float64) - before)
-    result.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), box[:2])
-    return result
-
-
-def _homography(source: Floats, target: Floats) -> tuple[float, ...]:
+def homography(source: Floats, target: Floats) -> tuple[float, ...]:
     """The eight numbers (a..h) of x' = (ax + by + c) / (gx + hy + 1), y' = (dx + ey + f) / (gx + hy + 1).
 
     Args:

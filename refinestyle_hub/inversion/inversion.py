@@ -13,7 +13,8 @@ from torch import Tensor
 from ..boundary.paths import AnyPath, user_path
 from ..config import Fingerprint, TokenSetConfig
 from ..errors import ConfigError, ModelFileError, ShapeError
-from ..faces.align import Crop, paste_back
+from ..faces.align import Crop
+from ..faces.paste import paste_back
 from ..hub.pretrained import Pretrained
 from ..images import PictureSource, load_picture
 from ..storage.atomic import write_folder
