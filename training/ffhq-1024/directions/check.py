@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     add_studio(parser)
     args = parser.parse_args()
-    os.nice(5)
+    os.nice(10)
     torch.set_num_threads(args.threads)
     scale, units = scale_of(args.linear)
     done = {}

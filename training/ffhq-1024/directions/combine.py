@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from attributes import ATTRIBUTES, Scale, read_attributes
-from effects import GROUPS, STRENGTH
+from effects import GROUPS, SIGNS, STRENGTH
 from numpy.typing import NDArray
 
 
@@ -47,12 +47,13 @@ def measured(folder: Path, linear: dict[str, Floats]) -> Floats:
     """Change of each attribute in deviations for strength 1, [K directions, groups, K attributes]."""
     names = linear["readings"].tolist()
     scale = Scale(*(dict(zip(names, linear[key].tolist(), strict=True)) for key in ("mean", "deviation")))
-    rows = []
-    for name in ATTRIBUTES:
+
+    def values(name: str) -> Floats:  # [groups, faces, K]
         attributes = read_attributes(arrays(folder / f"{name}.npz"), scale)
-        values = np.stack(list(attributes.values()), axis=-1) / linear["units"]  # [groups, 2, faces, K]
-        rows.append((values[:, 1] - values[:, 0]).mean(axis=1) / (2 * STRENGTH))
-    return np.stack(rows)
+        return np.stack(list(attributes.values()), axis=-1) / linear["units"]
+
+    steps = STRENGTH * np.array(SIGNS)[:, None]
+    return np.stack([((values(name) - values("none")) / steps).mean(axis=1) for name in ATTRIBUTES])
 
 
 def within(effects: Floats, layers: tuple[int, int]) -> Floats:

@@ -1,8 +1,9 @@
 """Write the directions that ``ffhq-1024`` ships with.
 
-    python ship.py --combined combined.npz --checks checks.npz --faces 8 --samples 4000 --out FOLDER
+    python ship.py --combined again.npz --checks final.npz --linear scale.npz
 
 Each is scaled by what it was seen to do, so that strength 1 is one deviation of its attribute over the drawn faces.
+The model's index and card are brought up to date.
 """
 
 from __future__ import annotations
