@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..errors import listed
 from . import console
 from .pictures import Model, parse_domains
 
@@ -15,7 +16,7 @@ __all__ = ["convert", "export"]
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A .pkl of NVIDIA's code or a .pt of rosinality's.", metavar="SRC")],
+    source: Annotated[Path, typer.Argument(help="A checkpoint: .pkl, .pt or .safetensors.", metavar="SRC")],
     out: Annotated[Path, typer.Argument(help="Folder to make.", metavar="OUT")],
     license_id: Annotated[
         str, typer.Option("--license", help="Of the weights: an id of the Hub's list, or 'other'. Ask their authors.")
@@ -44,8 +45,10 @@ def convert(
         "parts": list(done.parts),
         "fingerprint": done.fingerprint.digest,
         "notes": list(done.notes),
+        "left_out": list(done.left_out),
     }
     notes = "".join(f"\nnote: {note}" for note in done.notes)
+    notes += f"\nleft out of the file: {listed(list(done.left_out))}" if done.left_out else ""
     console.emit(report, f"{', '.join(done.parts)} from {done.layout} in {done.folder}{notes}", as_json)
 
 

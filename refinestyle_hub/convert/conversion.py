@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..boundary.contents import is_safetensors, start_of
 from ..boundary.paths import AnyPath, user_path
 from ..cards.facts import FACTS, Card, dump_card
 from ..cards.metadata import check, front_matter
 from ..cards.rendering import write_card
 from ..config import Fingerprint
-from ..errors import CardError, ConfigError, ModelFileError, ModelNotFoundError
+from ..errors import CardError, ConfigError, ModelFileError, UnsupportedModelError
+from ..pickles.builders import Record
 from ..pickles.torch_files import read_torch
-from ..pickles.unpickle import Record
 from ..storage.atomic import new_folder, write_folder
 from ..storage.index import PipelineIndex, save_index
+from ..storage.tensors import read_header
 from .networks import Networks
-from .nvidia import read_nvidia, read_state_dict
+from .networks_in_files import Contents, contents_of_file, describe, find_networks
+from .nvidia import read_nvidia, read_nvidia_tensors, read_safetensors, read_state_dict
 from .rosinality import read_rosinality
 
 
@@ -36,6 +38,7 @@ class Conversion:
     parts: tuple[str, ...]
     fingerprint: Fingerprint  # of the generator
     notes: tuple[str, ...]  # what was not in the file and had to be filled in
+    left_out: tuple[str, ...] = ()  # what else is in the file, by its first name
 
 
 def convert(
@@ -93,7 +96,7 @@ def convert(
         save_index(scratch, PipelineIndex(parts))
         write_folder(scratch / "generator", {FACTS: dump_card(card)})  # for what is made for this generator
         write_card(scratch, card, out.name)
-    return Conversion(out, networks.layout, parts, networks.generator.fingerprint(), networks.notes)
+    return Conversion(out, networks.layout, parts, networks.generator.fingerprint(), networks.notes, networks.left_out)
 
 
 def _check_licence(card: Card) -> None:
@@ -108,22 +111,40 @@ def _check_licence(card: Card) -> None:
 
 
 def _read(source: Path, crop: str, discriminator: bool) -> Networks:
-    if not source.is_file():
-        raise ModelNotFoundError(f"There is no file {source}. Download the checkpoint first, then name the file.")
-    if source.suffix == ".safetensors":
-        return read_state_dict(source, crop=crop)
-    content = read_torch(source)
-    if isinstance(content, Record) or (type(content) is dict and "G_ema" in content):
-        return read_nvidia(content, source, crop=crop, discriminator=discriminator)
+    """The networks of a file, which is known by its contents, not by its ending."""
+    how: dict[str, Any] = {"crop": crop, "discriminator": discriminator}
+    if is_safetensors(start_of(source)):
+        if read_header(source).config is not None:
+            return read_state_dict(source, crop=crop)
+        content: Any = read_safetensors(source)
+    else:
+        content = read_torch(source)
+    contents = contents_of_file(content, source)
+    found = find_networks(contents)
+    if found is None:
+        return _read_by_key(content, source, contents, how)
+    if found.layout == "rosinality":
+        parts = {"g_ema": found.generator, "d": found.discriminator, "latent_avg": found.average}
+        networks = read_rosinality(parts, source, **how)
+    elif record := contents.records.get(found.prefix.removesuffix(".")):
+        other = content.get("D") if type(content) is dict else None
+        networks = read_nvidia({"G_ema": record, "D": other if isinstance(other, Record) else None}, source, **how)
+    else:
+        networks = read_nvidia_tensors(found, source, **how)
+    if not found.left_out:
+        return networks
+    return networks._replace(left_out=tuple(found.left_out))
+
+
+def _read_by_key(content: Any, source: Path, contents: Contents, how: dict[str, Any]) -> Networks:
+    """Say what is wrong with the network that lies where the published code bases put theirs."""
+    if type(content) is dict and isinstance(content.get("G_ema"), Record) or isinstance(content, Record):
+        return read_nvidia(content, source, **how)
     if type(content) is dict and ("g_ema" in content or "g" in content):
-        return read_rosinality(content, source, crop=crop, discriminator=discriminator)
+        return read_rosinality(content, source, **how)
+    if any(".input.freqs" in f".{name}" for name in contents.tensors):
+        raise UnsupportedModelError(f"{source} holds a StyleGAN3.\nOnly networks of StyleGAN2 can be converted.")
     raise ModelFileError(
-        f"{source} is neither NVIDIA's (no G_ema) nor rosinality's (no g_ema): it holds {_kind(content)}.\n"
-        "Encoders and other networks cannot be converted."
+        f"{source} is neither NVIDIA's (no G_ema) nor rosinality's (no g_ema), and no generator's tensors were found "
+        f"under another name: it holds {describe(content)}.\nEncoders and other networks cannot be converted."
     )
-
-
-def _kind(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return ", ".join(str(key)[:40] for key in list(content)[:5]) or "nothing"
-    return f"a {type(content).__name__}"

@@ -15,7 +15,7 @@ from ..generators.stylegan2 import StyleGAN2Generator
 from ..storage.tensors import check_finite
 
 
-__all__ = ["Networks", "assemble", "estimate_mean_latent", "fir", "named_tensors", "without_filters"]
+__all__ = ["Networks", "assemble", "estimate_mean_latent", "fir", "mean_of_codes", "named_tensors", "without_filters"]
 
 N = TypeVar("N", StyleGAN2Generator, Discriminator)
 
@@ -29,6 +29,7 @@ class Networks(NamedTuple):
     generator: StyleGAN2Generator
     discriminator: Discriminator | None
     notes: tuple[str, ...]  # what was not in the file and had to be filled in
+    left_out: tuple[str, ...] = ()  # what else is in the file
 
 
 def fir(gain: float) -> Tensor:
@@ -93,6 +94,13 @@ def assemble(
     }
     check_finite(ours, where)
     return kind.from_state(config, ours)
+
+
+def mean_of_codes(average: Tensor, w_dim: int, where: object) -> Tensor:
+    """The mean latent [D] of a file, which may hold one for each code, [L, D]. Raises ModelFileError."""
+    if average.numel() == 0 or average.numel() % w_dim or average.shape[-1] % w_dim:
+        raise ModelFileError(f"{where}: latent_avg is {list(average.shape)}, not of {w_dim} numbers for a code.")
+    return average.float().reshape(-1, w_dim).mean(dim=0)
 
 
 @torch.no_grad()

@@ -15,18 +15,20 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..boundary.contents import fetch_again
 from ..boundary.paths import AnyPath, user_path
 from ..config import DiscriminatorConfig, StyleGAN2Config
-from ..errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
+from ..errors import ModelFileError, ModelNotFoundError, UnsupportedModelError, printable
 from ..generators.discriminator import Discriminator
 from ..generators.stylegan2 import StyleGAN2Generator
 from ..pickles.unpickle import Record
 from ..storage.schema import config_from_json
 from ..storage.tensors import read_header
-from .networks import Networks, assemble, estimate_mean_latent, without_filters
+from .networks import Networks, assemble, estimate_mean_latent, mean_of_codes, without_filters
+from .networks_in_files import FoundNetworks
 
 
-__all__ = ["FILTER", "read_nvidia", "read_nvidia_state", "read_state_dict"]
+__all__ = ["FILTER", "read_nvidia", "read_nvidia_state", "read_nvidia_tensors", "read_safetensors", "read_state_dict"]
 
 FILTER = "resample_filter"
 LAYOUT = "NVIDIA's stylegan2-ada-pytorch"
@@ -243,6 +245,20 @@ def read_nvidia(
     return Networks(LAYOUT, generator, other, tuple(notes))
 
 
+def read_nvidia_tensors(found: FoundNetworks, where: object, *, crop: str, discriminator: bool = True) -> Networks:
+    """The networks of bare tensors under NVIDIA's names: activations are not clamped, as nothing tells."""
+    tensors = dict(found.generator)
+    if found.average is not None and "mapping.w_avg" not in tensors:
+        w_dim = len(tensors.get("mapping.fc0.weight", found.average))
+        tensors["mapping.w_avg"] = mean_of_codes(found.average, w_dim, where)
+    module = Module(tensors, {})
+    generator, notes = _generator(module, _generator_config(module, crop, where), where)
+    other = None
+    if discriminator and found.discriminator is not None:
+        other = _discriminator(Module(found.discriminator, {}), where)
+    return Networks(LAYOUT, generator, other, tuple(notes))
+
+
 def read_nvidia_state(path: AnyPath, *, crop: str = "ffhq") -> StyleGAN2Generator | Discriminator:
     """The network whose tensors a ``.safetensors`` file holds under NVIDIA's names: inverse of ``export_nvidia``.
 
@@ -268,14 +284,20 @@ def read_state_dict(path: Path, *, crop: str) -> Networks:
     return Networks(LAYOUT, network, None, tuple(notes))
 
 
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a ``.safetensors`` file as they are. Raises ModelFileError."""
+    read_header(path)
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(path.read_bytes())
+    except (safetensors.SafetensorError, ValueError, AssertionError, KeyError) as error:
+        raise ModelFileError(f"{path} is damaged: {printable(error)}.\n{fetch_again(path)}", path=path) from None
+    return tensors
+
+
 def _read_state(path: Path, crop: str) -> tuple[StyleGAN2Generator | Discriminator, list[str]]:
     if not path.is_file():
         raise ModelNotFoundError(f"There is no file {path}.")
-    header = read_header(path)
-    try:
-        tensors = safetensors.torch.load(path.read_bytes())
-    except (safetensors.SafetensorError, ValueError, AssertionError, KeyError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}.") from None
+    header, tensors = read_header(path), read_safetensors(path)
     if header.config is None:
         return _generator(Module(tensors, {}), _generator_config(Module(tensors, {}), crop, path), path)
     if header.config.get("class") == "Discriminator":

@@ -17,7 +17,8 @@ from ..config import DiscriminatorConfig, StyleGAN2Config
 from ..errors import ModelFileError, UnsupportedModelError
 from ..generators.discriminator import Discriminator
 from ..generators.stylegan2 import StyleGAN2Generator
-from .networks import Networks, assemble, estimate_mean_latent, named_tensors, without_filters
+from .networks import Networks, assemble, estimate_mean_latent, mean_of_codes, named_tensors, without_filters
+from .networks_in_files import tensor_of
 
 
 __all__ = ["discriminator_names", "generator_names", "layer_name", "read_rosinality"]
@@ -129,9 +130,10 @@ def read_rosinality(content: Mapping[str, Any], where: object, *, crop: str, dis
     if absent:
         notes.append("The file has no constant noise; it was drawn from a seeded normal distribution.")
     estimated = content.get(LATENT_AVG) is None
-    found[LATENT_AVG] = torch.zeros(config.w_dim) if estimated else content[LATENT_AVG]
-    if not isinstance(found[LATENT_AVG], Tensor):
+    average = torch.zeros(config.w_dim) if estimated else tensor_of(content[LATENT_AVG])
+    if average is None:
         raise ModelFileError(f"{where}: {LATENT_AVG} is not a tensor.")
+    found[LATENT_AVG] = mean_of_codes(average, config.w_dim, where)
     generator = assemble(StyleGAN2Generator, config, found, where, names)
     if estimated:
         generator.mean_latent.copy_(estimate_mean_latent(generator))

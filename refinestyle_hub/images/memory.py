@@ -60,10 +60,9 @@ def _levels(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Numbers of any type -> levels from 0 to 255."""
     kind = array.dtype.kind
     if array.dtype == np.uint8:
-        levels: NDArray[np.uint8] = array
-        return levels
+        return array
     if kind == "b":
-        return array.astype(np.uint8) * np.uint8(255)
+        return np.where(array, np.uint8(255), np.uint8(0))
     if kind not in "iuf":
         raise PictureError(f"An array of {array.dtype} holds no pixels: give uint8, or fractions from 0 to 1.")
     values = array.astype(np.float64)

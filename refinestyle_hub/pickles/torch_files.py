@@ -15,7 +15,8 @@ import torch
 from ..boundary.contents import check_contents, fetch_again, start_of
 from ..boundary.paths import AnyPath, user_path
 from ..errors import ModelFileError, listed
-from .unpickle import STORAGES, Name, Storage, remaining, unpickle
+from .builders import STORAGES, Name, Storage
+from .unpickle import remaining, unpickle
 
 
 __all__ = ["read_torch"]
@@ -118,8 +119,10 @@ def _read_stream(stream: BinaryIO, where: object) -> Any:
     storages: dict[str, Storage] = {}
     room = remaining(stream)
 
-    def persistent(pid: Any) -> Storage:
+    def persistent(pid: Any) -> Any:
         nonlocal room
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":  # a class, with its source code
+            return pid[1]
         dtype, key, numel = _persistent_id(pid)
         if key not in storages:
             room -= numel * dtype.itemsize  # their bytes must follow in the file, so no more is set aside
