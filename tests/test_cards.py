@@ -351,7 +351,7 @@ def test_card_of_an_encoder_says_what_it_reads_and_answers(bundled: Path) -> Non
     text = render(bundled / "encoder", CARD, "me/encoder")
     check(text)
     for fact in (
-        "| Looks at | 32 x 32, RGB, [-1, 1] |",
+        "| Input | 32 x 32, RGB, [-1, 1] |",
         "w+ of 8 x 16, and T = 2 tokens",
         "| Stages | two, 1 refinement iteration without gradient feedback |",
     ):

@@ -104,7 +104,7 @@ def _generator_rows(folder: Path, config: Config) -> Rows:
 
 
 def _discriminator_rows(folder: Path, config: Config) -> Rows:
-    return {"Looks at": f"{config['resolution']} x {config['resolution']}, RGB, [-1, 1]"}
+    return {"Input": f"{config['resolution']} x {config['resolution']}, RGB, [-1, 1]"}
 
 
 def _encoder_rows(folder: Path, config: Config) -> Rows:
@@ -115,7 +115,7 @@ def _encoder_rows(folder: Path, config: Config) -> Rows:
     iterations = f"{network.num_iters} refinement iteration{'s' * (network.num_iters > 1)}"
     feedback = "with" if network.gradient_feedback else "without"
     return {
-        "Looks at": f"{network.size} x {network.size}, RGB, [-1, 1]",
+        "Input": f"{network.size} x {network.size}, RGB, [-1, 1]",
         "Answers": f"w+ of {made.generator.num_ws} x {made.generator.w_dim}, and {tokens}",
         "Stages": f"two, {iterations} {feedback} gradient feedback" if network.stages == "two" else "one",
         "Backbone": network.backbone,
@@ -139,7 +139,7 @@ def _direction_rows(folder: Path, config: Config) -> Rows:
 
 def _attribute_rows(folder: Path, config: Config) -> Rows:
     names = config["names"][: config["num_attributes"]]
-    return {"Reads": ", ".join(f"`{name}`" for name in names), "Looks at": f"{config['resolution']} px"}
+    return {"Reads": ", ".join(f"`{name}`" for name in names), "Input": f"{config['resolution']} px"}
 
 
 def _index_rows(folder: Path, config: Config) -> Rows:

@@ -165,13 +165,13 @@ def residuals_of(
     if tokens is None or (isinstance(strength, (int, float)) and strength == 0):
         return {}
     # to look at values or sizes would tie a compiled graph to them
-    looks = not torch.compiler.is_compiling()
+    eager = not torch.compiler.is_compiling()
     factor = None if isinstance(strength, (int, float)) and strength == 1 else strengths(strength, n).to(device)
-    if looks and not _is_active(strength):
+    if eager and not _is_active(strength):
         return {}
     if isinstance(tokens, TokenSet):
         return {name: [x.shared(factor)] for name, x in tokens.layers.items()}
     batch = tokens if isinstance(tokens, TokenBatch) else TokenBatch.collate(tokens)
-    if looks and len(batch) != n:
+    if eager and len(batch) != n:
         raise ShapeError(f"{len(batch)} token sets for a batch of {n}: give one for each sample (None for none).")
-    return {} if looks and not batch.active else batch.residuals(factor)
+    return {} if eager and not batch.active else batch.residuals(factor)
