@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refinestyle_hub.cli.pictures import with_encoder
+from refinestyle_hub.cli.arguments import with_encoder
 from refinestyle_hub.editing.directions import Direction, apply
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.evaluation.attributes import AttributeNet

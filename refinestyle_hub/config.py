@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, printable
@@ -24,10 +25,12 @@ __all__ = [
     "TokenLayerConfig",
     "TokenSetConfig",
     "check_choices",
+    "check_seed",
     "setting",
 ]
 
 T = TypeVar("T")
+MAX_SEED = 2**32 - 1
 MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for all of the memory
 
 
@@ -35,6 +38,12 @@ def setting(default: T, text: str) -> T:
     """A field of a dataclass with its default and its help on the command line, in whole sentences."""
     made: T = field(default=default, metadata={"help": text})
     return made
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError where a seed is not a whole number from 0 to 2**32 - 1."""
+    if not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"A seed is a whole number from 0 to {MAX_SEED}, not {seed}.")
 
 
 def _resolutions(resolution: int) -> list[int]:

@@ -29,7 +29,7 @@ from refinestyle_hub.adapt import (
 )
 from refinestyle_hub.cards.facts import Card, Metric, dump_card, read_card
 from refinestyle_hub.cli import console
-from refinestyle_hub.cli.pictures import parse_domains
+from refinestyle_hub.cli.arguments import parse_domains
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError, DivergedError, PictureError

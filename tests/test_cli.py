@@ -18,7 +18,7 @@ from PIL import Image
 from tiny import token_set
 
 from refinestyle_hub.cli import options
-from refinestyle_hub.cli.pictures import load_domains, parse_edits, parse_seeds
+from refinestyle_hub.cli.arguments import load_domains, parse_edits, parse_seeds
 from refinestyle_hub.config import EncoderNetwork, StyleGAN2Config
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError

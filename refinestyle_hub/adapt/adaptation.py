@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from ..config import check_seed
 from ..errors import ConfigError, DivergedError, ModelFileError, ShapeError
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
@@ -87,8 +88,7 @@ class Adaptation:
         """
         if steps < 1:
             raise ConfigError(f"steps must be at least 1, not {steps}.")
-        if seed < 0:
-            raise ConfigError(f"A seed is a whole number from 0, not {seed}.")
+        check_seed(seed)
         self.settings = s = settings or preset(len(references), judged=discriminator is not None)
         self.steps, self.seed, self.done = steps, seed, 0
         self.base = generator.fingerprint()

@@ -15,7 +15,7 @@ import typer
 from ..boundary.paths import user_path
 from ..errors import DivergedError, ModelFileError
 from . import console
-from .pictures import Device, Model, load
+from .arguments import Device, Model, Seed, load
 
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def adapt(
     align: Annotated[
         Align, typer.Option(help="auto: cut faces out where they are found; none: use all pictures as they are.")
     ] = Align.auto,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
+    seed: Seed = 0,
     preview_every: Annotated[int, typer.Option(min=1, help="Steps between previews of fixed samples.")] = 50,
     rights: Annotated[
         str, typer.Option(help="What you state about your right to use the pictures; without it no push is possible.")

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import listed
 from . import console
-from .pictures import Model, parse_domains
+from .arguments import Model, parse_domains
 
 
 __all__ = ["convert", "export"]

@@ -14,7 +14,7 @@ import typer
 from ..boundary.paths import user_path
 from ..errors import ConfigError, printable
 from . import console
-from .pictures import Device, Model, load, parse_seeds, with_encoder
+from .arguments import Aligned, Device, EncoderPlace, Model, load, parse_seeds, with_encoder
 
 
 if TYPE_CHECKING:
@@ -167,12 +167,12 @@ def add(
         Fit, typer.Option(help="means: the way between the means; linear: a linear fit, for many pictures.")
     ] = Fit.means,
     layers: Layers = None,
-    aligned: Annotated[bool, typer.Option("--aligned", help="The pictures are aligned crops already.")] = False,
+    aligned: Aligned = False,
     steps: Annotated[
         int | None,
         typer.Option(min=0, help="Steps of optimisation; by default 0 after an encoder, 270 without."),
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Folder or Hub id, instead of the model's.")] = None,
+    encoder: EncoderPlace = None,
     out: Out = None,
     replace_: Replace = False,
     device: Device = "cpu",

@@ -10,7 +10,7 @@ import typer
 
 from ..boundary.paths import user_path
 from . import console
-from .pictures import Device, EncoderPlace, Model, load, with_encoder
+from .arguments import Aligned, Device, EncoderPlace, Model, load, with_encoder
 
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def inversion(
     compare: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Also w+ optimisation and PTI, minutes a picture.")
     ] = True,
-    aligned: Annotated[bool, typer.Option("--aligned", help="The pictures are aligned crops already.")] = False,
+    aligned: Aligned = False,
     encoder: EncoderPlace = None,
     attributes: Attributes = "mini-faces-128",
     device: Device = "cpu",

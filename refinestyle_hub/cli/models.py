@@ -13,7 +13,7 @@ import typer
 from ..errors import ModelNotFoundError, printable
 from ..runtime.optional import optional
 from . import console
-from .pictures import Device, Model, load
+from .arguments import Device, Model, load
 
 
 __all__ = ["demo", "get", "info"]

@@ -2,131 +2,38 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..boundary.paths import user_path
-from ..errors import ConfigError, MissingDependencyError
+from ..errors import MissingDependencyError
 from . import console
+from .arguments import (
+    Aligned,
+    Device,
+    Edits,
+    EncoderPlace,
+    InDomains,
+    Model,
+    Seed,
+    load,
+    load_domains,
+    parse_domains,
+    parse_edits,
+    parse_seeds,
+    with_encoder,
+)
 
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ..pipeline import RefineStylePipeline
-    from ..tokens.token_set import TokenSet
 
 
 __all__ = ["edit", "generate", "invert"]
-
-MAX_SEED = 2**32 - 1
-MAX_SEEDS = 100_000  # of one command
-
-Model: TypeAlias = Annotated[str, typer.Argument(help="Bundled name, folder or Hub id.", metavar="MODEL")]
-Device: TypeAlias = Annotated[str, typer.Option(help="Such as cpu, cuda or mps.")]
-EncoderPlace: TypeAlias = Annotated[
-    str | None, typer.Option("--encoder", help="Folder or Hub id of an encoder, instead of the model's.")
-]
-Edits: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--set", help="NAME=STRENGTH of a direction; may be repeated: edits add.")
-]
-InDomains: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--domain", help="NAME, folder, file or Hub id, and =STRENGTH; may be repeated: domains add."),
-]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """``"0-3,7"`` -> [0, 1, 2, 3, 7]. Raises typer.BadParameter."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= MAX_SEED or last - first >= MAX_SEEDS:
-            raise typer.BadParameter(f"{part.strip()!r} is neither a seed (0 to {MAX_SEED}) nor a range such as 0-15.")
-        seeds += range(first, last + 1)
-    return list(dict.fromkeys(seeds))
-
-
-def parse_edits(pairs: list[str]) -> dict[str, float]:
-    """``["smile=1.5", ...]`` -> strength by name. Raises typer.BadParameter."""
-    edits = {}
-    for pair in pairs:
-        name, _, strength = pair.partition("=")
-        try:
-            value = float(strength)
-        except ValueError:
-            value = math.nan
-        if not name.strip() or not math.isfinite(value):
-            raise typer.BadParameter(f"{pair!r} is not of the form NAME=STRENGTH, such as smile=1.5.")
-        edits[name.strip()] = value
-    return edits
-
-
-def parse_domains(pairs: list[str]) -> dict[str, float]:
-    """``["sketch", "my/folder=0.7"]`` -> strength by name, folder or Hub id.
-
-    It is 1 where none is given, and the sum where one is given twice.
-
-    Raises typer.BadParameter.
-    """
-    domains: dict[str, float] = {}
-    for pair in pairs:
-        name, given, strength = pair.rpartition("=")
-        try:
-            value = float(strength) if given else 1.0
-        except ValueError:
-            value = math.nan
-        name = (name if given else pair).strip()
-        if not name or not math.isfinite(value):
-            raise typer.BadParameter(f"{pair!r} is not of the form DOMAIN or DOMAIN=STRENGTH, such as sketch=0.7.")
-        domains[name] = domains.get(name, 0.0) + value
-    return domains
-
-
-def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[str | TokenSet, float]:
-    """The model's own domains by name, others from a folder, file or Hub id."""
-    from ..hub.search import is_own
-    from ..tokens.token_set import TokenSet
-
-    found: dict[str | TokenSet, float] = {}
-    for name, strength in wanted.items():
-        elsewhere = not is_own(name, pipe.domains) and ("/" in name or user_path(name).exists())
-        found[TokenSet.from_pretrained(name) if elsewhere else name] = strength
-    return found
-
-
-def load(model: str, device: str) -> RefineStylePipeline:
-    """The pipeline, ready to draw. Raises ConfigError where there is no such device."""
-    import torch
-
-    from ..pipeline import RefineStylePipeline
-
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # no such name; no driver; torch without that device
-        reason = re.split(r"\.?(?:\s*\n|\. )", str(error).strip())[0]  # PyTorch goes on for pages
-        raise ConfigError(f"The device {device!r} cannot be used here: {reason}.") from error
-    return RefineStylePipeline.from_pretrained(model, device=device)
-
-
-def with_encoder(pipe: RefineStylePipeline, encoder: str | None) -> RefineStylePipeline:
-    """The pipeline with another encoder, where one is named.
-
-    Raises BaseMismatchError where that was made for another generator.
-    """
-    if encoder is None:
-        return pipe
-    from ..encoder.encoder import Encoder
-    from ..pipeline import RefineStylePipeline
-
-    network = Encoder.from_pretrained(encoder).to(pipe.device)
-    return RefineStylePipeline(pipe.generator, pipe.discriminator, pipe.directions, pipe.domains, network)
 
 
 def generate(
@@ -174,9 +81,9 @@ def invert(
     w_steps: Annotated[
         int | None, typer.Option(min=0, help="How many of them move w+; by default 0 after an encoder, 40 % without.")
     ] = None,
-    aligned: Annotated[bool, typer.Option("--aligned", help="The picture is an aligned crop already.")] = False,
+    aligned: Aligned = False,
     face: Annotated[int, typer.Option(min=0, help="Which face of the photo; 0 is the largest.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same result.")] = 0,
+    seed: Seed = 0,
     w_only: Annotated[bool, typer.Option("--w-only", help="Find w+ alone: a likeness, no tokens.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of a folder that are inverted at once.")] = 8,
     encoder: EncoderPlace = None,

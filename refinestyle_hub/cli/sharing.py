@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console
-from .pictures import Model, load, load_domains, parse_domains
+from .arguments import Model, load, load_domains, parse_domains
 
 
 if TYPE_CHECKING:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..config import check_seed
 from ..errors import ConfigError
 
 
-__all__ = ["MAX_SEED", "latents_of_seeds"]
-
-MAX_SEED = 2**32 - 1
+__all__ = ["latents_of_seeds"]
 
 
 def latents_of_seeds(seeds: Iterable[int], z_dim: int) -> Tensor:
@@ -26,8 +24,7 @@ def latents_of_seeds(seeds: Iterable[int], z_dim: int) -> Tensor:
     """
     rows: list[NDArray[np.float64]] = []
     for seed in seeds:
-        if not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
-            raise ConfigError(f"A seed is a whole number from 0 to {MAX_SEED}, not {seed}.")
+        check_seed(seed)
         rows.append(np.random.RandomState(seed).randn(z_dim))  # noqa: NPY002
     if not rows:
         raise ConfigError("There is nothing to draw: give at least one seed.")

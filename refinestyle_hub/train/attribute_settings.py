@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..config import setting
+from ..config import check_seed, setting
 from ..errors import ConfigError
 
 
@@ -34,5 +34,4 @@ class AttributeTraining:
     def __post_init__(self) -> None:
         if min(self.pictures, self.batch, self.validate_every, self.save_every) < 1 or self.learning_rate <= 0:
             raise ConfigError("pictures, batch, the intervals and learning_rate must be positive.")
-        if self.seed < 0:
-            raise ConfigError(f"A seed is a whole number from 0, not {self.seed}.")
+        check_seed(self.seed)

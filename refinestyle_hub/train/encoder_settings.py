@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..config import EncoderNetwork, check_choices, setting
+from ..config import EncoderNetwork, check_choices, check_seed, setting
 from ..errors import ConfigError
 
 
@@ -92,8 +92,7 @@ class EncoderTraining:
             raise ConfigError("learning_rate and clip must be positive numbers; a large clip does not clip.")
         if self.perceptual_size < SMALLEST:
             raise ConfigError(f"perceptual_size must be at least {SMALLEST}, not {self.perceptual_size}.")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"A seed is a whole number from 0 to {2**32 - 1}, not {self.seed}.")
+        check_seed(self.seed)
         if self.total < 1:
             raise ConfigError("The run has no pictures to learn from: pictures, and for two stages w_pictures, are 0.")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..config import check_choices, setting
+from ..config import check_choices, check_seed, setting
 from ..errors import ConfigError
 
 
@@ -61,7 +61,6 @@ class GeneratorTraining:
         check_choices(self)
         if min(self.pictures, self.batch, self.grid_every, self.save_every, self.r1_every, self.path_every) < 1:
             raise ConfigError("pictures, batch and the intervals must be at least 1.")
-        if self.seed < 0:
-            raise ConfigError(f"A seed is a whole number from 0, not {self.seed}.")
+        check_seed(self.seed)
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate must be positive, not {self.learning_rate}.")
