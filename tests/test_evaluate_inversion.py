@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from test_evaluate_domain import attribute_net
-from tiny import TINY, tiny_generator
+from tiny import TINY, tiny_encoder, tiny_generator
 from torch import Tensor
 
 from refinestyle_hub.cli import main
@@ -41,13 +41,7 @@ def perceptual() -> Perceptual:
 
 @pytest.fixture(scope="module")
 def pipe(perceptual: Perceptual) -> RefineStylePipeline:
-    torch.manual_seed(0)
-    generator = tiny_generator()
-    encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2).eval()
-    with torch.no_grad():
-        for p in encoder.parameters():
-            p.add_(0.1 * torch.randn(p.shape))
-    pipe = RefineStylePipeline(generator, encoder=encoder)
+    pipe = RefineStylePipeline(generator := tiny_generator(), encoder=tiny_encoder(generator))
     pipe.perceptual = perceptual
     return pipe
 

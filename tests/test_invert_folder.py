@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from run_parts import in_two_processes
-from tiny import TINY, tiny_generator
+from tiny import TINY, tiny_encoder, tiny_generator
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.encoder.encoder import Encoder
@@ -27,13 +27,7 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 
 @pytest.fixture(scope="module")
 def pipe() -> RefineStylePipeline:
-    torch.manual_seed(0)
-    generator = tiny_generator()
-    encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2).eval()
-    with torch.no_grad():
-        for p in encoder.parameters():
-            p.add_(0.1 * torch.randn(p.shape))
-    return RefineStylePipeline(generator, encoder=encoder)
+    return RefineStylePipeline(generator := tiny_generator(), encoder=tiny_encoder(generator))
 
 
 @pytest.fixture

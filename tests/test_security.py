@@ -148,6 +148,15 @@ def test_saving_replaces_a_link_and_not_its_target(domain: Path, tmp_path: Path)
 # --- Threat: the file is read differently by different readers
 
 
+def refused_in_few_words(domain: Path, config: dict[str, Any]) -> None:
+    (domain / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RefineStyleHubError) as error:
+        TokenSet.from_pretrained(domain)
+    assert str(error.value).count("\n") <= 2
+    assert "\x1b" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
 def test_names_cannot_write_on_the_terminal(domain: Path) -> None:
     """Names come from strangers: no line breaks and no escape sequences reach the message."""
     evil = "\x1b[2J\nrm -rf\n\n\r" + "x" * 1000
@@ -165,20 +174,10 @@ def test_names_cannot_write_on_the_terminal(domain: Path) -> None:
         {"layers": {evil: 1}},
         {"metadata": evil},
     ):
-        (domain / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(RefineStyleHubError) as error:
-            TokenSet.from_pretrained(domain)
-        assert str(error.value).count("\n") <= 2
-        assert "\x1b" not in str(error.value)
-        assert len(str(error.value)) < 1000
+        refused_in_few_words(domain, {**config, **change})
     (domain / WEIGHTS).write_bytes(safetensors_save(DOMAIN.state_dict()))
     for change in ({evil: 1}, {"class": evil}, {"format_version": evil}, {"layers": {evil: 1}}, {"metadata": evil}):
-        (domain / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(RefineStyleHubError) as error:
-            TokenSet.from_pretrained(domain)
-        assert str(error.value).count("\n") <= 2
-        assert "\x1b" not in str(error.value)
-        assert len(str(error.value)) < 1000
+        refused_in_few_words(domain, {**config, **change})
 
 
 # --- Threat: the Hub or the way to it

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from refinestyle_hub.config import StyleGAN2Config
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
@@ -31,6 +32,17 @@ def tiny_generator(seed: int = 0, config: StyleGAN2Config = TINY) -> Generator:
         generator = StyleGAN2Generator(config).eval().requires_grad_(False)
     randomise(generator, seed)
     return generator
+
+
+def tiny_encoder(generator: Generator) -> Encoder:
+    """An encoder whose answers depend on the image."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 16), width=16, heads=2, depth=1, rank=2).eval()
+        with torch.no_grad():
+            for p in encoder.parameters():
+                p.add_(0.1 * torch.randn(p.shape))
+    return encoder
 
 
 def layer_tokens(
