@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from adapt_parts import references
 from pointwise_generator import pointwise_generator
-from torch import Tensor
 
 from refinestyle_hub.adapt import Adaptation, AdaptState, References, few_shot_adaptation, preset
-from refinestyle_hub.adapt.objectives import Details
 from refinestyle_hub.adapt.settings import AdaptSettings
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.generators.base import Generator
@@ -38,9 +35,11 @@ def begin(generator: Generator, perceptual: Perceptual, steps: int = 4, state: A
 
 
 def test_nothing_is_left_out(generator: Generator, perceptual: Perceptual) -> None:
-    run = begin(generator, perceptual, steps=1)
-    features = {"sliced_features", "details", "within"}
-    assert features | {"sliced_pictures", "reconstruction", "norm", "distance"} == set(run.step())
+    """Pictures are redrawn at every other step; samples are compared with them at those between."""
+    run = begin(generator, perceptual, steps=3)
+    assert set(run.step()) == {"reconstruction", "norm"}
+    assert set(run.step()) == {"sliced_features", "within", "sliced_pictures", "norm"}
+    assert set(run.step()) == {"reconstruction", "norm", "distance"}
     assert run.left_out == []
     assert run.settings == preset(5, judged=False)
 
@@ -75,23 +74,25 @@ def test_a_generator_is_taken_as_it_comes(generator: Generator, perceptual: Perc
         replace(run.settings, between=0.3)
 
 
-def test_details_are_those_of_full_resolution(perceptual: Perceptual) -> None:
-    """Grain that vanishes in smaller pictures counts; where in a square it lies does not."""
-
-    def context(pictures: Tensor, style: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(
-            adapted=pictures,
-            references=References(style, ("a",) * len(style), (False,) * len(style)),
-            features=perceptual.embed,
-            rng=torch.Generator().manual_seed(0),
-        )
-
-    rng = torch.Generator().manual_seed(1)
-    grain = torch.randn(2, 3, 512, 512, generator=rng) * 0.3
-    other = torch.randn(1, 3, 512, 512, generator=rng) * 0.3
-    smooth = F.interpolate(F.avg_pool2d(grain, 4), scale_factor=4.0)
-    same, different = (float(Details(1.0)(context(x, grain))) for x in (other, smooth[:1]))  # type: ignore[arg-type]
-    assert same < 0.2 * different
+def test_a_step_sees_the_same_window_of_everything(perceptual: Perceptual) -> None:
+    """Of a few references, of their inversions and of the samples; another one at the next step."""
+    generator = pointwise_generator(resolution=512)
+    pictures = torch.linspace(-1, 1, 512).expand(5, 3, 512, 512)  # columns say where a window lies
+    style = References(pictures, tuple("abcde"), (False,) * 5)
+    codes = generator.sample(5, torch.Generator().manual_seed(3))
+    run = Adaptation(generator, style, steps=4, perceptual=perceptual, inversions=codes)
+    seen = [run.sampler.context(step, 4, run.parameters, codes) for step in (0, 1)]
+    lefts = [int((context.references.pictures[0, 0, 0, 0] + 1) / 2 * 511 + 0.5) for context in seen]
+    assert lefts[0] != lefts[1]
+    for context, left in zip(seen, lefts, strict=True):
+        assert context.references.pictures.shape == (3, 3, 384, 384)
+        whole = generator(context.w_plus)
+        windows = whole[..., left : left + 384].unfold(2, 384, 1).movedim(2, 0)  # [129, N, 3, 384 columns, 384 rows]
+        assert any(torch.equal(rows.mT, context.source) for rows in windows)
+        assert context.adapted.shape == (1, 3, 384, 384)
+        assert context.inversions is not None
+        names = [style.names.index(name) for name in context.references.names]
+        assert torch.equal(context.inversions, codes[names])
 
 
 def test_large_pictures_are_looked_at_in_small(perceptual: Perceptual) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from refinestyle_hub.config import MobileStyleGANConfig
-from refinestyle_hub.errors import ConfigError, FetchError, ModelNotFoundError
+from refinestyle_hub.errors import ConfigError, FetchError, ModelNotFoundError, ShapeError
 from refinestyle_hub.generators import Generator, MobileStyleGANGenerator
 from refinestyle_hub.generators import pointwise as strips
 from refinestyle_hub.generators.mobile import ModulatedConv
@@ -52,6 +52,29 @@ def tokens(seed: int = 0, rank: int = 3, residual: str = "post", spatial: str = 
             for spec in TINY.layers
         }
     )
+
+
+@pytest.mark.parametrize("window", [(0, 0, 96), (37, 90, 100), (160, 3, 96), (0, 0, 256)])
+def test_a_window_is_that_of_the_whole_picture(window: tuple[int, int, int]) -> None:
+    """Drawn from the part of the maps that it depends on, with tokens and with noise of any kind."""
+    config = replace(TINY, resolution=256, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 8, 128: 8})
+    generator = MobileStyleGANGenerator(config).eval().requires_grad_(False)
+    randomise(generator, 0)
+    rng = torch.Generator().manual_seed(0)
+    w_plus, (top, left, side) = generator.sample(2, rng), window
+    learnt = TokenParameters(generator.kernel_stats(), 2, "*", "pre", bias=True, rng=rng)
+    torch.nn.init.normal_(learnt.layers[5].p, generator=rng)
+    for noise in (None, generator.noise(2, rng), [None] * 11):
+        whole = generator(w_plus, learnt.token_set(), noise=noise)
+        part = generator(w_plus, learnt.token_set(), noise=noise, window=window)
+        assert distance(part, whole[..., top : top + side, left : left + side]) < 1e-5  # sums of another order
+
+
+def test_a_window_lies_within_the_picture() -> None:
+    for window in ((0, 0, 65), (-1, 0, 8), (60, 0, 8), (0, 0, 0)):
+        with pytest.raises(ShapeError, match="window"):
+            tiny()(latent(1), window=window)
+    assert tiny()(latent(1), window=(3, 5, 8)).shape == (1, 3, 8, 8)  # too small to save anything: cut from the whole
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -204,10 +204,17 @@ class Adaptation:
     def _gradients(self) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
         """Context, terms and gradients of a step; by the tokens alone, since terms have networks of their own."""
         context = self.sampler.context(self.done, self.steps, self.parameters, self.inversions)
-        losses = {term.name: term(context) for term in self.terms}
+        losses = {term.name: term(context) for term in self._terms_at(self.done)}
         total = self._weigh(context, losses)
         metrics = {name: float(loss.detach()) for name, loss in losses.items()}
         return context, metrics, torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
+
+    def _terms_at(self, step: int) -> list[Term]:
+        """The terms of a step: all, or reconstruction and the others by turns. The norm always counts."""
+        if not self.settings.alternate:
+            return self.terms
+        redrawn = step % 2 == 0
+        return [term for term in self.terms if term.name == "norm" or (term.name == "reconstruction") == redrawn]
 
     def _step(self) -> dict[str, float]:
         # a step of the tokens
@@ -228,7 +235,9 @@ class Adaptation:
         return metrics
 
     def _weigh(self, context: Context, losses: Mapping[str, Tensor]) -> Tensor:
-        total = sum((term.weight * losses[term.name] for term in self.terms), context.adapted.new_zeros([]))
+        total = sum(
+            (term.weight * losses[term.name] for term in self._terms_at(context.step)), context.w_plus.new_zeros([])
+        )
         if not bool(total.isfinite()):
             wrong = ", ".join(name for name, loss in losses.items() if not bool(loss.isfinite()))
             raise DivergedError(

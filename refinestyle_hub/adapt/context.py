@@ -22,14 +22,16 @@ Features: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
 
 @dataclass(eq=False)
 class Context:
-    """One step: N samples before and after, and the pictures of the style. Costly parts are made on first use."""
+    """One step: N samples before and after, and the pictures of the style. Costly parts are made on first use.
+
+    All pictures are squares of r x r pixels, whole ones or the same window of each.
+    """
 
     step: int
     progress: float  # of the whole run, 0 to 1
     w_plus: Tensor  # [N, L, D]
-    adapted: Tensor  # [N, 3, R, R]: the samples with the present tokens; gradients flow to these
     references: References
-    chosen: Tensor  # [N, 3, R, R]: references of this step, repeated where there are fewer than N
+    chosen: Tensor  # [N, 3, r, r]: references of this step, repeated where there are fewer than N
     reference_features: Sequence[Tensor]  # of all references; empty where there are no ``features``
     typical_features: Sequence[Tensor]  # of some fixed samples without tokens; empty likewise
     inversions: Tensor | None  # [M, L, D]: w+ of the references, where they were looked for
@@ -40,8 +42,13 @@ class Context:
     features: Features | None  # frozen; None: there is neither a discriminator nor a perceptual network
 
     @cached_property
+    def adapted(self) -> Tensor:
+        """The samples with the present tokens, [N, 3, r, r]; gradients flow to these."""
+        return self.draw(self.w_plus)
+
+    @cached_property
     def source(self) -> Tensor:
-        """The samples without tokens, [N, 3, R, R], without gradients."""
+        """The samples without tokens, [N, 3, r, r], without gradients."""
         with torch.no_grad():
             return self.plain(self.w_plus)
 

@@ -25,7 +25,6 @@ from .settings import FEATURE_TERMS, AdaptSettings
 
 __all__ = [
     "Correspondence",
-    "Details",
     "Layout",
     "Norm",
     "Reconstruction",
@@ -37,7 +36,6 @@ __all__ = [
 
 COARSE = (8, 16)  # pixels, sides of the feature maps that are compared with the source's
 REDRAWN = 2  # references per step
-CROP, CROPS = 192, 4  # side of the square whose details are compared, pixels; references it is cut from
 KEPT = 7 / 18  # share of an inversion's codes, the coarse ones, as published
 
 
@@ -63,29 +61,6 @@ class SlicedFeatures:
     def __call__(self, context: Context) -> Tensor:
         """See ``losses.sliced.sliced_features``."""
         return sliced_features(context.adapted_features, context.reference_features, context.rng)
-
-
-@dataclass
-class Details:
-    """Crops of the samples are distributed as crops of the references, at full resolution: strokes and grain.
-
-    Whole pictures are compared at 256 px, where neither shows. What is where does not matter here.
-    """
-
-    weight: float
-    name: str = "details"
-
-    def __call__(self, context: Context) -> Tensor:
-        """Of one square of the samples, and the same square of some references."""
-        assert context.features is not None
-        side = context.adapted.shape[-1]
-        size = min(side, CROP)
-        top, left = torch.randint(side - size + 1, (2,), generator=context.rng).tolist()
-        here = (..., slice(top, top + size), slice(left, left + size))
-        some = torch.randperm(len(context.references), generator=context.rng)[:CROPS]
-        with torch.no_grad():
-            theirs = context.features(context.references.pictures[some.to(context.adapted.device)][here])
-        return sliced_features(context.features(context.adapted[here]), theirs, context.rng, place=0.0)
 
 
 @dataclass
@@ -192,7 +167,7 @@ def domain_terms(
     s = settings
     terms: list[Term] = [SlicedPictures(s.sliced_pictures)]
     if with_features:
-        terms += [SlicedFeatures(s.sliced_features), Details(s.details), Layout(s.layout)]
+        terms += [SlicedFeatures(s.sliced_features), Layout(s.layout)]
         terms += [Correspondence(s.between, "between", between_samples)]
         terms += [Correspondence(s.within, "within", within_samples)]
     terms += [Reconstruction(s.reconstruction), Norm(s.norm)]

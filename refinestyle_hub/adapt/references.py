@@ -16,6 +16,7 @@ from torch import Tensor
 from ..boundary.paths import user_path
 from ..errors import ConfigError, PictureError
 from ..faces.photo import read_photo
+from ..generators.base import Window
 from ..images import PictureSource, is_single, list_pictures, to_tensor, to_uint8
 from ..losses.pixel import shrink
 from ..losses.sliced import bands, opponent
@@ -46,6 +47,12 @@ class References:
     def small(self) -> Tensor:
         """As whole pictures are compared: [M, 3, r, r], r at most LOOK."""
         return shrink(self.pictures, LOOK)
+
+    def part(self, numbers: Sequence[int], window: Window) -> References:
+        """The same window of some of them."""
+        top, left, side = window
+        pictures = self.pictures[list(numbers), :, top : top + side, left : left + side]
+        return References(pictures, tuple(self.names[i] for i in numbers), tuple(self.aligned[i] for i in numbers))
 
     @property
     def digest(self) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import GeneratorConfig
 from ..errors import ShapeError
-from ..generators.base import Generator
+from ..generators.base import Generator, Window
 from ..generators.discriminator import Discriminator
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import shrink
@@ -28,6 +28,7 @@ from .settings import AdaptSettings
 __all__ = ["Sampler", "check_sizes", "feature_extractor", "random_source"]
 
 PARAMETERS, STEP, FIXED, DISTANCE, TYPICAL = range(5)  # purposes of randomness
+SEEN = 3  # references at a step that sees a window of them
 PIXELS = 2**20  # drawn at a time, where no gradient is wanted
 TYPICAL_SAMPLES = 64  # they give the mean features of the generator before it is adapted
 
@@ -53,24 +54,37 @@ class Sampler:
         rng = random_source(self.seed, STEP, step)
         with torch.no_grad():
             w_plus = self.generator.sample(s.batch, rng, s.truncation)
-        order = torch.randperm(len(self.references), generator=rng).repeat(s.batch)[: s.batch]
+        order = torch.randperm(len(self.references), generator=rng)
         tokens = parameters.token_set()
+        references, features, window = self.references, self.reference_features, None
+        if 0 < s.window < self.generator.config.resolution:
+            window = self._window(rng)
+            seen = order[:SEEN]
+            inversions = None if inversions is None else inversions[seen]
+            references, order = self.references.part(seen.tolist(), window), torch.arange(len(seen))
+            with torch.no_grad():
+                features = () if self.features is None else self.features(references.pictures)
+        chosen = order.repeat(s.batch)[: s.batch]
         return Context(
             step=step,
             progress=step / steps,
             w_plus=w_plus,
-            adapted=self.generator(w_plus, tokens),
-            references=self.references,
-            chosen=self.references.pictures[order.to(w_plus.device)],
-            reference_features=self.reference_features,
+            references=references,
+            chosen=references.pictures[chosen.to(w_plus.device)],
+            reference_features=features,
             typical_features=self.typical_features if s.layout else (),
             inversions=inversions,
             parameters=parameters,
             rng=rng,
-            draw=lambda w: self.generator(w, tokens),
-            plain=self.generator,
+            draw=lambda w: self.generator(w, tokens, window=window),
+            plain=lambda w: self.generator(w, window=window),
             features=self.features,
         )
+
+    def _window(self, rng: torch.Generator) -> Window:
+        side = self.settings.window
+        top, left = torch.randint(self.generator.config.resolution - side + 1, (2,), generator=rng).tolist()
+        return top, left, side
 
     @torch.no_grad()
     def fixed_samples(

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 __all__ = ["MAX_PICTURES", "AdaptSettings", "preset"]
 
 MAX_PICTURES = 20
-FEATURE_TERMS = ("sliced_features", "details", "layout", "between", "within")  # terms that compare features
+FEATURE_TERMS = ("sliced_features", "layout", "between", "within")  # terms that compare features
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class AdaptSettings:
     rate: float = 0.01  # Adam's rate for tokens of convolutions, in the unit of `TokenParameters`
     colour_rate: float = 0.02  # Adam's rate for tokens of toRGB layers and for biases
     truncation: float = 1.0  # of the samples
+    window: int = 0  # pixels, side of the square of all pictures that a step sees; 0 for the whole
+    alternate: bool = False  # whether reconstruction has every other step, and the other terms those between
     average: float = 0.96  # decay of the tokens' running average, which is the result
 
     # weights of the terms
@@ -33,7 +35,6 @@ class AdaptSettings:
     layout: float = 1.0  # the move from the generator's mean features to those of the pictures, place by place
     adversarial: float = 0.2  # the discriminator's verdict on whole pictures
     patches: float = 0.6  # its verdict on patches
-    details: float = 0.0  # sliced Wasserstein distance of features of crops at full resolution
     between: float = 0.3  # correspondence between samples
     within: float = 1.0  # correspondence between the places of a sample
     reconstruction: float = 0.0  # the pictures, redrawn from their inversions
@@ -77,7 +78,9 @@ UNJUDGED = AdaptSettings(
     average=0.9,
     sliced_pictures=0.5,
     sliced_features=1.0,
-    details=0.5,
+    window=384,
+    alternate=True,
+    check_every=40,
     layout=0.0,
     adversarial=0.0,
     patches=0.0,

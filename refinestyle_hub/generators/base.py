@@ -29,9 +29,10 @@ from ..tokens.token_set import TokenSet
 from .layers import MappingNetwork
 
 
-__all__ = ["GENERATORS", "Generator", "NoiseMaps", "NoisyConv", "RefinableConv", "Residuals"]
+__all__ = ["GENERATORS", "Generator", "NoiseMaps", "NoisyConv", "RefinableConv", "Residuals", "Window"]
 
 G = TypeVar("G", bound="Generator")
+Window: TypeAlias = tuple[int, int, int]  # a square of a picture: top, left, side, in pixels
 NoiseMaps: TypeAlias = Sequence[Tensor | None]  # for each convolution a map [N, 1, H, W] or [H, W], or None
 Residuals: TypeAlias = Mapping[str, Sequence[Residual]]  # what tokens add, by layer; layers without any may be missing
 
@@ -99,6 +100,12 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
     @abstractmethod
     def synthesise(self, w_plus: Tensor, noise: NoiseMaps, residuals: Residuals, resolution: int) -> Tensor:
         """Draw checked codes [N, L, D] as [N, 3, H, W]; what is larger than ``resolution`` is averaged afterwards."""
+
+    def synthesise_window(self, w_plus: Tensor, noise: NoiseMaps, residuals: Residuals, window: Window) -> Tensor:
+        """Draw a square (top, left, side) of the full picture. A subclass may do it at less cost."""
+        top, left, side = window
+        whole = self.synthesise(w_plus, noise, residuals, self.config.resolution)
+        return whole[..., top : top + side, left : left + side]
 
     # --- Latent space ---
 
@@ -196,6 +203,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
         strength: Strength = 1.0,
         noise: NoiseMaps | None = None,
         resolution: int | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """Draw w+ [N, L, w_dim] as pictures [N, 3, R, R], about [-1, 1].
 
@@ -205,9 +213,11 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
             noise: For each convolution a map [N, 1, H, W] or [H, W], or None for no noise there. Without the list, the
                 stored constant noise.
             resolution: R, full unless given: smaller by a power of two, it is the mean of the full picture.
+            window: (top, left, side) in pixels of a square of the full picture, which alone is drawn; not with
+                ``resolution``.
 
         Raises:
-            ShapeError: w+, a list of sets or of strengths, or the noise does not fit.
+            ShapeError: w+, a list of sets or of strengths, the noise or the window does not fit.
             LayerError: The tokens name a layer that this generator does not have.
             BaseMismatchError: The tokens were made for other layer widths.
             ConfigError: The resolution is not the full one over a power of two.
@@ -232,6 +242,10 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
             size = conv.noise_const.shape
             if x is not None and x.shape not in (size, (1, 1, *size), (w_plus.shape[0], 1, *size)):
                 raise ShapeError(f"Noise of a layer of {size[0]} px is [N, 1, H, W] or [H, W], not {list(x.shape)}.")
+        if window is not None:
+            if asked != full or min(window) < 0 or window[2] < 1 or max(window[:2]) + window[2] > full:
+                raise ShapeError(f"A window is (top, left, side) within {full} px at full resolution, not {window}.")
+            return self.synthesise_window(w_plus, maps, residuals, window)
         picture = self.synthesise(w_plus, maps, residuals, asked)
         return F.avg_pool2d(picture, picture.shape[-1] // asked) if picture.shape[-1] > asked else picture
 

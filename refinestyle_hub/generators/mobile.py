@@ -24,12 +24,15 @@ from torch import Tensor, nn
 
 from ..config import LayerSpec, MobileStyleGANConfig
 from ..tokens.modulated_conv import Residual, bias_offset, join, modulated_conv, modulated_queries, static_norm
-from .base import Generator, NoiseMaps, Residuals
+from .base import Generator, NoiseMaps, Residuals, Window
 from .layers import FullyConnected
 from .pointwise import activate, depthwise, pointwise
 
 
 __all__ = ["MobileStyleGANGenerator"]
+
+CELL = 16  # pixels of the picture in one of the map from which on a window is drawn alone
+MARGIN = 4  # such cells around it: at 4 resolutions two 3x3 reach 2 (1 + 1/2 + 1/4 + 1/8) cells far
 
 
 class ModulatedConv(nn.Module):
@@ -164,12 +167,22 @@ class Synthesis(nn.Module):
     def blocks(self) -> list[Block]:
         return [getattr(self, f"b{resolution}") for resolution in self.resolutions]
 
-    def forward(self, w: Tensor, noise: NoiseMaps, residuals: Residuals, mean: bool) -> Tensor:
+    def forward(
+        self, w: Tensor, noise: NoiseMaps, residuals: Residuals, mean: bool, window: Window | None = None
+    ) -> Tensor:
+        """With ``mean`` the 2 x 2 mean of the picture; with ``window`` that square of it."""
         blocks, codes, maps = self.blocks(), w.unbind(dim=1), iter(noise)
         x = blocks[0].const.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
+        size = 2 * blocks[-1].resolution
+        rows = columns = slice(0, size)  # what the maps show, in pixels of the picture
         for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+            if window is not None and block.resolution * CELL == size:
+                rows, columns = (_around(first, window[2], size) for first in window[:2])
+                cells = [slice(part.start // CELL, part.stop // CELL) for part in (rows, columns)]
+                x = x[..., cells[0], cells[1]].contiguous(memory_format=torch.channels_last)
+                maps = iter([_part(each, rows, columns, size) for each in maps])
             if block.resolution > 4:
                 conv = block.conv0
                 x = conv(x, codes[conv.spec.code], next(maps), residuals.get(conv.spec.name, ()), None)
@@ -179,7 +192,24 @@ class Synthesis(nn.Module):
             x = conv(x, codes[conv.spec.code], next(maps), residuals.get(conv.spec.name, ()), up)
         torgb = blocks[-1].torgb
         picture: Tensor = torgb(x, codes[torgb.spec.code], residuals.get(torgb.spec.name, ()), mean)
-        return picture
+        if window is None:
+            return picture
+        top, left, side = window[0] - rows.start, window[1] - columns.start, window[2]
+        return picture[..., top : top + side, left : left + side]
+
+
+def _around(first: int, side: int, size: int) -> slice:
+    """The pixels whose whole cells reach far enough around a window."""
+    start, stop = first // CELL - MARGIN, -(-(first + side) // CELL) + MARGIN
+    return slice(max(0, start * CELL), min(size, stop * CELL))
+
+
+def _part(noise: Tensor | None, rows: slice, columns: slice, size: int) -> Tensor | None:
+    """Of a noise map of a whole picture of ``size``."""
+    if noise is None:
+        return None
+    step = size // noise.shape[-1]  # pixels
+    return noise[..., rows.start // step : rows.stop // step, columns.start // step : columns.stop // step]
 
 
 class MobileStyleGANGenerator(Generator):
@@ -197,4 +227,9 @@ class MobileStyleGANGenerator(Generator):
     def synthesise(self, w_plus: Tensor, noise: NoiseMaps, residuals: Residuals, resolution: int) -> Tensor:
         """Draw codes [N, L, w_dim] as full pictures or, where less is asked, as their 2 x 2 mean, which costs less."""
         picture: Tensor = self.synthesis(w_plus, noise, residuals, resolution < self.config.resolution)
+        return picture
+
+    def synthesise_window(self, w_plus: Tensor, noise: NoiseMaps, residuals: Residuals, window: Window) -> Tensor:
+        """Draw a square of the full picture; the larger maps are those around it alone."""
+        picture: Tensor = self.synthesis(w_plus, noise, residuals, False, window)
         return picture
