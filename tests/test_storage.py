@@ -114,7 +114,7 @@ def some_bytes() -> bytes:
 
 def test_bytes_do_not_depend_on_the_hash_seed() -> None:
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    script = "import sys, test_files; sys.stdout.buffer.write(test_files.some_bytes())"
+    script = "import sys, test_storage; sys.stdout.buffer.write(test_storage.some_bytes())"
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True)
     assert done.stdout == some_bytes()

@@ -1,4 +1,4 @@
-"""Domains on the Hub: found by their generator, looked at, kept."""
+"""Domains on the Hub: found by their generator, described, kept."""
 
 from __future__ import annotations
 
