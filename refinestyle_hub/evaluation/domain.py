@@ -295,30 +295,22 @@ def _seconds(draw: Draw, codes: Tensor) -> float:
 
 def card_metrics(report: Mapping[str, Any], dataset: str, command: str = "") -> tuple[Metric, ...]:
     """The metrics of a report that belong on the card of the domain; kernel distances first."""
-    found: list[tuple[str, float | None, str, str, int]] = []
-    samples = report["samples"]
-    for name in FEATURES:
-        part, what = report[name] or {}, name.replace("_", " ")
-        found.append((f"Kernel distance in {what}, x1000", part.get("kernel_x1000"), "", "", samples))
-        found.append((f"Share of the gap closed, {what}", part.get("gap_closed"), "", "", samples))
-        found.append((f"Frechet distance in {what}", part.get("frechet"), "", "", samples))
-    part = report["diversity"] or {}
-    found.append(
-        (
-            "Intra-perceptual diversity",
-            part.get("intra_perceptual"),
-            "",
-            part.get("perceptual", ""),
-            part.get("samples", 0),
-        )
-    )
-    part = report["landmarks"] or {}
-    found.append(("Landmark drift", part.get("drift"), "eye distances", "dlib", part.get("pictures", 0)))
-    found.append(("Share of pictures with landmarks", part.get("share"), "", "dlib", part.get("pictures", 0)))
-    part = report["attributes"] or {}
-    found.append(("Drift of pose and expression", part.get("content_deviations"), "sd", "", samples))
-    return tuple(
-        Metric(name, value, dataset, unit, count or None, report["seed"], version, command)
-        for name, value, unit, version, count in found
-        if value is not None
-    )
+    found: list[Metric] = []
+
+    def add(name: str, part: str, key: str, samples: str = "", unit: str = "", version: str = "") -> None:
+        values = report[part] or {}
+        if values.get(key) is not None:
+            count = values[samples] if samples else report["samples"]
+            found.append(Metric(name, values[key], dataset, unit, count, report["seed"], version, command))
+
+    for part in FEATURES:
+        what = part.replace("_", " ")
+        add(f"Kernel distance in {what}, x1000", part, "kernel_x1000")
+        add(f"Share of the gap closed, {what}", part, "gap_closed")
+        add(f"Frechet distance in {what}", part, "frechet")
+    perceptual = (report["diversity"] or {}).get("perceptual", "")
+    add("Intra-perceptual diversity", "diversity", "intra_perceptual", "samples", version=perceptual)
+    add("Landmark drift", "landmarks", "drift", "pictures", "eye distances", "dlib")
+    add("Share of pictures with landmarks", "landmarks", "share", "pictures", version="dlib")
+    add("Drift of pose and expression", "attributes", "content_deviations", unit="sd")
+    return tuple(found)

@@ -59,11 +59,7 @@ def push_folder(
     *,
     card: Card | None = None,
     facts: Mapping[str, Any] | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    token: str | bool | None = None,
-    message: str | None = None,
+    **options: Unpack[PushOptions],
 ) -> str:
     """Upload a saved part or pipeline as one commit; returns the commit's address.
 
@@ -78,7 +74,7 @@ def push_folder(
         card: The facts of the card. None takes the folder's ``card.json``, or if there is none, the repo's, under the
             licence that README.md states now: the repo's, if the folder still says what was pushed last.
         facts: Fields of the card that override it, such as ``{"license": "mit"}``.
-        private, revision, create_pr, token, message: See ``PushOptions``.
+        options: private, revision, create_pr, token and message, see ``PushOptions``.
 
     Raises:
         CardError: There is no licence, no statement of the right to the pictures of a domain, or something that the
@@ -89,7 +85,7 @@ def push_folder(
     """
     if not is_repo_id(repo_id):
         raise ModelNotFoundError(f"{repo_id!r} is not a Hub id, which is owner/name.", repo_id=repo_id)
-    source = Folder(user_path(folder))
+    source, revision, token = Folder(user_path(folder)), options.get("revision"), options.get("token")
     kind, _ = cards.kind_of(source.root)
     cards.check_rights(source)
     files = _files(source)
@@ -105,17 +101,9 @@ def push_folder(
     cards.check(text)
     written = kept | {cards.FACTS: cards.dump_card(card), README: text.encode()}
     _warn_of_the_rest(source.root, {*files, *written})
-    return _commit(
-        repo_id,
-        {**files, **written},
-        message or f"Upload {kind.word} with refinestyle-hub",
-        revision=revision,
-        new_branch=revision is not None and remote.revision != revision,
-        parent=remote.commit,
-        create_pr=create_pr,
-        private=private,
-        token=token,
-    )
+    new_branch = revision is not None and remote.revision != revision
+    message = options.get("message") or f"Upload {kind.word} with refinestyle-hub"
+    return _commit(repo_id, {**files, **written}, message, new_branch, remote.commit, options)
 
 
 def _files(source: Folder) -> dict[str, Path]:
@@ -200,13 +188,9 @@ def _commit(
     repo_id: str,
     files: Mapping[str, Path | bytes],
     message: str,
-    *,
-    revision: str | None,
     new_branch: bool,
     parent: str | None,
-    create_pr: bool,
-    private: bool | None,
-    token: str | bool | None,
+    options: PushOptions,
 ) -> str:
     """Upload files (path in the repo -> local file or content) as one commit; returns its address.
 
@@ -214,9 +198,10 @@ def _commit(
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
+    revision, create_pr, token = options.get("revision"), options.get("create_pr", False), options.get("token")
     api = HfApi(token=token, library_name=LIBRARY)
     with translated(repo_id, revision or "main", token):
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.create_repo(repo_id, private=options.get("private"), exist_ok=True)
         if revision is not None and new_branch:
             api.create_branch(repo_id, branch=revision, revision=parent, exist_ok=True)
         info = api.create_commit(

@@ -45,7 +45,7 @@ class HubOptions(TypedDict, total=False):
 
     revision: str | None  # branch, tag or commit; by default the main branch
     token: str | bool | None  # of a private repo: a token, True for the stored one, False for none
-    cache_dir: str | os.PathLike[str] | None  # in place of huggingface_hub's own
+    cache_dir: str | os.PathLike[str] | None  # in place of huggingface_hub's own, also for what is fetched
     local_files_only: bool  # never open a connection
     force_download: bool  # fetch each file again, also one that is in the cache
 
@@ -253,48 +253,30 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{INDEX}"))
 
 
-def open_source(
-    name_or_path: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> Source:
+def open_source(name_or_path: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Source:
     """Where the files of a model are; nothing is read or downloaded yet.
 
     In this order: one of ``bundled_models()``, a local folder, a Hub id ``owner/name``. A ``pathlib.Path`` is always
     a folder, and so is a name that begins with ``.``, ``/`` or ``~``.
 
-    Args:
-        revision: Branch, tag or commit of a Hub repo.
-        token: For private repos: a token, True for the stored one, False for none.
-        cache_dir: A folder in place of huggingface_hub's own. A fetched generator of a bundled model is put there too.
-        local_files_only: Never open a connection.
-        force_download: fetch files again that are in the cache.
-
     Raises:
         ModelNotFoundError: There is nothing of that name.
         ConfigError: A revision is asked of something that has none.
     """
-    source: Source | None = None
-    if isinstance(name_or_path, str) and name_or_path in bundled_models():
-        folder = Folder(BUNDLED / name_or_path)
-        recipe = read_recipe(folder)
-        source = FetchedModel(folder.root, recipe, cache_dir, local_files_only, force_download) if recipe else folder
     if is_address(name_or_path):
         raise ModelNotFoundError(
             f"{printable(name_or_path, 200)} is an address, and not a Hub id, which is owner/name.\n"
             "Name the model by its id, or by the folder that it was downloaded to."
         )
-    path = user_path(name_or_path)
-    if source is None and path.is_dir():
+    path, source = user_path(name_or_path), None
+    if isinstance(name_or_path, str) and name_or_path in bundled_models():
+        source = _bundled(name_or_path, options)
+    elif path.is_dir():
         source = Folder(path)
     if source is not None:
-        if force_download and not isinstance(source, FetchedModel):
+        if options.get("force_download") and not isinstance(source, FetchedModel):
             raise ConfigError(f"force_download= is for models on the Hub; {name_or_path} is a local folder.")
-        if revision is not None:
+        if options.get("revision") is not None:
             raise ConfigError(f"revision= is for models on the Hub; {name_or_path} is the local folder {source}.")
         return source
     text = os.fspath(name_or_path)
@@ -310,16 +292,18 @@ def open_source(
     ):
         raise ModelNotFoundError(f"No such file or directory: {path} (looked from {Path.cwd()}).")
     if is_repo_id(text):
-        options: HubOptions = {
-            "revision": revision,
-            "token": token,
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-            "force_download": force_download,
-        }
         return Repo(text, **options)
     bundled = ", ".join(bundled_models()) or "none"
     raise ModelNotFoundError(
         f"There is no model {text[:100]!r}. It is not a bundled one ({bundled}), there is no folder of that name,\n"
         "and it is not a Hub id, which is owner/name."
     )
+
+
+def _bundled(name: str, options: HubOptions) -> Folder:
+    folder = Folder(BUNDLED / name)
+    recipe = read_recipe(folder)
+    if recipe is None:
+        return folder
+    offline, again = options.get("local_files_only", False), options.get("force_download", False)
+    return FetchedModel(folder.root, recipe, options.get("cache_dir"), offline, again)

@@ -37,7 +37,7 @@ class Pictures:
         names: One name per picture, each unique.
         read: Returns anything that ``load_picture`` takes, for an index.
         resolution: R. Pictures of another size lose what exceeds the central square, and are resampled.
-        left_out: what else there is in the folder or zip, and why it is not among them.
+        left_out: What else there is in the folder or zip, and why it is not among them.
     """
 
     def __init__(
