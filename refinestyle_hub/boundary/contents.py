@@ -72,7 +72,7 @@ def start_of(path: Path) -> bytes:
         ModelFileError: It cannot be read.
     """
     if path.is_dir():
-        raise ModelNotFoundError(f"{path} is a folder, and no file. Name the file in it.")
+        raise ModelNotFoundError(f"{path} is a folder. Name the file in it.")
     if not path.is_file():
         dangling = " (a link to nothing)" if path.is_symlink() else ""
         raise ModelNotFoundError(f"There is no file {path}{dangling}.")
