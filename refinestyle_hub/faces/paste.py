@@ -27,7 +27,8 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 REACH = 3.0  # how far colours are carried inwards, in widths of the soft edge
 CELLS = 40  # of a side: what is coarser counts as colour, and not as detail
-STEPS = 400  # of the diffusion of colours over the cells
+ALIKE = 70.0  # levels: where crop and photo differ by more they show different things, not one in another colour
+SPREAD = 25  # steps, of a cell each, over which colours spread along the border and inwards
 MOST_GRAIN = 8.0  # levels of 255: more is texture, not grain
 
 
@@ -161,24 +162,28 @@ _UNIT = np.array([(0, 0), (0, 1), (1, 1), (1, 0)], dtype=np.float64)
 
 
 def _colours(difference: Floats, border: NDArray[np.bool_], inwards: Floats) -> Floats:
-    """The coarse difference to the photo [H, W, 3] along the border, carried inwards as heat spreads.
+    """What the crop lacks of the photo's colours along the border [H, W, 3], spread inwards as heat spreads.
 
     ``inwards`` [H, W] is 0 where it begins to fade, and 1 where nothing is left of it.
     """
-    known, share = _cells(difference, border, max(difference.shape[:2]) / CELLS)
-    fixed = share > 0
-    if not fixed.any():
-        return np.zeros_like(difference)
-    values = np.where(fixed, known, known[fixed[..., 0]].mean(axis=0))
-    for _ in range(STEPS):
-        padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        spread = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]) / 4
-        values = np.where(fixed, known, spread)
-    coarse = torch.from_numpy(values).permute(2, 0, 1)[None]
+    values, weights = _cells(difference, border, max(difference.shape[:2]) / CELLS)
+    weights = weights * np.exp(-np.square(np.linalg.norm(values, axis=2, keepdims=True) / ALIKE))
+    total = values * weights
+    for _ in range(SPREAD):
+        total, weights = _blurred(total), _blurred(weights)
+    coarse = torch.from_numpy(total / (weights + 1e-4)).permute(2, 0, 1)[None]
     fine = F.interpolate(coarse, difference.shape[:2], mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
     left = np.clip(1 - inwards, 0, 1)[..., None]
     faded: Floats = fine.numpy() * (left * left * (3 - 2 * left))
     return faded
+
+
+def _blurred(values: Floats) -> Floats:
+    """Each cell's mean with its four neighbours."""
+    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    around = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+    mean: Floats = (around + values) / 5
+    return mean
 
 
 def _cells(values: Floats, weights: NDArray[np.generic], cell: float) -> tuple[Floats, Floats]:

@@ -23,6 +23,7 @@ class Attribute(NamedTuple):
     positive: str
     read: Callable[[Values], Floats]
     free: tuple[str, ...] = ()  # attributes that may move along: they are part of what this one means
+    first: int = 0  # row of w+ from which on layers are tried: coarser ones would recolour by drawing somebody else
 
 
 def _mean_of(*names: str) -> Callable[[Values], Floats]:
@@ -39,30 +40,30 @@ ATTRIBUTES: Mapping[str, Attribute] = {
     "smile": Attribute(
         "Expression", "sad", "happy", _mean_of("expression_happy", "mouth_corners", "mouth_width"), ("nose", "lips")
     ),
-    "mouth_open": Attribute("Expression", "closed", "open", _mean_of("mouth_open")),
+    "mouth_open": Attribute("Expression", "closed", "open", _mean_of("mouth_open"), ("face_width",)),
     "eyes_open": Attribute("Expression", "closed", "open", _mean_of("eyes_open")),
     "brows": Attribute("Expression", "lowered", "raised", _mean_of("brow_height")),
-    "age": Attribute("Person", "younger", "older", _mean_of("age")),
+    "age": Attribute("Person", "younger", "older", _mean_of("age"), ("hair_lightness",)),
     "gender": Attribute("Person", "masculine", "feminine", _mean_of("gender"), ("beard", "makeup")),
     "face_width": Attribute("Person", "slim", "broad", _mean_of("-face_length", "jaw_width")),
     "lips": Attribute("Person", "thin", "full", _mean_of("lips")),
     "nose": Attribute("Person", "narrow", "broad", _mean_of("nose_width")),
-    "skin_tone": Attribute("Person", "lighter", "darker", _mean_of("-skin_lightness")),
+    "skin_tone": Attribute("Person", "lighter", "darker", _mean_of("-skin_lightness"), first=6),
     "beard": Attribute("Person", "shaved", "full", _mean_of("beard")),
     "glasses": Attribute("Person", "without", "with", _mean_of("glasses")),
-    "makeup": Attribute("Person", "none", "more", _mean_of("makeup"), ("gender",)),
+    "makeup": Attribute("Person", "none", "more", _mean_of("makeup"), ("gender",), first=4),
     "hair_length": Attribute("Hair", "shorter", "longer", _mean_of("hair_length")),
     "fringe": Attribute("Hair", "without", "with", _mean_of("fringe")),
     "bald": Attribute("Hair", "thick hair", "bald", _mean_of("bald"), ("hair_length", "fringe")),
     "curls": Attribute("Hair", "straight", "curly", _mean_of("curls")),
-    "hair_lightness": Attribute("Hair", "darker", "lighter", _mean_of("hair_lightness")),
-    "hair_red": Attribute("Hair", "ashen", "red", _mean_of("hair_red", "-skin_red", "-background_red")),
+    "hair_lightness": Attribute("Hair", "darker", "lighter", _mean_of("hair_lightness"), first=6),
+    "hair_red": Attribute("Hair", "ashen", "red", _mean_of("hair_red", "-skin_red", "-background_red"), first=6),
     "hat": Attribute("Hair", "without", "with", _mean_of("hat"), ("fringe", "hair_lightness", "hair_red")),
     "yaw": Attribute("Pose and light", "to the left", "to the right", _mean_of("yaw")),
     "pitch": Attribute("Pose and light", "up", "down", _mean_of("pitch")),
     "light": Attribute("Pose and light", "from the left", "from the right", _mean_of("light")),
     "background": Attribute("Pose and light", "dark background", "light background", _mean_of("background")),
-    "warmth": Attribute("Pose and light", "colder", "warmer", _mean_of("skin_yellow", "background_yellow")),
+    "warmth": Attribute("Pose and light", "colder", "warmer", _mean_of("skin_yellow", "background_yellow"), first=6),
 }
 
 

@@ -3,7 +3,7 @@
     python check.py --combined combined.npz --linear linear.npz --heads heads.npz --out checks.npz [--faces 8]
 
 Writes, for each direction, the change of every attribute in deviations for strength 1: half the difference between
-both strengths, by the strength, mean over the faces.
+both strengths, by the strength, mean over the faces. With ``--sheets`` come the pictures, a row for each strength.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from attributes import ATTRIBUTES, Scale, read_attributes
-from effects import UNLIKE, Studio, add_studio, moved
+from effects import Studio, add_studio, moved
+
+from refinestyle_hub.images.pixels import contact_sheet, save_png, to_images
 
 
-STRENGTH = 1.5
-PLACES = [place for place in range(64) if place not in UNLIKE]
+STRENGTH = 2.0
+PLACES = (0, 7, 9, 21, 1, 11, 15, 23, 3, 14, 20, 22)  # in ``SEEDS``; people whom effects.py has not seen
 
 
 def scale_of(linear: Path) -> tuple[Scale, np.ndarray]:
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--linear", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--faces", type=int, default=8)
+    parser.add_argument("--sheets", type=Path, help="folder for the pictures")
     parser.add_argument("--limit", type=int, default=None, help="how many directions to measure now")
     parser.add_argument("--threads", type=int, default=1)
     add_studio(parser)
@@ -56,7 +59,11 @@ def main() -> None:
     faces = studio.faces(PLACES[: args.faces])
     for place in missing:
         edits = [moved(faces, vectors[place], layers[place], sign * STRENGTH) for sign in (-1, 1)]
-        found = read_attributes(studio.readings(torch.cat(edits)), scale)
+        pictures = studio.pictures(torch.cat(edits))
+        if args.sheets:
+            args.sheets.mkdir(parents=True, exist_ok=True)
+            save_png(contact_sheet(to_images(pictures / 127.5 - 1), len(faces)), args.sheets / f"{names[place]}.png")
+        found = read_attributes(studio.readings(pictures), scale)
         values = np.stack([found[name] for name in ATTRIBUTES], axis=-1).reshape(2, len(faces), -1) / units
         done[names[place]] = (values[1] - values[0]).mean(0) / (2 * STRENGTH)
         np.savez(args.out.with_suffix(".part.npz"), **done)

@@ -52,11 +52,11 @@ class Studio:
         drawn = [self.generator(w, resolution=SIZE) for w in w_plus.split(1)]
         return ((torch.cat(drawn).clamp(-1, 1) + 1) * 127.5).round()
 
-    def readings(self, w_plus: Tensor) -> dict[str, np.ndarray]:
-        """w+ [N, L, D] -> readings by name, those of heads among them, each [N]."""
+    def readings(self, pictures: Tensor) -> dict[str, np.ndarray]:
+        """Pictures [N, 3, 256, 256] -> readings by name, those of heads among them, each [N]."""
         parts = []
-        for batch in w_plus.split(BATCH):
-            readings, features = self.read(self.pictures(batch))
+        for batch in pictures.split(BATCH):
+            readings, features = self.read(batch)
             parts.append(readings | self.heads(features))
         return merged(parts)
 
@@ -96,7 +96,7 @@ def main() -> None:
     }
     missing = [name for name in jobs if not (args.out / f"{name}.npz").exists()]
     for name in missing:
-        found = studio.readings(jobs[name])
+        found = studio.readings(studio.pictures(jobs[name]))
         target = args.out / f"{name}.npz"
         shaped = {key: values.reshape(-1, len(UNLIKE)) for key, values in found.items()}  # [groups, faces]
         np.savez(target.with_suffix(".part.npz"), **shaped)
