@@ -11,13 +11,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is i
 os.environ.setdefault("GRADIO_SSR_MODE", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from space import images, jobs  # imports spaces, which must come before torch on ZeroGPU
+from space import files, jobs  # imports spaces, which must come before torch on ZeroGPU
 from space.model import load
 from space.ui import build, launch_settings
 
 
 pipe, name, notice = load(os.environ.get("REFINESTYLE_MODEL"))
-images.keep_swept()
+files.keep_swept()
 demo = build(pipe, name, notice, jobs.gpu)
 
 if __name__ == "__main__":

@@ -82,8 +82,10 @@ def admit(demo: gr.Blocks, request: gr.Request, inputs: int, line: str) -> list[
     Clients choose the name of their session themselves, so each address has a limit as well.
     """
     session, origin = request.session_hash, address(request)
-    if line in DEVICE:
-        free = queued_jobs(demo, session) < limits.JOBS_PER_SESSION
+    if line in KINDS:
+        free = queued_jobs(demo, session, KINDS) < limits.JOBS_PER_SESSION
+    elif line in DEVICE:
+        free = queued_jobs(demo, session, {line}) < limits.DRAWS_PER_SESSION
     else:
         free = queued_jobs(demo, session, {line}) < limits.SMALL_JOBS_PER_SESSION
     if line == "adapt":  # the longest: one of a session

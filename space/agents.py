@@ -19,7 +19,7 @@ from anyio.to_thread import run_sync
 from gradio.utils import get_upload_folder
 
 from . import messages
-from .images import cache_file
+from .files import cache_file
 
 
 __all__ = ["Tools", "install"]

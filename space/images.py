@@ -1,20 +1,15 @@
-"""Pictures of visitors: the loader with its limits, their faces, and the files that are shown and downloaded."""
+"""Pictures of visitors: the loader with its limits, their faces, and pictures as they travel."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import base64
 import io
 import os
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
-from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -23,31 +18,27 @@ from refinestyle_hub.errors import FaceNotFoundError, PictureError
 from refinestyle_hub.faces.align import face_quad
 from refinestyle_hub.faces.photo import FaceSearch, Photo, read_photo
 from refinestyle_hub.images import FORMATS, contact_sheet
-from refinestyle_hub.storage.atomic import write_file
 
 from . import limits, messages
 
 
 __all__ = [
     "Pixels",
-    "cache_file",
+    "address",
     "crop_of",
-    "film_file",
     "framed",
-    "keep_swept",
     "open_photo",
-    "png",
-    "png_file",
+    "opened",
     "read_references",
+    "reduced",
     "side_by_side",
-    "sweep_cache",
+    "webp",
 ]
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 ACCENT = (15, 118, 110)
 FRAMED = 512  # pixels, the long side of a photo with its frames
-FRAME_MS = 70  # of a film
 
 
 def open_photo(path: str | None, faces: FaceSearch = "required") -> Photo:
@@ -136,66 +127,30 @@ def side_by_side(pictures: Sequence[Pixels], columns: int, side: int = 0) -> Pix
     return np.asarray(images[0] if len(images) == 1 else contact_sheet(images, columns))
 
 
-# --- Files in Gradio's cache, from where they are served and where they are swept ----------------------------------
+# --- Pictures as they travel ---
 
 
-def cache_file(data: bytes, name: str) -> str:
-    """Write a file that is to be shown or downloaded, and return its path.
-
-    The folder is named after the contents, because Gradio would overwrite a file of the same name while a browser
-    reads it.
-    """
-    folder = Path(get_upload_folder()) / hashlib.sha256(data).hexdigest()[:32]
-    write_file(folder / name, data)
-    return str(folder / name)
-
-
-def sweep_cache() -> None:
-    """Delete what is older than any session. Gradio itself deletes only files that it served since it was started."""
-    eldest = time.time() - limits.CACHE_SECONDS[1]
-    for path in sorted(Path(get_upload_folder()).rglob("*"), reverse=True):  # what is in a folder before the folder
-        with contextlib.suppress(OSError):  # another process may sweep as well, and not every folder is empty
-            if path.stat().st_mtime > eldest:
-                continue
-            if path.is_dir():
-                path.rmdir()
-            else:
-                path.unlink()
-
-
-def keep_swept() -> None:
-    """Sweep now, and then at intervals for as long as the process lives."""
-
-    def sweep() -> None:
-        while True:
-            sweep_cache()
-            time.sleep(limits.CACHE_SECONDS[0])
-
-    threading.Thread(target=sweep, daemon=True).start()
-
-
-def png(pixels: Pixels) -> bytes:
-    """A picture as a PNG file."""
+def webp(pixels: Pixels) -> bytes:
+    """A picture to keep: a tenth as large as PNG, and no eye can tell."""
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, format="PNG")
+    Image.fromarray(pixels).save(data, "WEBP", quality=95, method=2)
     return data.getvalue()
 
 
-def png_file(pixels: Pixels, name: str = "picture.png") -> str:
-    """A picture as a PNG file in the cache."""
-    return cache_file(png(pixels), name)
+def opened(data: bytes) -> Pixels:
+    """The pixels of a picture that was kept."""
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
-def film_file(frames: Sequence[Pixels], name: str = "film.webp") -> str:
-    """Frames forwards and backwards in an endless loop, as an animated WebP in the cache."""
-    images = [Image.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
-    side = max(images[0].size)
-    if side > limits.FILM_SIDE:
-        scale = limits.FILM_SIDE / side
-        size = round(images[0].width * scale), round(images[0].height * scale)
-        images = [image.resize(size, Image.Resampling.LANCZOS) for image in images]
+def address(pixels: Pixels) -> str:
+    """A picture to look at, as an address that holds it whole: JPEG, which is written in an instant, in no file."""
     data = io.BytesIO()
-    images[0].save(
-        data, "WEBP", save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0, quality=88, method=3
-    )
-    return cache_file(data.getvalue(), name)
+    Image.fromarray(pixels).save(data, "JPEG", quality=90, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def reduced(image: Image.Image, side: int) -> Image.Image:
+    """A picture whose longer side has ``side`` pixels at most."""
+    scale = side / max(image.size)
+    return image if scale >= 1 else image.resize([max(round(s * scale), 1) for s in image.size], reducing_gap=2)

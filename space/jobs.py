@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from refinestyle_hub.adapt import Adaptation, AdaptState, Preview, References
-from refinestyle_hub.images import to_images
+from refinestyle_hub.images import to_images, to_tensor
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.inversion.optimise import OnStep
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -71,6 +71,7 @@ class InversionStep:
     step: int
     steps: int
     metrics: Mapping[str, float]
+    picture: Pixels  # what is drawn now
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +159,13 @@ class Jobs:
         """Height and width of what is drawn, pixels."""
         return self.pipe.generator.config.resolution
 
-    def _draw(self, faces: Faces, specs: Sequence[RenderSpec], sets: Mapping[str, TokenSet]) -> list[list[Pixels]]:
+    def _draw(
+        self, faces: Faces, specs: Sequence[RenderSpec], sets: Mapping[str, TokenSet], side: int = 0
+    ) -> list[list[Pixels]]:
         """Every face by every spec, drawn in one batch: for each spec a list of pictures.
 
-        A domain is looked up in ``sets``, then among the pipeline's own.
+        A domain is looked up in ``sets``, then among the pipeline's own. ``side`` makes the pictures smaller, and
+        drawing faster.
         """
         count = 1 if isinstance(faces, Inversion) else len(faces)
         edits, domains = (
@@ -173,10 +177,13 @@ class Jobs:
         )
         styles: dict[str | TokenSet, Any] = {sets.get(name, name): strength for name, strength in domains.items()}
 
+        how: dict[str, Any] = {"edits": edits, "domains": styles, "output_type": "np"}
+        how["resolution"] = min(side or self.size, self.size)
+
         def work() -> Any:
             if isinstance(faces, Inversion):
-                return self.pipe.render([faces] * len(specs), edits=edits, domains=styles, output_type="np")
-            return self.pipe.generate(faces * len(specs), edits=edits, domains=styles, output_type="np")
+                return self.pipe.render([faces] * len(specs), **how)
+            return self.pipe.generate(faces * len(specs), **how)
 
         drawn = self._turn("draw", work)
         return [list(drawn[first : first + count]) for first in range(0, len(drawn), count)]
@@ -194,7 +201,7 @@ class Jobs:
     def subject(self, inversion: Inversion) -> Subject:
         """The face of a file; its reconstruction stands for the photo as well where the file holds none."""
         ((drawn,),) = self.draw(inversion, [RenderSpec()], {})
-        return Subject.of(inversion, drawn if inversion.crop is None else inversion.crop.numpy(), drawn)
+        return Subject.of(inversion, drawn if inversion.crop is None else inversion.crop.numpy())
 
     # --- Inversion ---
 
@@ -206,11 +213,18 @@ class Jobs:
         """
         updates: queue.SimpleQueue[InversionUpdate | BaseException] = queue.SimpleQueue()
         closed = threading.Event()
-        began = turn = time.monotonic()
+        began = turn = shown = time.monotonic()
+        drawn = torch.empty(0)
+
+        def on_pictures(pictures: torch.Tensor) -> None:
+            nonlocal drawn
+            drawn = pictures
 
         def on_step(step: int, steps: int, metrics: Mapping[str, float]) -> bool:
-            nonlocal turn
-            updates.put(InversionStep(step, steps, metrics))
+            nonlocal turn, shown
+            if step == 1 or time.monotonic() > shown + limits.CHUNK_SECONDS:
+                shown = time.monotonic()
+                updates.put(InversionStep(step, steps, metrics, np.asarray(to_images(drawn)[0])))
             if time.monotonic() > turn + limits.CHUNK_SECONDS:
                 self.turns.give_way()
                 turn = time.monotonic()
@@ -223,34 +237,39 @@ class Jobs:
                     if closed.is_set():  # nobody waits for it any more
                         return
                     began = turn = time.monotonic()
-                    updates.put(self._inverted(crop, steps, tokens, seed, on_step))
+                    updates.put(self._inverted(crop, steps, tokens, seed, on_step, on_pictures))
             except BaseException as error:  # raised again where the result is awaited
                 updates.put(error)
 
         self.threads.start("invert", work)
-        shown = time.monotonic()
         try:
             while True:
                 update = updates.get()
                 if isinstance(update, BaseException):
                     with messages.explained():
                         raise update
-                if isinstance(update, InversionResult) or time.monotonic() > shown + limits.CHUNK_SECONDS:
-                    shown = time.monotonic()
-                    yield update
+                yield update
                 if isinstance(update, InversionResult):
                     return
         finally:
             closed.set()
 
-    def _inverted(self, crop: Pixels, steps: int, tokens: bool, seed: int, on_step: OnStep) -> InversionResult:
-        inversion = self.pipe.invert(
-            Image.fromarray(crop), aligned=True, steps=steps, tokens=tokens, seed=seed, on_step=on_step
+    def _inverted(
+        self,
+        crop: Pixels,
+        steps: int,
+        tokens: bool,
+        seed: int,
+        on_step: OnStep,
+        on_pictures: Callable[[torch.Tensor], object],
+    ) -> InversionResult:
+        how: dict[str, Any] = {"steps": steps, "tokens": tokens, "seed": seed}
+        (found,) = self.pipe.invert_crops(
+            to_tensor(Image.fromarray(crop)), **how, on_step=on_step, on_pictures=on_pictures
         )
-        refined, w_plus_only = self.pipe.render([inversion] * 2, refine=[1.0, 0.0], output_type="np")
-        tokens_here = inversion.tokens and inversion.tokens.to("cpu")
-        here = replace(inversion, w_plus=inversion.w_plus.cpu(), tokens=tokens_here)
-        return InversionResult(here, refined, w_plus_only)
+        refined, w_plus_only = self.pipe.render([found] * 2, refine=[1.0, 0.0], output_type="np")
+        tokens_here = found.tokens and found.tokens.to("cpu")
+        return InversionResult(replace(found, w_plus=found.w_plus.cpu(), tokens=tokens_here), refined, w_plus_only)
 
     # --- Adaptation: one call is one turn, and its value holds all that the next one needs ---
 
@@ -284,7 +303,8 @@ class Jobs:
             [np.asarray(image) for image in to_images(adaptation.preview(limits.PREVIEWS, kind))]
             for kind in ("plain", which)
         )
-        drawn = None if face is None else self.pipe.render(face, domains={tokens: 1.0}, output_type="np")
+        how: dict[str, Any] = {"resolution": min(self.size, limits.DRAG_SIDE), "output_type": "np"}
+        drawn = None if face is None else self.pipe.render(face, domains={tokens: 1.0}, **how)
         return AdaptProgress(run, plain, adapted, drawn)
 
     def _resumed(self, run: AdaptRun) -> Adaptation:

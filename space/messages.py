@@ -24,7 +24,7 @@ MEGAPIXELS = f"{limits.MAX_PIXELS / 1e6:g} megapixels"
 FAR_TOO_MANY_PIXELS = f"The picture has far too many pixels. The limit is {MEGAPIXELS}; please make it smaller."
 NO_FACE = "No face found. Use a frontal photo with the whole head, or tick 'already aligned'."
 NO_SUCH_FACE = "The photo has fewer faces than that. Choose another one."
-NOT_INVERTED = "There is no face to edit yet. Go to Invert and let it read a photo first."
+NOT_INVERTED = "There is no face to edit yet: call /invert with a photo first, or give the file of a face."
 BAD_EDITS = 'Give the edits as strengths by attribute, such as {"smile": 1.5}.'
 BUSY = "You already have a job waiting. Let it finish or press Stop."
 CROWDED = "Many jobs from your network are waiting already. Try again in a minute."
@@ -36,7 +36,8 @@ NO_DOMAINS = (
     "This model comes without domains, and this session has none yet. Make one in **Adapt** from a few pictures of a "
     "style, or load one in **Share**: a file, or a Hub id."
 )
-NO_MIX = "Choose a domain first."
+NO_MIX = "Choose a style first."
+NO_CHANGE = "There is nothing to film yet: move a slider or choose a style first."
 BAD_DOMAINS = 'Give the domains as strengths by name, such as {"sketch": 0.8}.'
 NOTHING_TO_EXPORT = "There is nothing to save yet: invert a photo, or make or load a domain first."
 NOTHING_TO_REMOVE = "This session has no domain to remove."

@@ -1,4 +1,4 @@
-"""What all tabs share: the session's values, and how their events are queued."""
+"""What the canvas and all panels share: the session, and how their events are queued."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from . import limits
 from .admission import DEVICE, KINDS, Stops, admit, queued_jobs
-from .session import Shelf
 
 
 __all__ = ["HIDDEN", "Page", "token_file"]
 
-HIDDEN: dict[str, Any] = {"api_visibility": "private", "queue": False}  # an event of the layout alone
-
-
-def _state(value: Any = None) -> Any:
-    return field(default_factory=lambda: gr.State(value, time_to_live=limits.STATE_SECONDS))
+HIDDEN: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}  # of layout alone
 
 
 def token_file(**layout: Any) -> gr.File:
@@ -33,15 +29,14 @@ def token_file(**layout: Any) -> gr.File:
 
 @dataclass(frozen=True)
 class Page:
-    """The app while it is built. Every value of a visitor is in one of the states, and nowhere else."""
+    """The app while it is built. Every value of a visitor is in the session, and nowhere else."""
 
     demo: gr.Blocks
     stops: Stops
-    tabs: gr.Tabs
-    subject: gr.State = _state()  # Subject or None
-    edits: gr.State = _state({})  # direction -> strength
-    shelf: gr.State = _state(Shelf())
-    mix: gr.State = _state({})  # domain -> strength
+    session: gr.State
+    canvas: gr.HTML
+    draw: Callable[..., Any]  # session -> what the canvas shows, and the controls
+    controls: list[gr.components.Component] = field(default_factory=list)  # they follow the look
 
     def line(self, name: str) -> dict[str, Any]:
         """The settings of an event that waits for its turn, by the kind of its work.
@@ -60,6 +55,15 @@ class Page:
         limit = limits.ADAPT_JOBS if name == "adapt" else limits.GPU_JOBS if name in DEVICE else limits.SMALL_JOBS
         return {"concurrency_id": name, "concurrency_limit": limit, "validator": validator}
 
+    def hidden(self, name: str) -> dict[str, Any]:
+        """The same for an event that shows no progress and is no endpoint."""
+        return {"api_visibility": "private", "show_progress": "hidden", **self.line(name)}
+
+    def show(self, *events: Dependency) -> None:
+        """The look may be another one after these events: draw it."""
+        for event in events:
+            event.success(self.draw, [self.session], [self.canvas, *self.controls], **self.hidden("draw"))
+
     def while_waiting(self, line: str, handler: Callable[[gr.Request], Any]) -> Callable[[gr.Request], Any]:
         """The handler where the session has a job in that line; else nothing happens."""
 
@@ -68,7 +72,3 @@ class Page:
             return handler(request) if queued_jobs(self.demo, request.session_hash, {line}) else gr.skip()
 
         return handled
-
-    def open(self, tab: str) -> Callable[[], Any]:
-        """A handler that goes to a tab."""
-        return lambda: gr.update(selected=tab)

@@ -1,24 +1,21 @@
-"""What a visitor's session holds between events: values only, nothing that is shared with others or open."""
+"""What a visitor's session holds between events, and nothing that is shared with others."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
-from PIL import Image
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from refinestyle_hub.faces.detect import Face
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
-from .images import Pixels, png
+from .images import Pixels, opened, webp
 
 
-__all__ = ["DetectedFaces", "Shelf", "Subject", "clean_name"]
+__all__ = ["DetectedFaces", "Look", "Session", "Shelf", "Subject", "clean_name"]
 
 
 @dataclass(frozen=True)
@@ -31,39 +28,47 @@ class DetectedFaces:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The face that a session works on. Its pictures are kept as PNG, a third as large and exact."""
+    """An inverted face. Immutable, so sessions may share one."""
 
     inversion: Inversion  # without its crop
-    crop_png: bytes
-    reconstruction_png: bytes
+    crop_webp: bytes  # what was inverted; as good as the eye can tell
+    photo: str | None = None  # the file that the crop was cut from; the cache may have swept it
+    likeness: float | None = None  # identity distance of reconstruction and crop; None: not measured, or no face found
 
     @staticmethod
-    def of(inversion: Inversion, crop: Pixels, reconstruction: Pixels) -> Subject:
+    def of(inversion: Inversion, crop: Pixels, photo: str | None = None, likeness: float | None = None) -> Subject:
         """Raises the message for a visitor if it is too large to keep."""
-        subject = Subject(replace(inversion, crop=None), png(crop), png(reconstruction))
+        subject = Subject(replace(inversion, crop=None), webp(crop), photo, likeness)
         tensors = subject.inversion.state_dict().values()
-        pictures = len(subject.crop_png) + len(subject.reconstruction_png)
-        if sum(t.numel() * t.element_size() for t in tensors) + pictures > limits.SUBJECT_BYTES:
+        if sum(t.numel() * t.element_size() for t in tensors) + len(subject.crop_webp) > limits.SUBJECT_BYTES:
             raise messages.refuse(messages.TOO_LARGE_FOR_SESSION)
         return subject
 
     @property
     def crop(self) -> Pixels:
         """What was inverted."""
-        return _pixels(self.crop_png)
+        return opened(self.crop_webp)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Subject:
+        return self
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything that says what is on the canvas: whose face, and how it is changed."""
+
+    source: Subject | int  # an inverted face, or the seed of one that is drawn
+    edits: Mapping[str, float] = field(default_factory=dict)  # direction -> strength
+    domains: Mapping[str, float] = field(default_factory=dict)  # domain -> strength
 
     @property
-    def reconstruction(self) -> Pixels:
-        """What the generator made of it."""
-        return _pixels(self.reconstruction_png)
+    def subject(self) -> Subject | None:
+        """The inverted face, if it is one."""
+        return self.source if isinstance(self.source, Subject) else None
 
 
 class Shelf:
-    """The domains of a session, by name.
-
-    Events of one session may add at the same time, such as a run in Adapt and an upload; a value would lose the one
-    that ends first, so they share this object.
-    """
+    """The domains of a session, by name."""
 
     def __init__(self) -> None:
         self.domains: dict[str, TokenSet] = {}
@@ -94,12 +99,69 @@ class Shelf:
             raise messages.refuse(messages.SHELF_FULL)
 
 
+class Session:
+    """A look with those before and after it, and the domains.
+
+    Events of one session may run at the same time, such as an inversion and an edit; a value would lose the one that
+    ends first, so they share this object. Each change is one assignment.
+    """
+
+    def __init__(self, look: Look) -> None:
+        self.look = look
+        self.shown: tuple[Look, bool] | None = None  # what the canvas has: a look, and whether in its photo
+        self.past: list[Look] = []
+        self.future: list[Look] = []
+        self.in_photo = False  # the canvas shows the whole photo
+        self.shelf = Shelf()
+
+    def put(self, look: Look) -> None:
+        """Go on to another look; what was undone before is gone."""
+        if look != self.look:
+            self.past, self.future, self.look = self._kept([*self.past, self.look], look), [], look
+
+    def undo(self) -> None:
+        """Back to the look before."""
+        if self.past:
+            self.future, self.look = [*self.future, self.look], self.past[-1]
+            self.past = self.past[:-1]
+
+    def redo(self) -> None:
+        """Forward again."""
+        if self.future:
+            self.past, self.look = [*self.past, self.look], self.future[-1]
+            self.future = self.future[:-1]
+
+    def exchange(self, old: Subject | int, new: Subject | int) -> None:
+        """One source takes the place of another in all looks: the same face, known better."""
+
+        def of(look: Look) -> Look:
+            return replace(look, source=new) if look.source is old else look
+
+        self.past, self.future, self.look = list(map(of, self.past)), list(map(of, self.future)), of(self.look)
+
+    def forget(self, domain: str) -> None:
+        """A domain leaves the session, and the looks that have it are gone with it."""
+        self.shelf.domains.pop(domain, None)
+        self.past = [look for look in self.past if domain not in look.domains]
+        self.future = [look for look in self.future if domain not in look.domains]
+        self.put(replace(self.look, domains={n: s for n, s in self.look.domains.items() if n != domain}))
+        self.past = [look for look in self.past if domain not in look.domains]
+        self.shown = None  # what can be chosen is less
+
+    @staticmethod
+    def _kept(past: list[Look], now: Look) -> list[Look]:
+        """The newest looks, of few inverted faces."""
+        kept: list[Look] = []
+        faces = {id(now.source)} if now.subject else set()
+        for look in reversed(past[-limits.HISTORY :]):
+            faces |= {id(look.source)} if look.subject else set()
+            if len(faces) > limits.FACES:
+                break
+            kept.append(look)
+        return kept[::-1]
+
+
 def clean_name(name: object, otherwise: str = "my-style") -> str:
     """A name that can be a file's and a repo's: letters, digits, dash, underscore."""
     kept = re.sub(r"[^A-Za-z0-9_-]+", "-", str(name or "")).strip("-_")[: limits.MAX_NAME].strip("-_")
     return re.sub(r"-{2,}", "-", kept) or otherwise
-
-
-def _pixels(data: bytes) -> Pixels:
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import gradio as gr
+
 from . import limits, messages
+from .session import Look
 
 
-__all__ = ["checked_domains", "checked_edits"]
+__all__ = ["checked_domains", "checked_edits", "linked"]
 
 
 def checked_edits(edits: Mapping[str, Any], directions: Sequence[str]) -> dict[str, float]:
@@ -40,3 +44,24 @@ def checked_domains(domains: Mapping[str, Any], known: Sequence[str]) -> dict[st
 
 def _is_within(strength: object, low: float, high: float) -> bool:
     return isinstance(strength, int | float) and math.isfinite(strength) and low <= strength <= high
+
+
+def linked(
+    query: Mapping[str, str], look: Look, directions: Sequence[str], domains: Sequence[str]
+) -> tuple[Look, list[str]]:
+    """The look in a link, from ``look`` on, and the parts of it that are unknown or out of range."""
+    edits, styles, left_out = {}, {}, []
+    if query.get("seed", "").isdecimal():
+        look = replace(look, source=limits.seed(float(query["seed"])))
+    for key, text in query.items():
+        kind, _, name = key.partition(".")
+        if kind not in ("edit", "style") or not name:
+            continue
+        try:
+            if kind == "edit":
+                edits |= checked_edits({name: float(text)}, directions)
+            else:
+                styles |= checked_domains({**styles, name: float(text)}, domains)
+        except (ValueError, gr.Error):
+            left_out.append(name)
+    return replace(look, edits=edits or look.edits, domains=styles or look.domains), left_out

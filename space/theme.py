@@ -10,7 +10,6 @@ from gradio.themes.utils.fonts import LocalFont
 
 
 CSS = Path(__file__).with_name("style.css")
-PAGE = Path(__file__).with_name("page.js")  # runs once when the page is there
 
 
 def theme() -> gr.themes.Base:

@@ -24,7 +24,7 @@ from refinestyle_hub.storage.tensors import encode_tensors, read_header
 from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
-from .images import cache_file
+from .files import cache_file
 from .session import clean_name
 
 

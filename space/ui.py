@@ -1,7 +1,8 @@
-"""The demo as a whole: header, tabs, queue. Their layout is in ``tabs``, what happens in ``handlers``."""
+"""The demo as a whole: header, canvas, panels, queue. Layout is in ``tabs``, what happens in ``handlers``."""
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Callable
 from typing import Any
@@ -13,24 +14,27 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 
 from . import agents, limits
 from .admission import Stops
+from .example import EXAMPLES, astronaut
 from .guard import Guard
 from .handlers.adapt_handlers import AdaptHandlers
-from .handlers.edit_handlers import EditHandlers
-from .handlers.invert_handlers import InvertHandlers
+from .handlers.canvas_handlers import CanvasHandlers
+from .handlers.photo_handlers import PhotoHandlers
 from .handlers.share_handlers import ShareHandlers
-from .handlers.stylise_handlers import StyliseHandlers
+from .handlers.style_handlers import StyleHandlers
 from .jobs import Jobs, gpu
 from .page import HIDDEN, Page
-from .tabs import about, adapt, edit, invert, share, stylise
-from .theme import CSS, PAGE, theme
+from .session import Look, Session
+from .tabs import about, adapt, api, canvas, edit, photo, share, style
+from .theme import CSS, theme
 
 
 __all__ = ["build", "launch_settings"]
 
 HEADER = """
-<h1>RefineStyle</h1>
-<p>Give it a portrait: it finds how a face generator draws that face, and changes it and moves it to other styles.</p>
-<p class="model">{model}</p>
+<div class="top"><div><h1>RefineStyle</h1>
+<p>Move a slider, and the face follows. Take your own, or somebody who does not exist.</p>
+<p class="model">{model}</p></div>
+<img src="data:image/webp;base64,{people}" alt="Six people who do not exist, drawn by the generator"></div>
 """
 
 
@@ -52,7 +56,6 @@ def launch_settings() -> dict[str, Any]:
         "_frontend": False,  # or a machine that is busy for three seconds at the start could not run it
         "theme": theme(),
         "css_paths": [CSS],
-        "js": PAGE.read_text(encoding="utf-8"),
     }
 
 
@@ -68,31 +71,44 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
     agents.install()
     stops = Stops()
     jobs = Jobs(pipe, gpu)
+    on = CanvasHandlers(jobs, astronaut(pipe))
+    first = Session(Look(0 if on.example is None else on.example))
+    view = on.view(first)
+    first.shown = first.look, False
+    people = base64.b64encode((EXAMPLES / "people.webp").read_bytes()).decode()
     demo = gr.Blocks(title="RefineStyle", analytics_enabled=False, delete_cache=limits.CACHE_SECONDS)
     with demo:
-        gr.HTML(HEADER.format(model=_model_line(pipe, name)), elem_id="header")
+        gr.HTML(HEADER.format(model=_model_line(pipe, name), people=people), elem_id="header")
         if notice:
             gr.HTML(f"<p>{html.escape(notice)}</p>", elem_id="notice")
-        page = Page(demo, stops, tabs := gr.Tabs(elem_id="tabs"))
-        with tabs:
-            with gr.Tab("Invert", id="invert"):
-                inverted = invert.build(page, InvertHandlers(jobs, stops))
-            with gr.Tab("Edit", id="edit"):
-                follow = [edit.build(page, EditHandlers(jobs))]
-            with gr.Tab("Adapt", id="adapt"):
-                adapt.build(page, AdaptHandlers(jobs, stops))
-            with gr.Tab("Stylise", id="stylise") as tab:
-                follow.append(stylise.build(page, StyliseHandlers(jobs), tab))
-            with gr.Tab("Share", id="share") as tab:
-                brought = share.build(page, ShareHandlers(jobs, name), tab)
-            with gr.Tab("About", id="about"):
-                about.build(pipe, name)
-        for event in (*inverted, *brought):  # there may be another face
-            for tell in follow:
-                tell(event)
-        # Gradio counts a value's age from when it was written: while the page is open, all are written anew.
-        held = [page.subject, page.edits, page.shelf, page.mix]
-        gr.Timer(limits.STATE_SECONDS / 3).tick(lambda *values: values, held, held, show_progress="hidden", **HIDDEN)
+        chosen, *strengths = style.controls()
+        session = gr.State(first, time_to_live=limits.STATE_SECONDS)
+        with gr.Row(elem_id="desk"):
+            with gr.Column(scale=6, min_width=300, elem_id="stage"):
+                page = Page(demo, stops, session, canvas.build(view), on.draw)
+            with (
+                gr.Column(scale=5, min_width=300, elem_id="panels"),
+                gr.Tabs(selected="edit", elem_id="tabs") as tabs,
+            ):
+                with gr.Tab("Photo", id="photo") as photo_tab:
+                    pass
+                with gr.Tab("Edit", id="edit"):
+                    sliders = edit.build(on)
+                page.controls.extend([*sliders, chosen, *strengths])
+                with gr.Tab("Style", id="style") as tab:
+                    style.build(page, styles := StyleHandlers(on), tab, chosen, strengths)
+                with gr.Tab("Adapt", id="adapt"):
+                    adapt.build(page, adapting := AdaptHandlers(jobs, stops))
+                with gr.Tab("Share", id="share") as tab:
+                    share.build(page, sharing := ShareHandlers(jobs, name), tab, tabs)
+                with gr.Tab("About", id="about"):
+                    about.build(pipe, name)
+                with photo_tab:
+                    photo.build(page, photos := PhotoHandlers(jobs, stops), on)
+        canvas.wire(page, on, [*sliders, *strengths])
+        api.build(page, photos, on, adapting, styles, sharing)
+        # Gradio counts a value's age from when it was written: while the page is open, it is written anew.
+        gr.Timer(limits.STATE_SECONDS / 3).tick(lambda held: held, [session], [session], **HIDDEN)
         demo.unload(stops.leave)
     demo.queue(api_open=False, max_size=limits.QUEUE, default_concurrency_limit=4)
     return demo

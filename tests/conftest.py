@@ -218,6 +218,7 @@ def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactor
 
     from refinestyle_hub.adapt import load_references
     from space import images, limits
+    from space.handlers import photo_handlers
     from space.ui import build
 
     with pytest.MonkeyPatch.context() as patch:
@@ -226,6 +227,7 @@ def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactor
         patch.setattr(limits, "ADAPT_STEPS", (2, 400))
         patch.setattr(limits, "TURN_SECONDS", 0.5)
         # To look for faces where there are none takes long; test_space_adapt does it.
+        patch.setattr(photo_handlers, "identity_distance", lambda a, b: 0.42)
         patch.setattr(images, "load_references", functools.partial(load_references, align="none"))
         yield build(whole(tiny_pipe), "tiny-32")
 
@@ -294,7 +296,7 @@ def visit(chromium: Any, url: str) -> Iterator[Callable[..., Any]]:
             context.route("**/*", watch)
         page = context.new_page()
         page.goto(address, wait_until="domcontentloaded")
-        page.wait_for_selector("#run", state="attached")
+        page.wait_for_function("() => document.querySelector('#canvas .after')?.naturalWidth")
         return page
 
     yield open_page

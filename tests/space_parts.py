@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import time
 from collections.abc import Callable
@@ -20,7 +22,8 @@ from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
-from space.handlers.invert_handlers import InvertHandlers
+from space.handlers.photo_handlers import PhotoHandlers
+from space.session import Look, Session
 
 
 def whole(pipe: RefineStylePipeline) -> RefineStylePipeline:
@@ -71,6 +74,11 @@ def jobs_of(demo: gr.Blocks) -> Any:
     return next(event.fn.__self__ for event in demo.fns.values() if event.api_name == "invert").jobs  # type: ignore
 
 
+def visitor() -> Session:
+    """A session that has just begun, with a drawn face."""
+    return Session(Look(0))
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -78,7 +86,21 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def invert(on: InvertHandlers, photo: str | None, session: str = "me", **other: Any) -> list[tuple[Any, ...]]:
-    """All updates of an inversion of the page: of four steps with the first face, unless told otherwise."""
+def invert(on: PhotoHandlers, photo: str | None, name: str = "me", **other: Any) -> tuple[Session, list[Any]]:
+    """A session, and all that its canvas was told while a photo was read: in four steps, unless told otherwise."""
+    session = visitor()
     values = {"aligned": False, "face": 0, "steps": 4, "tokens": True, "seed": 0, "detected": None, **other}
-    return list(on.invert_live(request(session), photo, *values.values()))
+    return session, list(on.read(session, photo, *values.values(), request(name)))
+
+
+def seen(address: str) -> Any:
+    """The pixels of a picture that travels as an address."""
+    kind, _, data = address.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        return np.asarray(picture)
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two pictures differ by what JPEG does to them alone."""
+    return one.shape == other.shape and float(np.abs(one.astype(int) - other).mean()) < 6

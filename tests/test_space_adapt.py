@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from space_parts import domain, pixels, request, style, told, whole
+from space_parts import domain, pixels, request, style, told, visitor, whole
 
 from refinestyle_hub.adapt import load_references
 from refinestyle_hub.errors import DivergedError
@@ -24,7 +24,7 @@ from space import images, limits, messages
 from space.admission import Stops
 from space.handlers.adapt_handlers import AdaptHandlers
 from space.jobs import Jobs
-from space.session import Shelf, Subject
+from space.session import Look, Session, Subject
 
 
 @pytest.fixture
@@ -41,25 +41,26 @@ def pictures(tmp_path: Path) -> list[str]:
     return style(tmp_path)
 
 
-def adapt(on: AdaptHandlers, pictures: list[str] | None, session: str = "me", **other: Any) -> list[Any]:
+def adapt(on: AdaptHandlers, pictures: list[str] | None, **other: Any) -> list[Any]:
     values: dict[str, Any] = {
-        "name": "Blue ink!", "rights": True, "steps": 2, "tokens": 2, "seed": 0, "subject": None, "shelf": Shelf(),
+        "name": "Blue ink!", "rights": True, "steps": 2, "tokens": 2, "seed": 0, "session": visitor(),
     }  # fmt: skip
-    return list(on.adapt(pictures, **(values | other), request=request(session)))
+    return list(on.adapt(pictures, **(values | other), request=request()))
 
 
 def test_pictures_become_a_domain(on: AdaptHandlers, pictures: list[str], tmp_path: Path) -> None:
-    before, shelf = on.jobs.pipe.generator.fingerprint(), Shelf()
-    *earlier, (preview, note, file, kept, mix) = adapt(on, pictures, shelf=shelf)
+    before, session = on.jobs.pipe.generator.fingerprint(), visitor()
+    *earlier, (preview, note, file, kept) = adapt(on, pictures, session=session)
+    shelf = session.shelf
     assert earlier[0][1] == "Starting with 5 pictures"
-    assert kept is shelf
+    assert kept is session
     assert list(shelf.domains) == ["Blue-ink"]
-    assert note.startswith("**Blue-ink** is ready · 2 steps")
-    assert mix == {"Blue-ink": 1.0}  # what Stylise shows next
+    assert note.startswith("**Blue-ink** is ready, and on the canvas · 2 steps")
+    assert session.look == Look(0, {}, {"Blue-ink": 1.0})
     assert pixels(preview).shape == (2 * 32 + 2, limits.PREVIEWS * 34 - 2, 3)  # two rows, 2 pixels apart
     assert Path(file).name == "Blue-ink.safetensors"
-    assert on.offer(shelf)[0]["interactive"]
-    assert not on.offer(Shelf())[0]["interactive"]
+    assert on.offer(session)["interactive"]
+    assert not on.offer(visitor())["interactive"]
     saved = TokenSet.from_pretrained(file)
     assert saved.metadata["pictures"] == 5
     assert saved.base is not None
@@ -73,8 +74,8 @@ def test_progress_and_the_visitors_face_are_shown(
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)  # a step is a chunk
     config = on.jobs.pipe.generator.config
     face = Inversion(torch.zeros(config.num_ws, config.w_dim))
-    subject = Subject.of(face, *[np.zeros((32, 32, 3), np.uint8)] * 2)
-    updates = adapt(on, pictures, steps=3, subject=subject)
+    session = Session(Look(Subject.of(face, np.zeros((32, 32, 3), np.uint8))))
+    updates = adapt(on, pictures, steps=3, session=session)
     assert [re.match(r"step \d+/3 · [\d.]+ s a step", note)[0][:8] for _, note, *_ in updates[1:-1]] == [  # type: ignore
         "step 1/3",
         "step 2/3",
@@ -84,8 +85,8 @@ def test_progress_and_the_visitors_face_are_shown(
 
 def test_stop_keeps_the_best_so_far(on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
-    shelf = Shelf()
-    running = on.adapt(pictures, "ink", True, 500, 2, 0, None, shelf, request())
+    session = visitor()
+    running = on.adapt(pictures, "ink", True, 500, 2, 0, session, request())
     next(running)
     on.stop(request("another"))
     next(running)
@@ -93,15 +94,15 @@ def test_stop_keeps_the_best_so_far(on: AdaptHandlers, pictures: list[str], monk
     *_, (_, note, file, *_) = running
     assert re.search(r"stopped at [1-3]/500", note)
     assert Path(file).exists()
-    assert list(shelf.domains) == ["ink-2"]  # the model has an "ink" of its own
+    assert list(session.shelf.domains) == ["ink-2"]  # the model has an "ink" of its own
     assert not on.jobs.turns.locked()
 
 
 def test_stopped_before_the_first_step_nothing_is_kept(on: AdaptHandlers, pictures: list[str]) -> None:
     on.stop(request())
-    shelf = Shelf()
-    assert adapt(on, pictures, shelf=shelf)[-1][1] == "stopped at 0/2: nothing is kept."
-    assert not shelf.domains
+    session = visitor()
+    assert adapt(on, pictures, session=session)[-1][1] == "stopped at 0/2: nothing is kept."
+    assert not session.shelf.domains
 
 
 @pytest.mark.parametrize("error", [gr.Error, DivergedError])
@@ -119,12 +120,12 @@ def test_what_was_reached_outlives_an_error(
         return chunk(*args)
 
     on.jobs.adapt = used_up
-    shelf = Shelf()
-    _, note, file, *_ = adapt(on, pictures, steps=9, shelf=shelf)[-1]
+    session = visitor()
+    _, note, file, *_ = adapt(on, pictures, steps=9, session=session)[-1]
     assert "stopped at 2/9" in note
     assert "You have exceeded your GPU quota." in note
     assert TokenSet.from_pretrained(file).metadata["planned_steps"] == 9
-    assert list(shelf.domains) == ["Blue-ink"]
+    assert list(session.shelf.domains) == ["Blue-ink"]
     with told("You have exceeded your GPU quota."):  # nothing was reached
         adapt(on, pictures)
 
@@ -141,7 +142,7 @@ def test_the_clock_and_the_server_set_the_limits(
 
 
 def test_a_closed_page_leaves_nothing_running(on: AdaptHandlers, pictures: list[str]) -> None:
-    running = on.adapt(pictures, "ink", True, 500, 2, 0, None, Shelf(), request())
+    running = on.adapt(pictures, "ink", True, 500, 2, 0, visitor(), request())
     next(running)
     running.close()  # type: ignore[attr-defined]  # as Gradio does
     assert not on.jobs.turns.locked()
@@ -150,14 +151,16 @@ def test_a_closed_page_leaves_nothing_running(on: AdaptHandlers, pictures: list[
 
 def test_two_runs_take_turns(on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)
-    shelf = Shelf()
-    both = [on.adapt(pictures, name, True, 3, 2, 0, None, shelf, request(name)) for name in ("a", "b")]
+    session = visitor()
+    both = [on.adapt(pictures, name, True, 3, 2, 0, session, request(name)) for name in ("a", "b")]
     for running in both * 2:
         next(running)  # the start, then a chunk, of one and of the other
     for running in both:
         list(running)
-    assert list(shelf.domains) == ["a", "b"]
-    assert torch.equal(*[tokens.state_dict()["b8.conv0.p"] for tokens in shelf.domains.values()])  # undisturbed
+    assert list(session.shelf.domains) == ["a", "b"]
+    assert torch.equal(
+        *[tokens.state_dict()["b8.conv0.p"] for tokens in session.shelf.domains.values()]
+    )  # undisturbed
 
 
 def test_bad_pictures_are_named_and_the_others_used(on: AdaptHandlers, pictures: list[str], tmp_path: Path) -> None:
@@ -181,11 +184,11 @@ def test_mistakes_are_told(on: AdaptHandlers, pictures: list[str]) -> None:
         adapt(on, pictures, rights=False)
     with told("A domain is made from 1 to 20 pictures; you gave 25."):
         on.check(pictures * 5)
-    shelf = Shelf()
+    session = visitor()
     for place in range(limits.SHELF):
-        shelf.add("ink", domain(place))
+        session.shelf.add("ink", domain(place))
     with told(messages.SHELF_FULL):
-        adapt(on, pictures, shelf=shelf)
+        adapt(on, pictures, session=session)
 
 
 def test_a_turned_photo_and_a_face_are_used_upright(

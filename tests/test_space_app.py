@@ -34,11 +34,10 @@ PUBLIC = {
     "/export": ["what"],
 }  # endpoint -> its parameters
 LINES = {
-    "invert": {"invert", "invert_live"},
+    "invert": {"invert", "read"},
     "adapt": {"adapt"},
     "draw": {
-        "edit", "edit_live", "reset", "strip", "film", "stylise", "stylise_live", "grid", "load_file",
-        "StyliseHandlers.enter",
+        "edit", "stylise", "draw", "drag", "settle", "save", "sheet", "film", "load_file", "StyleHandlers.enter",
     },
     "cpu": {"align", "check", "export"},
     "hub": {"load_id", "push"},
@@ -88,7 +87,7 @@ def test_queue_and_state_are_bounded(demo: gr.Blocks) -> None:
     assert demo._queue.max_size == limits.QUEUE >= 8
     assert demo.api_open is False
     states = [block for block in demo.blocks.values() if isinstance(block, gr.State)]
-    assert len(states) == 5  # face, faces found, edits, domains, mix
+    assert len(states) == 3  # the session; faces found, by the page and by clients
     assert all(state.time_to_live == limits.STATE_SECONDS for state in states)
     (timer,) = (block for block in demo.blocks.values() if isinstance(block, gr.Timer))
     assert timer.value < limits.STATE_SECONDS  # an open page keeps its session
@@ -124,7 +123,7 @@ def test_what_the_space_installs_is_what_the_package_needs() -> None:
 
 def test_every_example_is_small_and_its_source_is_named() -> None:
     folder = ROOT / "space" / "examples"
-    examples = list(folder.rglob("*.jpg"))
+    examples = [*folder.rglob("*.jpg"), *folder.rglob("*.webp")]
     assert examples
     for example in examples:
         assert example.stat().st_size < 200_000

@@ -14,7 +14,7 @@ from PIL import Image
 
 from refinestyle_hub.faces.detect import Face, find_faces
 from refinestyle_hub.faces.photo import Photo
-from space import images, limits, messages
+from space import files, images, limits, messages
 
 
 def save(image: Image.Image, path: Path, **options: object) -> str:
@@ -98,10 +98,11 @@ def test_a_turned_photo_gives_the_same_crop(tmp_path: Path, astronaut: Image.Ima
     files = save(astronaut, tmp_path / "upright.png"), turned
     crops = [images.crop_of(images.open_photo(file), 64) for file in files]
     assert np.array_equal(*crops)
-    file = images.png_file(crops[1])
+    file = files.picture_file(crops[1])
     assert b"Secret" not in Path(file).read_bytes()
     with Image.open(file) as picture:
         assert not picture.getexif()
+        assert set(picture.info) == {"XML:com.adobe.xmp", "xmp"}  # the mark of files.marked
 
 
 def test_no_face_and_small_faces(tmp_path: Path, astronaut: Image.Image) -> None:
@@ -133,12 +134,12 @@ def _scaled(face: Face, factor: float) -> Face:
 def test_png_files_are_exact_and_lie_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    file = Path(images.png_file(pixels, "edit.png"))
+    file = Path(files.picture_file(pixels, "edit.png"))
     assert file.is_relative_to(tmp_path)
     assert file.name == "edit.png"
     with Image.open(file) as picture:
         assert np.array_equal(np.array(picture), pixels)
-    assert images.png_file(pixels, "edit.png") == str(file)
+    assert files.picture_file(pixels, "edit.png") == str(file)
     assert [path.name for path in file.parent.iterdir()] == ["edit.png"]
 
 
@@ -152,11 +153,11 @@ def test_metadata_of_no_kind_survives(tmp_path: Path, astronaut: Image.Image) ->
 
 def test_what_a_crash_left_behind_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    old, new = (Path(images.png_file(np.full((8, 8, 3), grey, np.uint8))) for grey in (0, 1))
+    old, new = (Path(files.picture_file(np.full((8, 8, 3), grey, np.uint8))) for grey in (0, 1))
     os.utime(old, (0, 0))
-    images.sweep_cache()
+    files.sweep_cache()
     assert not old.exists()
     assert new.exists()
     os.utime(old.parent, (0, 0))
-    images.sweep_cache()
+    files.sweep_cache()
     assert not old.parent.exists()

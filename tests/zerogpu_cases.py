@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from space_parts import request, style, whole
+from space_parts import request, style, visitor, whole
 from zero_gpu import FakeZeroGPU
 
 from refinestyle_hub.adapt import References, load_references
@@ -21,7 +21,6 @@ from space import images, limits
 from space.admission import Stops
 from space.handlers.adapt_handlers import AdaptHandlers
 from space.jobs import AdaptRun, InversionResult, Jobs, RenderSpec
-from space.session import Shelf
 from space.threads import Threads
 
 
@@ -79,7 +78,7 @@ def test_the_adapt_tab(
         on = AdaptHandlers(jobs, stops)
         *_, last = on.adapt(
             pictures, name="ink", rights=True, steps=2, tokens=2, seed=0,
-            subject=None, shelf=Shelf(), request=request(),
+            session=visitor(), request=request(),
         )  # fmt: skip
         return TokenSet.from_pretrained(last[2]).state_dict()
 

@@ -9,6 +9,7 @@ import html
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from refinestyle_hub.images import to_images
 
 from .. import limits, messages
 from ..admission import Stops
-from ..images import cache_file, png_file, read_references, side_by_side
+from ..files import cache_file, picture_file
+from ..images import read_references, side_by_side
 from ..jobs import AdaptProgress, AdaptRun, Jobs
-from ..session import Shelf, Subject, clean_name
+from ..session import Session, clean_name
 from ..tokenfiles import domain_file
 from ..updates import hide, show
 
@@ -55,7 +57,7 @@ class AdaptHandlers:
             if not pictures:
                 return hide(), hide()
             references, refused = read_references(pictures, self.jobs.size)
-            squares = [png_file(np.asarray(image)) for image in to_images(references.pictures)]
+            squares = [picture_file(np.asarray(image)) for image in to_images(references.pictures)]
             captions = ["face" if found else "as it is" for found in references.aligned]
             alone = captions.count("as it is")
             note = f"{len(squares)} of {len(pictures)} pictures can be used."
@@ -79,10 +81,9 @@ class AdaptHandlers:
         steps: float | None,
         tokens: float | None,
         seed: float | None,
-        subject: Subject | None,
-        shelf: Shelf,
+        session: Session,
         request: gr.Request,
-    ) -> Iterator[tuple[Any, str, Any, Any, Any]]:
+    ) -> Iterator[tuple[Any, str, Any, Session]]:
         """Make a domain from 1 to 20 pictures of a style; later /stylise and /export calls of the session know it.
 
         Args:
@@ -101,13 +102,13 @@ class AdaptHandlers:
                 raise messages.refuse(messages.NO_PICTURES)
             if not rights:
                 raise messages.refuse(messages.NO_RIGHTS)
-            shelf.check_room()
+            session.shelf.check_room()
             references, refused = read_references(pictures, self.jobs.size)
-            yield gr.skip(), f"Starting with {len(references)} pictures", gr.skip(), gr.skip(), gr.skip()
+            yield gr.skip(), f"Starting with {len(references)} pictures", gr.skip(), session
             counts = limits.within(steps, *limits.ADAPT_STEPS), limits.within(tokens, *limits.ADAPT_TOKENS)
             run = AdaptRun(references, *counts, limits.seed(seed), self.jobs.step_seconds)
             flag = str(self.stops.flag(request.session_hash, "adapt"))
-            face = subject and subject.inversion
+            face = session.look.subject and session.look.subject.inversion
             deadline = time.monotonic() + limits.ADAPT_SECONDS
             failure = ""
             while True:
@@ -122,20 +123,20 @@ class AdaptHandlers:
                 run, self.jobs.step_seconds = progress.run, progress.run.step_seconds
                 if run.done >= run.steps or os.path.exists(flag) or time.monotonic() > deadline:
                     break
-                yield png_file(_compared(progress)), _status(run), gr.skip(), gr.skip(), gr.skip()
+                yield picture_file(_compared(progress)), _status(run), gr.skip(), session
             if not run.done:
                 note = f"{messages.stopped(0, run.steps)}: nothing is kept."
-                yield gr.skip(), note, gr.skip(), gr.skip(), gr.skip()
+                yield gr.skip(), note, gr.skip(), session
                 return
             domain, progress = self.jobs.keep(run, clean_name(name), face)
-            kept = shelf.add(clean_name(name), domain, self.jobs.pipe.domains)
+            kept = session.shelf.add(clean_name(name), domain, self.jobs.pipe.domains)
+            session.put(replace(session.look, domains={kept: 1.0}))
             note = _report(run, kept, failure, refused)
-            yield png_file(_compared(progress)), note, domain_file(domain, kept), shelf, {kept: 1.0}
+            yield picture_file(_compared(progress)), note, domain_file(domain, kept), session
 
-    def offer(self, shelf: Shelf) -> tuple[Any, Any]:
+    def offer(self, session: Session) -> Any:
         """A run has ended: there may be something to take along."""
-        made = bool(shelf.domains)
-        return gr.update(interactive=made), gr.update(visible=made)
+        return gr.update(interactive=bool(session.shelf.domains))
 
     def stop(self, request: gr.Request) -> str:
         """The Stop button: the best so far is kept."""
@@ -162,8 +163,8 @@ def _report(run: AdaptRun, name: str, failure: str, refused: Mapping[str, str]) 
     assert run.state is not None
     ended = messages.stopped(run.done, run.steps) if run.done < run.steps else f"{run.done} steps"
     line = (
-        f"**{html.escape(name)}** is ready · {ended} · {_duration(run.state.numbers['seconds'])} of work. It stays "
-        "for this session; download it to keep it."
+        f"**{html.escape(name)}** is ready, and on the canvas · {ended} · "
+        f"{_duration(run.state.numbers['seconds'])} of work. It stays for this session; download it to keep it."
     )
     return "\n\n".join(filter(None, [line, failure, messages.left_out(refused)]))
 

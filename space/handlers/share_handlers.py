@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from refinestyle_hub.storage.model_folder import Folder, is_repo_id
 from refinestyle_hub.tokens.token_set import TokenSet
 
 from .. import limits, messages
-from ..images import png, side_by_side
+from ..files import marked
+from ..images import side_by_side
 from ..jobs import Jobs, RenderSpec
-from ..session import Shelf, Subject, clean_name
+from ..session import Look, Session, Shelf, clean_name
 from ..tokenfiles import check, domain_file, inversion_file, name_of, read_tokens
 
 
@@ -64,14 +66,14 @@ class ShareHandlers:
 
     # --- Out ---
 
-    def enter(self, subject: Subject | None, shelf: Shelf) -> tuple[Any, ...]:
+    def enter(self, session: Session) -> tuple[Any, ...]:
         """The tab was opened: what can be saved, pushed and removed, and the button that saves the last."""
-        domains = list(shelf.domains)
-        names = [FACE, *domains] if subject else domains
+        domains = list(session.shelf.domains)
+        names = [FACE, *domains] if session.look.subject else domains
         lists = [gr.update(choices=c, value=c[-1] if c else None) for c in (names, domains, domains)]
-        return *lists, self.offer(names[-1] if names else None, subject, shelf)
+        return *lists, self.offer(names[-1] if names else None, session)
 
-    def export(self, what: str | None, subject: Subject | None, shelf: Shelf) -> str:
+    def export(self, what: str | None, session: Session) -> str:
         """Save the face or a domain of this session as a .safetensors file, without a pixel of any photo.
 
         Args:
@@ -81,22 +83,22 @@ class ShareHandlers:
             The file. ``Inversion.from_pretrained`` and ``TokenSet.from_pretrained`` of refinestyle-hub load it.
         """
         with messages.explained():
-            if what == FACE and subject is not None:
-                return inversion_file(subject.inversion)
+            if what == FACE and session.look.subject is not None:
+                return inversion_file(session.look.subject.inversion)
             if not what or what == FACE:
                 raise messages.refuse(messages.NOTHING_TO_EXPORT)
-            return domain_file(self._domain(what, shelf), str(what))
+            return domain_file(self._domain(what, session.shelf), str(what))
 
-    def offer(self, what: str | None, subject: Subject | None, shelf: Shelf) -> Any:
+    def offer(self, what: str | None, session: Session) -> Any:
         """The download button for what was chosen."""
         if not what:
             return gr.update(value=None, interactive=False)
-        return gr.update(value=self.export(what, subject, shelf), interactive=True)
+        return gr.update(value=self.export(what, session), interactive=True)
 
-    def remove(self, name: str | None, shelf: Shelf) -> tuple[str, Shelf]:
+    def remove(self, name: str | None, session: Session) -> str:
         """A domain leaves the session."""
-        shelf.domains.pop(str(name), None)
-        return f"{html.escape(str(name))} is removed." if name else messages.NOTHING_TO_REMOVE, shelf
+        session.forget(str(name))
+        return f"{html.escape(str(name))} is removed." if name else messages.NOTHING_TO_REMOVE
 
     def _domain(self, name: object, shelf: Shelf) -> TokenSet:
         if name not in shelf.domains:
@@ -105,31 +107,30 @@ class ShareHandlers:
 
     # --- In ---
 
-    def load_file(self, file: str | None, shelf: Shelf) -> tuple[str, Any, Any, Shelf, Any]:
+    def load_file(self, file: str | None, session: Session) -> str:
         """A file was brought: a domain for the shelf, or an inversion that becomes the session's face."""
         with messages.explained():
             if not file:
                 raise messages.refuse(messages.NO_FILE)
             found = read_tokens(file, self.jobs.pipe)
             if isinstance(found, TokenSet):
-                note, mix = self._kept(name_of(found, file), found, shelf)
-                return note, gr.skip(), gr.skip(), shelf, mix
-            return "The face is there: go on in Edit or Stylise.", self.jobs.subject(found), {}, shelf, gr.skip()
+                return self._kept(name_of(found, file), found, session)
+            session.put(Look(self.jobs.subject(found)))
+            return "The face is on the canvas."
 
-    def load_id(self, repo_id: str | None, shelf: Shelf) -> tuple[str, Shelf, dict[str, float]]:
+    def load_id(self, repo_id: str | None, session: Session) -> str:
         """A domain of the Hub, read as anybody could read it; nothing of it stays on the disk."""
         with messages.explained():
             name = str(repo_id or "").strip()
             if not is_repo_id(name):
                 raise messages.refuse(messages.BAD_HUB_ID)
-            shelf.check_room()
+            session.shelf.check_room()
             commit = self._checked_repo(name)
             with tempfile.TemporaryDirectory() as cache:
                 found = TokenSet.from_pretrained(name, revision=commit, token=False, cache_dir=cache)
             domain = check(found, self.jobs.pipe)
             assert isinstance(domain, TokenSet)
-            note, mix = self._kept(clean_name(name.rpartition("/")[2]), domain, shelf)
-            return note, shelf, mix
+            return self._kept(clean_name(name.rpartition("/")[2]), domain, session)
 
     def _checked_repo(self, name: str) -> str:
         """The newest commit of a repo whose files are those of a domain, by names and sizes, before any is read."""
@@ -152,10 +153,11 @@ class ShareHandlers:
                 raise messages.refuse(messages.file_too_large(sizes[needed]))
         return commit
 
-    def _kept(self, name: str, domain: TokenSet, shelf: Shelf) -> tuple[str, dict[str, float]]:
-        """What is told of a domain that came, and the mix that Stylise then shows: that domain alone."""
-        kept = shelf.add(name, domain, self.jobs.pipe.domains)
-        return f"**{html.escape(kept)}** is there: see it in Stylise.", {kept: 1.0}
+    def _kept(self, name: str, domain: TokenSet, session: Session) -> str:
+        """What is told of a domain that came; the canvas then shows it, alone."""
+        kept = session.shelf.add(name, domain, self.jobs.pipe.domains)
+        session.put(replace(session.look, domains={kept: 1.0}))
+        return f"**{html.escape(kept)}** is there, and on the canvas."
 
     def link(self, request: gr.Request) -> tuple[Any, Any]:
         """The page was opened with ``?domain=owner/name``: it is filled in, and nothing is loaded by itself."""
@@ -175,7 +177,7 @@ class ShareHandlers:
         licence: str,
         public: bool,
         preview: bool,
-        shelf: Shelf,
+        session: Session,
         profile: gr.OAuthProfile | None,
         oauth: gr.OAuthToken | None,
     ) -> str:
@@ -187,7 +189,7 @@ class ShareHandlers:
                 raise messages.refuse(f"Choose a licence: {', '.join(LICENCES)}.")
             if not is_repo_id(self.base_model) and self.base_model not in bundled_models():
                 raise messages.refuse(messages.NO_PUBLIC_BASE)
-            domain = self._domain(name, shelf)
+            domain = self._domain(name, session.shelf)
             repo_id = f"{profile.username}/{clean_name(name)}"
             files = self._files(domain, repo_id, licence, preview)
             self._commit(self.api(oauth.token), repo_id, files, not public)
@@ -213,7 +215,7 @@ class ShareHandlers:
     def _preview(self, domain: TokenSet) -> bytes:
         seeds = tuple(range(limits.SEEDS))
         drawn = self.jobs.draw(seeds, [RenderSpec(), RenderSpec(domains={"it": 1.0})], {"it": domain})
-        return png(side_by_side([picture for row in drawn for picture in row], limits.SEEDS, 256))
+        return marked(side_by_side([picture for row in drawn for picture in row], limits.SEEDS, limits.THUMB))
 
     def _commit(self, api: Any, repo_id: str, files: dict[str, bytes], private: bool) -> None:
         """A new repo and one commit. What the Hub says is not passed on: it could hold the token."""

@@ -14,61 +14,56 @@ __all__ = ["build"]
 
 def build(page: Page, on: AdaptHandlers) -> None:
     """The layout."""
+    gr.Markdown(
+        "From 1 to 20 pictures of a style comes a *domain*: a small file that moves every face to it. The "
+        "pictures need not show the same people, and five to ten give the best likeness.",
+        elem_id="adapt-intro",
+    )
+    pictures = gr.File(
+        file_count="multiple", file_types=["image"], type="filepath", height=150, label="Pictures of a style",
+        elem_id="pictures",
+    )  # fmt: skip
+    # Gradio would refuse files by their names, in words of its own: the loader is ours.
+    pictures.preprocess = lambda payload: payload and [f.path for f in getattr(payload, "root", [payload])]  # type: ignore
+    example = gr.Button("Take the example: five sketches", size="sm", elem_id="style-example")
+    squares = gr.Gallery(
+        label="Squares", show_label=False, columns=5, height="auto", visible=False, interactive=False,
+        allow_preview=False, object_fit="cover", buttons=[], elem_id="squares",
+    )  # fmt: skip
+    checked = gr.Markdown(visible=False, elem_id="checked")
+    name = gr.Textbox(
+        "", label="Name", placeholder="my-style", max_length=limits.MAX_NAME, elem_id="style-name",
+        info="Letters, digits, dash and underscore.",
+    )  # fmt: skip
+    steps = gr.Slider(
+        *limits.ADAPT_STEPS, on.default_steps, step=10, precision=0, label="Steps",
+        info="More steps come closer to the style and take longer.", elem_id="adapt-steps",
+    )  # fmt: skip
+    estimate = gr.Markdown(on.estimate(on.default_steps), elem_id="estimate")
+    with gr.Accordion("More options", open=False, elem_id="adapt-options"):
+        tokens = gr.Slider(
+            *limits.ADAPT_TOKENS, 4, step=1, precision=0, label="Tokens for each layer",
+            info="The size of the file. Few keep to what all pictures share: colours and lines.",
+            elem_id="adapt-tokens",
+        )  # fmt: skip
+        seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="adapt-seed")
+    rights = gr.Checkbox(
+        False, label="I may use these pictures", elem_id="rights",
+        info="They are mine or free to use, and people in them agree. They are deleted within two hours.",
+    )  # fmt: skip
     with gr.Row():
-        with gr.Column(scale=5, min_width=300):
-            gr.Markdown(
-                "From 1 to 20 pictures of a style comes a *domain*: a small file that moves every face to it. The "
-                "pictures need not show the same people, and five to ten give the best likeness.",
-                elem_id="adapt-intro",
-            )
-            pictures = gr.File(
-                file_count="multiple", file_types=["image"], type="filepath", height=150, label="Pictures of a style",
-                elem_id="pictures",
-            )  # fmt: skip
-            # Gradio would refuse files by their names, in words of its own: the loader is ours.
-            pictures.preprocess = lambda payload: payload and [f.path for f in getattr(payload, "root", [payload])]  # type: ignore
-            example = gr.Button("Take the example: five sketches", size="sm", elem_id="style-example")
-            squares = gr.Gallery(
-                label="Squares", show_label=False, columns=5, height="auto", visible=False, interactive=False,
-                allow_preview=False, object_fit="cover", buttons=[], elem_id="squares",
-            )  # fmt: skip
-            checked = gr.Markdown(visible=False, elem_id="checked")
-            name = gr.Textbox(
-                "", label="Name", placeholder="my-style", max_length=limits.MAX_NAME, elem_id="style-name",
-                info="Letters, digits, dash and underscore.",
-            )  # fmt: skip
-            steps = gr.Slider(
-                *limits.ADAPT_STEPS, on.default_steps, step=10, precision=0, label="Steps",
-                info="More steps come closer to the style and take longer.", elem_id="adapt-steps",
-            )  # fmt: skip
-            estimate = gr.Markdown(on.estimate(on.default_steps), elem_id="estimate")
-            with gr.Accordion("More options", open=False, elem_id="adapt-options"):
-                tokens = gr.Slider(
-                    *limits.ADAPT_TOKENS, 4, step=1, precision=0, label="Tokens for each layer",
-                    info="The size of the file. Few keep to what all pictures share: colours and lines.",
-                    elem_id="adapt-tokens",
-                )  # fmt: skip
-                seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="adapt-seed")
-            rights = gr.Checkbox(
-                False, label="I may use these pictures", elem_id="rights",
-                info="They are mine or free to use, and people in them agree. They are deleted within two hours.",
-            )  # fmt: skip
-            with gr.Row():
-                run = gr.Button("Make it", variant="primary", min_width=120, elem_id="adapt-run")
-                stop = gr.Button("Stop", min_width=120, elem_id="adapt-stop")
-        with gr.Column(scale=6, min_width=300):
-            preview = gr.Image(
-                label="Without the domain | with it", interactive=False, buttons=["fullscreen"], format="png",
-                alt_text="Above some faces, below the same with the domain as it stands", elem_id="preview",
-            )  # fmt: skip
-            note = gr.Markdown(
-                "Here the same faces are shown again and again while the domain is learnt: above without it, below "
-                "with it, and yours if you inverted one.",
-                elem_id="adapt-note",
-            )
-            with gr.Row():
-                download = gr.DownloadButton("Download domain", interactive=False, elem_id="domain-file")
-                go = gr.Button("Use it in Stylise", visible=False, elem_id="to-stylise")
+        run = gr.Button("Make it", variant="primary", min_width=120, elem_id="adapt-run")
+        stop = gr.Button("Stop", min_width=120, elem_id="adapt-stop")
+    preview = gr.Image(
+        label="Without the domain | with it", interactive=False, buttons=["fullscreen"], format="png",
+        alt_text="Above some faces, below the same with the domain as it stands", elem_id="preview",
+    )  # fmt: skip
+    note = gr.Markdown(
+        "Here the same faces are shown again and again while the domain is learnt: above without it, below "
+        "with it, and yours if you inverted one.",
+        elem_id="adapt-note",
+    )
+    download = gr.DownloadButton("Download domain", interactive=False, elem_id="domain-file")
 
     pictures.change(
         on.check, [pictures], [squares, checked], api_visibility="private", trigger_mode="always_last",
@@ -77,10 +72,9 @@ def build(page: Page, on: AdaptHandlers) -> None:
     example.click(on.example, None, [pictures], **HIDDEN)
     steps.change(on.estimate, [steps], [estimate], **HIDDEN)
     done = run.click(
-        on.adapt, [pictures, name, rights, steps, tokens, seed, page.subject, page.shelf],
-        [preview, note, download, page.shelf, page.mix], api_name="adapt", show_progress="minimal",
-        show_progress_on=[note], **page.line("adapt"),
+        on.adapt, [pictures, name, rights, steps, tokens, seed, page.session], [preview, note, download, page.session],
+        api_visibility="private", show_progress="minimal", show_progress_on=[note], **page.line("adapt"),
     )  # fmt: skip
     stop.click(page.while_waiting("adapt", on.stop), None, [note], **HIDDEN)
-    done.success(on.offer, [page.shelf], [download, go], **HIDDEN)
-    go.click(page.open("stylise"), None, [page.tabs], **HIDDEN)
+    done.success(on.offer, [page.session], [download], **HIDDEN)
+    page.show(done)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gradio as gr
-from gradio.events import Dependency
 
 from ..handlers.share_handlers import LICENCES, ShareHandlers, may_push
 from ..page import HIDDEN, Page, token_file
@@ -17,29 +16,24 @@ NO_PUSH = (
 )
 
 
-def build(page: Page, on: ShareHandlers, tab: gr.Tab) -> list[Dependency]:
-    """The layout; returns the events after which there may be another face."""
+def build(page: Page, on: ShareHandlers, tab: gr.Tab, tabs: gr.Tabs) -> None:
+    """The layout."""
+    gr.Markdown("### Take it with you\nA session ends with its page, also when that is loaded anew. Files stay.")
+    what = gr.Dropdown(
+        [], label="What", info="The face, or a domain of this session.", interactive=True, elem_id="what"
+    )
+    save = gr.DownloadButton("Download .safetensors", interactive=False, elem_id="export-file")
     with gr.Row():
-        with gr.Column(min_width=300):
-            gr.Markdown(
-                "### Take it with you\nA session ends with its page, also when that is loaded anew. Files stay."
-            )
-            what = gr.Dropdown(
-                [], label="What", info="The face, or a domain of this session.", interactive=True, elem_id="what"
-            )
-            save = gr.DownloadButton("Download .safetensors", interactive=False, elem_id="export-file")
-            with gr.Row():
-                doomed = gr.Dropdown([], label="A domain of this session", interactive=True, elem_id="doomed")
-                remove = gr.Button("Remove it", min_width=120, elem_id="remove")
-        with gr.Column(min_width=300):
-            gr.Markdown("### Bring it back\nAn inversion or a domain for this generator, yours or another's.")
-            file = token_file(height=120, label="A .safetensors file", elem_id="bring")
-            with gr.Row():
-                hub_id = gr.Textbox(
-                    label="Or a domain on the Hub", placeholder="owner/name", max_length=200, scale=3,
-                    info="Read as anybody could read it.", elem_id="hub-id",
-                )  # fmt: skip
-                load = gr.Button("Load", min_width=100, scale=1, elem_id="load-id")
+        doomed = gr.Dropdown([], label="A domain of this session", interactive=True, elem_id="doomed")
+        remove = gr.Button("Remove it", min_width=120, elem_id="remove")
+    gr.Markdown("### Bring it back\nAn inversion or a domain for this generator, yours or another's.")
+    file = token_file(height=120, label="A .safetensors file", elem_id="bring")
+    with gr.Row():
+        hub_id = gr.Textbox(
+            label="Or a domain on the Hub", placeholder="owner/name", max_length=200, scale=3,
+            info="Read as anybody could read it.", elem_id="hub-id",
+        )  # fmt: skip
+        load = gr.Button("Load", min_width=100, scale=1, elem_id="load-id")
     note = gr.Markdown("", elem_id="share-note")
     gr.Markdown("### To your own account on the Hub")
     own = gr.Dropdown(
@@ -51,29 +45,23 @@ def build(page: Page, on: ShareHandlers, tab: gr.Tab) -> list[Dependency]:
     else:
         gr.Markdown(NO_PUSH, elem_id="no-push")
 
-    held = [page.subject, page.shelf]
     lists = [what, own, doomed, save]
-    tab.select(on.enter, held, lists, **HIDDEN)
-    what.change(on.offer, [what, *held], [save], **HIDDEN)
-    removed = remove.click(on.remove, [doomed, page.shelf], [note, page.shelf], **HIDDEN)
+    tab.select(on.enter, [page.session], lists, **HIDDEN)
+    what.change(on.offer, [what, page.session], [save], **HIDDEN)
+    removed = remove.click(on.remove, [doomed, page.session], [note], **HIDDEN)
     brought = file.upload(
-        on.load_file, [file, page.shelf], [note, page.subject, page.edits, page.shelf, page.mix],
-        api_visibility="private", show_progress_on=[note], **page.line("draw"),
+        on.load_file, [file, page.session], [note], api_visibility="private", show_progress_on=[note],
+        **page.line("draw"),
     )  # fmt: skip
     brought.then(lambda: None, None, [file], **HIDDEN)  # ready for another
     loaded = load.click(
-        on.load_id, [hub_id, page.shelf], [note, page.shelf, page.mix], api_visibility="private",
-        show_progress_on=[note], **page.line("hub"),
+        on.load_id, [hub_id, page.session], [note], api_visibility="private", show_progress_on=[note],
+        **page.line("hub"),
     )  # fmt: skip
     for changed in (removed, brought, loaded):
-        changed.success(on.enter, held, lists, **HIDDEN)
-    page.demo.load(on.link, None, [hub_id, page.tabs], **HIDDEN)
-
-    # For clients of the API.
-    exported = gr.File(visible=False, label="file")
-    name = gr.Textbox(visible=False, label="what")
-    gr.Button(visible=False).click(on.export, [name, *held], [exported], api_name="export", **page.line("cpu"))
-    return [brought]
+        changed.success(on.enter, [page.session], lists, **HIDDEN)
+        page.show(changed)
+    page.demo.load(on.link, None, [hub_id, tabs], **HIDDEN)
 
 
 def _push(page: Page, on: ShareHandlers, own: gr.Dropdown) -> None:
@@ -87,5 +75,5 @@ def _push(page: Page, on: ShareHandlers, own: gr.Dropdown) -> None:
     push = gr.Button("Push", elem_id="push")
     result = gr.Markdown(elem_id="push-note")
     push.click(
-        on.push, [own, licence, public, preview, page.shelf], [result], api_visibility="private", **page.line("hub")
+        on.push, [own, licence, public, preview, page.session], [result], api_visibility="private", **page.line("hub")
     )

@@ -1,0 +1,100 @@
+// What Gradio runs once the canvas is there: `element`, `props`, `trigger` and `watch` are its names.
+// Events: "undo", "redo", "reset", "place", "save", "stop", "settle".
+const find = (what) => element.querySelector(what);
+const frame = find(".frame"), before = find(".before"), after = find(".after");
+const view = {};
+
+const split = (share) => {
+  view.split = Math.min(1, Math.max(0, share));
+  frame.style.setProperty("--split", view.split);
+  frame.setAttribute("aria-valuenow", Math.round(100 * view.split));
+};
+
+// A new picture takes the place of the old one when it is decoded: nothing flickers.
+const put = (image, address) => {
+  if (!address || image.dataset.address === address) return;
+  image.dataset.address = address;
+  const next = new Image();
+  next.onload = () => image.dataset.address === address && (image.src = address);
+  next.src = address;
+};
+
+const show = () => {
+  const news = props.value || {};
+  Object.assign(view, news);
+  put(after, news.after);
+  put(before, news.before);
+  if (view.names) [before.alt, after.alt] = view.names;
+  for (const event of ["undo", "redo"]) find(`[data-event=${event}]`).disabled = !view[event];
+  find("[data-event=reset]").disabled = view.plain !== false;
+  const place = find("[data-event=place]");
+  place.hidden = view.whole === null || view.whole === undefined;
+  place.setAttribute("aria-pressed", view.whole === true);
+  if (view.note !== undefined && find(".note").dataset.told !== view.note) {
+    find(".note").innerHTML = find(".note").dataset.told = view.note;
+  }
+  find(".progress").hidden = !view.progress;
+  if (view.progress) {
+    find(".progress .text").textContent = view.progress.text;
+    find(".progress .share").style.width = `${100 * view.progress.share}%`;
+  }
+  if (news.save) {
+    const link = Object.assign(document.createElement("a"), { href: news.save.href, download: news.save.name });
+    link.click();
+  }
+};
+
+// --- Before and after ---
+const at = (event) => {
+  const box = frame.getBoundingClientRect();
+  split((event.clientX - box.left) / box.width);
+};
+frame.addEventListener("pointerdown", (event) => {
+  if (event.target.closest("button")) return;
+  frame.setPointerCapture(event.pointerId);
+  at(event);
+});
+frame.addEventListener("pointermove", (event) => frame.hasPointerCapture(event.pointerId) && at(event));
+frame.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -0.05, ArrowRight: 0.05, Home: -1, End: 1 }[event.key];
+  if (step) { split(view.split + step); event.preventDefault(); }
+});
+const hold = find("[data-hold]");
+const held = (yes) => frame.classList.toggle("held", yes);
+for (const name of ["pointerdown", "pointerup", "pointerleave", "pointercancel", "blur"]) {
+  hold.addEventListener(name, () => held(name === "pointerdown"));
+}
+hold.addEventListener("keydown", (event) => [" ", "Enter"].includes(event.key) && held(true));
+hold.addEventListener("keyup", () => held(false));
+
+// --- Buttons ---
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-event]");
+  if (button) trigger(button.dataset.event, { kind: button.dataset.kind || "" });
+});
+find("[data-copy]").addEventListener("click", async (event) => {
+  const button = event.currentTarget, name = button.textContent;
+  await navigator.clipboard.writeText(location.origin + location.pathname + (view.link || ""));
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = name; }, 1500);
+});
+document.addEventListener("keydown", (event) => {
+  if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("input, textarea")) return;
+  trigger(event.shiftKey ? "redo" : "undo");
+  event.preventDefault();
+});
+
+// --- The controls are at rest when none has moved for a while ---
+let resting;
+const moved = (event) => {
+  if (!event.target.closest?.(".control")) return;
+  if (event.type === "click" && !event.target.closest("[data-testid=reset-button]")) return;
+  clearTimeout(resting);
+  resting = setTimeout(() => trigger("settle"), 350);
+};
+document.addEventListener("input", moved);
+document.addEventListener("click", moved);
+
+watch("value", show);
+split(0);
+show();

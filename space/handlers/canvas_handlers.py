@@ -1,0 +1,244 @@
+"""What happens on the canvas: whatever changes the look, ``draw`` shows it.
+
+The docstring of ``edit`` is what clients of the API read.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+from urllib.parse import urlencode
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from refinestyle_hub.faces.align import paste_back
+
+from .. import limits, messages, tokenfiles
+from ..files import cache_file, marked, picture_file
+from ..images import Pixels, address, open_photo, reduced
+from ..jobs import Faces, Jobs, RenderSpec
+from ..session import Look, Session, Subject
+from ..strengths import checked_edits, linked
+
+
+__all__ = ["ORIGINAL", "CanvasHandlers", "faces_of"]
+
+Pair: TypeAlias = tuple[str, str]  # PNG files
+View: TypeAlias = dict[str, Any]  # what canvas.js takes: parts that are left out stay as they are
+ORIGINAL = "photo"  # what /edit compares with; the other choice is "reconstruction"
+EDITED = "refinestyle-edit.png"
+
+
+class CanvasHandlers:
+    """The handlers of the canvas for one pipeline, and the values of the controls that follow it."""
+
+    def __init__(self, jobs: Jobs, example: Subject | None) -> None:
+        self.jobs = jobs
+        self.example = example
+
+    @property
+    def directions(self) -> list[str]:
+        """The names of what can be edited."""
+        return list(self.jobs.pipe.directions)
+
+    def domains(self, session: Session) -> list[str]:
+        """Domains of the model, then those of the session."""
+        return list(dict.fromkeys([*self.jobs.pipe.domains, *session.shelf.domains]))
+
+    # --- Drawing ---
+
+    def draw(self, session: Session) -> tuple[Any, ...]:
+        """The look of the session on the canvas, unless it is there already, and the controls as it has them."""
+        with messages.explained():
+            now = session.look, session.in_photo
+            if now == session.shown:
+                return (gr.skip(),) * (2 + len(self.directions) + limits.MIXED)
+            view = self.view(session)
+            session.shown = now
+            return view, *self.controls(session)
+
+    def drag(self, session: Session, *values: float) -> Any:
+        """A control moves: show where it is, small and fast, and keep nothing."""
+        with messages.explained():
+            look = self._asked(session, values)
+            if (look, session.in_photo) == session.shown:
+                return gr.skip()
+            session.shown = None
+            drawn = self._drawn(session, [look], limits.DRAG_SIDE)[0]
+            return {"after": address(self._placed(session, drawn, limits.DRAG_SIDE))}
+
+    def settle(self, session: Session, *values: float) -> Any:
+        """The controls are at rest: this is the look."""
+        with messages.explained():
+            session.put(self._asked(session, values))
+        return self.draw(session)[0]
+
+    def view(self, session: Session) -> View:
+        """All that the canvas shows of a look."""
+        look, subject = session.look, session.look.subject
+        plain = Look(look.source)
+        looks = [look] if subject or look == plain else [look, plain]
+        drawn = self._drawn(session, looks, self.jobs.size)
+        before = drawn[-1] if subject is None else subject.crop
+        after = self._placed(session, drawn[0], limits.WHOLE_SIDE)
+        if self._whole(session):
+            assert subject is not None
+            before = np.asarray(reduced(open_photo(subject.photo, "none").image, limits.WHOLE_SIDE))
+        return {
+            "after": address(after),
+            "before": address(before),
+            "names": ["The photo" if subject else "As drawn", "The face now"],
+            "note": _likeness(subject) if subject else f"<b>Nobody who exists</b> · drawn from seed {look.source}",
+            "link": "?" + self.link(session),
+            "undo": bool(session.past),
+            "redo": bool(session.future),
+            "plain": look == plain,
+            "whole": session.in_photo if subject and subject.photo else None,
+        }
+
+    def save(self, session: Session, event: gr.EventData) -> View:
+        """The picture at full size as a file, PNG or JPEG, whose only metadata say that a model took part."""
+        with messages.explained():
+            kind = "JPEG" if getattr(event, "kind", "") == "JPEG" else "PNG"
+            drawn = self._placed(session, self._drawn(session, [session.look], self.jobs.size)[0])
+            name = f"refinestyle.{'jpg' if kind == 'JPEG' else 'png'}"
+            return {"save": {"name": name, "href": f"gradio_api/file={cache_file(marked(drawn, kind), name)}"}}
+
+    def _drawn(self, session: Session, looks: list[Look], side: int) -> list[Pixels]:
+        specs = [RenderSpec(look.edits, look.domains) for look in looks]
+        return [row[0] for row in self.jobs.draw(faces_of(looks[0]), specs, session.shelf.domains, side)]
+
+    def _whole(self, session: Session) -> bool:
+        return session.in_photo and session.look.subject is not None and session.look.subject.photo is not None
+
+    def _placed(self, session: Session, drawn: Pixels, side: int = 0) -> Pixels:
+        """The picture, or where that is wanted the photo with it, at its own size or with ``side`` pixels at most."""
+        subject = session.look.subject
+        if not self._whole(session) or subject is None or subject.inversion.quad is None:
+            return drawn
+        photo = open_photo(subject.photo, "none").image
+        small = reduced(photo, side) if side else photo
+        quad = (subject.inversion.quad.double().numpy() + 0.5) * small.width / photo.width - 0.5
+        return np.asarray(paste_back(small, Image.fromarray(drawn), quad))
+
+    def _asked(self, session: Session, values: tuple[float, ...]) -> Look:
+        """The look that the sliders show: those of directions, then those of the chosen domains."""
+        count = len(self.directions)
+        edits = {name: float(v) for name, v in zip(self.directions, values[:count], strict=True) if v}
+        domains = dict(zip(session.look.domains, map(float, values[count:]), strict=False))
+        return replace(session.look, edits=edits, domains=domains)
+
+    # --- What changes the look at once; ``draw`` follows ---
+
+    def undo(self, session: Session) -> None:
+        """Back to the look before."""
+        session.undo()
+
+    def redo(self, session: Session) -> None:
+        """Forward again."""
+        session.redo()
+
+    def reset(self, session: Session) -> None:
+        """The face as it was."""
+        session.put(Look(session.look.source))
+
+    def place(self, session: Session) -> None:
+        """From the face to the whole photo, and back."""
+        session.in_photo = not session.in_photo
+
+    def person(self, session: Session, seed: float | None) -> None:
+        """Somebody who does not exist."""
+        session.put(Look(limits.seed(seed)))
+
+    def astronaut(self, session: Session) -> None:
+        """The example, which was inverted beforehand."""
+        session.put(Look(self.example or session.look.source))
+
+    def open_link(self, session: Session, request: gr.Request) -> None:
+        """The page was opened with a look in its address; what this model does not have is left out."""
+        look, left_out = linked(
+            dict(request.query_params), session.look, self.directions, list(self.jobs.pipe.domains)
+        )
+        if left_out:
+            gr.Info(f"The link has what is not here: {html.escape(', '.join(left_out)[:80])}.")
+        session.look = look
+
+    def link(self, session: Session) -> str:
+        """The look as the query of an address, for anybody to open; a photo stays here, and so do own domains."""
+        look = session.look
+        parts: dict[str, Any] = {} if look.subject else {"seed": look.source}
+        parts |= {f"edit.{name}": f"{s:g}" for name, s in look.edits.items()}
+        parts |= {f"style.{name}": f"{s:g}" for name, s in look.domains.items() if name in self.jobs.pipe.domains}
+        return urlencode(parts)
+
+    # --- The controls ---
+
+    def controls(self, session: Session) -> tuple[Any, ...]:
+        """The sliders of the directions, the chosen domains and their sliders, as the look has them."""
+        look = session.look
+        edits = [gr.update(value=look.edits.get(name, 0)) for name in self.directions]
+        chosen = gr.update(choices=self.domains(session), value=list(look.domains))
+        strengths = [gr.update(label=name, value=s, visible=True) for name, s in look.domains.items()]
+        unused = [gr.update(value=0, visible=False) for _ in range(limits.MIXED - len(strengths))]
+        return (*edits, chosen, *strengths, *unused)
+
+    # --- For clients of the API ---
+
+    def own(self, session: Session) -> Subject:
+        """The face that this session inverted or brought. Raises the message for a visitor if there is none."""
+        subject = session.look.subject
+        if subject is None or subject is self.example:
+            raise messages.refuse(messages.NOT_INVERTED)
+        return subject
+
+    def edit(
+        self, edits: dict[str, Any] | None, before: str, session: Session, inversion_file: str | None = None
+    ) -> tuple[Pair, str, Session]:
+        """Draw a face with attributes changed: that of a file, or else of the last /invert of this session.
+
+        Args:
+            edits: strength by attribute, such as {"smile": 1.5, "age": -1}; 0 or left out is unchanged.
+            before: what to show beside the result, "reconstruction" or "photo"; a file holds no photo.
+            inversion_file: the .safetensors file of the face, from /invert or /export; the session stays as it is.
+
+        Returns:
+            Both pictures, and the result as a PNG file. Later /stylise calls of the session keep these edits.
+        """
+        with messages.explained():
+            checked = checked_edits(edits or {}, self.directions)
+            if inversion_file:
+                face, crop = tokenfiles.read_inversion(inversion_file, self.jobs.pipe), None
+            else:
+                subject = self.own(session)
+                face, crop = subject.inversion, subject.crop if before == ORIGINAL else None
+                session.put(replace(session.look, edits=checked))
+            specs = [RenderSpec(checked), *([RenderSpec()] if crop is None and checked else [])]
+            drawn = [row[0] for row in self.jobs.draw(face, specs, {})]
+            first = drawn[-1] if crop is None else crop
+            return (picture_file(first), picture_file(drawn[0])), picture_file(drawn[0], EDITED), session
+
+
+def faces_of(look: Look) -> Faces:
+    """Whom to draw."""
+    return look.source.inversion if isinstance(look.source, Subject) else (look.source,)
+
+
+def _likeness(subject: Subject) -> str:
+    """Whether it is the person, in a word and a number; the field's figures for who wants them."""
+    report: Mapping[str, Any] = subject.inversion.report
+    distance = report.get("identity")
+    if distance is None:
+        told = "<b>Same person?</b> Not measured: no face was found in one of the two."
+    else:
+        word = next(word for word, most in limits.LIKENESS.items() if distance < most)
+        told = f"<b>Same person: {word}</b> · {distance:.2f} apart, and photos of one person are under 0.6"
+    known = {"perceptual": "LPIPS", "mse": "MSE", "w_steps": "steps on w+", "token_steps": "on tokens", "seconds": "s"}
+    figures = [f"{name} {report[key]:.3g}" for key, name in known.items() if key in report]
+    backbone = html.escape(str(report.get("perceptual_backbone", "")))
+    return (
+        f"{told}<details><summary>Details</summary>{' · '.join(figures)} · {backbone}</details>" if figures else told
+    )

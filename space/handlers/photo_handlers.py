@@ -1,0 +1,214 @@
+"""What happens in Photo: a photo becomes a face that the generator can draw.
+
+The docstrings of ``align`` and ``invert`` are what clients of the API read.
+"""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from refinestyle_hub.errors import FaceNotFoundError
+from refinestyle_hub.faces.align import Crop
+from refinestyle_hub.faces.identity import identity_distance
+from refinestyle_hub.faces.photo import Photo
+from refinestyle_hub.inversion.inversion import Inversion
+
+from .. import images, limits, messages, tokenfiles
+from ..admission import Stops
+from ..files import picture_file
+from ..images import Pixels, address
+from ..jobs import InversionResult, Jobs
+from ..session import DetectedFaces, Look, Session, Subject
+from ..updates import hide, show
+
+
+__all__ = ["PhotoHandlers"]
+
+
+class PhotoHandlers:
+    """The handlers of Photo for one pipeline."""
+
+    def __init__(self, jobs: Jobs, stops: Stops) -> None:
+        self.jobs = jobs
+        self.stops = stops
+
+    # --- The photo ---
+
+    def align(self, photo: str | None, aligned: bool) -> tuple[Any, Any, Any, int, DetectedFaces | None]:
+        """Find the faces of a photo and cut the aligned crop of each.
+
+        Args:
+            photo: the picture file (JPEG, PNG or WebP; at most 10 MB and 40 megapixels).
+            aligned: the picture is an aligned crop already; its central square is taken.
+
+        Returns:
+            The photo with a frame around what will be used, the crops (the largest face first), a line of text, and 0,
+            the number of the face that is selected.
+        """
+        with messages.explained():
+            if not photo:
+                return hide(), hide(), hide(), 0, None
+            opened = images.open_photo(photo, "none" if aligned else "required")
+            if aligned:
+                crop = picture_file(images.crop_of(opened, self.jobs.size))
+                return show(crop), hide([(crop, "crop")]), show("The central square is used."), 0, None
+            faces, size = opened.faces, min(self.jobs.size, 256)
+            captioned = [
+                (picture_file(images.crop_of(opened, size, index)), f"{face.width} px wide")
+                for index, face in enumerate(faces)
+            ]
+            note = f"One face found, {faces[0].width} px wide."
+            if len(faces) > 1:
+                note = messages.several_faces(len(faces))
+            elif faces[0].width < limits.SMALL_FACE:
+                note = messages.small_face(faces[0].width)
+            gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
+            framed = picture_file(images.framed(opened, 0))
+            return show(framed), gallery, show(note), 0, DetectedFaces(photo, faces)
+
+    def choose(self, detected: DetectedFaces | None, event: gr.SelectData) -> int:
+        """Another face of the gallery was clicked."""
+        return event.index if detected and 0 <= event.index < len(detected.faces) else 0
+
+    def _crop(self, photo: str | None, aligned: bool, face: int, detected: DetectedFaces | None) -> Crop:
+        known = detected.faces if detected and detected.photo == photo and not aligned else ()
+        opened = images.open_photo(photo, "none" if aligned or known else "required")
+        if known:
+            opened = Photo(opened.image, tuple(known))
+        try:
+            return opened.crop(self.jobs.size, face)
+        except FaceNotFoundError as error:
+            raise messages.refuse(messages.NO_SUCH_FACE) from error
+
+    # --- The face ---
+
+    def read(
+        self,
+        session: Session,
+        photo: str | None,
+        aligned: bool,
+        face: float | None,
+        steps: float | None,
+        tokens: bool,
+        seed: float | None,
+        detected: DetectedFaces | None,
+        request: gr.Request,
+    ) -> Iterator[Any]:
+        """The face comes to the canvas: first what the encoder makes of it, then closer while one watches."""
+        with messages.explained():
+            if not photo:
+                yield gr.skip()
+                return
+            crop = self._crop(photo, aligned, int(face or 0), detected)
+            count, pixels = limits.within(steps, 0, limits.MAX_STEPS), np.asarray(crop.image)
+            yield {"before": address(pixels), "progress": {"share": 0, "text": "Waiting for its turn"}}
+            flag = str(self.stops.flag(request.session_hash, "invert"))
+            *_, first = self.jobs.invert(pixels, 0, tokens, limits.seed(seed), flag)
+            assert isinstance(first, InversionResult)
+            source = self._subject(first.inversion, crop, photo)
+            session.put(Look(source))
+            waiting = {"share": 0, "text": f"A first likeness; {count} steps to go"}
+            yield {"after": address(first.reconstruction), "before": address(pixels), "progress": waiting, "note": ""}
+            result, began = first, time.monotonic()
+            for update in self.jobs.invert(pixels, count, tokens, limits.seed(seed), flag) if count else ():
+                if isinstance(update, InversionResult):
+                    result = update
+                    continue
+                left = (time.monotonic() - began) * (update.steps - update.step) / update.step
+                text = f"Step {update.step} of {update.steps} · about {max(left, 1):.0f} s left"
+                view: dict[str, Any] = {"progress": {"share": update.step / update.steps, "text": text}}
+                if session.look == Look(source) and not session.in_photo:  # nobody edits meanwhile
+                    session.shown = None
+                    view["after"] = address(update.picture)
+                yield view
+            yield {"progress": {"share": 1, "text": "Comparing with the photo"}}
+            identity = self._identity(crop.image, result.reconstruction)
+            report = {**result.inversion.report, **({} if identity is None else {"identity": identity})}
+            session.exchange(source, self._subject(replace(result.inversion, report=report), crop, photo))
+            yield {"progress": None}
+
+    def _subject(self, inversion: Inversion, crop: Crop, photo: str) -> Subject:
+        return Subject.of(inversion.in_photo(crop), np.asarray(crop.image), photo if crop.quad is not None else None)
+
+    def _identity(self, crop: Image.Image, drawn: Pixels) -> float | None:
+        """Identity distance of the photo and what is drawn; None where no face is found in one of them."""
+        return self.jobs.threads.do("identity", lambda: identity_distance(crop, Image.fromarray(drawn)))
+
+    def stop(self, request: gr.Request) -> Any:
+        """The Stop button: what was reached so far is kept."""
+        self.stops.stop("invert", request)
+        return {"progress": {"share": 1, "text": "Stopping after this step"}}
+
+    # --- For clients of the API ---
+
+    def invert(
+        self,
+        photo: str | None,
+        aligned: bool,
+        face: float | None,
+        steps: float | None,
+        tokens: bool,
+        seed: float | None,
+        session: Session,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Find the w+ codes and tokens with which the generator draws a face; /edit and /stylise go on from there.
+
+        Args:
+            photo: the picture file (JPEG, PNG or WebP; at most 10 MB and 40 megapixels).
+            aligned: the picture is an aligned crop already.
+            face: which face of the photo, 0 being the largest.
+            steps: the number of optimisation steps.
+            tokens: whether tokens are found as well, which bring the reconstruction close to the photo.
+            seed: the same seed gives the same result.
+
+        Returns:
+            The crop and its reconstruction, the stages with captions, a line with the metrics, and the face as a
+            .safetensors file without a pixel of the photo, which /edit and /stylise of any session take.
+        """
+        with messages.explained():
+            crop = self._crop(photo, aligned, int(face or 0), None)
+            count, pixels = limits.within(steps, 0, limits.MAX_STEPS), np.asarray(crop.image)
+            yield gr.skip(), gr.skip(), f"Starting, {count} steps", gr.skip(), session
+            flag = str(self.stops.flag(request.session_hash, "invert"))
+            for update in self.jobs.invert(pixels, count, tokens, limits.seed(seed), flag):
+                if isinstance(update, InversionResult):
+                    subject = self._subject(update.inversion, crop, str(photo))
+                    session.put(Look(subject))
+                    pair = picture_file(pixels), picture_file(update.reconstruction)
+                    file = tokenfiles.inversion_file(subject.inversion)
+                    yield pair, _stages(pixels, update), _summary(update, count), file, session
+                else:
+                    note = f"step {update.step}/{update.steps}, distance {update.metrics['perceptual']:.3f}"
+                    yield gr.skip(), gr.skip(), note, gr.skip(), session
+
+
+def _stages(crop: Pixels, result: InversionResult) -> list[tuple[str, str]]:
+    """PNG files with captions: the photo, w+ alone, and w+ with tokens."""
+    report = result.inversion.report
+    alone = picture_file(result.w_plus_only)
+    stages = [(picture_file(crop), "photo"), (alone, f"w+ · {report['w_plus_perceptual']:.3f}")]
+    if result.inversion.tokens is not None:
+        stages.append((picture_file(result.reconstruction), f"tokens · {report['perceptual']:.3f}"))
+    return stages
+
+
+def _summary(result: InversionResult, steps: int) -> str:
+    report = result.inversion.report
+    done = report["w_steps"] + report["token_steps"]
+    measure = html.escape(str(report["perceptual_backbone"]))
+    parts = [
+        f"distance {report['perceptual']:.3f} (0 is the photo itself; {measure})",
+        messages.stopped(done, steps) if report["stopped"] == "cancelled" else f"{done} steps",
+        f"{report['seconds']:.1f} s",
+        f"seed {report['seed']}",
+    ]
+    return " · ".join(parts)

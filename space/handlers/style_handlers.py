@@ -1,0 +1,184 @@
+"""What happens in Style: domains on the face of the canvas, and all of them side by side.
+
+The docstring of ``stylise`` is what clients of the API read.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import gradio as gr
+import numpy as np
+
+from refinestyle_hub.tokens.token_set import TokenSet
+
+from .. import limits, messages, tokenfiles
+from ..files import cache_file, film_file, picture_file
+from ..images import Pixels, side_by_side, webp
+from ..jobs import Faces, RenderSpec
+from ..session import Session, clean_name
+from ..strengths import checked_domains, checked_edits
+from ..updates import hide, show
+from .canvas_handlers import CanvasHandlers, faces_of
+
+
+__all__ = ["FACE", "FADE", "RANDOM", "TOUR", "StyleHandlers", "morph"]
+
+FACE, RANDOM = "my face", "random faces"
+FADE, TOUR = "the face becomes what it is now", "from one chosen style to the next"
+STYLED = "refinestyle-domain.png"
+SHEET = "refinestyle-all-domains.png"
+
+Pair: TypeAlias = tuple[str, str]  # PNG files
+Mix: TypeAlias = dict[str, float]  # strength by domain, or by direction
+
+
+class StyleHandlers:
+    """The handlers of Style for one pipeline."""
+
+    def __init__(self, canvas: CanvasHandlers) -> None:
+        self.canvas = canvas
+        self.jobs = canvas.jobs
+
+    # --- Choosing ---
+
+    def enter(self, session: Session) -> tuple[Any, Any]:
+        """The tab was opened: the face in each domain, drawn in one batch."""
+        with messages.explained():
+            names, look = self.canvas.domains(session), session.look
+            if not names:
+                return hide(), show(messages.NO_DOMAINS)
+            drawn = self._each(faces_of(look), look.edits, names, session)[1:]
+            pictures = [cache_file(webp(row[0]), "style.webp") for row in drawn]
+            return show(list(zip(pictures, names, strict=True))), hide()
+
+    def toggle(self, session: Session, event: gr.SelectData) -> None:
+        """A picture of the gallery was clicked: its domain is chosen, or not any more."""
+        names, chosen = self.canvas.domains(session), list(session.look.domains)
+        if 0 <= event.index < len(names):
+            name = names[event.index]
+            chosen = [other for other in chosen if other != name] if name in chosen else [*chosen, name]
+        self.choose(session, chosen[-limits.MIXED :])
+
+    def choose(self, session: Session, chosen: list[str]) -> None:
+        """Other domains were chosen; those that stay keep their strength."""
+        known, look = self.canvas.domains(session), session.look
+        domains = {name: look.domains.get(name, 1.0) for name in chosen[: limits.MIXED] if name in known}
+        session.put(replace(look, domains=domains))
+
+    def keep(self, session: Session, name: str | None) -> str:
+        """The mix becomes a domain of the session; the picture stays as it is."""
+        with messages.explained():
+            mix = {n: s for n, s in session.look.domains.items() if s}
+            if not mix:
+                raise messages.refuse(messages.NO_MIX)
+            pipe, shelf = self.jobs.pipe, session.shelf
+            parts = {shelf.domains.get(part) or pipe.domain(part): strength for part, strength in mix.items()}
+            title = clean_name(name, "-".join(mix)[: limits.MAX_NAME])
+            kept = shelf.add(title, TokenSet.mix(parts), pipe.domains)
+            session.put(replace(session.look, domains={kept: 1.0}))
+            return f"**{html.escape(kept)}** is kept for this session; Share has its file."
+
+    # --- All of them ---
+
+    def sheet(self, session: Session) -> tuple[Any, Any]:
+        """The face of the canvas and three drawn people in every domain: a row each, the first without any."""
+        with messages.explained():
+            names, look = self.canvas.domains(session), session.look
+            if not names:
+                raise messages.refuse(messages.NO_DOMAINS.replace("**", ""))
+            mine = self._each(faces_of(look), look.edits, names, session)
+            others = self._each(tuple(range(limits.SEEDS - 1)), {}, names, session)
+            rows = [[row[0] for row in mine], *map(list, zip(*others, strict=True))]
+            file = picture_file(side_by_side([picture for row in rows for picture in row], len(mine)), SHEET)
+            return show(file), show(file)
+
+    def film(self, session: Session, kind: str) -> tuple[Any, Any]:
+        """The face turns into what it is now, or goes from one chosen domain to the next."""
+        with messages.explained():
+            look = session.look
+            here = RenderSpec(look.edits, look.domains)
+            ends = [RenderSpec(), here]
+            if kind == TOUR:
+                ends = [RenderSpec(look.edits), *(RenderSpec(look.edits, {n: s}) for n, s in look.domains.items())]
+            if not (look.domains if kind == TOUR else look.domains or look.edits):
+                raise messages.refuse(messages.NO_MIX if kind == TOUR else messages.NO_CHANGE)
+            edits, domains = morph([e.edits for e in ends], limits.FILM), morph([e.domains for e in ends], limits.FILM)
+            specs = [RenderSpec(*pair) for pair in zip(edits, domains, strict=True)]
+            drawn: list[Pixels] = []
+            for first in range(0, len(specs), 4):  # a turn each
+                part = specs[first : first + 4]
+                rows = self.jobs.draw(faces_of(look), part, session.shelf.domains, limits.DRAG_SIDE)
+                drawn += [row[0] for row in rows]
+            file = film_file(drawn)
+            return show(file), show(file)
+
+    def _each(
+        self, faces: Faces, edits: Mapping[str, float], names: list[str], session: Session
+    ) -> list[list[Pixels]]:
+        """Plain, then in each domain; small."""
+        specs = [RenderSpec(edits), *(RenderSpec(edits, {name: 1.0}) for name in names)]
+        return self.jobs.draw(faces, specs, session.shelf.domains, limits.THUMB)
+
+    # --- For clients of the API ---
+
+    def stylise(
+        self,
+        domains: Mix | None,
+        on: str,
+        seed: float | None,
+        session: Session,
+        inversion_file: str | None = None,
+        edits: dict[str, Any] | None = None,
+        domain_file: str | None = None,
+    ) -> tuple[Pair, str, Session]:
+        """Draw a face in a mix of domains: that of a file, or of the last /invert of this session, or random ones.
+
+        Args:
+            domains: strength by domain, such as {"sketch": 0.7, "bronze": 0.3}, each -0.5 to 1.5; 1 is as it was made.
+            on: "my face", that of the session, or "random faces"; a face that is given as a file goes before both.
+            seed: of the first of four random faces; the same seed gives the same faces.
+            inversion_file: the .safetensors file of a face, from /invert or /export; the session stays as it is.
+            edits: of that face or of "my face", as /edit takes them; left out, "my face" has those of the last /edit.
+            domain_file: the .safetensors file of one more domain, from /adapt or /export; without domains, it is at 1.
+
+        Returns:
+            The picture without and with the domains, and the second as a PNG file.
+        """
+        with messages.explained():
+            pipe, shelf, kept = self.jobs.pipe, session.shelf, session.look.edits
+            if domain_file:
+                domain = tokenfiles.read_domain(domain_file, pipe)
+                name = tokenfiles.name_of(domain, domain_file)
+                shelf, domains = shelf.with_domain(name, domain), domains or {name: 1.0}
+            mix = checked_domains(domains or {}, list(dict.fromkeys([*pipe.domains, *shelf.domains])))
+            faces: Faces
+            if inversion_file:
+                kept, faces = {}, tokenfiles.read_inversion(inversion_file, pipe)
+            elif on == FACE:
+                faces = self.canvas.own(session).inversion
+            else:
+                first = limits.seed(seed)
+                kept, faces = {}, tuple(range(first, first + limits.SEEDS))
+            if edits is not None:
+                checked = checked_edits(edits, list(pipe.directions))
+                kept = kept if isinstance(faces, tuple) else checked
+            drawn = self.jobs.draw(faces, [RenderSpec(kept), RenderSpec(kept, mix)], shelf.domains)
+            plain, styled = (side_by_side(pictures, 2) for pictures in drawn)
+            return (picture_file(plain), picture_file(styled)), picture_file(styled, STYLED), session
+
+
+def morph(ends: Sequence[Mapping[str, float]], count: int) -> list[Mix]:
+    """``count`` mixes from the first of ``ends`` to the last, slowly away from each and slowly up to the next."""
+    frames = []
+    for place in np.linspace(0, len(ends) - 1, count):
+        left = min(int(place), len(ends) - 2)
+        share = 0.5 - 0.5 * math.cos(math.pi * (place - left))
+        before, after = ends[left], ends[left + 1]
+        names = dict.fromkeys([*before, *after])
+        frames.append({n: (1 - share) * before.get(n, 0.0) + share * after.get(n, 0.0) for n in names})
+    return frames

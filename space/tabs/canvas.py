@@ -1,0 +1,40 @@
+"""The canvas: the face, before and now, and what is done to it as a whole. canvas.html and canvas.js show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..handlers.canvas_handlers import CanvasHandlers
+from ..page import HIDDEN, Page
+
+
+__all__ = ["build", "wire"]
+
+HERE = Path(__file__).parents[1]
+
+
+def build(view: dict[str, Any]) -> gr.HTML:
+    """The canvas, which shows ``view`` when the page opens."""
+    return gr.HTML(
+        view,
+        html_template=(HERE / "canvas.html").read_text(encoding="utf-8"),
+        js_on_load=(HERE / "canvas.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id="canvas",
+    )
+
+
+def wire(page: Page, on: CanvasHandlers, sliders: list[gr.Slider]) -> None:
+    """The events of the canvas, and of the sliders that act on it."""
+    canvas, session = page.canvas, [page.session]
+    asked = [page.session, *sliders]
+    for slider in sliders:
+        slider.input(on.drag, asked, [canvas], trigger_mode="always_last", **page.hidden("draw"))
+    canvas.settle(on.settle, asked, [canvas], trigger_mode="always_last", **page.hidden("draw"))
+    changes = {canvas.undo: on.undo, canvas.redo: on.redo, canvas.reset: on.reset, canvas.place: on.place}
+    page.show(*[event(change, session, None, **HIDDEN) for event, change in changes.items()])
+    canvas.save(on.save, session, [canvas], **page.hidden("draw"))
+    page.show(page.demo.load(on.open_link, session, None, **HIDDEN))

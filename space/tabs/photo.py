@@ -1,0 +1,78 @@
+"""Photo: whose face it is. One's own, the example, or somebody who does not exist."""
+
+from __future__ import annotations
+
+import random
+
+import gradio as gr
+
+from .. import limits
+from ..handlers.canvas_handlers import CanvasHandlers
+from ..handlers.photo_handlers import PhotoHandlers
+from ..page import HIDDEN, Page
+from ..updates import hide
+
+
+__all__ = ["build"]
+
+
+def build(page: Page, on: PhotoHandlers, canvas: CanvasHandlers) -> None:
+    """The layout."""
+    detected = gr.State(None, time_to_live=limits.STATE_SECONDS)
+    face = gr.Number(0, precision=0, minimum=0, visible=False, label="face", elem_id="face")
+    photo = gr.Image(
+        type="filepath", image_mode=None, height=250, label="Your photo", buttons=[],
+        sources=["upload", "webcam", "clipboard"], placeholder="Drop a portrait here, or click to choose one",
+        alt_text="The photo that was added", elem_id="photo",
+    )  # fmt: skip
+    # Gradio would open the file, and fail without a word where it is no picture: the loader is ours.
+    photo.preprocess = lambda payload: payload and payload.path  # type: ignore
+    with gr.Row(elem_id="found"):
+        framed = gr.Image(
+            label="Used part", show_label=False, buttons=[], height=110, min_width=110, visible=False,
+            interactive=False, alt_text="The photo, with a frame around what is used", elem_id="framed",
+        )  # fmt: skip
+        faces = gr.Markdown(visible=False, elem_id="faces")
+    crops = gr.Gallery(
+        label="Faces", columns=4, height=150, visible=False, interactive=False, allow_preview=False,
+        object_fit="cover", buttons=[], elem_id="crops",
+    )  # fmt: skip
+    with gr.Row(elem_id="others"):
+        example = gr.Button("The astronaut", min_width=110, visible=canvas.example is not None, elem_id="example")
+        draw = gr.Button("Draw a person", min_width=110, elem_id="draw-person")
+        person = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=90, elem_id="person")
+    with gr.Accordion("More options", open=False, elem_id="options"):
+        aligned = gr.Checkbox(
+            False, label="Already aligned", elem_id="aligned",
+            info="The picture is a face crop as in FFHQ: no face is looked for.",
+        )  # fmt: skip
+        steps = gr.Slider(
+            0, limits.MAX_STEPS, limits.DEFAULT_STEPS[on.jobs.pipe.encoder is not None], step=10, precision=0,
+            label="Steps", info="More steps come closer to the photo and take longer.", elem_id="steps",
+        )  # fmt: skip
+        tokens = gr.Checkbox(
+            True, label="Refine with tokens", elem_id="tokens",
+            info="w+ codes alone give a likeness; tokens add what the generator has never seen.",
+        )  # fmt: skip
+        seed = gr.Number(0, precision=0, minimum=0, label="Seed of the search", elem_id="seed")
+        again = gr.Button("Read the photo again", elem_id="run")
+
+    looked = gr.on(
+        [photo.change, aligned.input], on.align, [photo, aligned], [framed, crops, faces, face, detected],
+        api_visibility="private", trigger_mode="always_last", show_progress="minimal", show_progress_on=[faces],
+        **page.line("cpu"),
+    )  # fmt: skip
+    # What was shown is of another photo.
+    looked.failure(lambda: [*[hide()] * 3, 0, None], None, [framed, crops, faces, face, detected], **HIDDEN)
+    chosen = crops.select(on.choose, [detected], [face], **HIDDEN)
+    inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected]
+    for started in (looked.success, chosen.success, again.click):
+        read = started(on.read, inputs, [page.canvas], **page.hidden("invert"))
+        read.failure(lambda: {"progress": None}, None, [page.canvas], **HIDDEN)
+        page.show(read)
+    page.canvas.stop(page.while_waiting("invert", on.stop), None, [page.canvas], **HIDDEN)
+
+    asked = [page.session, person]
+    drawn = draw.click(lambda: random.randrange(100_000), None, [person], **HIDDEN)
+    page.show(drawn.then(canvas.person, asked, None, **HIDDEN), person.submit(canvas.person, asked, None, **HIDDEN))
+    page.show(example.click(canvas.astronaut, [page.session], None, **HIDDEN))

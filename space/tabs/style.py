@@ -1,0 +1,75 @@
+"""Style: choose domains and mix them, on the face of the canvas."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from .. import limits, messages
+from ..handlers.style_handlers import FADE, TOUR, StyleHandlers
+from ..page import HIDDEN, Page
+
+
+__all__ = ["build", "controls"]
+
+
+def controls() -> list[gr.components.Component]:
+    """What follows the look: the chosen domains, and a slider for each."""
+    low, high = limits.DOMAIN_STRENGTHS
+    chosen = gr.Dropdown(
+        [], value=[], multiselect=True, max_choices=limits.MIXED, label="Chosen", render=False, elem_id="chosen",
+        info=f"Click pictures, or choose here: up to {limits.MIXED}, which add up.",
+    )  # fmt: skip
+    sliders = [
+        gr.Slider(
+            low, high, 0, step=0.05, visible=False, interactive=True, buttons=[], elem_id=f"strength-{place}",
+            elem_classes="control", info=None if place else "0 is without, 1 as it was made, less than 0 the opposite",
+            render=False,
+        )
+        for place in range(limits.MIXED)
+    ]  # fmt: skip
+    return [chosen, *sliders]
+
+
+def build(page: Page, on: StyleHandlers, tab: gr.Tab, chosen: gr.Dropdown, sliders: list[gr.Slider]) -> None:
+    """The layout, with the ``controls``."""
+    empty = gr.Markdown(messages.NO_DOMAINS, visible=False, elem_id="no-domains")
+    gallery = gr.Gallery(
+        label="Styles", show_label=False, columns=4, height="auto", visible=False, interactive=False,
+        allow_preview=False, object_fit="contain", buttons=[], elem_id="domains",
+    )  # fmt: skip
+    for control in (chosen, *sliders):
+        control.render()
+    with gr.Row(elem_id="keep-row"):
+        name = gr.Textbox(
+            label="Save this mix", placeholder="a name", max_length=limits.MAX_NAME, scale=3, elem_id="mix-name"
+        )
+        keep = gr.Button("Save", scale=1, min_width=80, elem_id="keep-mix")
+    note = gr.Markdown(elem_id="style-note")
+    with gr.Accordion("All styles on one sheet", open=False, elem_id="sheet-panel"):
+        all_of_them = gr.Button("Draw the sheet", elem_id="draw-sheet")
+        sheet = gr.Image(
+            label="All styles", show_label=False, interactive=False, buttons=["fullscreen"], format="png",
+            visible=False, alt_text="The face and three drawn ones, each in every style", elem_id="sheet",
+        )  # fmt: skip
+        sheet_file = gr.DownloadButton("Download PNG", visible=False, elem_id="sheet-file")
+    with gr.Accordion("A film", open=False, elem_id="film-panel"):
+        kind = gr.Radio([FADE, TOUR], value=FADE, label="What happens in it", elem_id="film-kind")
+        shoot = gr.Button("Make the film", elem_id="make-film")
+        film = gr.Image(
+            label="Film", show_label=False, interactive=False, buttons=[], visible=False, height=320,
+            alt_text="A film of the face as it changes", elem_id="film",
+        )  # fmt: skip
+        film_file = gr.DownloadButton("Download WebP", visible=False, elem_id="film-file")
+
+    session, shown = [page.session], [gallery, empty]
+    tab.select(on.enter, session, shown, **page.hidden("draw"))
+    kept = keep.click(on.keep, [page.session, name], [note], **HIDDEN)
+    page.show(
+        gallery.select(on.toggle, session, None, **HIDDEN),
+        chosen.input(on.choose, [page.session, chosen], None, **HIDDEN),
+        kept,
+    )
+    kept.success(on.enter, session, shown, **page.hidden("draw"))
+    line = {"api_visibility": "private", **page.line("draw")}
+    all_of_them.click(on.sheet, session, [sheet, sheet_file], **line)
+    shoot.click(on.film, [page.session, kind], [film, film_file], **line)

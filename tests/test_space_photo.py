@@ -1,0 +1,256 @@
+"""The handlers of Photo, called as the plain methods they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from space_parts import alike, invert, pixels, request, seen, told, visitor
+from tiny import layer_tokens
+
+from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.tokens.token_set import TokenSet
+from space import limits, messages
+from space.admission import Stops
+from space.handlers import photo_handlers
+from space.handlers.photo_handlers import PhotoHandlers
+from space.jobs import Jobs
+from space.session import DetectedFaces, Look, Session, Subject
+
+
+@pytest.fixture
+def on(tiny_pipe: RefineStylePipeline, stops: Stops, monkeypatch: pytest.MonkeyPatch) -> PhotoHandlers:
+    # Looking for a face in what a random generator draws takes long, and there is none.
+    monkeypatch.setattr(photo_handlers, "identity_distance", lambda a, b: 0.42)
+    return PhotoHandlers(Jobs(tiny_pipe), stops)
+
+
+@pytest.fixture
+def two(tmp_path: Path, astronaut: Image.Image) -> str:
+    """Two faces, the right one 1.5 times as large."""
+    head = astronaut.crop((96, 0, 352, 256))
+    picture = Image.new("RGB", (640, 384), "gray")
+    picture.paste(head, (0, 0))
+    picture.paste(head.resize((384, 384)), (256, 0))
+    picture.save(tmp_path / "two.png")
+    return str(tmp_path / "two.png")
+
+
+def subject_of(session: Session) -> Subject:
+    assert session.look.subject is not None
+    return session.look.subject
+
+
+# --- The faces of a photo ---
+
+
+def test_align_finds_frames_and_crops_one_face(on: PhotoHandlers, photo: str) -> None:
+    framed, crops, note, face, found = on.align(photo, False)
+    assert framed["visible"]
+    assert pixels(framed["value"]).shape == (512, 512, 3)
+    assert not crops["visible"]
+    assert pixels(crops["value"][0][0]).shape == (32, 32, 3)
+    assert note["value"] == messages.small_face(found.faces[0].width)  # 87 px of 512
+    assert (face, found.photo) == (0, photo)
+
+
+def test_align_lets_choose_among_several_faces(on: PhotoHandlers, two: str) -> None:
+    _, crops, note, _, found = on.align(two, False)
+    assert crops["visible"]
+    assert len(crops["value"]) == len(found.faces) == 2
+    assert found.faces[0].width > found.faces[1].width  # the largest is selected
+    assert note["value"].startswith("2 faces found")
+    event: Any = SimpleNamespace(index=1)
+    assert on.choose(found, event) == 1
+    assert on.choose(None, event) == 0
+    one, other = (subject_of(invert(on, two, face=face, detected=found)[0]).crop for face in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_align_of_a_crop_and_of_nothing(on: PhotoHandlers, photo: str) -> None:
+    framed, crops, note, _, found = on.align(photo, True)
+    assert found is None
+    assert pixels(framed["value"]).shape == (32, 32, 3)
+    assert note["value"] == "The central square is used."
+    assert not any(part["visible"] for part in on.align(None, False)[:3])
+    assert len(crops["value"]) == 1
+
+
+def test_faces_found_for_another_photo_are_not_used(on: PhotoHandlers, photo: str, two: str) -> None:
+    found = on.align(two, False)[4]
+    with_them, without = invert(on, photo, detected=found)[0], invert(on, photo)[0]
+    assert np.array_equal(subject_of(with_them).crop, subject_of(without).crop)
+
+
+# --- The face on the canvas ---
+
+
+def test_a_likeness_comes_first_and_closer_ones_while_one_watches(
+    on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
+    session, views = invert(on, photo)
+    waiting, likeness, *steps, comparing, done = views
+    assert waiting["progress"] == {"share": 0, "text": "Waiting for its turn"}
+    assert alike(seen(waiting["before"]), subject_of(session).crop)
+    assert likeness["progress"]["text"] == "A first likeness; 4 steps to go"
+    assert seen(likeness["after"]).shape == (32, 32, 3)
+    assert [view["progress"]["share"] for view in steps] == [0.25, 0.5, 0.75, 1.0]
+    assert re.fullmatch(r"Step 2 of 4 · about \d+ s left", steps[1]["progress"]["text"])
+    assert all("after" in view for view in steps)
+    assert comparing["progress"]["share"] == 1
+    assert done == {"progress": None}
+    assert session.look == Look(subject_of(session))
+    assert subject_of(session).inversion.report["identity"] == 0.42
+    assert len(session.past) == 1  # the likeness and what became of it are one look
+    assert session.shown is None  # so that it is drawn now
+
+
+def test_who_edits_meanwhile_is_not_interrupted(
+    on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
+    session = visitor()
+    running = on.read(session, photo, False, 0, 4, True, 0, None, request())
+    next(running), next(running)
+    first = session.look.source
+    session.put(Look(first, {"smile": 1.0}))
+    views = list(running)
+    assert not any("after" in view for view in views)  # the picture is that of the edit
+    assert session.look == Look(subject_of(session), {"smile": 1.0})
+    assert session.look.source is not first
+    assert session.past[-1] == Look(subject_of(session))  # undo leads to the better face as well
+
+
+def test_without_a_photo_nothing_happens(on: PhotoHandlers) -> None:
+    session, views = invert(on, None)
+    assert views == [gr.skip()]
+    assert session.look == Look(0)
+
+
+def test_the_same_seed_gives_the_same_face_twice(on: PhotoHandlers, photo: str) -> None:
+    first, again, other = (subject_of(invert(on, photo, seed=seed)[0]).inversion for seed in (3, 3, 4))
+    assert torch.equal(first.w_plus, again.w_plus)
+    assert not torch.equal(first.w_plus, other.w_plus)
+
+
+def test_the_photo_of_a_crop_is_the_crop(on: PhotoHandlers, photo: str) -> None:
+    assert subject_of(invert(on, photo)[0]).photo == photo
+    assert subject_of(invert(on, photo, aligned=True)[0]).photo is None
+
+
+# --- For clients of the API ---
+
+
+def asked(on: PhotoHandlers, photo: str | None, name: str = "me", **other: Any) -> list[tuple[Any, ...]]:
+    values = {"aligned": False, "face": 0, "steps": 4, "tokens": True, "seed": 0, **other}
+    return list(on.invert(photo, *values.values(), visitor(), request(name)))
+
+
+def test_inversion_tells_where_it_is_and_what_came_out(on: PhotoHandlers, photo: str) -> None:
+    updates = asked(on, photo)
+    assert updates[0][2] == "Starting, 4 steps"
+    pair, stages, note, file, session = updates[-1]
+    assert alike(pixels(pair[0]), subject_of(session).crop)
+    assert pixels(pair[0]).shape == pixels(pair[1]).shape == (32, 32, 3)
+    assert [caption.split(" ")[0] for _, caption in stages] == ["photo", "w+", "tokens"]
+    assert re.match(r"distance 0\.\d{3} \(0 is the photo itself; st-lpips-alex\)", note)
+    assert "4 steps" in note
+    assert note.endswith("seed 0")
+    assert torch.equal(Inversion.from_pretrained(file).w_plus, subject_of(session).inversion.w_plus)
+
+
+def test_w_plus_alone(on: PhotoHandlers, photo: str) -> None:
+    *_, (_, stages, _, _, session) = asked(on, photo, tokens=False)
+    assert subject_of(session).inversion.tokens is None
+    assert len(stages) == 2
+
+
+def test_steps_are_limited_by_the_server(on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_STEPS", 2)
+    assert "2 steps" in asked(on, photo, steps=10**9)[-1][2]
+    assert "0 steps" in asked(on, photo, steps=-5)[-1][2]
+    empty = asked(on, photo, steps=None, seed=None, face=None)[-1][2]  # as a field is that was cleared
+    assert "0 steps" in empty
+    assert empty.endswith("seed 0")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(None, 2), (0, 2), (5.7, 5), (1e300, 9), (float("inf"), 9), (float("-inf"), 2), (float("nan"), 2)],
+)
+def test_every_number_is_brought_into_its_bounds(value: float | None, number: int) -> None:
+    assert limits.within(value, 2, 9) == number
+    assert 0 <= limits.seed(value) < 2**31
+
+
+def test_stop_before_the_start_says_how_far_it_came(on: PhotoHandlers, photo: str) -> None:
+    assert on.stop(request())["progress"]["text"].startswith("Stopping")
+    assert messages.stopped(1, 4) in asked(on, photo)[-1][2]
+    assert "4 steps" in asked(on, photo, "another")[-1][2]
+
+
+def test_mistakes_are_told_word_for_word(on: PhotoHandlers, photo: str, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 300), "gray").save(tmp_path / "grey.png")
+    with told("Add a photo first, or pick an example."):
+        asked(on, None)
+    for reads in (asked, invert):
+        with told("No face found. Use a frontal photo with the whole head, or tick 'already aligned'."):
+            reads(on, str(tmp_path / "grey.png"))
+        with told("The photo has fewer faces than that."):
+            reads(on, photo, face=7)
+
+
+def test_unexpected_errors_are_logged_and_told(
+    on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("<b>a secret</b>")
+
+    monkeypatch.setattr(on.jobs.pipe, "invert_crops", broken, raising=False)
+    with told(messages.UNEXPECTED):
+        asked(on, photo)
+    assert "a handler failed" in caplog.text
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(on.jobs.pipe, "invert_crops", full, raising=False)
+    with told(messages.OUT_OF_MEMORY):
+        asked(on, photo)
+
+
+# --- What a session holds ---
+
+
+def test_a_face_of_1024_pixels_fits_into_a_session() -> None:
+    rng = np.random.default_rng(0)
+    noisy = rng.normal(128, 12, (64, 64, 3)).repeat(16, 0).repeat(16, 1) + rng.normal(0, 1, (1024, 1024, 3))
+    crop = noisy.clip(0, 255).astype(np.uint8)
+    tokens = TokenSet({f"b{n}.conv1": layer_tokens(torch.Generator(), 8, 512, 512, 3) for n in range(17)})
+    subject = Subject.of(Inversion(torch.zeros(18, 512), tokens, torch.from_numpy(crop)), crop)
+    assert subject.inversion.crop is None
+    assert alike(subject.crop, crop)
+
+
+def test_a_session_has_a_size(on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    invert(on, photo)
+    assert limits.FACES * limits.SUBJECT_BYTES + limits.SHELF_BYTES < 5_000_000
+    monkeypatch.setattr(limits, "SUBJECT_BYTES", 100)
+    with told(messages.TOO_LARGE_FOR_SESSION):
+        invert(on, photo)
+
+
+def test_sessions_hold_no_network(on: PhotoHandlers, photo: str) -> None:
+    found, session = on.align(photo, False)[4], invert(on, photo)[0]
+    assert isinstance(found, DetectedFaces)
+    held = (*vars(found).values(), *vars(session).values(), *vars(subject_of(session)).values())
+    assert not any(isinstance(value, torch.nn.Module) for value in held)
