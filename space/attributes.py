@@ -10,6 +10,7 @@ from refinestyle_hub.editing.directions import Direction
 
 __all__ = ["Attribute", "grouped"]
 
+FIRST = ("Expression", "Person", "Hair", "Pose and light")  # groups that people look for; others follow
 MORE = "More"  # the group of directions that name none
 
 
@@ -23,7 +24,7 @@ class Attribute:
 
 
 def grouped(directions: Mapping[str, Direction]) -> dict[str, dict[str, Attribute]]:
-    """Group -> direction -> how to show it, in the order of the model; those without a group come last."""
+    """Group -> direction -> how to show it; those without a group come last."""
     groups: dict[str, dict[str, Attribute]] = {}
     for name, direction in directions.items():
         info = direction.info
@@ -31,6 +32,5 @@ def grouped(directions: Mapping[str, Direction]) -> dict[str, dict[str, Attribut
         groups.setdefault(info.group or MORE, {})[name] = Attribute(
             name.replace("_", " ").capitalize(), ends, info.limits
         )
-    if MORE in groups:
-        groups[MORE] = groups.pop(MORE)
-    return groups
+    order = [*FIRST, *(group for group in groups if group not in (*FIRST, MORE)), MORE]
+    return {group: groups[group] for group in order if group in groups}

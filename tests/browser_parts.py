@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 from PIL import Image
+from space_parts import seen
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -17,11 +18,55 @@ ARGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-TABS = ("Invert", "Edit", "Adapt", "Stylise", "Share", "About")
+TABS = ("Photo", "Edit", "Style", "Adapt", "Share", "About")
 SHOTS = Path(__file__).resolve().parents[1] / "docs" / "screenshots"
 PATIENCE = 120_000  # milliseconds, for a busy machine
-PAIR = """id => { const all = [...document.querySelectorAll(`#${id} img`)];
-    return all.length >= 2 && all.every(x => x.complete && x.naturalWidth > 0) && all.map(x => x.src).join() }"""
+
+
+def face(page: Any, unlike: str = "") -> str:
+    """The picture on the canvas, once it is there and another than before."""
+    script = """unlike => { const now = document.querySelector('#canvas .after');
+        return now.complete && now.naturalWidth > 0 && now.src !== unlike && now.src }"""
+    return str(page.wait_for_function(script, arg=unlike, timeout=PATIENCE).json_value())
+
+
+def face_is(page: Any, address: str) -> None:
+    """Waits for a picture on the canvas."""
+    page.wait_for_function("address => document.querySelector('#canvas .after').src === address", arg=address)
+
+
+def press(page: Any, event: str) -> None:
+    """A button of the canvas, once it can be pressed."""
+    page.locator(f"#canvas [data-event={event}]:not(:disabled)").first.click()
+
+
+def told(page: Any, pattern: str) -> str:
+    """Waits until the line under the canvas matches."""
+    script = """pattern => { const line = document.querySelector('#canvas .note').innerText;
+        return RegExp(pattern).test(line) && line }"""
+    return str(page.wait_for_function(script, arg=pattern, timeout=PATIENCE).json_value())
+
+
+def working(page: Any, pattern: str) -> None:
+    """Waits until the bar on the canvas matches."""
+    script = (
+        "pattern => RegExp(pattern).test(document.querySelector('#canvas .progress:not([hidden])')?.innerText || '')"
+    )
+    page.wait_for_function(script, arg=pattern, timeout=PATIENCE)
+
+
+def rested(page: Any) -> None:
+    """Waits until no bar is on the canvas."""
+    page.wait_for_function("() => document.querySelector('#canvas .progress').hidden", timeout=PATIENCE)
+
+
+def add_photo(page: Any, file: str, steps: int | None = None) -> None:
+    """One's own photo, read in so many steps."""
+    go_to(page, "Photo")
+    if steps is not None:
+        page.locator("#options > button").click()
+        set_steps(page, steps)
+    page.locator("#photo input[type=file]").set_input_files(file)
 
 
 def set_steps(page: Any, steps: int, slider: str = "steps") -> None:
@@ -76,20 +121,16 @@ def nameless(page: Any) -> int:
     return int(page.evaluate(f"() => [...{images}].filter(x => !x.alt).length"))
 
 
-def pair(page: Any, name: str, unlike: str = "") -> str:
-    """Addresses of the two pictures of a slider, once both are there and others than before."""
-    script = f"([id, unlike]) => {{ const now = ({PAIR})(id); return now && now !== unlike && now }}"
-    return str(page.wait_for_function(script, arg=[name, unlike], timeout=PATIENCE).json_value())
-
-
 def opened(file: str) -> Any:
     with Image.open(file) as picture:
         return np.array(picture)
 
 
 def pixels(address: str) -> Any:
+    """Of a file that the app serves, or of a picture that travels as an address."""
+    if address.startswith("data:"):
+        return seen(address)
     with Image.open(BytesIO(httpx.get(address).content)) as picture:
-        assert picture.format == "PNG"
         return np.array(picture)
 
 
@@ -102,12 +143,9 @@ def is_told(page: Any, message: str) -> bool:
 
 
 def shoot(page: Any, name: str) -> None:
-    """The whole page as a PNG of few colours: sharp, and small enough for a repository."""
+    """What is in the window, as a WebP of 30 to 100 KB."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.evaluate("() => window.scrollTo(0, 0)")
     page.wait_for_timeout(1500)  # transitions have no end to wait for
-    file = SHOTS / f"{name}.png"
-    page.screenshot(path=file, full_page=True)
-    with Image.open(file) as shot:
-        few = shot.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    few.save(file, optimize=True)
+    with Image.open(BytesIO(page.screenshot())) as shot:
+        shot.convert("RGB").save(SHOTS / f"{name}.webp", quality=88, method=6)

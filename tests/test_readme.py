@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from refinestyle_hub import Generator, TokenSet
-from refinestyle_hub.errors import DirectionError, FetchError, ModelNotFoundError
+from refinestyle_hub.errors import FetchError, ModelNotFoundError
 
 
 README = Path(__file__).parent.parent / "README.md"
@@ -24,7 +24,6 @@ def fetched() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="ffhq-1024 has no directions yet", raises=DirectionError, strict=True)
 @pytest.mark.usefixtures("fetched")
 def test_the_quickstart_runs(astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

@@ -344,13 +344,18 @@ def test_directions_are_grouped_as_they_say() -> None:
         return Direction(torch.zeros(1, 4), DirectionInfo(group=group, **ends))
 
     groups = grouped({
-        "sparkle": direction(), "yaw": direction("Pose"), "smile": direction("Face", negative="sad", positive="happy"),
-        "mouth_open": direction("Face", limits=(-2.0, 4.0)),
+        "sparkle": direction(), "yaw": direction("Pose"),
+        "smile": direction("Expression", negative="sad", positive="happy"),
+        "mouth_open": direction("Expression", limits=(-2.0, 4.0)),
     })  # fmt: skip
     assert {group: list(members) for group, members in groups.items()} == {
+        "Expression": ["smile", "mouth_open"],
         "Pose": ["yaw"],
-        "Face": ["smile", "mouth_open"],
         "More": ["sparkle"],
     }
-    assert (groups["Face"]["smile"].label, groups["Face"]["smile"].ends) == ("Smile", "sad ↔ happy")
-    assert (groups["Face"]["mouth_open"].label, groups["Face"]["mouth_open"].limits) == ("Mouth open", (-2.0, 4.0))
+    assert list(groups) == ["Expression", "Pose", "More"]
+    assert (groups["Expression"]["smile"].label, groups["Expression"]["smile"].ends) == ("Smile", "sad ↔ happy")
+    assert (groups["Expression"]["mouth_open"].label, groups["Expression"]["mouth_open"].limits) == (
+        "Mouth open",
+        (-2.0, 4.0),
+    )

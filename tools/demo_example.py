@@ -12,7 +12,7 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 
 
 EXAMPLES = Path(__file__).parent.parent / "space" / "examples"
-STEPS = 120  # nobody waits for it
+STEPS = 30
 
 
 def main(model: str = "ffhq-1024") -> None:
