@@ -50,7 +50,9 @@ def linked(
     query: Mapping[str, str], look: Look, directions: Sequence[str], domains: Sequence[str]
 ) -> tuple[Look, list[str]]:
     """The look in a link, from ``look`` on, and the parts of it that are unknown or out of range."""
-    edits, styles, left_out = {}, {}, []
+    edits: dict[str, float] = {}
+    styles: dict[str, float] = {}
+    left_out = []
     if query.get("seed", "").isdecimal():
         look = replace(look, source=limits.seed(float(query["seed"])))
     for key, text in query.items():

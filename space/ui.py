@@ -81,7 +81,7 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
         gr.HTML(HEADER.format(model=_model_line(pipe, name), people=people), elem_id="header")
         if notice:
             gr.HTML(f"<p>{html.escape(notice)}</p>", elem_id="notice")
-        chosen, *strengths = style.controls()
+        chosen, strengths = style.controls()
         session = gr.State(first, time_to_live=limits.STATE_SECONDS)
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=6, min_width=300, elem_id="stage"):

@@ -187,7 +187,7 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
     page.locator("#film-panel button").first.click()
     page.locator("#make-film").click()
     with Image.open(saved(page, "film-file").path()) as film:
-        assert limits.FILM < film.n_frames <= 2 * limits.FILM - 2
+        assert 4 < film.n_frames <= 2 * limits.FILM - 2  # equal ones become one that lasts longer
     assert nameless(page) == 0
 
     open_tab(page, "Share")

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from PIL import Image
+
+from refinestyle_hub.faces.identity import identity_distance
 from refinestyle_hub.pipeline import RefineStylePipeline
 
 
@@ -19,9 +22,11 @@ def main(model: str = "ffhq-1024") -> None:
     """Write ``astronaut.safetensors``: w+, tokens and where the face is in the photo, and no pixel of it."""
     pipe = RefineStylePipeline.from_pretrained(model)
     face = pipe.invert(EXAMPLES / "astronaut.jpg", steps=STEPS)
+    assert face.crop is not None
+    identity = identity_distance(Image.fromarray(face.crop.numpy()), pipe.render(face))
+    face = replace(face, report={**face.report, "identity": identity})
     face.save(EXAMPLES / "astronaut.safetensors")
-    print({name: face.report[name] for name in ("perceptual", "mse", "w_steps", "token_steps", "seconds")})
-    pipe.render(replace(face, crop=None)).save("/tmp/demo/astro.png")
+    print(face.report)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from refinestyle_hub.faces.align import paste_back
+from refinestyle_hub.faces.paste import paste_back
 
 from .. import limits, messages, tokenfiles
 from ..files import cache_file, marked, picture_file

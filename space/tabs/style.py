@@ -12,7 +12,7 @@ from ..page import HIDDEN, Page
 __all__ = ["build", "controls"]
 
 
-def controls() -> list[gr.components.Component]:
+def controls() -> tuple[gr.Dropdown, list[gr.Slider]]:
     """What follows the look: the chosen domains, and a slider for each."""
     low, high = limits.DOMAIN_STRENGTHS
     chosen = gr.Dropdown(
@@ -27,7 +27,7 @@ def controls() -> list[gr.components.Component]:
         )
         for place in range(limits.MIXED)
     ]  # fmt: skip
-    return [chosen, *sliders]
+    return chosen, sliders
 
 
 def build(page: Page, on: StyleHandlers, tab: gr.Tab, chosen: gr.Dropdown, sliders: list[gr.Slider]) -> None:
@@ -38,7 +38,7 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab, chosen: gr.Dropdown, slide
         allow_preview=False, object_fit="contain", buttons=[], elem_id="domains",
     )  # fmt: skip
     for control in (chosen, *sliders):
-        control.render()
+        control.render()  # type: ignore[no-untyped-call]
     with gr.Row(elem_id="keep-row"):
         name = gr.Textbox(
             label="Save this mix", placeholder="a name", max_length=limits.MAX_NAME, scale=3, elem_id="mix-name"
