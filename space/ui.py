@@ -83,30 +83,31 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
             gr.HTML(f"<p>{html.escape(notice)}</p>", elem_id="notice")
         chosen, strengths = style.controls()
         session = gr.State(first, time_to_live=limits.STATE_SECONDS)
+        photos, styles = PhotoHandlers(jobs, stops), StyleHandlers(on)
+        adapting, sharing = AdaptHandlers(jobs, stops), ShareHandlers(jobs, name)
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=6, min_width=300, elem_id="stage"):
                 page = Page(demo, stops, session, canvas.build(view), on.draw)
+                api.build(page, photos, on, adapting, styles, sharing)  # first: their names are then as documented
             with (
                 gr.Column(scale=5, min_width=300, elem_id="panels"),
                 gr.Tabs(selected="edit", elem_id="tabs") as tabs,
             ):
-                with gr.Tab("Photo", id="photo") as photo_tab:
-                    pass
+                photo_tab = gr.Tab("Photo", id="photo")
                 with gr.Tab("Edit", id="edit"):
                     sliders = edit.build(on)
                 page.controls.extend([*sliders, chosen, *strengths])
+                with photo_tab:
+                    photo.build(page, photos, on)
                 with gr.Tab("Style", id="style") as tab:
-                    style.build(page, styles := StyleHandlers(on), tab, chosen, strengths)
+                    style.build(page, styles, tab, chosen, strengths)
                 with gr.Tab("Adapt", id="adapt"):
-                    adapt.build(page, adapting := AdaptHandlers(jobs, stops))
+                    adapt.build(page, adapting)
                 with gr.Tab("Share", id="share") as tab:
-                    share.build(page, sharing := ShareHandlers(jobs, name), tab, tabs)
+                    share.build(page, sharing, tab, tabs)
                 with gr.Tab("About", id="about"):
                     about.build(pipe, name)
-                with photo_tab:
-                    photo.build(page, photos := PhotoHandlers(jobs, stops), on)
         canvas.wire(page, on, [*sliders, *strengths])
-        api.build(page, photos, on, adapting, styles, sharing)
         # Gradio counts a value's age from when it was written: while the page is open, it is written anew.
         gr.Timer(limits.STATE_SECONDS / 3).tick(lambda held: held, [session], [session], **HIDDEN)
         demo.unload(stops.leave)
