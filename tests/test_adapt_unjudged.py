@@ -27,11 +27,19 @@ def perceptual() -> Perceptual:
     return Perceptual.load("st-lpips-alex")
 
 
-def begin(generator: Generator, perceptual: Perceptual, steps: int = 4, state: AdaptState | None = None) -> Adaptation:
+def begin(
+    generator: Generator,
+    perceptual: Perceptual,
+    steps: int = 4,
+    state: AdaptState | None = None,
+    settings: AdaptSettings | None = None,
+) -> Adaptation:
     """By the shipped settings, from pictures whose w+ are known."""
     pictures = references()
     codes = generator.sample(len(pictures), torch.Generator().manual_seed(3))
-    return Adaptation(generator, pictures, steps=steps, perceptual=perceptual, inversions=codes, state=state)
+    return Adaptation(
+        generator, pictures, steps=steps, settings=settings, perceptual=perceptual, inversions=codes, state=state
+    )
 
 
 def test_nothing_is_left_out(generator: Generator, perceptual: Perceptual) -> None:
@@ -45,8 +53,9 @@ def test_nothing_is_left_out(generator: Generator, perceptual: Perceptual) -> No
 
 
 def test_its_samples_take_on_the_style(generator: Generator, perceptual: Perceptual) -> None:
-    """Colours of the samples go most of the way to those of the pictures in a run that takes seconds."""
-    run = begin(generator, perceptual, steps=40)
+    """Colours of the samples go most of the way to those of the pictures, at rates for a run that takes seconds."""
+    quick = replace(preset(5, judged=False), rate=0.03, colour_rate=0.1, average=0.5)
+    run = begin(generator, perceptual, steps=30, settings=quick)
     wanted = references().pictures.mean(dim=(0, 2, 3))
     before = (run.preview(which="plain").mean(dim=(0, 2, 3)) - wanted).abs().mean()
     run.run()
@@ -68,7 +77,7 @@ def test_a_generator_is_taken_as_it_comes(generator: Generator, perceptual: Perc
     """Without a discriminator, an encoder or a number of steps; one sample a step needs no other beside it."""
     run = few_shot_adaptation(generator, references(3), lambda: perceptual, tokens=2)
     assert run.settings == preset(3, tokens=2, judged=False)
-    assert run.steps == 120
+    assert run.steps == 40
     assert run.settings.batch == 1
     with pytest.raises(ConfigError, match="batch"):
         replace(run.settings, between=0.3)

@@ -38,7 +38,7 @@ from .state import AdaptState
 __all__ = ["STEPS", "UNJUDGED_STEPS", "Adaptation", "Preview"]
 
 Preview: TypeAlias = Literal["now", "best", "plain"]
-STEPS, UNJUDGED_STEPS = 500, 120  # with a discriminator, and without
+STEPS, UNJUDGED_STEPS = 500, 40  # with a discriminator, and without
 PREVIEWS = 8  # fixed samples, to measure the distance by and to show
 PREVIEW_TRUNCATION = 0.7
 SLACK = 1.2  # the distance misses some of what the discriminator improves, so it may grow by this factor

@@ -72,21 +72,21 @@ class AdaptSettings:
 
 UNJUDGED = AdaptSettings(
     batch=1,
-    rate=0.016,
-    colour_rate=0.03,
+    rate=0.009,
+    colour_rate=0.02,
     truncation=0.8,
-    average=0.9,
-    sliced_pictures=0.5,
-    sliced_features=1.0,
     window=384,
     alternate=True,
-    check_every=40,
+    average=0.9,
+    sliced_pictures=0.2,
+    sliced_features=0.2,
     layout=0.0,
     adversarial=0.0,
     patches=0.0,
     between=0.0,
     within=1.0,
     reconstruction=2.0,
+    check_every=40,
 )
 
 
