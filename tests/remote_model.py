@@ -25,8 +25,8 @@ GENERATOR = tiny_generator()
 DISCRIMINATOR = Discriminator(DiscriminatorConfig(32, GENERATOR.config.channels))
 DOMAIN = replace(token_set(seed=1), base=GENERATOR.fingerprint(), metadata={"steps": 300})
 DIRECTIONS = Directions({"smile": Direction(torch.ones(1, 16))}, GENERATOR.fingerprint())
-LOOK: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
-ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, EncoderNetwork(**LOOK), GENERATOR.fingerprint()))
+SMALL: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
+ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, EncoderNetwork(**SMALL), GENERATOR.fingerprint()))
 
 CARD = Card(
     license="cc-by-4.0",

@@ -35,8 +35,8 @@ from refinestyle_hub.storage.model_folder import Folder
 
 GENERATOR = tiny_generator()
 DOMAIN = replace(token_set(seed=1), base=GENERATOR.fingerprint(), metadata={"steps": 300, "loss": {"not": "shown"}})
-LOOK: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
-ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, EncoderNetwork(**LOOK), GENERATOR.fingerprint()))
+SMALL: dict[str, Any] = {"widths": (4, 4, 4, 4), "width": 16, "depth": 1, "heads": 2, "rank": 2}
+ENCODER = Encoder(EncoderConfig(GENERATOR.config.shape, EncoderNetwork(**SMALL), GENERATOR.fingerprint()))
 DIRECTIONS = Directions({"smile": Direction(torch.randn(1, 16))}, GENERATOR.fingerprint())
 
 CARD = Card(

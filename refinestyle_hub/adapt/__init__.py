@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .adaptation import STEPS, UNJUDGED_STEPS, Adaptation, Preview
+from .adaptation import STEPS, STEPS_WITHOUT_DISCRIMINATOR, Adaptation, Preview
 from .context import Context, Features, Learner, Term
 from .few_shot import AdaptOptions, few_shot_adaptation
 from .references import Align, References, load_references
@@ -14,8 +14,8 @@ from .text import TEXT_STEPS, ClipTerm, TextAdaptation, load_clips, picture_term
 __all__ = [
     "MAX_PICTURES",
     "STEPS",
+    "STEPS_WITHOUT_DISCRIMINATOR",
     "TEXT_STEPS",
-    "UNJUDGED_STEPS",
     "AdaptOptions",
     "AdaptSettings",
     "AdaptState",

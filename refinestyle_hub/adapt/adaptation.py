@@ -29,16 +29,16 @@ from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .context import Context, Learner, Term
 from .objectives import domain_terms, left_out
-from .references import LOOK, References
+from .references import WHOLE_SIDE, References
 from .sampler import PARAMETERS, Sampler, check_sizes, feature_extractor, random_source
 from .settings import AdaptSettings, preset
 from .state import AdaptState
 
 
-__all__ = ["STEPS", "UNJUDGED_STEPS", "Adaptation", "Preview"]
+__all__ = ["STEPS", "STEPS_WITHOUT_DISCRIMINATOR", "Adaptation", "Preview"]
 
 Preview: TypeAlias = Literal["now", "best", "plain"]
-STEPS, UNJUDGED_STEPS = 500, 40  # with a discriminator, and without
+STEPS, STEPS_WITHOUT_DISCRIMINATOR = 500, 40
 PREVIEWS = 8  # fixed samples, to measure the distance by and to show
 PREVIEW_TRUNCATION = 0.7
 SLACK = 1.2  # the distance misses some of what the discriminator improves, so it may grow by this factor
@@ -89,7 +89,7 @@ class Adaptation:
         if steps < 1:
             raise ConfigError(f"steps must be at least 1, not {steps}.")
         check_seed(seed)
-        self.settings = s = settings or preset(len(references), judged=discriminator is not None)
+        self.settings = s = settings or preset(len(references), with_discriminator=discriminator is not None)
         self.steps, self.seed, self.done = steps, seed, 0
         self.base = generator.fingerprint()
         self.generator: Generator = _frozen(generator)
@@ -269,14 +269,14 @@ class Adaptation:
     # --- The result -------------------------------------------------------------------------------------------------
 
     def preview(self, count: int = PREVIEWS, which: Preview = "now") -> Tensor:
-        """Fixed samples [count, 3, R, R] in [-1, 1], R being at most ``references.LOOK``.
+        """Fixed samples [count, 3, R, R] in [-1, 1], R being at most ``references.WHOLE_SIDE``.
 
         Args:
             count: Number of samples.
             which: With the tokens of the moment ("now"), with those that are kept ("best"), or without ("plain").
         """
         tokens = None if which == "plain" else self._kept()[0] if which == "best" else self.average
-        side = min(LOOK, self.generator.config.resolution)
+        side = min(WHOLE_SIDE, self.generator.config.resolution)
         return self.sampler.fixed_samples(tokens, count, PREVIEW_TRUNCATION, side)
 
     def _kept(self) -> tuple[TokenParameters, int]:

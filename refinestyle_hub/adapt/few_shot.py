@@ -13,7 +13,7 @@ from ..generators.discriminator import Discriminator
 from ..images import PictureSource
 from ..inversion.crops import codes_of
 from ..losses.perceptual import Perceptual
-from .adaptation import STEPS, UNJUDGED_STEPS, Adaptation
+from .adaptation import STEPS, STEPS_WITHOUT_DISCRIMINATOR, Adaptation
 from .context import Term
 from .references import Align, References, load_references
 from .settings import AdaptSettings, preset
@@ -73,17 +73,17 @@ def few_shot_adaptation(
     """
     size = generator.config.resolution
     references = pictures if isinstance(pictures, References) else load_references(pictures, size, align)
-    judged = discriminator is not None
-    settings = settings or preset(len(references), tokens, judged)
+    with_discriminator = discriminator is not None
+    settings = settings or preset(len(references), tokens, with_discriminator)
     inversions = None
     if settings.reconstruction and encoder is not None and state is None:  # else the state has them
         with torch.no_grad():
             inversions = codes_of(encoder, references.pictures.to(generator.device), generator)
-    measured = not judged or (settings.reconstruction and inversions is None)
+    measured = not with_discriminator or (settings.reconstruction and inversions is None)
     return Adaptation(
         generator,
         references,
-        steps=(STEPS if judged else UNJUDGED_STEPS) if steps is None else steps,
+        steps=(STEPS if with_discriminator else STEPS_WITHOUT_DISCRIMINATOR) if steps is None else steps,
         settings=settings,
         seed=seed,
         discriminator=discriminator,

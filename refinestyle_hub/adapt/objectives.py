@@ -19,7 +19,7 @@ from ..losses.pixel import shrink
 from ..losses.sliced import sliced_features, sliced_pictures
 from .context import Context, Term
 from .discriminator_term import Adversarial
-from .references import LOOK
+from .references import WHOLE_SIDE
 from .settings import FEATURE_TERMS, AdaptSettings
 
 
@@ -48,7 +48,7 @@ class SlicedPictures:
 
     def __call__(self, context: Context) -> Tensor:
         """See ``losses.sliced.sliced_pictures``."""
-        return sliced_pictures(shrink(context.adapted, LOOK), context.references.small, context.rng)
+        return sliced_pictures(shrink(context.adapted, WHOLE_SIDE), context.references.small, context.rng)
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Reconstruction:
         codes, others = context.inversions[some], context.w_plus[: len(some)]
         kept = round(KEPT * codes.shape[1])
         redrawn = context.draw(torch.cat([codes[:, :kept], others[:, kept:]], dim=1))
-        loss = pyramid(shrink(redrawn, LOOK), context.references.small[some])
+        loss = pyramid(shrink(redrawn, WHOLE_SIDE), context.references.small[some])
         if context.features is not None:
             theirs = [maps[some] for maps in context.reference_features]
             loss = loss + feature_matching(context.features(redrawn), theirs)

@@ -23,11 +23,11 @@ from ..losses.sliced import bands, opponent
 from .settings import MAX_PICTURES
 
 
-__all__ = ["LOOK", "Align", "References", "load_references"]
+__all__ = ["WHOLE_SIDE", "Align", "References", "load_references"]
 
 Align: TypeAlias = Literal["auto", "none"]
 FEW, ODD = 5, 1.0  # pictures; of ten in one style the oddest was at .13 to .94, one of another style at .75 to 2.7
-LOOK = 256  # pixels: larger pictures are averaged to this or less, and their details seen in crops
+WHOLE_SIDE = 256  # pixels: larger pictures are averaged to this or less, and their details seen in crops
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ class References:
 
     @cached_property
     def small(self) -> Tensor:
-        """As whole pictures are compared: [M, 3, r, r], r at most LOOK."""
-        return shrink(self.pictures, LOOK)
+        """The pictures as they are compared whole, [M, 3, r, r], r at most WHOLE_SIDE."""
+        return shrink(self.pictures, WHOLE_SIDE)
 
     def part(self, numbers: Sequence[int], window: Window) -> References:
         """The same window of some of them."""
@@ -61,7 +61,7 @@ class References:
 
     @property
     def lacks(self) -> list[str]:
-        """What a better domain would need of its pictures, as sentences; empty where nothing is missing."""
+        """Sentences on what the pictures lack for a better domain; empty where nothing is missing."""
         found, count, size = [], len(self), self.pictures.shape[-1]
         if count < FEW:
             found.append(f"{count} of the {FEW} or more pictures that tell a style from what they happen to show.")
@@ -75,7 +75,7 @@ class References:
 
     def _apart(self) -> list[float]:
         """How far each picture's colours and amounts of detail are from those of the three nearest others."""
-        *details, colours = bands(opponent(shrink(self.pictures, LOOK)))
+        *details, colours = bands(opponent(shrink(self.pictures, WHOLE_SIDE)))
         amounts = torch.stack([x.square().mean(dim=(1, 2, 3)).clamp_min(1e-8).log() for x in details], dim=1) / 4
         facts = torch.cat([colours.mean(dim=(2, 3)), colours.std(dim=(2, 3)), amounts], dim=1)
         far: list[float] = torch.cdist(facts, facts).sort(dim=1).values[:, 1:4].mean(dim=1).tolist()

@@ -21,7 +21,7 @@ from ..losses.pixel import shrink
 from ..losses.sliced import sliced_features, sliced_pictures
 from ..tokens.parameters import TokenParameters
 from .context import Context, Features
-from .references import LOOK, References
+from .references import WHOLE_SIDE, References
 from .settings import AdaptSettings
 
 
@@ -106,7 +106,7 @@ class Sampler:
         """Sliced Wasserstein distance of samples from the references, of features where there are some."""
         rng = random_source(self.seed, DISTANCE)
         if self.features is None:
-            return float(sliced_pictures(shrink(samples, LOOK), self.references.small, rng))
+            return float(sliced_pictures(shrink(samples, WHOLE_SIDE), self.references.small, rng))
         return float(sliced_features(self.features(samples), self.reference_features, rng))
 
     @cached_property
@@ -131,7 +131,7 @@ def feature_extractor(discriminator: Discriminator | None, perceptual: Perceptua
     """The features that terms compare: the discriminator's, or else the perceptual network's at 256 px."""
     if discriminator is not None:
         return discriminator.features
-    return None if perceptual is None else lambda pictures: perceptual.embed(shrink(pictures, LOOK))
+    return None if perceptual is None else lambda pictures: perceptual.embed(shrink(pictures, WHOLE_SIDE))
 
 
 def check_sizes(

@@ -70,7 +70,7 @@ class AdaptSettings:
         return share if steps * (1 - share) >= self.discriminator_min_steps else 1.0
 
 
-UNJUDGED = AdaptSettings(
+WITHOUT_DISCRIMINATOR = AdaptSettings(
     batch=1,
     rate=0.009,
     colour_rate=0.02,
@@ -90,25 +90,25 @@ UNJUDGED = AdaptSettings(
 )
 
 
-def preset(pictures: int, tokens: int = 4, judged: bool = True) -> AdaptSettings:
+def preset(pictures: int, tokens: int = 4, with_discriminator: bool = True) -> AdaptSettings:
     """Settings for a number of pictures.
 
-    One picture does not show what a style leaves open, such as the shape of heads. So only patches are judged, and
+    One picture does not show what a style leaves open, such as the shape of heads. So only patches are compared, and
     its own inversion pairs it with its source. The more pictures, the more their distribution counts.
 
     Args:
-        pictures: How many there are.
+        pictures: The number of pictures.
         tokens: T.
-        judged: Whether the generator has a discriminator. Without it, the inversions of the pictures say what became
-            of what: one is redrawn at each step, beside one sample that is compared with all of them.
+        with_discriminator: Whether the generator has a discriminator. Without it, the inversions of the pictures pair
+            them with their sources: one is redrawn at each step, besides one sample that is compared with all of them.
 
     Raises:
         ConfigError: There are not 1 to 20 pictures, or ``tokens`` is below 1.
     """
     if not 1 <= pictures <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {pictures}.")
-    if not judged:
-        return replace(UNJUDGED, tokens=tokens)
+    if not with_discriminator:
+        return replace(WITHOUT_DISCRIMINATOR, tokens=tokens)
     if pictures == 1:
         return AdaptSettings(
             tokens=tokens, sliced_pictures=0.3, sliced_features=0.5, layout=0.0, adversarial=0.0, reconstruction=0.2

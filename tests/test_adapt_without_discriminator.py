@@ -49,7 +49,7 @@ def test_nothing_is_left_out(generator: Generator, perceptual: Perceptual) -> No
     assert set(run.step()) == {"sliced_features", "within", "sliced_pictures", "norm"}
     assert set(run.step()) == {"reconstruction", "norm", "distance"}
     assert run.left_out == []
-    assert run.settings == preset(5, judged=False)
+    assert run.settings == preset(5, with_discriminator=False)
 
 
 def test_its_samples_take_on_the_style(generator: Generator, perceptual: Perceptual) -> None:
@@ -76,7 +76,7 @@ def test_it_stops_and_goes_on(generator: Generator, perceptual: Perceptual) -> N
 def test_a_generator_is_taken_as_it_comes(generator: Generator, perceptual: Perceptual) -> None:
     """Without a discriminator, an encoder or a number of steps; one sample a step needs no other beside it."""
     run = few_shot_adaptation(generator, references(3), lambda: perceptual, tokens=2)
-    assert run.settings == preset(3, tokens=2, judged=False)
+    assert run.settings == preset(3, tokens=2, with_discriminator=False)
     assert run.steps == 40
     assert run.settings.batch == 1
     with pytest.raises(ConfigError, match="batch"):
