@@ -54,7 +54,7 @@ def test_nothing_is_left_out(generator: Generator, perceptual: Perceptual) -> No
 
 def test_its_samples_take_on_the_style(generator: Generator, perceptual: Perceptual) -> None:
     """Colours of the samples go most of the way to those of the pictures, at rates for a run that takes seconds."""
-    quick = replace(preset(5, judged=False), rate=0.03, colour_rate=0.1, average=0.5)
+    quick = replace(preset(5, with_discriminator=False), rate=0.03, colour_rate=0.1, average=0.5)
     run = begin(generator, perceptual, steps=30, settings=quick)
     wanted = references().pictures.mean(dim=(0, 2, 3))
     before = (run.preview(which="plain").mean(dim=(0, 2, 3)) - wanted).abs().mean()
