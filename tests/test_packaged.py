@@ -10,7 +10,7 @@ import torch
 
 import refinestyle_hub
 from refinestyle_hub import Generator, RefineStylePipeline
-from refinestyle_hub.editing.directions import apply
+from refinestyle_hub.editing.directions import Directions, apply
 
 
 NAME = "mini-faces-128"
@@ -29,6 +29,18 @@ def test_the_bundled_generator_is_small_and_public() -> None:
     folder = Path(refinestyle_hub.__file__).parent / "pretrained"
     assert sum(p.stat().st_size for p in folder.rglob("*")) < 80e6
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".md", ".png"}
+
+
+@pytest.mark.parametrize(("name", "least"), [(NAME, 13), ("ffhq-1024", 18)])
+def test_bundled_directions_say_their_groups_and_ends(name: str, least: int) -> None:
+    directions = Directions.from_pretrained(name)  # without the generator, which may have to be fetched
+    assert len(directions) >= least
+    for direction in directions.values():
+        info = direction.info
+        assert info.group in ("Expression", "Person", "Hair", "Pose and light")
+        assert info.negative != info.positive
+        assert 0 < direction.vector.norm(dim=1).max() < 30
+        assert info.limits == (-3.0, 3.0)
 
 
 def test_the_bundled_directions_move_the_picture() -> None:

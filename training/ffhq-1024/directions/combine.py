@@ -1,18 +1,18 @@
-"""Choose the layers of each direction, and make it leave the other attributes alone, by what was measured in pictures.
+"""Choose the layers of each direction, and make it leave the other attributes alone.
 
-    python combine.py --linear linear.npz --effects effects --out combined.npz
-    python combine.py ... --before combined.npz --checks checks.npz --out again.npz
+    python combine.py --linear scale.npz --effects effects --out combined.npz
 
-In a range of layers every direction has a measured effect on every attribute. A combination of all of them is sought
-that moves one attribute by one deviation, the others little, and w little: least squares. The range with the least of
-both is taken.
+The layers are the shortest range that holds most of what a direction was seen to do to its own attribute in pictures.
+The vector is a combination of all linear directions that moves the prediction of one attribute by one deviation, those
+of the others little, and w little: least squares over all labelled faces, which know the others better than the few
+faces of the pictures do.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from attributes import ATTRIBUTES, Scale, read_attributes
@@ -22,21 +22,11 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
 
-RANGES = [(first, end) for first, _ in GROUPS for _, end in GROUPS if first < end]  # of layers
-STRUCTURE = ("eye_size", "brow_slant", "chin", "cheek_width", "nose_length", "face_share", "person_share", "roll")
-LOOSE = 0.25  # weight of a change of such readings: they have no direction, but say that a face becomes another
+RANGES = [(a, b) for a in range(len(GROUPS)) for b in range(a + 1, len(GROUPS) + 1)]  # of groups
+MOST = 0.7  # share of the effect that the layers must hold
 OWN = 4.0  # weight of the wanted effect; that of an unwanted one is 1
-LENGTH = 0.06  # weight of the squared length in deviations of w: against long ways, and against fitting noise
-WEAKEST = 0.2  # of the wanted effect, before it is scaled to one: layers that can do less cannot do it
-
-
-class Combination(NamedTuple):
-    """A direction for one attribute in one range of layers."""
-
-    layers: tuple[int, int]
-    shares: Floats  # [K], of the linear directions
-    predicted: Floats  # [K + S], deviations for strength 1
-    cost: float
+LENGTH = 0.03  # weight of the squared length in deviations of w
+LONGEST = 3.0  # deviations of w for strength 1: an attribute that needs more gets a smaller unit
 
 
 def arrays(path: Path) -> dict[str, Floats]:
@@ -46,56 +36,42 @@ def arrays(path: Path) -> dict[str, Floats]:
 
 
 def measured(folder: Path, linear: dict[str, Floats]) -> Floats:
-    """Change in deviations for strength 1, [K directions, groups, K attributes and S readings of structure]."""
+    """Change of each direction's own attribute in deviations for strength 1, in each group of layers, [K, groups]."""
     names = linear["readings"].tolist()
     scale = Scale(*(dict(zip(names, linear[key].tolist(), strict=True)) for key in ("mean", "deviation")))
 
-    def values(name: str) -> Floats:  # [groups, faces, K + S]
-        readings = arrays(folder / f"{name}.npz")
-        attributes = np.stack(list(read_attributes(readings, scale).values()), axis=-1) / linear["units"]
-        structure = [(readings[other] - scale.mean[other]) / scale.deviation[other] for other in STRUCTURE]
-        return np.concatenate([attributes, np.stack(structure, axis=-1)], axis=-1)
+    def values(file: str, name: str) -> Floats:  # [groups, faces]
+        return read_attributes(arrays(folder / f"{file}.npz"), scale)[name]
 
-    steps = STRENGTH * np.array(SIGNS)[:, None]
-    return np.stack([((values(name) - values("none")) / steps).mean(axis=1) for name in ATTRIBUTES])
+    steps = STRENGTH * np.array(SIGNS)
+    changes = np.stack([((values(n, n) - values("none", n)) / steps).mean(axis=1) for n in ATTRIBUTES])
+    return changes / linear["units"][:, None]
 
 
-def within(effects: Floats, layers: tuple[int, int]) -> Floats:
-    """The effects in a range of layers, [K, K + S]: the groups' effects add up."""
-    inside = [layers[0] <= first and end <= layers[1] for first, end in GROUPS]
-    return effects[:, inside].sum(1)
+def layers_of(name: str, effects: Floats) -> tuple[tuple[int, int], float]:
+    """The shortest range of layers with most of the effect of its groups, and the share that it holds."""
+    effects = np.where([first >= ATTRIBUTES[name].first for first, _ in GROUPS], effects.clip(0), 0.0)
+    shares = {groups: float(effects[slice(*groups)].sum() / effects.sum()) for groups in RANGES}
+    enough = [groups for groups in RANGES if shares[groups] >= MOST]
+    first, end = min(enough, key=lambda groups: (groups[1] - groups[0], -shares[groups]))
+    return (GROUPS[first][0], GROUPS[end - 1][1]), shares[first, end]
 
 
-def solve(own: int, layers: tuple[int, int], effects: Floats, lengths: Floats) -> Combination:
-    """The combination that moves the attribute ``own`` by one deviation.
+def combination(own: int, effects: Floats, lengths: Floats) -> Floats:
+    """Shares [K] of the directions in the one that moves the attribute ``own`` by one deviation.
 
     Args:
         own: Place of the attribute.
-        layers: Those that move.
-        effects: Of each direction on each attribute in these layers [K, K + S].
+        effects: Of each direction on the prediction of each attribute [K, K].
         lengths: Inner products of the directions in deviations of w [K, K].
     """
     names = list(ATTRIBUTES)
-    weights = np.r_[np.ones(len(names)), np.full(len(STRUCTURE), LOOSE)]
+    weights = np.ones(len(names))
     weights[[names.index(name) for name in ATTRIBUTES[names[own]].free]] = 0.0
     weights[own] = OWN
-    wanted = np.eye(len(weights))[own]
-    share = (layers[1] - layers[0]) / GROUPS[-1][1]
-    stay = LENGTH * (0.5 + 0.5 * share) * lengths  # the fewer layers move, the less of a face does
-    shares = np.linalg.solve(effects * weights @ effects.T + stay, effects @ (weights * wanted))
-    effect = shares @ effects
-    if effect[own] < WEAKEST:
-        return Combination(layers, shares, effect, np.inf)
-    shares, effect = shares / effect[own], effect / effect[own]
-    leak = effect - wanted
-    return Combination(layers, shares, effect, float(weights * leak @ leak + shares @ stay @ shares))
-
-
-def corrected(effects: Floats, shares: Floats, seen: Floats) -> Floats:
-    """The effects [K, K + S] of some layers, brought to agree with what a combination was seen to do to attributes."""
-    missed = np.zeros(effects.shape[1])
-    missed[: len(seen)] = seen - (shares @ effects)[: len(seen)]
-    return effects + np.outer(shares, missed) / (shares @ shares)
+    wanted = np.eye(len(names))[own]
+    shares: Floats = np.linalg.solve(effects * weights @ effects.T + LENGTH * lengths, effects @ (weights * wanted))
+    return shares / (shares @ effects)[own]
 
 
 def main() -> None:
@@ -103,43 +79,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--linear", type=Path, required=True)
     parser.add_argument("--effects", type=Path, required=True)
-    parser.add_argument("--before", type=Path, help="earlier combinations, whose layers stay, and")
-    parser.add_argument("--checks", type=Path, help="what check.py saw them do")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     linear = arrays(args.linear)
-    effects = measured(args.effects, linear)
+    seen = measured(args.effects, linear)
     vectors = linear["vectors"]
-    whitened = vectors @ linear["basis"] / np.maximum(linear["deviations"], 1e-3 * linear["deviations"][0])
-    lengths = whitened @ whitened.T
-    if args.before:
-        before, checks = arrays(args.before), arrays(args.checks)
-    found = []
+    lengths = linear["whitened"] @ linear["whitened"].T
+    effects = lengths / lengths.diagonal()  # a direction is a regression vector by its squared length
+    layers, found = [], []
     print("| attribute | layers | effect of the linear direction, by group | length | largest leaks, predicted |")
     print("| --- | --- | --- | ---: | --- |")
     for own, name in enumerate(ATTRIBUTES):
-        if args.before:
-            layers, shares = tuple(before["layers"][own].tolist()), before["shares"][own]
-            table = corrected(within(effects, layers), shares, checks[name])
-            one = solve(own, layers, table, lengths)
-        else:
-            tried = [layers for layers in RANGES if layers[0] >= ATTRIBUTES[name].first]
-            one = min((solve(own, layers, within(effects, layers), lengths) for layers in tried), key=lambda o: o.cost)
-        groups = " ".join(f"{value:.2f}" for value in effects[own, :, own])
-        length = float(np.sqrt(one.shares @ lengths @ one.shares))
-        leaks = {
-            other: abs(v) for other, v in zip((*ATTRIBUTES, *STRUCTURE), one.predicted, strict=True) if other != name
-        }
+        (first, end), share = layers_of(name, seen[own])
+        shares = combination(own, effects, lengths)
+        length = float(np.sqrt(shares @ lengths @ shares)) / share
+        found.append(shares @ vectors / share * min(1.0, LONGEST / length))
+        layers.append((first, end))
+        groups = " ".join(f"{value:.2f}" for value in seen[own])
+        leaks = {other: abs(v) for other, v in zip(ATTRIBUTES, shares @ effects, strict=True) if other != name}
         told = ", ".join(f"{other} {leaks[other]:.2f}" for other in sorted(leaks, key=lambda o: -leaks[o])[:3])
-        print(f"| {name} | {one.layers[0]}-{one.layers[1] - 1} | {groups} | {length:.2f} | {told} |")
-        found.append(one)
-    np.savez(
-        args.out,
-        names=np.array(list(ATTRIBUTES)),
-        layers=np.array([one.layers for one in found]),
-        shares=np.stack([one.shares for one in found]),
-        vectors=np.stack([one.shares @ vectors for one in found]),
-    )
+        print(f"| {name} | {first}-{end - 1} | {groups} | {length:.2f} | {told} |")
+    np.savez(args.out, names=np.array(list(ATTRIBUTES)), layers=np.array(layers), vectors=np.stack(found))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def main() -> None:
     basis, deviations = components(Generator.from_pretrained("ffhq-1024", subfolder="generator"))
     whitened = (w - w.mean(0)) @ basis / np.maximum(deviations, 1e-6)
     rng = np.random.default_rng(0)
-    vectors, units = [], []
+    found, units = [], []
     print(
         f"{len(w)} faces\n\n| attribute | components | r, left-out faces | deviation |\n| --- | ---: | ---: | ---: |"
     )
@@ -91,23 +91,18 @@ def main() -> None:
         unit = float(values.std())
         vector, count, r = fit(whitened, values / unit, rng)
         vector /= vector @ vector  # so that the prediction rises by one deviation
-        vectors.append(basis @ (deviations * vector))
+        found.append(vector)
         units.append(unit)
         print(f"| {name} | {count} | {r:.2f} | {unit:.2f} |")
-    correlation = np.corrcoef([attributes[name] for name in ATTRIBUTES])
-    np.savez(
-        args.out,
-        names=np.array(list(ATTRIBUTES)),
-        vectors=np.stack(vectors),
-        units=np.array(units),
-        correlation=correlation,
-        basis=basis,
-        deviations=deviations,
-        readings=np.array(list(scale.mean)),
-        mean=np.array(list(scale.mean.values())),
-        deviation=np.array(list(scale.deviation.values())),
-        faces=len(w),
-    )
+    arrays = {
+        "vectors": np.stack(found) * deviations @ basis.T,  # of w, for one deviation
+        "whitened": np.stack(found),  # the same along the components of w, in deviations
+        "units": np.array(units),
+        "mean": np.array(list(scale.mean.values())),
+        "deviation": np.array(list(scale.deviation.values())),
+    }
+    names = {"names": np.array(list(ATTRIBUTES)), "readings": np.array(list(scale.mean)), "faces": np.array(len(w))}
+    np.savez_compressed(args.out, **names, **{key: values.astype(np.float32) for key, values in arrays.items()})
 
 
 if __name__ == "__main__":
