@@ -24,7 +24,7 @@ from refinestyle_hub.editing.directions import DirectionInfo
 
 
 FOLDER = Path(__file__).parents[3] / "refinestyle_hub" / "pretrained" / "ffhq-1024" / "directions"
-SCALES = (0.75, 1.5)  # the least and the most that a check may change
+SCALES = (0.75, 1.25)  # the least and the most that a check may change
 TOLD = 0.1  # deviations: a smaller leak is within what a few faces can tell
 MEASURED_ON = "drawn faces, read as the labels were"
 
