@@ -153,7 +153,8 @@ class User:
             job.result()
 
     def check(self, answer: Any, what: str) -> None:
-        if answer is not None and not np.array_equal(opened(answer[0][0]), self.mine):
+        shown = None if answer is None else opened(answer[0][0]).astype(int)
+        if shown is not None and np.abs(shown - self.mine).mean() > 12:  # of 255: a session keeps a WebP of it
             with self.visit.lock:
                 self.visit.failures.append(f"user {self.number} was shown another {what} than their own")
 

@@ -148,11 +148,8 @@ class Jobs:
         self.draw: Callable[..., list[list[Pixels]]] = gpu(duration=10)(self._draw)
         self.adapt: Callable[..., AdaptProgress] = gpu(duration=adaptation_seconds)(self._adapt)
         self.keep: Callable[..., tuple[TokenSet, AdaptProgress]] = gpu(duration=15)(self._keep)
-        megapixels = self.size**2 / 2**20
-        fast = self.pipe.device.type != "cpu"
-        self.step_seconds = (
-            0.05 + 0.15 * megapixels if fast else 0.3 + 25 * megapixels
-        )  # of an adaptation; an estimate, and measured later
+        fixed, each = (0.3, 25 if pipe.discriminator else 3) if pipe.device.type == "cpu" else (0.05, 0.15)
+        self.step_seconds = fixed + each * self.size**2 / 2**20  # of an adaptation; an estimate, and measured later
 
     @property
     def size(self) -> int:

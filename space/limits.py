@@ -23,7 +23,7 @@ WHOLE_SIDE = 1280  # pixels of the longer side of a whole photo on the canvas
 THUMB = 256  # pixels of the faces in a gallery or on a sheet
 LIKENESS = {"yes": 0.5, "nearly": 0.6, "no": float("inf")}  # up to which identity distance; dlib's own line is 0.6
 
-ADAPT_STEPS = (50, 1000)  # fewest and most of an adaptation
+ADAPT_STEPS = (20, 1000)  # fewest and most of an adaptation
 DEFAULT_ADAPT_STEPS = {"cpu": 90, "cuda": 500}  # about a minute of an idle machine with two cores
 ADAPT_TOKENS = (1, 8)  # fewest and most for each layer
 ADAPT_SECONDS = 900.0  # longest wall-clock time of one adaptation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.events import Dependency
@@ -14,17 +14,38 @@ from . import limits
 from .admission import DEVICE, KINDS, Stops, admit, queued_jobs
 
 
-__all__ = ["HIDDEN", "Page", "token_file"]
+__all__ = ["HIDDEN", "Page", "photo_file", "style_files", "token_file"]
+
+T = TypeVar("T", bound=gr.components.Component)
 
 HIDDEN: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}  # of layout alone
 
 
+def as_path(component: T) -> T:
+    """The handler gets the path of a file, or the paths of several. Gradio would open it, or refuse it by its name,
+    and fail without a word or in words of its own: the loader is ours."""
+
+    def preprocess(payload: Any) -> Any:
+        files = [file.path for file in getattr(payload, "root", [payload])] if payload else []
+        return files if getattr(component, "file_count", "") == "multiple" else files[0] if files else None
+
+    component.preprocess = preprocess  # type: ignore[method-assign]
+    return component
+
+
 def token_file(**layout: Any) -> gr.File:
-    """Where a .safetensors file comes in; its handler gets the path."""
-    file = gr.File(file_count="single", file_types=[".safetensors"], type="filepath", **layout)
-    # Gradio would refuse files by their names, in words of its own: the loader is ours.
-    file.preprocess = lambda payload: payload and getattr(payload, "root", [payload])[0].path  # type: ignore
-    return file
+    """Where a .safetensors file comes in."""
+    return as_path(gr.File(file_count="single", file_types=[".safetensors"], type="filepath", **layout))
+
+
+def style_files(**layout: Any) -> gr.File:
+    """Where pictures of a style come in."""
+    return as_path(gr.File(file_count="multiple", file_types=["image"], type="filepath", **layout))
+
+
+def photo_file(**layout: Any) -> gr.Image:
+    """Where a photo comes in."""
+    return as_path(gr.Image(type="filepath", image_mode=None, **layout))
 
 
 @dataclass(frozen=True)

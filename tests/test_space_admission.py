@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from space_parts import request
 
-from space import admission, images, limits, messages
+from space import admission, files, limits, messages
 from space.admission import Stops
 
 
@@ -18,7 +18,7 @@ def test_requests_to_stop_are_swept(stops: Stops) -> None:
     stops.stop("adapt", request("old"))
     os.utime(stops.flag("old", "adapt"), (0, 0))
     stops.leave(request("../../new"))
-    images.sweep_cache()
+    files.sweep_cache()
     assert set(stops.folder.iterdir()) == {stops.flag("../../new", kind) for kind in admission.KINDS}
     shutil.rmtree(stops.folder)  # empty for two hours, it is swept as well
     stops.stop("adapt", request("new"))
@@ -47,7 +47,11 @@ def test_waiting_counts_a_session_where_it_waits_and_where_it_runs() -> None:
     line.event_queue_per_concurrency_id["cpu"].queue += [event("a", "cpu")] * limits.SMALL_JOBS_PER_SESSION
     assert [admission.admit(demo, request(s), 1, "cpu")[0]["is_valid"] for s in "ab"] == [False, True]
     assert len(admission.admit(demo, request("b"), 3, "draw")) == 3
+    line.active_jobs += [[event("a")]] * (limits.DRAWS_PER_SESSION - 2)
     assert [admission.admit(demo, request(s), 1, "draw")[0]["is_valid"] for s in "abcd"] == [False, True, True, True]
+    assert admission.admit(demo, request("a"), 1, "invert")[0]["is_valid"]  # pictures are counted for themselves
+    line.active_jobs += [[event("a", "invert")]] * limits.JOBS_PER_SESSION
+    assert [admission.admit(demo, request(s), 1, "invert")[0]["is_valid"] for s in "abc"] == [False, True, True]
     assert [admission.admit(demo, request(s), 1, "adapt")[0]["is_valid"] for s in "bc"] == [
         True,
         False,

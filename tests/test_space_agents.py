@@ -28,8 +28,8 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
 from space.agents import SERVED, Tools
+from space.files import cache_file
 from space.handlers.share_handlers import FACE
-from space.images import cache_file
 from space.tokenfiles import domain_file, inversion_file
 from space.ui import build, launch_settings
 

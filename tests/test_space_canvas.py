@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from space_parts import alike, domain, pixels, request, seen, told, visitor, whole
 
-from refinestyle_hub.editing.directions import Direction, DirectionInfo
+from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import files, limits, messages
-from space.attributes import grouped
 from space.handlers.canvas_handlers import CanvasHandlers
 from space.jobs import Jobs
 from space.session import Look, Session, Subject
+from space.tabs.edit import build, grouped
 from space.tokenfiles import domain_file, inversion_file
 
 
@@ -339,23 +339,22 @@ def test_nothing_is_written_elsewhere(
 # --- How directions are shown ---
 
 
-def test_directions_are_grouped_as_they_say() -> None:
+@pytest.mark.usefixtures("closed_loops")
+@pytest.mark.filterwarnings("default")
+def test_directions_are_shown_as_their_file_says(on: CanvasHandlers) -> None:
     def direction(group: str = "", **ends: Any) -> Direction:
         return Direction(torch.zeros(1, 4), DirectionInfo(group=group, **ends))
 
-    groups = grouped({
+    directions = Directions({
         "sparkle": direction(), "yaw": direction("Pose"),
         "smile": direction("Expression", negative="sad", positive="happy"),
         "mouth_open": direction("Expression", limits=(-2.0, 4.0)),
     })  # fmt: skip
-    assert {group: list(members) for group, members in groups.items()} == {
-        "Expression": ["smile", "mouth_open"],
-        "Pose": ["yaw"],
-        "More": ["sparkle"],
-    }
+    groups = grouped(directions)
+    assert groups == {"Expression": ["smile", "mouth_open"], "Pose": ["yaw"], "More": ["sparkle"]}
     assert list(groups) == ["Expression", "Pose", "More"]
-    assert (groups["Expression"]["smile"].label, groups["Expression"]["smile"].ends) == ("Smile", "sad ↔ happy")
-    assert (groups["Expression"]["mouth_open"].label, groups["Expression"]["mouth_open"].limits) == (
-        "Mouth open",
-        (-2.0, 4.0),
-    )
+    on.jobs.pipe.directions = directions
+    with gr.Blocks():
+        _, _, smile, mouth = build(on)
+    assert (smile.label, smile.info, smile.minimum, smile.maximum) == ("Smile", "sad ↔ happy", -3, 3)
+    assert (mouth.label, mouth.info, mouth.minimum, mouth.maximum) == ("Mouth open", None, -2, 4)

@@ -6,7 +6,7 @@ import gradio as gr
 
 from .. import limits
 from ..handlers.adapt_handlers import AdaptHandlers
-from ..page import HIDDEN, Page
+from ..page import HIDDEN, Page, style_files
 
 
 __all__ = ["build"]
@@ -19,12 +19,7 @@ def build(page: Page, on: AdaptHandlers) -> None:
         "pictures need not show the same people, and five to ten give the best likeness.",
         elem_id="adapt-intro",
     )
-    pictures = gr.File(
-        file_count="multiple", file_types=["image"], type="filepath", height=150, label="Pictures of a style",
-        elem_id="pictures",
-    )  # fmt: skip
-    # Gradio would refuse files by their names, in words of its own: the loader is ours.
-    pictures.preprocess = lambda payload: payload and [f.path for f in getattr(payload, "root", [payload])]  # type: ignore
+    pictures = style_files(height=150, label="Pictures of a style", elem_id="pictures")
     example = gr.Button("Take the example: five sketches", size="sm", elem_id="style-example")
     squares = gr.Gallery(
         label="Squares", show_label=False, columns=5, height="auto", visible=False, interactive=False,

@@ -12,7 +12,7 @@ from ..handlers.canvas_handlers import CanvasHandlers
 from ..handlers.photo_handlers import PhotoHandlers
 from ..handlers.share_handlers import ShareHandlers
 from ..handlers.style_handlers import FACE, RANDOM, StyleHandlers
-from ..page import Page, token_file
+from ..page import Page, photo_file, style_files, token_file
 
 
 __all__ = ["build"]
@@ -27,16 +27,6 @@ def build(
     share: ShareHandlers,
 ) -> None:
     """Six endpoints, each a function of one of the handlers."""
-
-    def picture(label: str) -> gr.Image:
-        made = gr.Image(type="filepath", image_mode=None, label=label)
-        made.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign, assignment, return-value]
-        return made
-
-    def files(label: str) -> gr.File:
-        made = gr.File(file_count="multiple", file_types=["image"], type="filepath", label=label)
-        made.preprocess = lambda payload: payload and [f.path for f in getattr(payload, "root", [payload])]  # type: ignore
-        return made
 
     def number(label: str, value: float = 0) -> gr.Number:
         return gr.Number(value, precision=0, minimum=0, label=label)
@@ -54,17 +44,25 @@ def build(
     with gr.Column(visible=False):
         detected = gr.State(None, time_to_live=limits.STATE_SECONDS)
         shown = [gr.Image(format="png"), gr.Gallery(), gr.Markdown(), number("face"), detected]
-        endpoint("cpu", photo.align, [picture("photo"), yes("aligned")], shown)
+        endpoint("cpu", photo.align, [photo_file(label="photo"), yes("aligned")], shown)
         steps, tokens = number("steps", 100), yes("tokens", value=True)
-        asked = [picture("photo"), yes("aligned"), number("face"), steps, tokens, number("seed"), page.session]
+        asked = [
+            photo_file(label="photo"),
+            yes("aligned"),
+            number("face"),
+            steps,
+            tokens,
+            number("seed"),
+            page.session,
+        ]
         found = [pair(), gr.Gallery(), gr.Markdown(), gr.File(label="file"), page.session]
         endpoint("invert", photo.invert, asked, found)
         before = gr.Radio(["reconstruction", "photo"], value="reconstruction", label="before")
         asked = [gr.JSON({}, label="edits"), before, page.session, token_file(label="inversion_file")]
         endpoint("draw", canvas.edit, asked, [pair(), gr.File(label="file"), page.session])
         asked = [
-            files("pictures"), gr.Textbox(label="name"), yes("rights"), number("steps", adapt.default_steps),
-            number("tokens", 4), number("seed"), page.session,
+            style_files(label="pictures"), gr.Textbox(label="name"), yes("rights"),
+            number("steps", adapt.default_steps), number("tokens", 4), number("seed"), page.session,
         ]  # fmt: skip
         made = [gr.Image(format="png"), gr.Markdown(), gr.File(label="file"), page.session]
         endpoint("adapt", adapt.adapt, asked, made)

@@ -9,7 +9,7 @@ import gradio as gr
 from .. import limits
 from ..handlers.canvas_handlers import CanvasHandlers
 from ..handlers.photo_handlers import PhotoHandlers
-from ..page import HIDDEN, Page
+from ..page import HIDDEN, Page, photo_file
 from ..updates import hide
 
 
@@ -20,13 +20,11 @@ def build(page: Page, on: PhotoHandlers, canvas: CanvasHandlers) -> None:
     """The layout."""
     detected = gr.State(None, time_to_live=limits.STATE_SECONDS)
     face = gr.Number(0, precision=0, minimum=0, visible=False, label="face", elem_id="face")
-    photo = gr.Image(
-        type="filepath", image_mode=None, height=250, label="Your photo", buttons=[],
-        sources=["upload", "webcam", "clipboard"], placeholder="Drop a portrait here, or click to choose one",
-        alt_text="The photo that was added", elem_id="photo",
+    photo = photo_file(
+        height=250, label="Your photo", buttons=[], sources=["upload", "webcam", "clipboard"],
+        placeholder="Drop a portrait here, or click to choose one", alt_text="The photo that was added",
+        elem_id="photo",
     )  # fmt: skip
-    # Gradio would open the file, and fail without a word where it is no picture: the loader is ours.
-    photo.preprocess = lambda payload: payload and payload.path  # type: ignore
     with gr.Row(elem_id="found"):
         framed = gr.Image(
             label="Used part", show_label=False, buttons=[], height=110, min_width=110, visible=False,

@@ -1,4 +1,4 @@
-"""What is pushed as a Space: ``python -m space.publish FOLDER`` assembles and checks it, and uploads nothing."""
+"""What is pushed as a Space: ``python tools/space_folder.py FOLDER`` assembles and checks it, and uploads nothing."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def starts(folder: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 if nothing is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m space.publish", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tools/space_folder.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="a new folder, for what would be pushed")
     options = parser.parse_args(arguments)
     if options.folder.exists():

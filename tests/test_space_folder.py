@@ -11,8 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from space.publish import PARTS, ROOT, assemble, main, problems, starts
+from space_folder import PARTS, ROOT, assemble, main, problems, starts
 
 
 pytest.importorskip("gradio")
