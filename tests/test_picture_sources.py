@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from refinestyle_hub.errors import PictureError
-from refinestyle_hub.images import left_out_of, list_pictures, load_picture, to_tensor, told
+from refinestyle_hub.images import left_out_lines, left_out_of, list_pictures, load_picture, to_tensor
 from refinestyle_hub.images.listing import endings
 from refinestyle_hub.train.dataset import open_pictures
 
@@ -74,7 +74,7 @@ def test_one_listing_of_a_folder(folder: Path) -> None:
         "sub/@eaDir": "it is the system's own",
         "sub/round": "it was searched already, under another name",
     }
-    assert "left out, it is hidden: ._a.png, .ipynb_checkpoints" in told(left_out)
+    assert "left out, it is hidden: ._a.png, .ipynb_checkpoints" in left_out_lines(left_out)
 
 
 def test_trainings_take_the_same_and_say_what_they_leave_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -152,7 +152,7 @@ def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float 
 
 def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: bool, **how: Any) -> None:
     """One inversion for each picture; under ``accelerate launch`` by several processes."""
-    from ..images import told
+    from ..images import left_out_lines
     from ..inversion.folder import invert_folder
 
     with console.progress("pictures", None) as tick:
@@ -173,7 +173,10 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
             "left_out": made.left_out,
         }
         console.write_json(out / "report.json", report)
-        lines = [*told(made.left_out), *(f"{name}: {why.splitlines()[0]}" for name, why in made.skipped.items())]
+        lines = [
+            *left_out_lines(made.left_out),
+            *(f"{name}: {why.splitlines()[0]}" for name, why in made.skipped.items()),
+        ]
         counts = f"{len(made.inverted)} inverted, {len(made.kept)} kept, {len(made.skipped)} skipped"
         console.emit(report, "\n".join([*lines, f"{counts}; everything is in {out}"]), as_json)
 

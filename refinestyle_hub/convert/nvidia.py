@@ -1,7 +1,7 @@
 """Pickles of NVIDIA's stylegan2-ada-pytorch, and those of StyleGAN2 from the stylegan3 repository.
 
 They hold whole modules (``G``, ``D``, ``G_ema``), each with the source code of its class. The code is left aside
-unread: what a module computes is told by its class name, its attributes and its tensors, and anything but the
+unread: what a module computes follows from its class name, its attributes and its tensors, and anything but the
 published StyleGAN2 is refused.
 """
 

@@ -6,7 +6,7 @@ Outside the networks a picture is a PIL image, mode RGB, upright, sRGB, without 
 
 from __future__ import annotations
 
-from .listing import Listing, left_out_of, list_pictures, no_pictures, told
+from .listing import Listing, left_out_lines, left_out_of, list_pictures, no_pictures
 from .pixels import (
     OutputType,
     check_ending,
@@ -34,6 +34,7 @@ __all__ = [
     "contact_sheet",
     "from_uint8",
     "is_single",
+    "left_out_lines",
     "left_out_of",
     "list_pictures",
     "load_picture",
@@ -45,5 +46,4 @@ __all__ = [
     "to_output",
     "to_tensor",
     "to_uint8",
-    "told",
 ]

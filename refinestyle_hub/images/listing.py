@@ -13,7 +13,7 @@ from ..errors import PictureError, listed
 from .reading import FORMATS
 
 
-__all__ = ["Listing", "endings", "left_out_of", "list_pictures", "no_pictures", "told"]
+__all__ = ["Listing", "endings", "left_out_lines", "left_out_of", "list_pictures", "no_pictures"]
 
 # Made by systems beside the pictures of their users: copies, thumbnails, what was deleted
 OF_SYSTEMS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
@@ -94,7 +94,7 @@ def no_pictures(place: object, left_out: Mapping[str, str] | None = None) -> Pic
     return PictureError(f"{text}\nLeft out: {others}." if others else text)
 
 
-def told(left_out: Mapping[str, str]) -> list[str]:
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
     """Lines for people: of each reason the first names, and how many more there are."""
     reasons: dict[str, list[str]] = {}
     for name, why in left_out.items():

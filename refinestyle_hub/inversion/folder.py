@@ -151,8 +151,8 @@ def _read(folder: Path, names: Sequence[str], size: int, aligned: bool) -> tuple
         try:
             crops[name] = read_photo(folder / name, "none" if aligned else "required").crop(size)
         except (FaceNotFoundError, PictureError) as error:
-            told = str(error).removeprefix(f"{folder / name}: ")
-            skipped[name] = told.replace(str(folder / name), name)  # a report may be shared
+            message = str(error).removeprefix(f"{folder / name}: ")
+            skipped[name] = message.replace(str(folder / name), name)  # a report may be shared
     return crops, skipped
 
 

@@ -53,7 +53,7 @@ class InversionLoss:
         pixels: Distance,
         perceptual: Sequence[Distance],
         weight: float,
-        on_pictures: Callable[[Tensor], object] | None = None,  # told of every step's, [N, 3, R, R]
+        on_pictures: Callable[[Tensor], object] | None = None,  # called with those of each step, [N, 3, R, R]
     ) -> None:
         self.pixels, self.perceptual, self.weight = pixels, perceptual, weight
         self.on_pictures = on_pictures

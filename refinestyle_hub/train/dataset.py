@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, PictureError
-from ..images import PictureSource, left_out_of, list_pictures, load_picture, no_pictures, told
+from ..images import PictureSource, left_out_lines, left_out_of, list_pictures, load_picture, no_pictures
 from ..runtime.optional import optional
 from .labels import label_rows, picture_key
 
@@ -79,8 +79,8 @@ class Pictures:
             source = self._read(index)
             image = load_picture(source)
         except PictureError as error:
-            told = str(error).removeprefix(f"{source}: ") if isinstance(source, Path) else str(error)
-            raise PictureError(f"{self.names[index]}: {told}") from error
+            message = str(error).removeprefix(f"{source}: ") if isinstance(source, Path) else str(error)
+            raise PictureError(f"{self.names[index]}: {message}") from error
         size = (self.resolution, self.resolution)
         if image.size != size:
             image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
@@ -121,7 +121,7 @@ def open_pictures(source: AnyPath, resolution: int, split: str | None = "train")
     else:
         raise PictureError(f"{path} is neither a folder nor a zip of pictures.")
     names = _of_split(names, path, split)
-    for line in told(left_out):
+    for line in left_out_lines(left_out):
         log.warning("%s: %s", path, line)
     return Pictures(names, lambda index: read(names[index]), resolution, left_out)
 
