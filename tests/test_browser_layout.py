@@ -7,13 +7,27 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser_parts import TABS, add_photo, face, go_to, open_tab, picture, reads, shoot, told, type_number
+from browser_parts import (
+    SHOTS,
+    TABS,
+    add_photo,
+    face,
+    go_to,
+    open_tab,
+    picture,
+    reads,
+    saved,
+    shoot,
+    told,
+    type_number,
+)
 from PIL import Image
 
 from refinestyle_hub.adapt import load_references
@@ -134,7 +148,10 @@ def test_screenshots(visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
             start = face(page)
             shoot_panel(page, "Photo", kind)
             go_to(page, "Edit")
-            type_number(page, "edit-smile", 1.5)
+            page.get_by_role("tab", name="Person", exact=True).click()
+            type_number(page, "edit-age", 2)
+            page.get_by_role("tab", name="Expression", exact=True).click()
+            type_number(page, "edit-smile", -1.5)
             page.wait_for_function("() => !document.querySelector('#canvas [data-event=undo]').disabled")
             face(page, start)
             box = page.locator("#canvas .frame").bounding_box()
@@ -144,6 +161,10 @@ def test_screenshots(visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
             page.locator("#domains img, #no-domains").first.wait_for()
             page.wait_for_timeout(3000)
             shoot_panel(page, "Style", kind)
+            if kind == "desktop":  # what the sliders did, for the top of the README
+                page.locator("#film-panel button").first.click()
+                page.locator("#make-film").click()
+                shutil.copy(saved(page, "film-file").path(), SHOTS / "film.webp")
             go_to(page, "Adapt")
             page.locator("#style-example").click()
             reads(page, "checked", "5 of 5")

@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from refinestyle_hub.adapt import UNJUDGED_STEPS
+from refinestyle_hub.adapt import STEPS_WITHOUT_DISCRIMINATOR
 from refinestyle_hub.errors import DivergedError
 from refinestyle_hub.images import to_images
 
@@ -47,7 +47,7 @@ class AdaptHandlers:
     def default_steps(self) -> int:
         """What a first try should not be longer than."""
         if self.jobs.pipe.discriminator is None:
-            return UNJUDGED_STEPS
+            return STEPS_WITHOUT_DISCRIMINATOR
         return limits.DEFAULT_ADAPT_STEPS["cpu" if self.jobs.pipe.device.type == "cpu" else "cuda"]
 
     def example(self) -> list[str]:
