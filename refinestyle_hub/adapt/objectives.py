@@ -117,6 +117,7 @@ class Reconstruction:
     """
 
     weight: float
+    mixing: float = 1.0  # how often the fine codes are those of the samples
     name: str = "reconstruction"
 
     def __call__(self, context: Context) -> Tensor:
@@ -126,7 +127,8 @@ class Reconstruction:
         drawn = min(REDRAWN, count, len(context.w_plus))
         some = [(context.step * drawn + i) % count for i in range(drawn)]
         codes, others = context.inversions[some], context.w_plus[: len(some)]
-        kept = round(KEPT * codes.shape[1])
+        own = self.mixing < 1 and float(torch.rand([], generator=context.rng)) >= self.mixing
+        kept = codes.shape[1] if own else round(KEPT * codes.shape[1])
         redrawn = context.draw(torch.cat([codes[:, :kept], others[:, kept:]], dim=1))
         loss = pyramid(shrink(redrawn, WHOLE_SIDE), context.references.small[some])
         if context.features is not None:
@@ -170,7 +172,7 @@ def domain_terms(
         terms += [SlicedFeatures(s.sliced_features), Layout(s.layout)]
         terms += [Correspondence(s.between, "between", between_samples)]
         terms += [Correspondence(s.within, "within", within_samples)]
-    terms += [Reconstruction(s.reconstruction), Norm(s.norm)]
+    terms += [Reconstruction(s.reconstruction, s.mixing), Norm(s.norm)]
     terms = [term for term in terms if term.weight]
     start = s.adversarial_start(steps)
     if discriminator is not None and (s.adversarial or s.patches) and start < 1:

@@ -27,6 +27,7 @@ class AdaptSettings:
     truncation: float = 1.0  # of the samples
     window: int = 0  # pixels, side of the square of all pictures that a step sees; 0 for the whole
     alternate: bool = False  # whether reconstruction has every other step, and the other terms those between
+    mixing: float = 1.0  # share of reconstructions whose fine codes are a sample's, not the picture's own
     average: float = 0.96  # decay of the tokens' running average, which is the result
 
     # weights of the terms
