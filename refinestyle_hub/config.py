@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from .boundary.numbers import whole
 from .errors import ConfigError, printable
 
 
@@ -40,10 +40,9 @@ def setting(default: T, text: str) -> T:
     return made
 
 
-def check_seed(seed: int) -> None:
-    """Raise ConfigError where a seed is not a whole number from 0 to 2**32 - 1."""
-    if not isinstance(seed, Integral) or not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"A seed is a whole number from 0 to {MAX_SEED}, not {seed}.")
+def check_seed(seed: Any) -> int:
+    """A seed as ``int``. Raises ConfigError where it is not a whole number from 0 to 2**32 - 1."""
+    return whole(seed, "A seed", 0, MAX_SEED)
 
 
 def _resolutions(resolution: int) -> list[int]:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from .adapt import Adaptation, AdaptOptions, AdaptState, References, few_shot_adaptation
 from .adapt.text import load_clips, text_adaptation
+from .boundary.strengths_by_name import by_name
 from .config import Fingerprint
 from .editing.directions import Directions, apply
 from .encoder.encoder import Encoder
-from .errors import DomainError, ShapeError, no_such
+from .errors import ConfigError, DomainError, ShapeError, no_such
 from .faces.photo import read_photo
 from .generators.base import Generator
 from .generators.codes import fit_codes
@@ -32,6 +33,7 @@ from .inversion.inversion_settings import InversionSettings
 from .inversion.optimise import OnStep
 from .losses.clip import Clip
 from .losses.perceptual import Perceptual
+from .runtime.defaults import standard_defaults
 from .storage.fingerprint import check_base, check_latent_space
 from .tokens.batch import Strength, strengths
 from .tokens.token_set import TokenSet
@@ -56,6 +58,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
     domain_class = TokenSet
     domains: dict[str, TokenSet]
 
+    @standard_defaults()
     def __init__(
         self,
         generator: Generator,
@@ -79,6 +82,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         for name, tokens in self.domains.items():
             self._check_base(tokens.base, f"The domain {name!r}")
 
+    @standard_defaults()
     def invert(
         self,
         picture: PictureSource,
@@ -95,7 +99,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         """Find w+ and tokens of a face: by the encoder, if there is one, and by optimisation.
 
         Args:
-            picture: Path, file contents, open file or PIL image.
+            picture: Path, file contents, open file, PIL image, or pixels as an array or tensor.
             steps: Steps of optimisation. None means 50 from an encoder's answer, 270 without an encoder; 0 keeps the
                 encoder's answer.
             w_steps: How many of them, the first ones, go to w+; the others go to the tokens. None means 0 from an
@@ -117,11 +121,13 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         (found,) = self.invert_crops(to_tensor(crop.image), **how, on_step=on_step, settings=settings)
         return found.in_photo(crop)
 
+    @standard_defaults()
     def invert_crops(self, crops: Tensor, **how: Any) -> list[Inversion]:
         """``invert`` a batch of crops [N, 3, R, R] in [-1, 1] at once, see ``inversion.crops.invert_crops``."""
         mine: dict[str, Any] = {"encoder": self.encoder, "perceptual": self.perceptual, "base": self.fingerprint}
         return invert_crops(self.generator, crops.to(self.device), **mine, **how)
 
+    @standard_defaults()
     def render(
         self,
         face: Inversion | Sequence[Inversion],
@@ -146,18 +152,21 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             DirectionError, DomainError: There is no direction or domain of that name.
             BaseMismatchError: The face or the domain was made for another generator.
         """
-        faces = [face] if isinstance(face, Inversion) else list(face)
+        faces = [face] if isinstance(face, Inversion) else list(face) if isinstance(face, Iterable) else [face]
         if not faces:
             raise ShapeError("There is no face to draw: give one inversion or several.")
+        if not all(isinstance(one, Inversion) for one in faces):
+            raise ConfigError("A face is an Inversion, which invert() finds and Inversion.from_pretrained() reads.")
         w_plus = torch.stack([self._codes(one) for one in faces])
         shares = strengths(refine, len(faces)).expand(len(faces)).tolist()
         rows = [[(self._adopted(one.tokens), s)] if one.tokens else None for one, s in zip(faces, shares, strict=True)]
-        pictures = to_output(self._draw(w_plus, rows, edits or {}, domains or {}, resolution), output_type)
+        pictures = to_output(self._draw(w_plus, rows, edits, domains, resolution), output_type)
         return pictures[0] if isinstance(face, Inversion) else pictures
 
+    @standard_defaults()
     def generate(
         self,
-        seeds: Iterable[int],
+        seeds: Iterable[int] | int,
         *,
         truncation: float = 0.7,
         edits: Mapping[str, float | Tensor] | None = None,
@@ -168,15 +177,16 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         """Draw one picture for each seed; a seed is the latent that the published tools draw for it.
 
         Args:
-            seeds: Whole numbers from 0 to 2**32 - 1.
+            seeds: Whole numbers from 0 to 2**32 - 1, or one.
             truncation: 1 draws the samples as they are, 0 the mean face.
             edits, domains, resolution, output_type: As for ``render``.
         """
         z = latents_of_seeds(seeds, self.generator.config.z_dim)
         with torch.no_grad():
             w_plus = self.generator.map(z.to(self.device), truncation)
-        return to_output(self._draw(w_plus, [None] * len(z), edits or {}, domains or {}, resolution), output_type)
+        return to_output(self._draw(w_plus, [None] * len(z), edits, domains, resolution), output_type)
 
+    @standard_defaults()
     def adapt(
         self,
         pictures: PictureSource | Sequence[PictureSource] | References,
@@ -206,6 +216,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         run = self.adaptation(pictures, AdaptState.at(state), **options)
         return run.make({key: text for key, text in (("name", name), ("rights", rights)) if text}, on_step, state)
 
+    @standard_defaults()
     def adaptation(
         self,
         pictures: PictureSource | Sequence[PictureSource] | References,
@@ -214,8 +225,10 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
     ) -> Adaptation:
         """Begin ``adapt`` as a run whose steps the caller takes, see ``adapt.few_shot_adaptation``."""
         parts: dict[str, Any] = {"discriminator": self.discriminator, "encoder": self.encoder}
+        parts["base"] = self.fingerprint
         return few_shot_adaptation(self.generator, pictures, lambda: self.perceptual, **parts, state=state, **options)
 
+    @standard_defaults()
     def adapt_text(
         self,
         source: str,
@@ -293,12 +306,13 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         self,
         w_plus: Tensor,
         rows: Sequence[list[tuple[TokenSet, float]] | None],
-        edits: Mapping[str, float | Tensor],
-        domains: Mapping[str | TokenSet, Strength],
+        edits: Mapping[str, float | Tensor] | None,
+        domains: Mapping[str | TokenSet, Strength] | None,
         resolution: int | None,
     ) -> Tensor:
         """w+ [N, L, D] and each picture's own tokens -> pictures [N, 3, H, W], clamped."""
         n = len(w_plus)
+        edits, domains = by_name(edits, "edits", "{'smile': 1.5}"), by_name(domains, "domains", "{'sketch': 0.7}")
         w_plus = apply(w_plus.to(self.device), edits, self.directions)
         shared = [(self._adopted(self.domain(d)), strengths(s, n).float().expand(n)) for d, s in domains.items()]
         return draw(self.generator, w_plus, rows, shared, resolution)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,9 @@ HEADER = """
 def launch_settings() -> dict[str, Any]:
     """The arguments of ``launch``: new ones for each app, since Gradio changes them, and a second app would start what
     belongs to the first."""
+    port = os.environ.get("GRADIO_SERVER_PORT", "")
     return {
+        "server_port": int(port) if port.isdecimal() else None,  # or Gradio would take the next one without a word
         "max_file_size": limits.MAX_BYTES,
         "show_error": False,
         "run_history": False,  # it would keep photos in the visitor's browser

@@ -73,7 +73,7 @@ def test_files_that_are_no_directions(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ModelFileError, match="cannot be read"):
         read_directions(tmp_path / "objects.npy")
-    torch.save({"state": torch.ones(3), "epoch": 4}, tmp_path / "state.pt")
+    torch.save({"state": [1, 2], "epoch": 4}, tmp_path / "state.pt")
     with pytest.raises(ModelFileError, match="neither directions"):
         read_directions(tmp_path / "state.pt")
     torch.save(torch.ones(1, 300), tmp_path / "narrow.pt")

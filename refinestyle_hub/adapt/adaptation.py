@@ -18,13 +18,16 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ..config import check_seed
+from ..boundary.numbers import whole
+from ..config import Fingerprint, check_seed
 from ..errors import ConfigError, DivergedError, ModelFileError, ShapeError
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..inversion.optimise import OnStep, invert
 from ..losses.perceptual import Perceptual
+from ..runtime.defaults import standard_defaults
 from ..runtime.optim import adam_state, load_adam_state, set_learning_rate, under, update_average, warmup_cooldown
+from ..runtime.precision import plain
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .context import Context, Learner, Term
@@ -52,6 +55,8 @@ class Adaptation:
     of threads. The networks that are passed in stay as they are.
     """
 
+    @standard_defaults()
+    @torch.enable_grad()
     def __init__(
         self,
         generator: Generator,
@@ -65,6 +70,7 @@ class Adaptation:
         inversions: Tensor | None = None,
         terms: Sequence[Term] = (),
         state: AdaptState | None = None,
+        base: Fingerprint | None = None,
     ) -> None:
         """Begin a run, or continue one.
 
@@ -80,18 +86,18 @@ class Adaptation:
             inversions: w+ [M, L, D] of the references, such as an encoder's; None optimises them where needed.
             terms: Further terms, such as a direction in CLIP's space.
             state: State of the run to continue; the other arguments must be as they were.
+            base: The generator's fingerprint. None takes it, of its weights as they are.
 
         Raises:
             ShapeError: Pictures, inversions or the discriminator have another size than the generator.
             ConfigError: There are no steps, or ``state`` belongs to another run.
             ModelFileError: ``state`` is incomplete.
         """
-        if steps < 1:
-            raise ConfigError(f"steps must be at least 1, not {steps}.")
-        check_seed(seed)
+        steps, seed = whole(steps, "steps", 1), check_seed(seed)
+        generator, discriminator = plain(generator), discriminator and plain(discriminator)
         self.settings = s = settings or preset(len(references), with_discriminator=discriminator is not None)
         self.steps, self.seed, self.done = steps, seed, 0
-        self.base = generator.fingerprint()
+        self.base = base or generator.fingerprint()
         self.generator: Generator = _frozen(generator)
         device = self.generator.device
         self.references = replace(references, pictures=references.pictures.to(device))
@@ -162,6 +168,8 @@ class Adaptation:
             raise
         return self.token_set(metadata)
 
+    @standard_defaults()
+    @torch.enable_grad()
     def step(self, count: int = 1) -> dict[str, float]:
         """Do ``count`` steps, or the steps that are left if these are fewer.
 
@@ -268,6 +276,7 @@ class Adaptation:
 
     # --- The result -------------------------------------------------------------------------------------------------
 
+    @standard_defaults()
     def preview(self, count: int = PREVIEWS, which: Preview = "now") -> Tensor:
         """Fixed samples [count, 3, R, R] in [-1, 1], R being at most ``references.WHOLE_SIDE``.
 
@@ -285,6 +294,7 @@ class Adaptation:
             return self.average, self.done
         return self.best, self.best_step
 
+    @standard_defaults()
     def token_set(self, metadata: Mapping[str, Any] | None = None) -> TokenSet:
         """The best so far as a domain. ``metadata`` is added to the facts about how it was made."""
         best, step = self._kept()
@@ -301,6 +311,7 @@ class Adaptation:
         }
         return best.token_set(self.base, {**made, **(metadata or {})}).detach()
 
+    @standard_defaults()
     def state(self) -> AdaptState:
         """All that the run needs to continue later or elsewhere: plain tensors and numbers."""
         tensors: dict[str, Tensor] = {f"average.{name}": t for name, t in self.average.named_parameters()}
@@ -336,7 +347,7 @@ class Adaptation:
             raise ModelFileError("The saved state does not name its run. Remove it to begin again.")
         if different := [key for key in mine if mine[key] != other.get(key)]:
             raise ConfigError(
-                f"The saved state is of another run: its {' and '.join(different)} differ.\n"
+                f"{state} is of another run: its {' and '.join(different)} differ.\n"
                 "Ask for what was asked then, or remove the state (or name another folder) to begin again."
             )
         tensors, numbers = state.tensors, state.numbers

@@ -7,12 +7,15 @@ from typing import TypedDict
 
 import torch
 
+from ..config import Fingerprint
 from ..encoder.encoder import Encoder
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..images import PictureSource
 from ..inversion.crops import codes_of
 from ..losses.perceptual import Perceptual
+from ..runtime.defaults import standard_defaults
+from ..runtime.precision import plain
 from .adaptation import STEPS, STEPS_WITHOUT_DISCRIMINATOR, Adaptation
 from .context import Term
 from .references import Align, References, load_references
@@ -34,6 +37,7 @@ class AdaptOptions(TypedDict, total=False):
     terms: Sequence[Term]
 
 
+@standard_defaults()
 def few_shot_adaptation(
     generator: Generator,
     pictures: PictureSource | Sequence[PictureSource] | References,
@@ -48,6 +52,7 @@ def few_shot_adaptation(
     state: AdaptState | None = None,
     settings: AdaptSettings | None = None,
     terms: Sequence[Term] = (),
+    base: Fingerprint | None = None,
 ) -> Adaptation:
     """Begin an adaptation as a run whose steps the caller takes, with previews.
 
@@ -64,6 +69,7 @@ def few_shot_adaptation(
         state: The state of the run to continue.
         settings: Weights and rates, and the number of tokens in place of ``tokens``. None takes the ``preset``.
         terms: More terms of the objective.
+        base: The generator's fingerprint. None takes it.
 
     Raises:
         PictureError: A picture cannot be used; the message names it.
@@ -71,7 +77,7 @@ def few_shot_adaptation(
         MissingDependencyError: The face detector is not installed (align="none" does without), or, for one to four
             pictures or without a discriminator, the perceptual distance.
     """
-    size = generator.config.resolution
+    generator, size = plain(generator), generator.config.resolution
     references = pictures if isinstance(pictures, References) else load_references(pictures, size, align)
     with_discriminator = discriminator is not None
     settings = settings or preset(len(references), tokens, with_discriminator)
@@ -91,4 +97,5 @@ def few_shot_adaptation(
         inversions=inversions,
         terms=terms,
         state=state,
+        base=base,
     )

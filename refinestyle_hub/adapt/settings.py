@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..boundary.numbers import whole
 from ..errors import ConfigError
 
 
@@ -51,8 +52,7 @@ class AdaptSettings:
 
     def __post_init__(self) -> None:
         for name in ("tokens", "inversion_steps", "check_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
+            object.__setattr__(self, name, whole(getattr(self, name), name, 1))
         if self.batch < (2 if self.between or self.layout else 1):
             raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
         if min(self.rate, self.colour_rate, self.discriminator_rate) <= 0 or not 0 <= self.average < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,10 @@ class AdaptState:
 
     tensors: Mapping[str, Tensor]  # leaves, their running average, moments, what terms have learnt
     numbers: Mapping[str, Any]  # what JSON holds: settings, seed, step, digests, the best so far
+    path: Path | None = None  # the file that it was read from
+
+    def __str__(self) -> str:
+        return "The saved state" if self.path is None else str(self.path)
 
     def save(self, path: AnyPath) -> None:
         """Write one ``.safetensors`` file whose metadata is the JSON of the numbers, atomically.
@@ -56,4 +61,4 @@ class AdaptState:
             raise ModelFileError(f"{path} is not the state of an adaptation. Remove it, or name another folder.")
         template = {name: torch.empty(shape, device="meta") for name, (_, shape) in header.tensors.items()}
         numbers = {key: value for key, value in header.config.items() if key not in ("class", "format_version")}
-        return AdaptState(read_tensors(path, template, header=header), numbers)
+        return AdaptState(read_tensors(path, template, header=header), numbers, path)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..generators.base import Generator
 from ..losses.clip import Clip, ClipDirection, choose_layers
+from ..runtime.defaults import standard_defaults
 from ..tokens.token_set import TokenSet
 from .adaptation import PREVIEWS, Adaptation
 from .context import Context
@@ -90,6 +91,7 @@ def load_clips(clips: Sequence[str | os.PathLike[str] | Clip], device: torch.dev
     return [(clip if isinstance(clip, Clip) else Clip.load(clip)).to(device) for clip in clips]
 
 
+@standard_defaults()
 def text_adaptation(
     generator: Generator,
     source: str,
@@ -129,6 +131,7 @@ def text_adaptation(
     )
 
 
+@standard_defaults()
 @torch.no_grad()
 def picture_term(
     generator: Generator, references: References, clips: Sequence[Clip], weight: float = 1.0, seed: int = 0

@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command("generate")(pictures.generate)
 app.command("invert")(pictures.invert)
 app.command("edit")(pictures.edit)
+app.command("faces")(pictures.faces)
 app.command("adapt")(adapt.adapt)
 app.add_typer(train.train, name="train", help="Train a network on your pictures.")
 app.add_typer(evaluate.evaluate, name="evaluate")

@@ -10,7 +10,6 @@ import typer
 
 from ..boundary.paths import user_path
 from ..config import MAX_SEED
-from ..errors import ConfigError
 
 
 if TYPE_CHECKING:
@@ -116,15 +115,10 @@ def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[st
 
 def load(model: str, device: str) -> RefineStylePipeline:
     """The pipeline, ready to draw. Raises ConfigError where there is no such device."""
-    import torch
-
     from ..pipeline import RefineStylePipeline
+    from ..runtime.devices import usable_device
 
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # no such name; no driver; torch without that device
-        reason = re.split(r"\.?(?:\s*\n|\. )", str(error).strip())[0]  # PyTorch goes on for pages
-        raise ConfigError(f"The device {device!r} cannot be used here: {reason}.") from error
+    usable_device(device)  # before anything is loaded
     return RefineStylePipeline.from_pretrained(model, device=device)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import runpy
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import ModelNotFoundError, printable
+from ..errors import ConfigError, ModelNotFoundError, printable
 from ..runtime.optional import optional
 from . import console
 from .arguments import Device, Model, load
@@ -85,6 +86,8 @@ def demo(
     root = Path(__file__).resolve().parents[2]
     if not (root / "app.py").is_file() or not (root / "space").is_dir():
         raise ModelNotFoundError("The demo is not part of the wheel: get the repository and run python app.py in it.")
+    if port is not None:
+        _check_free(port)
     if model is not None:
         os.environ["REFINESTYLE_MODEL"] = model
     if port is not None:
@@ -92,3 +95,16 @@ def demo(
     sys.path.insert(0, str(root))
     optional("gradio", "The demo", "refinestyle-hub[demo]")
     runpy.run_path(str(root / "app.py"), run_name="__main__")
+
+
+def _check_free(port: int) -> None:
+    """Raise ConfigError where something listens on the port already: Gradio would take another one without a word."""
+    with socket.socket() as test:
+        test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, or a port just left would count
+        try:
+            test.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"Port {port} is in use already, or may not be used ({error.strerror}).\n"
+                f"Stop what listens there, or choose another: --port {port % 65535 + 1}"
+            ) from error

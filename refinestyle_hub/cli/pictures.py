@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import MissingDependencyError
+from ..errors import ConfigError, MissingDependencyError
 from . import console
 from .arguments import (
     Aligned,
@@ -30,10 +30,11 @@ from .arguments import (
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..inversion.inversion import Inversion
     from ..pipeline import RefineStylePipeline
 
 
-__all__ = ["edit", "generate", "invert"]
+__all__ = ["edit", "faces", "generate", "invert"]
 
 
 def generate(
@@ -184,27 +185,67 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
 def edit(
     model: Model,
     inversion: Annotated[
-        Path, typer.Argument(dir_okay=False, help="The inversion.safetensors of a face.", metavar="INVERSION")
+        Path,
+        typer.Argument(
+            dir_okay=False,
+            help="The inversion.safetensors of a face, or latents of other tools: .npz, .npy or .pt.",
+            metavar="INVERSION",
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", dir_okay=False, help="Picture to write.")],
+    out: Annotated[Path, typer.Option("--out", dir_okay=False, help="Picture to write: .png, .jpg, .webp or .tif.")],
     set_: Edits = None,
     domain: InDomains = None,
     paste: Annotated[Path | None, typer.Option(help="The photo: the edited face is laid back into it.")] = None,
+    number: Annotated[int, typer.Option(min=0, help="Of a file with several latents: which one.")] = 0,
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
     """Draw an inverted face with attributes changed, or in another domain."""
     edits, wanted = parse_edits(set_ or []), parse_domains(domain or [])
-    if out.suffix.lower() != ".png":
-        raise typer.BadParameter("The picture is written as PNG: give a name that ends in .png.", param_hint="--out")
-    pipe = load(model, device)
-    from ..images import save_png
-    from ..inversion.inversion import Inversion
+    from ..images import check_ending, save_picture
 
-    face = Inversion.from_pretrained(inversion)
+    check_ending(out)
+    pipe = load(model, device)
+    face = _face(inversion, pipe, number)
     picture = pipe.render(face, edits=edits, domains=load_domains(pipe, wanted))
     if paste is not None:
         picture = face.paste_back(paste, picture)
-    save_png(picture, out)
+    save_picture(picture, out)
     report = {"model": model, "edits": edits, "domains": wanted, "file": str(out), "size": list(picture.size)}
     console.emit(report, f"{out}, {picture.width} x {picture.height} pixels", as_json)
+
+
+def _face(path: Path, pipe: RefineStylePipeline, number: int) -> Inversion:
+    """The inversion in a file of ours, or around the latent of another tool; what a file is, its contents say."""
+    from ..boundary.contents import is_safetensors, start_of
+    from ..convert.latent_files import read_latents
+    from ..inversion.inversion import Inversion
+    from ..storage.tensors import read_header
+
+    if path.suffix.lower() == ".safetensors" and not is_safetensors(start_of(path)):
+        return Inversion.from_pretrained(path)  # which says what it is instead
+    if is_safetensors(start_of(path)) and read_header(path).config is not None:
+        return Inversion.from_pretrained(path)
+    codes = read_latents(path, pipe.generator.num_ws, pipe.generator.config.w_dim)
+    if number >= len(codes):
+        raise ConfigError(f"{path} has {len(codes)} latents, counted from 0; there is no number {number}.")
+    return Inversion(codes[number])
+
+
+def faces(
+    photo: Annotated[Path, typer.Argument(help="Picture with faces.", metavar="PHOTO")],
+    as_json: console.AsJson = False,
+) -> None:
+    """List the faces of a photo by the numbers that ``invert --face`` takes."""
+    from ..faces.photo import read_photo
+
+    found = read_photo(photo).faces
+    report = [
+        {"face": number, "box": list(face.box), "width": face.width, "score": round(face.score, 3)}
+        for number, face in enumerate(found)
+    ]
+    lines = [
+        f"{number}  {face.width} pixels wide, at {face.box[0]}, {face.box[1]}, score {face.score:.2f}"
+        for number, face in enumerate(found)
+    ]
+    console.emit({"photo": str(photo), "faces": report}, "\n".join(lines), as_json)

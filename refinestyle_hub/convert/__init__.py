@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .conversion import Conversion, convert
 from .export import export, export_nvidia, export_rosinality, nvidia_state_dict, rosinality_checkpoint
+from .latent_files import read_latents
 from .nvidia import read_nvidia_state
 
 
@@ -14,6 +15,7 @@ __all__ = [
     "export_nvidia",
     "export_rosinality",
     "nvidia_state_dict",
+    "read_latents",
     "read_nvidia_state",
     "rosinality_checkpoint",
 ]

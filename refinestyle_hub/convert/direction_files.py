@@ -12,21 +12,17 @@ import csv
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..boundary.paths import AnyPath, user_path
 from ..editing.directions import Direction, DirectionInfo
 from ..errors import ModelFileError, ModelNotFoundError
-from ..pickles.torch_files import read_torch
+from .array_files import read_arrays
 
 
 __all__ = ["read_directions"]
 
-MAX_BYTES = 64 << 20  # the largest published file, GANSpace's 80 components for 1024 px, takes 0.2 MB
 MAX_CODES = 64  # no generator has more; StyleCLIP's table of 9088 style channels is no direction
 
 
@@ -84,30 +80,13 @@ def _direction(values: Tensor, w_dim: int, path: Path, licence: str) -> Directio
 
 def _read(path: Path) -> Tensor | Mapping[str, Tensor]:
     """One direction, several by name, or the "comp" and "std" of GANSpace."""
-    if not path.is_file():
-        raise ModelNotFoundError(f"There is no file {path}.")
-    if path.stat().st_size > MAX_BYTES:
-        raise ModelFileError(f"{path} is larger than {MAX_BYTES >> 20} MiB, and no direction is that large.")
-    suffix = path.suffix.lower()
-    content = _read_numpy(path) if suffix in (".npy", ".npz") else read_torch(path)
-    if isinstance(content, Tensor):
-        return content
-    if isinstance(content, dict) and content and all(isinstance(values, Tensor) for values in content.values()):
-        return content
-    raise ModelFileError(f"{path} holds neither directions nor GANSpace's comp, mean and std.")
-
-
-def _read_numpy(path: Path) -> Tensor | dict[str, Tensor]:
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return torch.from_numpy(content.astype(np.float32))
-            kind = "lat" if "lat_comp" in content else "act"  # components of w, else of the layer
-            named = {"comp": content[f"{kind}_comp"], "std": content[f"{kind}_stdev"]}
-            return {name: torch.from_numpy(values.astype(np.float32)) for name, values in named.items()}
-    except (OSError, ValueError, TypeError, EOFError, KeyError, BadZipFile) as error:
-        raise ModelFileError(f"{path} cannot be read as arrays of numbers ({type(error).__name__}).") from error
+    arrays = read_arrays(path)
+    for kind in ("lat", "act"):  # components of w, else of the layer
+        if f"{kind}_comp" in arrays and f"{kind}_stdev" in arrays:
+            return {"comp": arrays[f"{kind}_comp"], "std": arrays[f"{kind}_stdev"]}
+    if not arrays:
+        raise ModelFileError(f"{path} holds neither directions nor GANSpace's comp, mean and std.", path=path)
+    return arrays[""] if set(arrays) == {""} else arrays
 
 
 def _short_name(path: Path) -> str:

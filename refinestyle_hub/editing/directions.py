@@ -197,7 +197,10 @@ def apply(w_plus: Tensor, edits: Mapping[str, float | Tensor], directions: Mappi
         offset = directions[name].offset(num_ws).to(w_plus)
         if offset.shape[1] != width:
             raise DirectionError(f"The direction {name!r} has {offset.shape[1]} numbers a code, w+ has {width}.")
-        amount = torch.as_tensor(strength, dtype=w_plus.dtype, device=w_plus.device)
+        try:
+            amount = torch.as_tensor(strength, dtype=w_plus.dtype, device=w_plus.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"The strength of {name!r} must be a finite number, not {strength!r:.80}.") from error
         if amount.shape not in ((), (samples,)):
             raise ShapeError(f"The strength of {name!r} is one number or [{samples}], not {list(amount.shape)}.")
         if not bool(amount.isfinite().all()):

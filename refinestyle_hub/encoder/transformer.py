@@ -57,7 +57,7 @@ def positions(height: int, width: int, channels: int) -> Tensor:
     turns = math.pi * max(height, width) ** (waves / max(len(waves) - 1, 1))  # radians over the map
     places = []
     for axis, size in ((0, height), (1, width)):
-        at = (torch.arange(size) + 0.5) / size
+        at = (torch.arange(size).float() + 0.5) / size
         angles = (turns[:, None] * at)[:, :, None] if axis == 0 else (turns[:, None] * at)[:, None]
         places += [angles.sin().expand(-1, height, width), angles.cos().expand(-1, height, width)]
     return torch.cat(places)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ShapeError
-from .detect import Face, fill_around, plain
+from .detect import Face, fill_around, horizontal, plain
 from .dlib_models import Floats
 
 
@@ -40,8 +40,7 @@ def face_quad(landmarks: Floats) -> Floats:
     mouth = (landmarks[48] + landmarks[54]) / 2
     eyes = (left_eye + right_eye) / 2
     across, down = right_eye - left_eye, mouth - eyes
-    # The eye line plus the eye-mouth line turned by 90 degrees: steadier than either when the head is turned.
-    x = across + np.array([down[1], -down[0]])
+    x = horizontal(landmarks)
     x *= max(2.0 * np.hypot(*across), 1.8 * np.hypot(*down)) / np.hypot(*x)  # half the side
     y = np.array([-x[1], x[0]])
     centre = eyes + 0.1 * down

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..boundary.numbers import whole
 from ..boundary.paths import AnyPath, user_path
 from ..errors import FaceNotFoundError, PictureError
 from ..images import MAX_BYTES, MAX_PIXELS, PictureSource, list_pictures, load_picture, to_tensor
@@ -50,6 +51,7 @@ class Photo:
         """
         if not self.faces:
             return Crop(ImageOps.fit(self.image, (size, size), Image.Resampling.LANCZOS))
+        face = whole(face, "face", 0)
         if not 0 <= face < len(self.faces):
             count = len(self.faces)
             raise FaceNotFoundError(f"The picture has {count} face(s), counted from 0; there is no face {face}.")

@@ -7,7 +7,6 @@ refinable convolutions, and ``synthesise``.
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..boundary.numbers import real, whole
 from ..config import Fingerprint, GeneratorConfig, LayerSpec
 from ..errors import BaseMismatchError, ConfigError, LayerError, MergeError, ModelFileError, ShapeError, printable
 from ..hub.pretrained import Pretrained
@@ -135,8 +135,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
         """
         if z.ndim != 2 or z.shape[1] != self.config.z_dim:
             raise ShapeError(f"z must be [N, {self.config.z_dim}], not {list(z.shape)}.")
-        if not math.isfinite(truncation):
-            raise ConfigError(f"The truncation must be a finite number, not {truncation}.")
+        truncation = real(truncation, "The truncation")
         w: Tensor = self.mapping(z)[:, None].expand(-1, self.num_ws, -1)
         if truncation == 1.0:
             return w
@@ -148,7 +147,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
 
         ``rng`` may live on another device than the weights, such as the CPU for the same codes everywhere.
         """
-        source = self.device if rng is None else rng.device
+        n, source = whole(n, "The number of samples", 0), self.device if rng is None else rng.device
         z = torch.randn(n, self.config.z_dim, generator=rng, device=source)
         return self.map(z.to(self.device), truncation)
 
@@ -228,9 +227,11 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
                 "Generator.map makes it from z."
             )
         full = self.config.resolution
-        asked = full if resolution is None else resolution
+        asked = full if resolution is None else whole(resolution, "resolution", 1, full)
         if asked < 1 or full % asked or (full // asked) & (full // asked - 1):
             raise ConfigError(f"resolution must be {full} over a power of two, not {asked}.")
+        if w_plus.dtype == torch.float64:  # as numpy has it
+            w_plus = w_plus.float()
         residuals = residuals_of(tokens, strength, w_plus.shape[0], w_plus.device)
         for name, found in residuals.items():
             self._check(name, found)

@@ -10,22 +10,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import check_seed
-from ..errors import ConfigError
+from ..errors import ConfigError, printable
 
 
 __all__ = ["latents_of_seeds"]
 
 
-def latents_of_seeds(seeds: Iterable[int], z_dim: int) -> Tensor:
-    """Return z [N, z_dim]: the latents that the published tools of StyleGAN2 draw for these seeds.
+def latents_of_seeds(seeds: Iterable[int] | int, z_dim: int) -> Tensor:
+    """Return z [N, z_dim]: the latents that the published tools of StyleGAN2 draw for these seeds, or for one.
 
     Raises:
         ConfigError: There is no seed, or one is not a whole number from 0 to 2**32 - 1.
     """
+    if isinstance(seeds, str | bytes):
+        raise ConfigError(f"Seeds are whole numbers, such as [0, 1, 2] or range(4), not {printable(repr(seeds))}.")
+    one = not isinstance(seeds, Iterable) or getattr(seeds, "ndim", 1) == 0
     rows: list[NDArray[np.float64]] = []
-    for seed in seeds:
-        check_seed(seed)
-        rows.append(np.random.RandomState(seed).randn(z_dim))  # noqa: NPY002
+    for seed in [seeds] if one else seeds:  # type: ignore[union-attr]
+        number = check_seed(seed)
+        rows.append(np.random.RandomState(number).randn(z_dim))  # noqa: NPY002
     if not rows:
         raise ConfigError("There is nothing to draw: give at least one seed.")
-    return torch.from_numpy(np.stack(rows)).float()
+    return torch.from_numpy(np.stack(rows)).to(torch.float32)

@@ -17,12 +17,14 @@ from torch.overrides import TorchFunctionMode
 
 from ..boundary.paths import AnyPath, is_address, user_path
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, printable
+from ..runtime.defaults import standard_defaults
+from ..runtime.devices import floating
 from ..storage.atomic import write_folder
 from ..storage.index import CONFIG, join, model_folders
-from ..storage.model_folder import INDEX, Source, pickle_hint
+from ..storage.model_folder import INDEX, Source
 from ..storage.schema import config_from_json, config_to_json, dump_json, read_json
 from ..storage.tensors import encode_tensors, read_header, read_tensors
-from .sources import HubOptions, open_source
+from .sources import HubOptions, known_options, open_source
 
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ class Pretrained:
         return cls
 
     @classmethod
+    @standard_defaults()
     def template(cls, config: Any) -> Mapping[str, Tensor]:
         """Names, shapes and dtypes of the tensors that belong to ``config``; their values do not count."""
         with _Unfilled():
@@ -130,6 +133,7 @@ class Pretrained:
         return module.state_dict()
 
     @classmethod
+    @standard_defaults()
     def from_state(cls: type[P], config: Any, tensors: Mapping[str, Tensor]) -> P:
         """An instance around ``tensors``, which fit ``template(config)``; modules come in eval mode."""
         with _Unfilled():
@@ -193,12 +197,9 @@ class Pretrained:
             ModelFileError: The file is damaged, or does not hold exactly the tensors of its config, all finite.
             ConfigError: The config is of a newer major format or has a value out of range, or options do not fit.
         """
-        if not dtype.is_floating_point:
-            raise ConfigError(f"dtype must be a floating-point type such as torch.float16, not {dtype}.")
+        dtype, options = floating(dtype), known_options(options, "dtype", "subfolder", "variant")
         path = Path() if is_address(name_or_path) else user_path(name_or_path)
         if path.is_file():
-            if hint := pickle_hint([path.name]):
-                raise ModelFileError(f"{path} cannot be loaded.{hint}")
             if subfolder or variant or options.get("revision"):
                 raise ConfigError(f"{path} is one file: subfolder=, variant= and revision= are for folders and repos.")
             return cls._read(path, None, dtype)
@@ -219,6 +220,7 @@ class Pretrained:
         return cls._read(_locate_weights(source, folder, cls.stem, variant), config_path, dtype)
 
     @classmethod
+    @standard_defaults()
     def _read(cls: type[P], weights: Path, config_path: Path | None, dtype: torch.dtype) -> P:
         header = read_header(weights)
         data = read_json(config_path) if config_path else header.config

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from ..boundary.paths import AnyPath, user_path
+from ..runtime.defaults import standard_defaults
+from ..runtime.devices import floating, usable_device
 from ..storage.index import PipelineIndex, join, read_index, save_index
 from .pretrained import Pretrained
-from .sources import HubOptions, open_source
+from .sources import HubOptions, known_options, open_source
 
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class PretrainedPipeline:
     domains: Mapping[str, Any]
 
     @classmethod
+    @standard_defaults()
     def from_pretrained(
         cls: type[P],
         name_or_path: AnyPath,
@@ -42,6 +45,7 @@ class PretrainedPipeline:
         subfolder: str | None = None,
         variant: str | None = None,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
         allow_base_mismatch: bool = False,
         **options: Unpack[HubOptions],
     ) -> P:
@@ -51,6 +55,7 @@ class PretrainedPipeline:
             name_or_path: The name, folder or Hub id.
             subfolder, variant: See ``Pretrained.from_pretrained``.
             device: Where the networks go.
+            dtype: Type of their numbers, such as torch.float16 for drawing on a GPU; see ``to``.
             allow_base_mismatch: Whether to accept directions, encoder and domains made for other weights.
             options: revision, token, cache_dir and local_files_only, for the Hub: see ``HubOptions``.
 
@@ -59,7 +64,7 @@ class PretrainedPipeline:
             ModelFileError, ConfigError: A file is damaged or of a newer format.
             BaseMismatchError: Parts were made for another generator.
         """
-        source = open_source(name_or_path, **options)
+        source = open_source(name_or_path, **known_options(options, "dtype", "device", "subfolder", "variant"))
         index = read_index(source, subfolder)
         first, *others = cls.parts
         found: dict[str, Any] = {}
@@ -70,7 +75,8 @@ class PretrainedPipeline:
         found[first].requires_grad_(False)
         folders = {name: join(subfolder, f"domains/{name}") for name in index.domains}
         domains = {name: cls.domain_class.from_source(source, subfolder=place) for name, place in folders.items()}
-        return cls(**found, domains=domains, allow_base_mismatch=allow_base_mismatch).to(device)  # type: ignore[call-arg]
+        made = cls(**found, domains=domains, allow_base_mismatch=allow_base_mismatch)  # type: ignore[call-arg]
+        return made.to(device) if dtype is None else made.to(device, dtype)
 
     def save_pretrained(self, folder: AnyPath, variant: str | None = None) -> None:
         """Write every part into ``folder``, and last the index that names them.
@@ -89,9 +95,26 @@ class PretrainedPipeline:
             domain.save_pretrained(folder / "domains" / name)
         save_index(folder, index)
 
-    def to(self: P, device: torch.device | str) -> P:
-        """Move the networks; returns the pipeline."""
-        for part in vars(self).values():
+    def to(
+        self: P,
+        *where: torch.device | str | torch.dtype,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> P:
+        """Move the networks to a device, and the parts of the model to a type of number; returns the pipeline.
+
+        Half precision is for drawing. Inversions and adaptations are computed in float32 all the same.
+
+        Raises:
+            ConfigError: The device cannot be used here, or the type is none of fractions.
+        """
+        changes: list[Any] = [*where, *(one for one in (device, dtype) if one is not None)]
+        devices = [usable_device(place) for place in changes if not isinstance(place, torch.dtype)]
+        dtypes = [floating(place) for place in changes if isinstance(place, torch.dtype)]
+        for name, part in vars(self).items():
             if isinstance(part, nn.Module):
-                part.to(device)
+                for place in devices:
+                    part.to(place)
+                for kind in dtypes if name in self.parts else []:
+                    part.to(kind)
         return self

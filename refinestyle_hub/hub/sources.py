@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..boundary.paths import is_address, user_path
 from ..errors import (
@@ -22,6 +22,7 @@ from ..errors import (
     ModelFileError,
     ModelNotFoundError,
     RefineStyleHubError,
+    no_such,
     printable,
 )
 from ..storage.model_folder import INDEX, Folder, Source, checked_name, is_repo_id, pickle_hint
@@ -48,6 +49,16 @@ class HubOptions(TypedDict, total=False):
     cache_dir: str | os.PathLike[str] | None  # in place of huggingface_hub's own, also for what is fetched
     local_files_only: bool  # never open a connection
     force_download: bool  # fetch each file again, also one that is in the cache
+
+
+def known_options(options: Mapping[str, Any], *others: str) -> HubOptions:
+    """The options of a loading function. Raises ConfigError for one that there is not, with what was meant."""
+    known = HubOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise ConfigError(no_such("option", name, [*known, *others]))
+    found: Any = dict(options)
+    return found  # type: ignore[no-any-return]
 
 
 class Repo:

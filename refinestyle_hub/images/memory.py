@@ -59,9 +59,11 @@ def _image(array: NDArray[Any], channels_first: bool) -> Image.Image:
 def _levels(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Numbers of any type -> levels from 0 to 255."""
     kind = array.dtype.kind
-    if array.dtype == np.uint8 or kind == "b":
-        levels: NDArray[np.uint8] = array if kind == "u" else np.where(array, np.uint8(255), np.uint8(0))
+    if array.dtype == np.uint8:
+        levels: NDArray[np.uint8] = array
         return levels
+    if kind == "b":
+        return np.where(array, 255, 0).astype(np.uint8)
     if kind not in "iuf":
         raise PictureError(f"An array of {array.dtype} holds no pixels: give uint8, or fractions from 0 to 1.")
     values = array.astype(np.float64)

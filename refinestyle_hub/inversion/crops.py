@@ -15,6 +15,8 @@ from ..encoder.encoder import Encoder
 from ..generators.base import Generator
 from ..generators.codes import fit_codes
 from ..losses.perceptual import Perceptual
+from ..runtime.defaults import standard_defaults
+from ..runtime.precision import full_precision
 from .inversion import Inversion
 from .inversion_settings import InversionSettings, planned_steps
 from .optimise import OnStep, invert
@@ -23,14 +25,16 @@ from .optimise import OnStep, invert
 __all__ = ["codes_of", "invert_crops"]
 
 
+@standard_defaults()
 def codes_of(encoder: Encoder, crops: Tensor, generator: Generator) -> Tensor:
     """w+ [N, L, D] of crops [N, 3, R, R] for a generator whose latent space the encoder reads."""
-    side = encoder.config.generator.resolution
+    encoder, side = full_precision(encoder), encoder.config.generator.resolution
     if side != crops.shape[-1]:
         crops = F.interpolate(crops, size=(side, side), mode="area" if side < crops.shape[-1] else "bilinear")
     return fit_codes(encoder.codes(crops), generator.num_ws)
 
 
+@standard_defaults()
 @torch.inference_mode(False)
 @torch.enable_grad()
 def invert_crops(
@@ -64,6 +68,7 @@ def invert_crops(
     """
     began = time.monotonic()
     base = base or generator.fingerprint()
+    generator, encoder = full_precision(generator), encoder and full_precision(encoder)
     start, sets = None, None
     if encoder is not None:
         with torch.no_grad():

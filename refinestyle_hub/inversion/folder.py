@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ..boundary.numbers import whole
 from ..boundary.paths import AnyPath, user_path
 from ..config import Fingerprint
 from ..encoder.encoder import Encoder
@@ -20,6 +21,7 @@ from ..generators.base import Generator
 from ..images import list_pictures, to_tensor
 from ..losses.perceptual import Perceptual
 from ..runtime import processes
+from ..runtime.defaults import standard_defaults
 from ..storage.fingerprint import check_base, digest
 from .crops import invert_crops
 from .inversion import Inversion
@@ -42,6 +44,7 @@ class FolderReport:
     left_out: dict[str, str]  # other files and folders in the folder, and why they were not taken for pictures
 
 
+@standard_defaults()
 def invert_folder(
     generator: Generator,
     folder: AnyPath,
@@ -81,8 +84,7 @@ def invert_folder(
         ModelFileError: An inversion that is there is damaged.
         MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
     """
-    if batch < 1:
-        raise ConfigError(f"batch must be at least 1, not {batch}.")
+    batch = whole(batch, "batch", 1)
     folder, out, state = user_path(folder), user_path(out), processes.accelerator()
     if out.resolve() == folder.resolve():
         raise ConfigError(f"The inversions of {folder} need a folder of their own: each gets the name of its picture.")

@@ -97,18 +97,21 @@ class Inversion(Pretrained):
         return replace(self, quad=quad, source_size=crop.source_size)
 
     def paste_back(self, picture: PictureSource, edited: Image.Image) -> Image.Image:
-        """Lay an edited picture of the face back into the photo that it was found in.
+        """Lay an edited picture of the face back into the photo that it was found in; its transparency stays.
 
         Raises:
             PictureError: The photo cannot be read.
             ShapeError: The inversion is of an aligned crop, or of another photo.
         """
-        photo = load_picture(picture)
+        photo = load_picture(picture, alpha=True)
         if self.quad is None or self.source_size is None:
             raise ShapeError("This inversion is of an aligned crop: there is no photo to paste it back into.")
         if photo.size != self.source_size:
             raise ShapeError(f"The face was found in a photo of {self.source_size} pixels, this one is {photo.size}.")
-        return paste_back(photo, edited, self.quad.double().numpy())
+        pasted = paste_back(photo.convert("RGB"), edited, self.quad.double().numpy())
+        if photo.mode == "RGBA":
+            pasted.putalpha(photo.getchannel("A"))
+        return pasted
 
     # --- For ``from_pretrained``, which reads such a file ---
 

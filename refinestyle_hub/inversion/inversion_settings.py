@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..boundary.numbers import whole
 from ..errors import ConfigError
 
 
@@ -54,6 +55,8 @@ def planned_steps(
     Raises:
         ConfigError: The numbers do not add up.
     """
+    steps = None if steps is None else whole(steps, "steps", 0)
+    w_steps = None if w_steps is None else whole(w_steps, "w_steps", 0)
     if not tokens and steps is None:
         steps = w_steps
     steps = (STEPS_AFTER_ENCODER if started else STEPS) if steps is None else steps

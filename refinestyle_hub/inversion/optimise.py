@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from ..config import Fingerprint
+from ..config import Fingerprint, check_seed
 from ..encoder.encoder import standard_coordinates
 from ..errors import ConfigError, ShapeError
 from ..generators.base import Generator
@@ -26,7 +26,9 @@ from ..images import to_uint8
 from ..losses.code_spread import code_spread
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import mse
+from ..runtime.defaults import standard_defaults
 from ..runtime.optim import warmup_cooldown
+from ..runtime.precision import plain
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .inversion import Inversion
@@ -41,6 +43,7 @@ T = TypeVar("T")
 W_STEPS = 100
 
 
+@standard_defaults()
 @torch.inference_mode(False)
 @torch.enable_grad()
 def invert(
@@ -87,8 +90,8 @@ def invert(
         ConfigError: A number of steps is negative.
         MissingDependencyError, ModelFileError: The perceptual distance cannot be loaded.
     """
-    began = time.monotonic()
-    crops = crops.clone()  # one that was made in inference mode could not be descended on
+    began, generator, seed = time.monotonic(), plain(generator), check_seed(seed)
+    crops = crops.clone().float()  # one that was made in inference mode could not be descended on
     settings, base = settings or InversionSettings(), base or generator.fingerprint()
     w_steps = (W_STEPS if start is None else 0) if w_steps is None else w_steps
     _check(generator, crops, start, start_tokens, w_steps, token_steps)
@@ -121,13 +124,13 @@ def invert(
         tokens = [replace(one, base=base) for one in refined]
 
     with torch.no_grad():
-        plain = frozen(w_plus).clamp(-1, 1)
+        alone = frozen(w_plus).clamp(-1, 1)
         full = frozen(w_plus, tokens).clamp(-1, 1)
         columns = {
             "mse": pixels(full),
             "perceptual": fine(full),
-            "w_plus_mse": pixels(plain),
-            "w_plus_perceptual": fine(plain),
+            "w_plus_mse": pixels(alone),
+            "w_plus_perceptual": fine(alone),
         }
     shared: dict[str, Any] = {
         "perceptual_backbone": perceptual.name,

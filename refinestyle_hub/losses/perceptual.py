@@ -8,6 +8,7 @@ blurred pooling). The latter also exists with VGG16: dearer, and no loss of ours
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ModelNotFoundError, ShapeError
+from ..errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
+from ..runtime.defaults import standard_defaults
 from .perceptual_weights import lpips_alex, st_lpips
 
 
@@ -63,13 +65,14 @@ class Perceptual(nn.Module):
         self.requires_grad_(False)
 
     @classmethod
+    @standard_defaults()
     def load(cls, backbone: Backbone = "auto") -> Perceptual:
         """Load published weights; "auto" is LPIPS where torchvision has or can fetch AlexNet, else ST-LPIPS.
 
         Raises:
             MissingDependencyError: The wheel that holds the weights is not installed.
             ModelNotFoundError: LPIPS was asked for by name and its trunk cannot be had.
-            ModelFileError: The weights are damaged.
+            ModelFileError: The weights are damaged; where "auto" can do without them, a warning says so.
         """
         if backbone == "st-lpips-vgg":
             model = cls(backbone)
@@ -77,7 +80,13 @@ class Perceptual(nn.Module):
             return model
         if backbone != "st-lpips-alex":
             model = cls("lpips-alex")
-            weights = lpips_alex(model.state_dict())
+            try:
+                weights = lpips_alex(model.state_dict())
+            except ModelFileError as error:
+                if backbone == "lpips-alex":
+                    raise
+                warnings.warn(f"{error}\nUntil then ST-LPIPS takes the place of LPIPS.", stacklevel=2)
+                weights = None
             if weights is not None:
                 model.load_state_dict(weights)
                 return model

@@ -112,4 +112,12 @@ def _alexnet() -> dict[str, Tensor] | None:
     except ImportError:
         return None
     path = torch_file(AlexNet_Weights.IMAGENET1K_V1.url)
-    return None if path is None else dict(read_torch(path))
+    if path is None:
+        return None
+    try:
+        return dict(read_torch(path))
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"{path}, AlexNet in torch's cache, is damaged.\nRemove that file: it is fetched again when it is needed.",
+            path=path,
+        ) from error

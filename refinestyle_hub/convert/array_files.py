@@ -1,0 +1,63 @@
+"""Files with arrays of numbers, of whatever library: their arrays by name, as tensors. Nothing is executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..boundary.contents import check_contents, fetch_again, is_safetensors, start_of
+from ..errors import ModelFileError
+from ..pickles.torch_files import read_torch
+from .networks_in_files import tensor_of
+from .nvidia import read_safetensors
+
+
+__all__ = ["read_arrays"]
+
+MAX_BYTES = 64 << 20  # the largest published file, StyleCLIP's table, takes 18 MB
+
+
+def read_arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of a ``.npy``, ``.npz``, ``.safetensors`` or PyTorch file by name; one without a name has "".
+
+    What a file is, its first bytes say, not its ending. Numbers become float32.
+
+    Raises:
+        ModelNotFoundError: There is no such file.
+        ModelFileError: It is too large, damaged, or holds no arrays.
+    """
+    start = start_of(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelFileError(f"{path} is larger than {MAX_BYTES >> 20} MiB, and no file of directions is that large.")
+    zipped = start.startswith(b"PK") and (b".npy" in start[:300] or path.suffix.lower() == ".npz")
+    if start.startswith(b"\x93NUMPY") or zipped:
+        return _read_numpy(path)
+    if is_safetensors(start):
+        return {name: t.float() for name, t in read_safetensors(path).items()}
+    check_contents(path, start, "cannot be read as arrays of numbers", "zip", "pickle")
+    content: Any = read_torch(path)
+    if (alone := tensor_of(content)) is not None:
+        return {"": alone.float()}
+    if not isinstance(content, dict):
+        return {}
+    found = {str(name): tensor_of(value) for name, value in content.items()}
+    return {name: t.float() for name, t in found.items() if t is not None and not t.is_complex()}
+
+
+def _read_numpy(path: Path) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"": torch.from_numpy(content.astype(np.float32))}
+            arrays = {name: content[name] for name in content.files}
+        return {name: torch.from_numpy(v.astype(np.float32)) for name, v in arrays.items() if v.dtype.kind in "biuf"}
+    except (OSError, ValueError, TypeError, EOFError, KeyError, BadZipFile) as error:
+        raise ModelFileError(
+            f"{path} cannot be read as arrays of numbers ({type(error).__name__}).\n{fetch_again(path)}", path=path
+        ) from error

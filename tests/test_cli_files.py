@@ -1,0 +1,112 @@
+"""Files that commands take and write: latents of other tools, formats of pictures, transparency, faces of a photo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from refinestyle_hub.convert import read_latents
+from refinestyle_hub.errors import ConfigError, ModelFileError, SaveError
+from refinestyle_hub.images import save_picture
+from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.pipeline import RefineStylePipeline
+
+
+@pytest.fixture
+def latent(tiny_pipeline_dir: Path) -> torch.Tensor:
+    """w+ [L, D] of the tiny pipeline."""
+    generator = RefineStylePipeline.from_pretrained(tiny_pipeline_dir).generator
+    return generator.map(torch.randn(1, generator.config.z_dim))[0].detach()
+
+
+def test_latents_of_other_tools(tmp_path: Path, latent: torch.Tensor) -> None:
+    codes, width = latent.shape
+    np.savez(tmp_path / "projected_w.npz", w=latent[None].numpy())
+    np.save(tmp_path / "w.npy", latent[0].numpy())
+    (tmp_path / "w.npy").rename(tmp_path / "W.NPY")
+    torch.save(torch.stack([latent, latent + 1]), tmp_path / "latents.pt")
+    torch.save({"latent": latent.numpy(), "path": "x"}, tmp_path / "named.pt")
+    for name in ("projected_w.npz", "W.NPY", "named.pt"):
+        found = read_latents(tmp_path / name, codes, width)
+        assert found.shape == (1, codes, width)
+        assert torch.allclose(found[0], latent)
+    assert len(read_latents(tmp_path / "latents.pt", codes, width)) == 2
+    torch.save(latent[:, :3], tmp_path / "narrow.pt")
+    with pytest.raises(ModelFileError, match="holds no latents"):
+        read_latents(tmp_path / "narrow.pt", codes, width)
+    torch.save(latent[None].repeat(1, 3, 1), tmp_path / "long.pt")
+    with pytest.raises(ModelFileError, match="this generator has"):
+        read_latents(tmp_path / "long.pt", codes, width)
+    torch.save(latent * torch.nan, tmp_path / "nan.pt")
+    with pytest.raises(ModelFileError, match="NaN"):
+        read_latents(tmp_path / "nan.pt", codes, width)
+
+
+@pytest.mark.parametrize("ending", [".png", ".JPG", ".webp", ".tif"])
+def test_edit_takes_latents_and_writes_every_format(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, latent: torch.Tensor, ending: str
+) -> None:
+    np.savez(tmp_path / "projected_w.npz", w=latent[None].numpy())
+    out = tmp_path / f"edited{ending}"
+    assert run("edit", tiny_pipeline_dir, tmp_path / "projected_w.npz", "--set", "smile=1", "--out", out)[0] == 0
+    with Image.open(out) as written:
+        assert (written.size, written.mode) == ((32, 32), "RGB")
+
+
+def test_edit_says_what_is_wrong_with_a_file(run: Any, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"<!DOCTYPE html><html></html>")
+    code, _, err = run("edit", tiny_pipeline_dir, tmp_path / "a.safetensors", "--out", tmp_path / "a.png")
+    assert (code, "a web page" in err) == (1, True)
+    code, _, err = run("edit", tiny_pipeline_dir, tmp_path / "a.safetensors", "--out", tmp_path / "a.xcf")
+    assert (code, ".png, .jpg" in err) == (1, True)
+
+
+def test_transparency_stays_where_a_face_is_pasted() -> None:
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 255, (64, 64, 4), dtype=np.uint8))
+    face = Inversion(torch.zeros(1, 1), quad=torch.tensor([[8, 8], [8, 40], [40, 40], [40, 8]]), source_size=(64, 64))
+    pasted = face.paste_back(photo, Image.new("RGB", (32, 32), "red"))
+    assert pasted.mode == "RGBA"
+    assert np.array_equal(np.asarray(pasted)[..., 3], np.asarray(photo)[..., 3])
+    assert np.array_equal(np.asarray(pasted)[50:], np.asarray(photo)[50:])
+    assert face.paste_back(photo.convert("RGB"), Image.new("RGB", (32, 32))).mode == "RGB"
+
+
+def test_pictures_with_transparency_are_written(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    save_picture(clear, tmp_path / "a.png")
+    save_picture(clear, tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.png") as png, Image.open(tmp_path / "a.jpg") as jpeg:
+        assert (png.mode, jpeg.getpixel((0, 0))) == ("RGBA", (255, 255, 255))
+    with pytest.raises(ConfigError, match="endings of pictures"):
+        save_picture(clear, tmp_path / "a.heic")
+    with pytest.raises(SaveError, match="/proc/a.png"):
+        save_picture(clear, "/proc/a.png")
+
+
+def test_faces_of_a_photo_are_listed(run: Any, tmp_path: Path, astronaut: Image.Image) -> None:
+    astronaut.save(tmp_path / "a b.png")
+    code, out, _ = run("faces", tmp_path / "a b.png", "--json")
+    (face,) = json.loads(out)["faces"]
+    assert (code, face["face"]) == (0, 0)
+    assert face["width"] > 60
+    Image.new("RGB", (64, 64)).save(tmp_path / "none.png")
+    code, _, err = run("faces", tmp_path / "none.png")
+    assert (code, "none.png: No face found" in err) == (1, True)
+
+
+def test_a_port_in_use_is_told(run: Any) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, err = run("demo", "--port", port)
+    assert (code, f"Port {port} is in use" in err) == (1, True)
