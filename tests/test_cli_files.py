@@ -37,7 +37,7 @@ def test_latents_of_other_tools(tmp_path: Path, latent: torch.Tensor) -> None:
         assert found.shape == (1, codes, width)
         assert torch.allclose(found[0], latent)
     assert len(read_latents(tmp_path / "latents.pt", codes, width)) == 2
-    torch.save(latent[:, :3], tmp_path / "narrow.pt")
+    torch.save(latent[:, :3].clone(), tmp_path / "narrow.pt")
     with pytest.raises(ModelFileError, match="holds no latents"):
         read_latents(tmp_path / "narrow.pt", codes, width)
     torch.save(latent[None].repeat(1, 3, 1), tmp_path / "long.pt")

@@ -11,11 +11,11 @@ from ..errors import ConfigError, printable
 __all__ = ["real", "whole"]
 
 
-def whole(value: Any, name: str, low: int, high: int | None = None) -> int:
+def whole(value: Any, name: str, low: int | None = None, high: int | None = None) -> int:
     """A whole number; 2.0 is one, True is none. Raises ConfigError, which says what ``name`` may be."""
     number = _number(value)
     if number is None or not math.isfinite(number) or number != int(number) or not _within(number, low, high):
-        raise ConfigError(f"{name} must be a whole number {_range(low, high)}, not {printable(repr(value))}.")
+        raise ConfigError(f"{name} must be a whole number{_range(low, high)}, not {printable(repr(value))}.")
     return int(number)
 
 
@@ -23,8 +23,7 @@ def real(value: Any, name: str, low: float | None = None, high: float | None = N
     """A finite number. Raises ConfigError, which says what ``name`` may be."""
     number = _number(value)
     if number is None or not math.isfinite(number) or not _within(number, low, high):
-        limits = f" {_range(low, high)}" if (low, high) != (None, None) else ""
-        raise ConfigError(f"{name} must be a finite number{limits}, not {printable(repr(value))}.")
+        raise ConfigError(f"{name} must be a finite number{_range(low, high)}, not {printable(repr(value))}.")
     return float(number)
 
 
@@ -40,6 +39,6 @@ def _within(number: float, low: float | None, high: float | None) -> bool:
 
 
 def _range(low: float | None, high: float | None) -> str:
-    if high is None:
-        return f"of {low} or more"
-    return f"of {high} or less" if low is None else f"from {low} to {high}"
+    if low is None:
+        return "" if high is None else f" of {high} or less"
+    return f" of {low} or more" if high is None else f" from {low} to {high}"

@@ -40,6 +40,7 @@ class Face:
     box: Box
     landmarks: Floats
     score: float
+    turned: float = 0.0  # degrees counter-clockwise by which the picture was turned when the face was found
 
     @property
     def width(self) -> int:
@@ -102,7 +103,8 @@ class _View:
         else:
             corners = self._back(np.array([box[:2], box[2:]], dtype=np.float64))
         left, top, right, bottom = (round(float(v)) for v in (*corners.min(0), *corners.max(0)))
-        return Face((left, top, right, bottom), self._back(landmarks), score)
+        turned = float(np.degrees(np.arctan2(self.matrix[1, 0], self.matrix[0, 0])))
+        return Face((left, top, right, bottom), self._back(landmarks), score, turned)
 
     def of(self, seen: Image.Image, original: Image.Image) -> _View:
         """The same view, as one of the ``original`` that ``seen`` is a smaller copy of."""
@@ -160,15 +162,16 @@ def straightened(image: Image.Image, face: Face, models: FaceModels) -> Face:
     """
     for _ in range(LOOKS):
         tilt = _tilt(face)
-        if abs(tilt) <= UPRIGHT and face.score >= CLEAR:
+        upright = abs(_turn_between(face.turned, face)) <= UPRIGHT  # as it was seen
+        if upright and face.score >= CLEAR:
             return face
         turns = [tilt + more for more in ((0,) if face.score >= CLEAR else (0, -20, 20, -45, 45))]
-        looks = [(turn, found) for turn in turns for found in _turned(image, turn, face).faces(models)]
-        looks = [(turn, found) for turn, found in looks if _is_at(found, face)]
-        clear = SHARE * max([face.score, *(found.score for _, found in looks)])
-        clearly = [(abs(_turn_between(turn, found)), found) for turn, found in looks if found.score >= clear]
+        looks = [found for turn in turns for found in _turned(image, turn, face).faces(models)]
+        looks = [found for found in looks if _is_at(found, face)]
+        clear = SHARE * max([face.score, *(found.score for found in looks)])
+        clearly = [(abs(_turn_between(found.turned, found)), found) for found in looks if found.score >= clear]
         rest, found = min(clearly, key=lambda look: look[0], default=(0.0, face))  # the most upright, as it was seen
-        if abs(tilt) <= UPRIGHT and abs(_turn_between(tilt, found)) <= UPRIGHT:
+        if upright and abs(_turn_between(tilt, found)) <= UPRIGHT:
             return face  # upright indeed
         face = found
         if rest <= UPRIGHT:

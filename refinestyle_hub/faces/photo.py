@@ -51,7 +51,7 @@ class Photo:
         """
         if not self.faces:
             return Crop(ImageOps.fit(self.image, (size, size), Image.Resampling.LANCZOS))
-        face = whole(face, "face", 0)
+        face = whole(face, "face")
         if not 0 <= face < len(self.faces):
             count = len(self.faces)
             raise FaceNotFoundError(f"The picture has {count} face(s), counted from 0; there is no face {face}.")
