@@ -3,7 +3,7 @@
     python benchmarks/directions.py --drawn 200 --photos FOLDER --count 40 --face-api ... --human ... --backbone ...
 
 The instruments are those of the labels (``training/ffhq-1024/directions/README.md``). Each direction is applied with
-strengths -3 to 3. Columns:
+strengths -3 to 3, or those of ``--strengths``. Columns:
 
 - effect: change of its own attribute for one unit of strength, in deviations over drawn faces (least squares)
 - leak: root of the mean square of such changes of all other attributes; the largest of them by name
@@ -32,6 +32,7 @@ from torch import Tensor
 from refinestyle_hub import RefineStylePipeline
 from refinestyle_hub.convert.direction_files import read_directions
 from refinestyle_hub.editing.directions import Direction, apply
+from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.faces.detect import search
 from refinestyle_hub.faces.dlib_models import default_models
 from refinestyle_hub.images.pixels import contact_sheet, from_uint8, save_png, to_images
@@ -205,26 +206,29 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     pipe = RefineStylePipeline.from_pretrained(args.model)
     bench = Measure(pipe, Instruments(args))
     wanted = args.only.split(",") if args.only else list(pipe.directions)
-    report: dict[str, Any] = {"model": Path(args.model).name, "strengths": STRENGTHS}
+    strengths = [float(strength) for strength in args.strengths.split(",")]
+    if not {-ASKED, 0.0, ASKED} <= set(strengths):
+        raise ConfigError("--strengths needs -2, 0 and 2: identity is compared there.")
+    report: dict[str, Any] = {"model": Path(args.model).name, "strengths": strengths}
     if args.drawn:
         faces = drawn_faces(pipe, args.drawn)
         rows = report["drawn"] = {}
         for name in wanted:
-            rows[name] = bench.row(name, pipe.directions[name], faces, STRENGTHS)
+            rows[name] = bench.row(name, pipe.directions[name], faces, strengths)
             print(line(name, rows[name]), flush=True)
-            save_png(bench.sheet(faces, pipe.directions[name], STRENGTHS), args.out / f"{name}.png")
+            save_png(bench.sheet(faces, pipe.directions[name], strengths), args.out / f"{name}.png")
         if args.published:
             rows = report["published"] = {}
             for title, (name, direction) in published(args.published, wanted).items():
                 direction = bench.scaled(name, direction, faces[: max(4, args.drawn // 10)])
-                rows[title] = bench.row(name, direction, faces, STRENGTHS)
+                rows[title] = bench.row(name, direction, faces, strengths)
                 print(line(title, rows[title]), flush=True)
     if args.photos:
         faces = inverted(pipe, args.photos, args.count, args.steps)
         rows = report["photos"] = {}
         for name in wanted:
-            full = bench.row(name, pipe.directions[name], faces, STRENGTHS)
-            alone = bench.row(name, pipe.directions[name], [(w_plus, None) for w_plus, _ in faces], STRENGTHS)
+            full = bench.row(name, pipe.directions[name], faces, strengths)
+            alone = bench.row(name, pipe.directions[name], [(w_plus, None) for w_plus, _ in faces], strengths)
             rows[name] = {"response": full["effect"] / alone["effect"], "tokens": full, "w_plus": alone}
             print(f"{name}: response {rows[name]['response']:.0%}; " + line("with tokens", full), flush=True)
     return {**report, "drawn_faces": args.drawn, "photo_count": args.count if args.photos else 0, "steps": args.steps}
@@ -263,6 +267,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=40, help="photos")
     parser.add_argument("--steps", type=int, default=30, help="of each inversion")
     parser.add_argument("--published", type=Path, help="folder of published directions")
+    parser.add_argument(
+        "--strengths", default=",".join(f"{s:g}" for s in STRENGTHS), help="by commas; with -2, 0 and 2"
+    )
     parser.add_argument("--only", default="", help="directions, by commas")
     parser.add_argument("--heads", type=Path, default=LABELS / "heads.npz")
     parser.add_argument("--scale", type=Path, default=LABELS / "scale.npz", help="as linear.py wrote it")
