@@ -151,7 +151,8 @@ def pipelines(args: argparse.Namespace) -> dict[str, RefineStylePipeline]:
         name, _, folder = given.partition("=")
         if not folder or name in found:
             raise ConfigError(f"--encoder {given}: give NAME=FOLDER, with a name that no other encoder has.")
-        pipe = RefineStylePipeline(first.generator, encoder=Encoder.from_pretrained(folder).to(args.device))
+        encoder = Encoder.from_pretrained(folder).to(args.device)
+        pipe = RefineStylePipeline(first.generator, encoder=encoder, inversion=first.inversion)
         pipe.perceptual = first.perceptual
         found[name] = pipe
     if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -301,7 +302,11 @@ class Fingerprint:
     architecture: str  # sizes, such as "stylegan2-128-z256-w256-m4-c256.256.128.64.32.16"
     digest: str  # of the weights, 32 hexadecimal digits
     parents: tuple[str, ...] = ()  # digests of the generators it was fine-tuned from, nearest first
-    latent_space: str = ""  # digest of the mapping network, 32 hexadecimal digits; empty: not known
+    latent_space: str = ""  # projections of the mapping network, 4 hexadecimal digits each; empty: not known
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"([0-9a-f]{4})*", self.latent_space):
+            raise ConfigError(f"latent_space must be 4 hexadecimal digits for each tensor, not '{self.latent_space}'.")
 
     def __str__(self) -> str:
         return f"{self.architecture}@{self.digest[:12]}"

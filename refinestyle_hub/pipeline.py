@@ -56,6 +56,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
 
     parts = {"generator": Generator, "discriminator": Discriminator, "encoder": Encoder, "directions": Directions}
     domain_class = TokenSet
+    settings = {"inversion": InversionSettings}
     domains: dict[str, TokenSet]
 
     @standard_defaults()
@@ -67,6 +68,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         domains: Mapping[str, TokenSet] | None = None,
         encoder: Encoder | None = None,
         *,
+        inversion: InversionSettings | None = None,
         allow_base_mismatch: bool = False,
     ) -> None:
         self.generator = generator
@@ -74,6 +76,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         self.encoder = encoder
         self.directions = directions if directions is not None else Directions({})
         self.domains = dict(domains or {})
+        self.inversion = inversion or InversionSettings()
         self.allow_base_mismatch = allow_base_mismatch
         if self._shares_codes(self.directions.config.base, "The set of directions"):
             self.directions = self.directions.fit(generator.num_ws)
@@ -110,22 +113,22 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             face: Which face is taken, the largest being 0.
             seed: The same seed gives the same result.
             on_step: A function called with (step, steps, metrics). If it returns True, the best so far is the result.
-            settings: Weights and rates.
+            settings: Weights and rates. None takes those of this model.
 
         Raises:
             PictureError, FaceNotFoundError: The picture cannot be used, or has no face of that number.
             MissingDependencyError: The face detector or the perceptual distance is not installed.
         """
         crop = read_photo(picture, "none" if aligned else "required").crop(self.generator.config.resolution, face)
-        how: dict[str, Any] = {"steps": steps, "w_steps": w_steps, "tokens": tokens, "seed": seed}
-        (found,) = self.invert_crops(to_tensor(crop.image), **how, on_step=on_step, settings=settings)
+        how: dict[str, Any] = {"steps": steps, "w_steps": w_steps, "tokens": tokens, "seed": seed, "on_step": on_step}
+        (found,) = self.invert_crops(to_tensor(crop.image), **how, settings=settings or self.inversion)
         return found.in_photo(crop)
 
     @standard_defaults()
     def invert_crops(self, crops: Tensor, **how: Any) -> list[Inversion]:
         """``invert`` a batch of crops [N, 3, R, R] in [-1, 1] at once, see ``inversion.crops.invert_crops``."""
         mine: dict[str, Any] = {"encoder": self.encoder, "perceptual": self.perceptual, "base": self.fingerprint}
-        return invert_crops(self.generator, crops.to(self.device), **mine, **how)
+        return invert_crops(self.generator, crops.to(self.device), **mine | {"settings": self.inversion} | how)
 
     @standard_defaults()
     def render(

@@ -12,7 +12,7 @@ from refinestyle_hub.config import Fingerprint, StyleGAN2Config
 from refinestyle_hub.errors import BaseMismatchError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
-from refinestyle_hub.storage.fingerprint import check_base
+from refinestyle_hub.storage.fingerprint import check_base, share_codes
 
 
 CONFIG = StyleGAN2Config(16, 8, 8, 2, {4: 6, 8: 4, 16: 2})
@@ -41,6 +41,25 @@ def test_every_parameter_matters(generator: Generator) -> None:
     assert len(digests) == 1 + len(list(generator.parameters()))
 
 
+def test_rounding_and_a_factor_folded_in_leave_the_latent_space(generator: Generator) -> None:
+    """What reading the same network from another format does: another rounding, with the learning rate in or out."""
+    other = StyleGAN2Generator(replace(CONFIG, channels={4: 4, 8: 4, 16: 2}))
+    with torch.no_grad():
+        for name, tensor in generator.mapping.state_dict().items():
+            other.mapping.state_dict()[name].copy_((tensor * 0.01).half().float() / 0.01)
+    assert share_codes(other.fingerprint(), generator.fingerprint())
+
+
+def test_every_parameter_of_the_mapping_makes_another_latent_space(generator: Generator) -> None:
+    mapping = dict(generator.mapping.named_parameters())
+    for name in mapping:
+        other = copy.deepcopy(generator)
+        with torch.no_grad():
+            tensor = dict(other.mapping.named_parameters())[name]
+            tensor += 0.1 * tensor.norm() / tensor.numel() ** 0.5 * torch.randn_like(tensor) + (tensor == 0)
+        assert not share_codes(replace(other.fingerprint(), digest="0" * 32), generator.fingerprint())
+
+
 def test_fingerprint_is_pinned() -> None:
     """Files carry it: a change of this value orphans every domain ever saved."""
     generator = StyleGAN2Generator(CONFIG)
@@ -48,6 +67,7 @@ def test_fingerprint_is_pinned() -> None:
         for i, (_, parameter) in enumerate(sorted(generator.named_parameters())):
             parameter.copy_(((torch.arange(parameter.numel()) + i) % 17 / 8 - 1).view_as(parameter))
     assert str(generator.fingerprint()) == "stylegan2-16-z8-w8-m2-c6.4.2@a234c9d91e81"
+    assert generator.fingerprint().latent_space == "7f0981387ec67d93"
 
 
 def test_the_same_base_passes(generator: Generator, recwarn: pytest.WarningsRecorder) -> None:

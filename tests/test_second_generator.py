@@ -169,7 +169,7 @@ def test_a_latent_space_is_shared_and_weights_are_not(
         pipe.render(face, domains={tokens_for(generator): 1.0})  # type: ignore[dict-item]
     with pytest.raises(BaseMismatchError, match="another architecture"):
         pipe.render(replace(face, tokens=tokens_for(generator)))
-    stranger = replace(base, digest="0" * 32, latent_space="1" * 32)
+    stranger = replace(base, digest="0" * 32, latent_space="1" * len(base.latent_space))
     with pytest.raises(BaseMismatchError, match="another architecture"):
         pipeline(other, perceptual, directions=Directions({}, stranger))
 

@@ -133,4 +133,5 @@ def with_encoder(pipe: RefineStylePipeline, encoder: str | None) -> RefineStyleP
     from ..pipeline import RefineStylePipeline
 
     network = Encoder.from_pretrained(encoder).to(pipe.device)
-    return RefineStylePipeline(pipe.generator, pipe.discriminator, pipe.directions, pipe.domains, network)
+    parts = (pipe.generator, pipe.discriminator, pipe.directions, pipe.domains)
+    return RefineStylePipeline(*parts, network, inversion=pipe.inversion)

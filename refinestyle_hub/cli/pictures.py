@@ -163,6 +163,7 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
             out,
             encoder=pipe.encoder,
             perceptual=pipe.perceptual,
+            settings=pipe.inversion,
             on_picture=lambda done, total: tick(done, {}, total),
             **how,
         )

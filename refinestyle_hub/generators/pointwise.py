@@ -3,7 +3,7 @@
 In eager mode on a CPU the large maps of a high-resolution network cost more to read and write than to compute.
 Everything between two depthwise convolutions looks at one pixel at a time, so it runs on strips of rows that stay in
 the cache, and each map is written once. Compiled code fuses these steps by itself: it takes the plain definition,
-which this equals.
+which this equals. Maps of 16 bits are multiplied as they are, and the rest of a strip is in fp32.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def pointwise(
     Returns:
         [N, O, H, W], or [N, O / 4, 2 H, 2 W] with ``up``; in channels_last.
     """
-    fits = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if not fits or torch.compiler.is_compiling() or (noise is not None and noise.requires_grad):
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or (noise is not None and noise.requires_grad):
         return pointwise_plain(x, kernel, bias, noise, up)
-    y: Tensor = _Strips.apply(x, kernel, bias, noise, up)
+    with torch.autocast("cpu", enabled=False):
+        y: Tensor = _Strips.apply(x, kernel, bias, noise, up)
     return y
 
 
@@ -142,20 +142,26 @@ class _Strips(torch.autograd.Function):
         outputs = kernel.shape[1]
         pixels = x.permute(0, 2, 3, 1).contiguous()
         keep = any(ctx.needs_input_grad)
-        offsets = bias.expand(n, outputs)
+        work = torch.promote_types(x.dtype, torch.float32)
+        offsets, matrices = bias.to(work).expand(n, outputs), kernel.to(x.dtype).mT
+        up = None if up is None else up.to(work)
         maps = None if noise is None else noise.reshape(-1, height, width).expand(n, height, width)
         shape = (n, height, width, outputs)
         y = x.new_empty(shape) if keep or up is None else None
         z = None if up is None else x.new_empty(n, height, 2, width, 2, outputs // 4)
         for i in range(n):
-            matrix = kernel[i].t()
             for rows in _strips(height, width, outputs):
-                part = x.new_empty(rows.stop - rows.start, width, outputs) if y is None else y[i, rows]
-                flat = part.view(-1, outputs)
-                torch.addmm(offsets[i], pixels[i, rows].view(-1, inputs), matrix, out=flat)
+                taken = pixels[i, rows].view(-1, inputs)
+                if x.dtype == work:
+                    part = x.new_empty(rows.stop - rows.start, width, outputs) if y is None else y[i, rows]
+                    torch.addmm(offsets[i], taken, matrices[i], out=part.view(-1, outputs))
+                else:
+                    part = (taken @ matrices[i]).to(work).add_(offsets[i]).view(-1, width, outputs)
                 if maps is not None:
                     part.add_(maps[i, rows, :, None])
                 F.leaky_relu_(part, SLOPE)
+                if y is not None and x.dtype != work:
+                    y[i, rows] = part
                 if up is not None and z is not None:
                     bands = (part * up[i]).unflatten(2, (2, 2, outputs // 4))
                     halves = bands.new_empty(2, *bands.shape[:2], 2, outputs // 4)  # [2 rows, h, W, column band, C]
@@ -165,7 +171,8 @@ class _Strips(torch.autograd.Function):
                         torch.add(halves[v, :, :, 0], halves[v, :, :, 1], out=z[i, rows, v, :, 0])
                         torch.sub(halves[v, :, :, 0], halves[v, :, :, 1], out=z[i, rows, v, :, 1])
         if keep:
-            ctx.save_for_backward(pixels, kernel, up, y)
+            ctx.save_for_backward(pixels, matrices.mT, up, y)
+            ctx.dtypes = kernel.dtype, bias.dtype
             ctx.shared_bias = bias.ndim == 1
         out = y if z is None else z.view(n, 2 * height, 2 * width, outputs // 4)
         assert out is not None
@@ -175,19 +182,20 @@ class _Strips(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pixels, kernel, up, y = ctx.saved_tensors
+        dtype, work = pixels.dtype, torch.promote_types(pixels.dtype, torch.float32)
         n, height, width, inputs = pixels.shape
         outputs = kernel.shape[1]
         wants_x, wants_kernel, wants_bias, _, wants_up = ctx.needs_input_grad
         grad = grad.permute(0, 2, 3, 1).contiguous()
         to_x = torch.empty_like(pixels) if wants_x else None
-        to_kernel = torch.zeros_like(kernel) if wants_kernel else None
-        to_bias = kernel.new_zeros(n, outputs) if wants_bias else None
+        to_kernel = torch.zeros_like(kernel, dtype=work) if wants_kernel else None
+        to_bias = pixels.new_zeros(n, outputs, dtype=work) if wants_bias else None
         to_up = torch.zeros_like(up) if wants_up else None
         for i in range(n):
             for rows in _strips(height, width, outputs):
-                part = y[i, rows]
+                part = y[i, rows].to(work)
                 if up is None:
-                    g = grad[i, rows]
+                    g = grad[i, rows].to(work)
                 else:
                     cells = grad.view(n, height, 2, width, 2, outputs // 4)[i, rows]  # [h, 2, W, 2, C]
                     halves = part.new_empty(2, *part.shape[:2], 2, outputs // 4)  # [column band, h, W, 2 rows, C]
@@ -203,12 +211,18 @@ class _Strips(torch.autograd.Function):
                         to_up[i] += (g * part).sum(dim=(0, 1))
                     g = g.mul_(up[i])
                 g = torch.ops.aten.leaky_relu_backward(g, part, SLOPE, True).view(-1, outputs)
+                if to_bias is not None:
+                    to_bias[i] += g.sum(dim=0)
+                g = g.to(dtype)
                 if to_x is not None:
                     torch.mm(g, kernel[i], out=to_x[i, rows].view(-1, inputs))
                 if to_kernel is not None:
-                    to_kernel[i].addmm_(g.t(), pixels[i, rows].view(-1, inputs))
-                if to_bias is not None:
-                    to_bias[i] += g.sum(dim=0)
-        if to_bias is not None and ctx.shared_bias:
-            to_bias = to_bias.sum(dim=0)
+                    if dtype == work:
+                        to_kernel[i].addmm_(g.t(), pixels[i, rows].view(-1, inputs))
+                    else:
+                        to_kernel[i] += g.t() @ pixels[i, rows].view(-1, inputs)
+        if to_bias is not None:
+            to_bias = (to_bias.sum(dim=0) if ctx.shared_bias else to_bias).to(ctx.dtypes[1])
+        if to_kernel is not None:
+            to_kernel = to_kernel.to(ctx.dtypes[0])
         return None if to_x is None else to_x.permute(0, 3, 1, 2), to_kernel, to_bias, None, to_up

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 
 from ..boundary.paths import AnyPath, user_path
+from ..errors import ConfigError, listed
 from ..runtime.defaults import standard_defaults
 from ..runtime.devices import floating, usable_device
 from ..storage.index import PipelineIndex, join, read_index, save_index
+from ..storage.model_folder import INDEX
+from ..storage.schema import from_json
 from .pretrained import Pretrained
 from .sources import HubOptions, known_options, open_source
 
@@ -28,12 +32,14 @@ P = TypeVar("P", bound="PretrainedPipeline")
 class PretrainedPipeline:
     """Mixin: ``from_pretrained``, ``save_pretrained`` and ``to`` for a model of several parts.
 
-    A subclass names its ``parts``, the first of which is always there, and the class of its ``domains``. It takes
-    them as arguments, together with ``allow_base_mismatch``, and has them as attributes.
+    A subclass names its ``parts``, the first of which is always there, and the classes of its ``domains`` and
+    ``settings``. It takes all of them as arguments, together with ``allow_base_mismatch``, and has them as
+    attributes. Of the settings, the index keeps what differs from their defaults.
     """
 
     parts: ClassVar[Mapping[str, type[Pretrained]]]
     domain_class: ClassVar[type[Pretrained]]
+    settings: ClassVar[Mapping[str, type[Any]]]
     domains: Mapping[str, Any]
 
     @classmethod
@@ -66,6 +72,10 @@ class PretrainedPipeline:
         """
         source = open_source(name_or_path, **known_options(options, "dtype", "device", "subfolder", "variant"))
         index = read_index(source, subfolder)
+        unknown = sorted(set(index.settings) - set(cls.settings))
+        if unknown:
+            raise ConfigError(f"{source}: {INDEX} has settings that nobody knows here: {listed(unknown)}.")
+        chosen = {name: from_json(cls.settings[name], data, INDEX) for name, data in index.settings.items()}
         first, *others = cls.parts
         found: dict[str, Any] = {}
         for name in (first, *(name for name in others if name in index.parts)):
@@ -75,7 +85,7 @@ class PretrainedPipeline:
         found[first].requires_grad_(False)
         folders = {name: join(subfolder, f"domains/{name}") for name in index.domains}
         domains = {name: cls.domain_class.from_source(source, subfolder=place) for name, place in folders.items()}
-        made = cls(**found, domains=domains, allow_base_mismatch=allow_base_mismatch)  # type: ignore[call-arg]
+        made = cls(**found, **chosen, domains=domains, allow_base_mismatch=allow_base_mismatch)  # type: ignore[call-arg]
         return made.to(device) if dtype is None else made.to(device, dtype)
 
     def save_pretrained(self, folder: AnyPath, variant: str | None = None) -> None:
@@ -88,12 +98,21 @@ class PretrainedPipeline:
         folder = user_path(folder)
         there = {name: getattr(self, name) for name in self.parts}
         there = {name: part for name, part in there.items() if isinstance(part, nn.Module) or part}
-        index = PipelineIndex(tuple(there), tuple(self.domains))
+        index = PipelineIndex(tuple(there), tuple(self.domains), self._settings())
         for name, part in there.items():
             part.save_pretrained(folder / name, variant if isinstance(part, nn.Module) else None)
         for name, domain in self.domains.items():
             domain.save_pretrained(folder / "domains" / name)
         save_index(folder, index)
+
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        """Of each subject the fields that differ from their defaults; no subject without any."""
+        changed = {}
+        for name, kind in self.settings.items():
+            mine, plain = getattr(self, name), kind()
+            values = {f.name: getattr(mine, f.name) for f in fields(kind)}
+            changed[name] = {field: value for field, value in values.items() if value != getattr(plain, field)}
+        return {name: values for name, values in changed.items() if values}
 
     def to(
         self: P,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..boundary.numbers import whole
+from ..config import check_choices
 from ..errors import ConfigError
 
 
@@ -32,11 +34,22 @@ class InversionSettings:
     prior: float = 0.2  # on the squared distance from the mean latent, in standard deviations, per number
     spread: float = 10.0  # the same for the codes' distance from each other
     token_rate: float = 0.01  # Adam's, in the unit of `TokenParameters`
+    code_rate: float = 0.0  # Adam's on w+ beneath the tokens, in standard deviations of w; 0 keeps w+ as it is
     token_warmup: float = 0.3  # share of the steps in which it rises; Adam's first steps are nearly random
     norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
     rank: int = 8  # T
     layers: str | tuple[str, ...] = "*.conv*"  # that get tokens
     patience: int = 40  # steps; a phase ends when that many gain less than 1 % together
+    scales: int = 2  # at which tokens see the perceptual distance, in turn: up to 256 px, and (2) at half of it
+    size: int = 1024  # pixels, at most: of the pictures that are drawn and compared
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the maps while steps are taken; bf16 where the processor has it
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.scales not in (1, 2):
+            raise ConfigError(f"scales must be 1 or 2, not {self.scales}.")
+        if self.size < 32 or self.size & (self.size - 1):
+            raise ConfigError(f"size must be a power of two from 32, not {self.size}.")
 
 
 def planned_steps(

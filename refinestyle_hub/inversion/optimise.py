@@ -2,8 +2,8 @@
 
 Phase 1, ``optimise_codes``, finds w+ from the mean latent: the projection of Karras et al. 2020 (appendix D), in W and
 W+ at once, and in coordinates in which w has unit variance (Wulff and Torralba 2020). Phase 2, ``optimise_tokens``,
-keeps w+ and finds tokens that close the remaining gap (RefineStyle, arXiv 2410.06104, on one picture). An encoder's
-answer can take the place of phase 1, or be where it starts: w+ then moves beneath the encoder's tokens.
+finds tokens that close the remaining gap (RefineStyle, arXiv 2410.06104, on one picture), and may move w+ along.
+An encoder's answer can take the place of phase 1, or be where it starts: w+ then moves beneath the encoder's tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ..generators.base import Generator
 from ..images import to_uint8
 from ..losses.code_spread import code_spread
 from ..losses.perceptual import Perceptual
-from ..losses.pixel import mse
+from ..losses.pixel import mse, shrink
+from ..runtime.bf16 import has_bf16
 from ..runtime.defaults import standard_defaults
 from ..runtime.optim import warmup_cooldown
 from ..runtime.precision import plain
@@ -39,6 +40,7 @@ from .inversion_settings import InversionSettings
 __all__ = ["OnStep", "invert", "optimise_codes", "optimise_tokens"]
 
 OnStep: TypeAlias = Callable[[int, int, Mapping[str, float]], "bool | None"]
+Draw: TypeAlias = Callable[[Tensor, "TokenSet | Sequence[TokenSet | None] | None"], Tensor]
 T = TypeVar("T")
 W_STEPS = 100
 
@@ -98,7 +100,15 @@ def invert(
     # The same numbers, without gradients of their own; the caller's generator keeps its flags.
     frozen = type(generator).from_state(generator.config, generator.state_dict()).float().requires_grad_(False)
     perceptual = perceptual or Perceptual.load().to(crops.device)
-    pixels: Distance = partial(mse, crops)
+    size = min(generator.config.resolution, settings.size)
+    pixels: Distance = partial(mse, shrink(crops, size))
+    half = settings.precision == "bf16" and has_bf16(crops.device)
+
+    def draw(w_plus: Tensor, tokens: TokenSet | Sequence[TokenSet | None] | None) -> Tensor:
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=half):
+            pictures: Tensor = frozen(w_plus, tokens, resolution=size)
+        return pictures.float()
+
     fine, coarse = perceptual_distances(crops, perceptual)
     rngs = [torch.Generator().manual_seed(seed) for _ in crops]  # so that no picture's answer depends on the others
 
@@ -113,23 +123,24 @@ def invert(
         rate = settings.w_rate if start is None else settings.near_rate
         loss = InversionLoss(pixels, [coarse], settings.w_perceptual, on_pictures)
         found, w_done, stopped = optimise_codes(
-            frozen, w_plus, start_tokens, loss, w_steps, rate, settings, rngs, partial(report, 0)
+            frozen, draw, w_plus, start_tokens, loss, w_steps, rate, settings, rngs, partial(report, 0)
         )
         w_plus = torch.stack(found)
     if token_steps and stopped != "cancelled":
-        loss = InversionLoss(pixels, [fine, coarse], settings.perceptual, on_pictures)
-        refined, token_done, stopped = optimise_tokens(
-            frozen, w_plus, start_tokens, loss, token_steps, settings, rngs, partial(report, w_steps)
+        loss = InversionLoss(pixels, [fine, coarse][: settings.scales], settings.perceptual, on_pictures)
+        pairs, token_done, stopped = optimise_tokens(
+            frozen, draw, w_plus, start_tokens, loss, token_steps, settings, rngs, partial(report, w_steps)
         )
-        tokens = [replace(one, base=base) for one in refined]
+        w_plus = torch.stack([codes for codes, _ in pairs])
+        tokens = [replace(one, base=base) for _, one in pairs]
 
     with torch.no_grad():
         alone = frozen(w_plus).clamp(-1, 1)
         full = frozen(w_plus, tokens).clamp(-1, 1)
         columns = {
-            "mse": pixels(full),
+            "mse": mse(crops, full),
             "perceptual": fine(full),
-            "w_plus_mse": pixels(alone),
+            "w_plus_mse": mse(crops, alone),
             "w_plus_perceptual": fine(alone),
         }
     shared: dict[str, Any] = {
@@ -179,6 +190,7 @@ class Optimised(NamedTuple, Generic[T]):
 
 def optimise_codes(
     generator: Generator,
+    draw: Draw,
     start: Tensor,
     tokens: Sequence[TokenSet] | None,
     loss: InversionLoss,
@@ -209,7 +221,7 @@ def optimise_codes(
         if progress < 0.5 and settings.w_noise:
             noise = [torch.randn(move.shape[1:], generator=rng) for rng in rngs]
             move = move + settings.w_noise * (1 - 2 * progress) ** 2 * torch.stack(noise).to(move)
-        pictures = generator(start + move @ basis, tokens)
+        pictures = draw(start + move @ basis, tokens)
         standard = offset + common + each  # w+ in standard deviations from the mean
         prior = settings.prior * standard.square().mean(dim=(1, 2))
         return loss(step, pictures, prior + settings.spread * code_spread(standard) / standard.shape[2])
@@ -218,13 +230,13 @@ def optimise_codes(
         return list((start + (common + each) @ basis).detach())
 
     noisy = math.ceil(steps / 2) if settings.w_noise else 0
-    return _adam(
-        [common, each], evaluate, answers, steps, rate, settings.w_warmup, settings.patience, on_step, noisy=noisy
-    )
+    rates = [(rate, [common, each])]
+    return _adam(rates, evaluate, answers, steps, settings.w_warmup, settings.patience, on_step, noisy=noisy)
 
 
 def optimise_tokens(
     generator: Generator,
+    draw: Draw,
     w_plus: Tensor,
     start: Sequence[TokenSet] | None,
     loss: InversionLoss,
@@ -232,10 +244,11 @@ def optimise_tokens(
     settings: InversionSettings,
     rngs: Sequence[torch.Generator],
     on_step: Callable[[int, Mapping[str, float]], bool],
-) -> Optimised[TokenSet]:
-    """Find post-modulation tokens of each picture, on top of fixed ``w_plus`` [N, L, D].
+) -> Optimised[tuple[Tensor, TokenSet]]:
+    """Find post-modulation tokens of each picture, and the w+ [L, D] beneath them, which stays unless it has a rate.
 
     Args:
+        w_plus: [N, L, D], where w+ begins.
         start: One set for each picture. None means new tokens by ``settings``, with P = 0.
         rngs: One for each picture, for new tokens.
     """
@@ -246,34 +259,45 @@ def optimise_tokens(
         new = partial(TokenParameters, stats, settings.rank, settings.layers, "post")
         sets = [new(rng=rng).to(w_plus.device) for rng in rngs]
 
+    basis, move = None, torch.zeros_like(w_plus)
+    if settings.code_rate:
+        basis, _ = standard_coordinates(generator, torch.Generator().manual_seed(0))
+        move.requires_grad_()
+
+    def codes() -> Tensor:
+        return w_plus if basis is None else w_plus + move @ basis
+
     def evaluate(step: int) -> LossValues:
         now = [parameters.token_set() for parameters in sets]
-        pictures = generator(w_plus, now[0] if len(now) == 1 else now)
+        pictures = draw(codes(), now[0] if len(now) == 1 else now)
         norms = torch.stack([parameters.residual_norm().square().mean() for parameters in sets])
         return loss(step, pictures, settings.norm * norms)
 
-    def answers() -> list[TokenSet]:
-        return [parameters.token_set().detach() for parameters in sets]
+    def answers() -> list[tuple[Tensor, TokenSet]]:
+        found = [parameters.token_set().detach() for parameters in sets]
+        return list(zip(codes().detach(), found, strict=True))
 
-    leaves = [leaf for parameters in sets for leaf in parameters.parameters()]
-    return _adam(
-        leaves, evaluate, answers, steps, settings.token_rate, settings.token_warmup, settings.patience, on_step
-    )
+    rates: list[tuple[float, Sequence[Tensor]]] = [
+        (settings.token_rate, [leaf for parameters in sets for leaf in parameters.parameters()])
+    ]
+    if basis is not None:
+        rates.append((settings.code_rate, [move]))
+    return _adam(rates, evaluate, answers, steps, settings.token_warmup, settings.patience, on_step)
 
 
 def _adam(
-    leaves: Sequence[Tensor],
+    rates: Sequence[tuple[float, Sequence[Tensor]]],
     evaluate: Callable[[int], LossValues],
     answers: Callable[[], list[T]],
     steps: int,
-    rate: float,
     warmup: float,
     patience: int,
     on_step: Callable[[int, Mapping[str, float]], bool],
     noisy: int = 0,
 ) -> Optimised[T]:
-    """Adam on ``leaves``; keeps the best answer for each picture, or the last one in the first ``noisy`` steps."""
-    adam = torch.optim.Adam(leaves, betas=(0.9, 0.99))
+    """Adam with a rate for each list of leaves. It keeps the best answer for each picture, or in the first ``noisy``
+    steps the last one."""
+    adam = torch.optim.Adam([{"params": leaves} for _, leaves in rates], betas=(0.9, 0.99))
     best, lowest = answers(), torch.tensor(math.inf)  # [N], the total of each of the best
     checkpoint, since = math.inf, 0
     for step in range(steps + 1):
@@ -290,7 +314,7 @@ def _adam(
             break
         if on_step(step + 1, metrics):
             return Optimised(best, step + 1, "cancelled")
-        for group in adam.param_groups:
+        for (rate, _), group in zip(rates, adam.param_groups, strict=True):
             group["lr"] = rate * warmup_cooldown(step / steps, warmup)
         adam.zero_grad()
         loss.sum().backward()

@@ -3,12 +3,15 @@
 The digest covers what the picture of a code depends on: the weights in float16, so that the full and the
 half-precision file of one model agree, without the constant noise and the mean latent, which may be replaced at will.
 Token sets belong to these weights. Codes, directions and encoders of w+ belong to a latent space, which the mapping
-network makes: generators that share one share them. Its mean does not count, since it is only an estimate.
+network makes: generators that share one share them. Its mean does not count, since it is only an estimate. One mapping
+network reaches us in files of several formats, whose numbers differ by rounding. So a latent space is told not by a
+digest but by projections of the network's tensors, which are compared with a tolerance.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -31,12 +34,14 @@ __all__ = [
 ]
 
 NOT_WEIGHTS = ("noise_const", "w_avg")
+UNIT, DIGITS = 1000, 4  # of a projection, whose deviation is 1: counted in thousandths, in hexadecimal digits
+TOLERANCE = 10  # thousandths: rounding to float16 moves a projection by less than 1, another network by some 1000
 
 
 def fingerprint(config: GeneratorConfig, tensors: Mapping[str, Tensor]) -> Fingerprint:
     """The fingerprint of a generator, from its config and its tensors by name."""
     mapping = {name: tensor for name, tensor in tensors.items() if name.startswith("mapping.")}
-    return Fingerprint(config.architecture, digest(tensors), tuple(config.parents), digest(mapping))
+    return Fingerprint(config.architecture, digest(tensors), tuple(config.parents), latent_space(mapping))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -51,6 +56,28 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()[:32]
 
 
+def latent_space(mapping: Mapping[str, Tensor]) -> str:
+    """Four hexadecimal digits for each tensor of a mapping network: its projection, relative to its norm, on a fixed
+    sequence of numbers."""
+    words = []
+    for name, tensor in sorted(mapping.items()):
+        if name.rpartition(".")[2] in NOT_WEIGHTS:
+            continue
+        values = tensor.detach().to("cpu", torch.float16).double().flatten()
+        sequence = math.sqrt(2) * torch.cos(torch.arange(len(values), dtype=torch.float64).square())
+        projection = float(values @ sequence / values.norm().clamp_min(1e-12))
+        level = min(max(round(UNIT * projection) + 16**DIGITS // 2, 0), 16**DIGITS - 1)
+        words.append(f"{level:0{DIGITS}x}")
+    return "".join(words)
+
+
+def _same_space(a: str, b: str) -> bool:
+    if not a or len(a) != len(b):
+        return False
+    levels = [[int(text[i : i + DIGITS], 16) for i in range(0, len(text), DIGITS)] for text in (a, b)]
+    return all(abs(x - y) <= TOLERANCE for x, y in zip(*levels, strict=True))
+
+
 def is_related(base: Fingerprint, generator: Fingerprint) -> bool:
     """Whether two generators are the same, or parent and descendant of each other."""
     same = base.digest == generator.digest or base.digest in generator.parents or generator.digest in base.parents
@@ -59,8 +86,7 @@ def is_related(base: Fingerprint, generator: Fingerprint) -> bool:
 
 def share_codes(base: Fingerprint, generator: Fingerprint) -> bool:
     """Whether two unrelated generators have one mapping network, so that a code means the same to both."""
-    same = base.latent_space == generator.latent_space != ""
-    return same and not is_related(base, generator)
+    return _same_space(base.latent_space, generator.latent_space) and not is_related(base, generator)
 
 
 def youngest(bases: Iterable[Fingerprint | None]) -> Fingerprint | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..boundary.paths import AnyPath
 from ..errors import ConfigError, ModelNotFoundError, printable
@@ -43,6 +45,7 @@ class PipelineIndex:
 
     parts: tuple[str, ...]  # "generator", and possibly "discriminator", "encoder", "directions"
     domains: tuple[str, ...] = ()  # names: the folders are domains/<name>
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by subject: the other than default ones
 
     def __post_init__(self) -> None:
         for name in (*self.parts, *self.domains):

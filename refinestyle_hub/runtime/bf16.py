@@ -1,0 +1,21 @@
+"""Which processors compute in bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+__all__ = ["has_bf16"]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether products of bfloat16 numbers are faster on this device than those of float32 numbers."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # known since torch 2.10
+        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+    return False
