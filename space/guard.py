@@ -45,8 +45,50 @@ class Guard:
         elif _leads_out(body):
             refusal = "Pictures must be uploaded; addresses are not read."
             await JSONResponse({"detail": refusal}, 422)(scope, receive, send)
+        elif _is_call(scope["path"]):
+            await _call(self.app, scope, _replay(body, receive), send)
         else:
             await self.app(scope, _replay(body, receive), send)
+
+
+def _is_call(path: str) -> bool:
+    return "/gradio_api/call/" in path or path.endswith("/gradio_api/queue/join")
+
+
+async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """A call of an endpoint: what is wrong with its parameters is answered by 422 and a sentence.
+
+    Gradio answers 400 to a value that its component refuses, which its own client shows without the sentence, and 500
+    to a name that no parameter has.
+    """
+    refused, body = False, bytearray()
+
+    async def watched(message: Message) -> None:
+        nonlocal refused
+        if message["type"] == "http.response.start":
+            refused = message["status"] in (400, 500)
+        if not refused:
+            await send(message)
+        elif message["type"] == "http.response.body":
+            body.extend(message.get("body", b""))
+
+    try:
+        await app(scope, receive, watched)
+    except (TypeError, KeyError) as error:  # of Gradio, before anything was answered
+        refused, told = True, str(error).strip("'").partition(" Please click")[0]
+    else:
+        told = _detail(bytes(body)) if refused else ""
+    if refused:
+        detail = [{"__type__": "validate", "is_valid": False, "message": told}]
+        await JSONResponse({"detail": detail}, 422)(scope, receive, send)
+
+
+def _detail(body: bytes) -> str:
+    try:
+        found = json.loads(body)["detail"]
+    except (ValueError, KeyError, TypeError):
+        return "The request cannot be read."
+    return str(found)
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:

@@ -62,7 +62,7 @@ def open_photo(path: str | None, faces: FaceSearch = "required") -> Photo:
     except FaceNotFoundError as error:
         raise messages.refuse(messages.NO_FACE) from error
     except PictureError as error:
-        raise messages.refuse(messages.NOT_A_PICTURE) from error
+        raise messages.refuse(messages.unreadable(error)) from error
     large = tuple(face for face in photo.faces if face.width >= limits.MIN_FACE)
     if photo.faces and not large:
         raise messages.refuse(messages.face_too_small(photo.faces[0].width))
@@ -76,8 +76,8 @@ def _size_in_header(path: str) -> tuple[int, int]:
             return picture.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise messages.refuse(messages.FAR_TOO_MANY_PIXELS) from error
-    except Exception as error:  # header parsers of damaged files raise nearly anything
-        raise messages.refuse(messages.NOT_A_PICTURE) from error
+    except Exception:  # header parsers of damaged files raise nearly anything; reading it says what it is
+        return 0, 0
 
 
 def crop_of(photo: Photo, size: int, face: int = 0) -> Pixels:

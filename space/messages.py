@@ -13,13 +13,14 @@ from contextlib import contextmanager
 import gradio as gr
 import torch
 
-from refinestyle_hub.errors import RefineStyleHubError
+from refinestyle_hub.errors import PictureError, RefineStyleHubError
 
 from . import limits
 
 
 NO_PHOTO = "Add a photo first, or pick an example."
 NOT_A_PICTURE = "This file is not a picture we can read. Use JPEG, PNG or WebP."
+KNOWN_KINDS = ("HEIC", "AVIF", "a web page", "a PDF", "a video")
 MEGAPIXELS = f"{limits.MAX_PIXELS / 1e6:g} megapixels"
 FAR_TOO_MANY_PIXELS = f"The picture has far too many pixels. The limit is {MEGAPIXELS}; please make it smaller."
 NO_FACE = "No face found. Use a frontal photo with the whole head, or tick 'already aligned'."
@@ -94,6 +95,12 @@ def several_faces(count: int) -> str:
 def stopped(step: int, steps: int) -> str:
     """For a job that was ended early, by its user or by the clock."""
     return f"stopped at {step}/{steps}"
+
+
+def unreadable(error: PictureError) -> str:
+    """For a file that is no picture: where the library knows what it is instead, its sentence."""
+    told = next((line for line in str(error).split(": ", 1)[-1:] if any(kind in line for kind in KNOWN_KINDS)), None)
+    return NOT_A_PICTURE if told is None else html.escape(told)
 
 
 def too_many_pictures(count: int) -> str:

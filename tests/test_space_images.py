@@ -45,6 +45,11 @@ def test_truncated_picture(tmp_path: Path, astronaut: Image.Image) -> None:
     assert refusal(str(file)) == messages.NOT_A_PICTURE
 
 
+def test_photos_of_phones_are_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert "export the photo as JPEG" in refusal(str(tmp_path / "photo.heic"))
+
+
 def test_no_photo_and_places_that_are_no_photo(tmp_path: Path) -> None:
     assert refusal(None) == messages.NO_PHOTO
     for path in ("/etc/passwd", str(tmp_path), str(tmp_path / "none.png")):
@@ -59,8 +64,8 @@ def test_too_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, astrona
 
 
 def test_too_many_pixels(tmp_path: Path) -> None:
-    file = save(Image.new("1", (12000, 4000)), tmp_path / "photo.png")
-    assert refusal(file) == "The picture is 12000×4000. The limit is 40 megapixels; please make it smaller."
+    file = save(Image.new("1", (12000, 6000)), tmp_path / "photo.png")
+    assert refusal(file) == "The picture is 12000×6000. The limit is 64 megapixels; please make it smaller."
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class AdaptHandlers:
         """Make a domain from 1 to 20 pictures of a style; later /stylise and /export calls of the session know it.
 
         Args:
-            pictures: the files (JPEG, PNG or WebP; at most 10 MB and 40 megapixels each).
+            pictures: the files (JPEG, PNG or WebP; at most 10 MB and 64 megapixels each).
             name: of the domain: letters, digits, dash and underscore.
             rights: that you may use these pictures.
             steps: of optimisation.

@@ -46,7 +46,7 @@ class PhotoHandlers:
         """Find the faces of a photo and cut the aligned crop of each.
 
         Args:
-            photo: the picture file (JPEG, PNG or WebP; at most 10 MB and 40 megapixels).
+            photo: the picture file (JPEG, PNG or WebP; at most 10 MB and 64 megapixels).
             aligned: the picture is an aligned crop already; its central square is taken.
 
         Returns:
@@ -163,7 +163,7 @@ class PhotoHandlers:
         """Find the w+ codes and tokens with which the generator draws a face; /edit and /stylise go on from there.
 
         Args:
-            photo: the picture file (JPEG, PNG or WebP; at most 10 MB and 40 megapixels).
+            photo: the picture file (JPEG, PNG or WebP; at most 10 MB and 64 megapixels).
             aligned: the picture is an aligned crop already.
             face: which face of the photo, 0 being the largest.
             steps: the number of optimisation steps.
