@@ -23,7 +23,8 @@ def main() -> None:
         directions = Directions.from_pretrained(model, subfolder="directions")
         Directions(directions, base).save_pretrained(model / "directions")
         for folder in sorted(model.glob("domains/*")):
-            replace(TokenSet.from_pretrained(folder), base=base).save_pretrained(folder)
+            variant = "fp16" if (folder / "tokens.fp16.safetensors").is_file() else None
+            replace(TokenSet.from_pretrained(folder, variant=variant), base=base).save_pretrained(folder, variant)
 
 
 if __name__ == "__main__":
