@@ -95,6 +95,7 @@ def main() -> None:
             unit=f"about one standard deviation of {name} over drawn faces",
             effect=told,
             leak={other: abs(v) for other, v in told.items() if other != name and abs(v) >= TOLD},
+            limits=attribute.limits,
             source=f"linear fit to {samples} drawn faces, measured on {args.faces} others",
             licence="other",
             group=attribute.group,
