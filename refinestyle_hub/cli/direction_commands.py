@@ -65,7 +65,7 @@ def list_(model: Model, as_json: console.AsJson = False) -> None:
 def _line(name: str, info: Mapping[str, Any]) -> str:
     """A direction in one line: its group, its name and range, what both ends say, what strength 1 means."""
     low, high = info["limits"]
-    ends = f"{info['negative']} to {info['positive']}" if info["negative"] else ""
+    ends = f"{info['negative']} / {info['positive']}" if info["negative"] else ""
     said = (info["group"], name, f"{low:g} to {high:g}", ends, info["unit"])
     return "  ".join(printable(text) for text in said if text)
 
