@@ -265,6 +265,23 @@ def test_strips_equal_the_definition(up: bool, strip: int, monkeypatch: pytest.M
     assert torch.autograd.gradcheck(strip_by_strip, leaves)
 
 
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("strip", [20, 1 << 20])
+def test_strips_of_bf16_keep_to_its_rounding(up: bool, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of bf16 are 2^-8 apart: pictures and gradients stay within a few such steps of those in fp32."""
+    monkeypatch.setattr(strips, "STRIP", strip)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x, kernel, bias, noise, style = operands(up, torch.float32)
+        leaves = [leaf.requires_grad_() for leaf in (x, kernel, bias, style) if leaf is not None]
+        y = pointwise(x.to(dtype), kernel, bias, noise, style)  # type: ignore
+        assert y.dtype == dtype
+        found.append([y.detach().float(), *torch.autograd.grad(y.float().square().sum(), leaves)])
+    for wanted, ours in zip(*found, strict=True):
+        assert ours.dtype == torch.float32
+        assert distance(ours, wanted) < 2**-5 * float(wanted.abs().max())
+
+
 def test_a_shared_bias_gets_the_gradient_of_all_samples() -> None:
     x, kernel, bias, noise, _ = operands(False, torch.float32)
     found = []

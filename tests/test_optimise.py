@@ -195,6 +195,24 @@ def test_an_encoders_answer_takes_the_place_of_the_first_phase(
     assert loss(moved, weight) < loss(kept, weight)
 
 
+def test_w_plus_moves_beneath_the_tokens_where_it_has_a_rate(
+    generator: Generator, perceptual: Perceptual, foreign: Tensor
+) -> None:
+    start = generator.mean_latent.expand(1, generator.num_ws, -1)
+    how: dict[str, Any] = {"start": start, "token_steps": 20, "perceptual": perceptual}
+    (still,) = invert(generator, foreign, **how)
+    (moved,) = invert(generator, foreign, settings=InversionSettings(code_rate=0.05), **how)
+    assert torch.equal(still.w_plus, start[0])
+    assert not torch.equal(moved.w_plus, start[0])
+    assert loss(moved, 0.1) < loss(still, 0.1)
+
+
+@pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 16}, {"scales": 3}, {"precision": "fp8"}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        InversionSettings(**wrong)
+
+
 def test_pictures_of_a_batch_do_not_mix(generator: Generator, perceptual: Perceptual, drawn: Tensor) -> None:
     """Each picture's answer is what it is alone, up to the rounding of batched sums along the way."""
     both = invert(generator, drawn, w_steps=10, token_steps=3, perceptual=perceptual)
