@@ -26,6 +26,7 @@ __all__ = ["directions"]
 
 directions = typer.Typer(no_args_is_help=True, help="Editing directions of a model: list, show, find, import, add.")
 
+SIDE = 512  # pixels of a picture of a direction, at most
 SHOWN = 5  # pictures of a direction, from its lowest strength to its highest
 BATCH = 8  # pictures inverted at once
 Out: TypeAlias = Annotated[
@@ -93,7 +94,8 @@ def show(
 
         strengths = torch.linspace(*direction.info.limits, SHOWN)
         repeated = [seed for seed in numbers for _ in range(SHOWN)]
-        pictures = pipe.generate(repeated, edits={name: strengths.repeat(len(numbers))})
+        side = min(SIDE, pipe.generator.config.resolution)
+        pictures = pipe.generate(repeated, edits={name: strengths.repeat(len(numbers))}, resolution=side)
         save_png(contact_sheet(pictures, SHOWN), out)
         report["file"] = str(out)
         lines.append(f"{'file':8} {out}")
