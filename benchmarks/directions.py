@@ -3,7 +3,7 @@
     python benchmarks/directions.py --drawn 200 --photos FOLDER --count 40 --face-api ... --human ... --backbone ...
 
 The instruments are those of the labels (``training/ffhq-1024/directions/README.md``). Each direction is applied with
-strengths -3 to 3, or those of ``--strengths``. Columns:
+strengths -3 to 3, or those of ``--strengths``, within its own limits. Columns:
 
 - effect: change of its own attribute for one unit of strength, in deviations over drawn faces (least squares)
 - leak: root of the mean square of such changes of all other attributes; the largest of them by name
@@ -120,7 +120,9 @@ class Measure:
         return Seen(np.stack(attributes), descriptors)
 
     def row(self, name: str, direction: Direction, faces: Faces, strengths: Sequence[float]) -> dict[str, Any]:
-        """One line of the table."""
+        """One line of the table; strengths beyond the direction's limits do not count."""
+        low, high = direction.info.limits
+        strengths = [strength for strength in strengths if low <= strength <= high]
         seen = self.see(faces, direction, strengths, identities=True)
         names = self.instruments.names
         own = names.index(name)
