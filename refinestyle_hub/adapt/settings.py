@@ -78,6 +78,7 @@ WITHOUT_DISCRIMINATOR = AdaptSettings(
     truncation=0.8,
     window=384,
     alternate=True,
+    mixing=0.5,
     average=0.9,
     sliced_pictures=0.2,
     sliced_features=0.2,
