@@ -18,6 +18,7 @@ from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.hub.fetched import FetchedModel
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.inversion.inversion_settings import InversionSettings
 from refinestyle_hub.pipeline import RefineStylePipeline
 
 
@@ -67,3 +68,8 @@ def test_a_stylegan2_with_its_mapping_takes_its_codes_directions_and_encoder(pub
     with pytest.warns(UserWarning, match="same mapping network"):
         back = RefineStylePipeline(parts.generator, directions=Directions(pipe.directions, other.fingerprint()))
     assert set(back.directions) == set(parts.directions)
+
+
+def test_its_settings_of_inversions_ship(published: Generator) -> None:
+    """A tool that writes the index anew must not lose them: with the defaults, photos come out as smears."""
+    assert RefineStylePipeline.from_pretrained("ffhq-1024").inversion != InversionSettings()

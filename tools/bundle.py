@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.images import contact_sheet, save_png, to_images
-from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
+from refinestyle_hub.storage.index import read_index, save_index
 from refinestyle_hub.storage.model_folder import Folder
 
 
@@ -101,7 +102,7 @@ def save(run: Path, folder: Path, samples: int, measured: int) -> None:
         shutil.rmtree(folder / part, ignore_errors=True)
     RefineStylePipeline(generator, discriminator, directions).save_pretrained(folder, variant="fp16")
     index = read_index(Folder(folder))
-    save_index(folder, PipelineIndex((*index.parts, "attributes")))
+    save_index(folder, replace(index, parts=(*index.parts, "attributes")))
 
 
 def main() -> None:

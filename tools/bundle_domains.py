@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from refinestyle_hub import RefineStylePipeline, TokenSet, cards
 from refinestyle_hub.adapt import AdaptState, load_references
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.images import contact_sheet, save_png
-from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
+from refinestyle_hub.storage.index import read_index, save_index
 
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +130,7 @@ def main() -> None:
         sheet(pipe, tokens, ROOT / "model_cards" / picture)
         (target / cards.FACTS).write_bytes(cards.dump_card(card(args.model, name, tokens, picture, data, args)))
         index = read_index(open_source(model))
-        save_index(model, PipelineIndex(index.parts, tuple(sorted({*index.domains, name}))))
+        save_index(model, replace(index, domains=tuple(sorted({*index.domains, name}))))
     for path in write_cards():
         print(path.relative_to(ROOT))
 

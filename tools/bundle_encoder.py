@@ -14,7 +14,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -26,7 +26,7 @@ from refinestyle_hub.config import EncoderNetwork
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.hub.sources import open_source
-from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
+from refinestyle_hub.storage.index import read_index, save_index
 from refinestyle_hub.train import checkpoint
 from refinestyle_hub.train.dataset import open_pictures
 from refinestyle_hub.train.encoder_settings import EncoderTraining
@@ -127,7 +127,7 @@ def bundle(run: Path, model: Path, data: str, picture: Path, began: str = "", **
     save_encoder_grid(shipped, generator, shipped.load_distance(), validation_pictures(pictures, SHOWN), picture)
     index = read_index(open_source(model))
     parts = tuple(part for part in ORDER if part in {*index.parts, "encoder"})
-    save_index(model, PipelineIndex(parts, index.domains))
+    save_index(model, replace(index, parts=parts))
 
 
 def main() -> None:
