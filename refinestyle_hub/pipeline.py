@@ -227,6 +227,9 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         **options: Unpack[AdaptOptions],
     ) -> Adaptation:
         """Begin ``adapt`` as a run whose steps the caller takes, see ``adapt.few_shot_adaptation``."""
+        for name in options:
+            if name not in AdaptOptions.__annotations__:
+                raise ConfigError(no_such("option", name, AdaptOptions.__annotations__))
         parts: dict[str, Any] = {"discriminator": self.discriminator, "encoder": self.encoder}
         parts["base"] = self.fingerprint
         return few_shot_adaptation(self.generator, pictures, lambda: self.perceptual, **parts, state=state, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -107,6 +107,8 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
     """
     if align not in ("auto", "none"):
         raise ConfigError(f"align must be 'auto' or 'none', not {align!r}.")
+    if not is_single(pictures) and not isinstance(pictures, Iterable):
+        raise ConfigError(f"Pictures are paths, PIL images or arrays, or a list of these, not {pictures!r:.80}.")
     found, ignored = _expanded([pictures] if is_single(pictures) else list(pictures))  # type: ignore[list-item, arg-type]
     if not 1 <= len(found) <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {len(found)}.")

@@ -136,6 +136,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
         if z.ndim != 2 or z.shape[1] != self.config.z_dim:
             raise ShapeError(f"z must be [N, {self.config.z_dim}], not {list(z.shape)}.")
         truncation = real(truncation, "The truncation")
+        cutoff = None if cutoff is None else whole(cutoff, "cutoff")
         w: Tensor = self.mapping(z)[:, None].expand(-1, self.num_ws, -1)
         if truncation == 1.0:
             return w
@@ -221,6 +222,8 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
             BaseMismatchError: The tokens were made for other layer widths.
             ConfigError: The resolution is not the full one over a power of two.
         """
+        if not isinstance(w_plus, Tensor):
+            raise ShapeError(f"w+ is a tensor [N, {self.num_ws}, {self.config.w_dim}], not a {type(w_plus).__name__}.")
         if w_plus.ndim != 3 or w_plus.shape[1:] != (self.num_ws, self.config.w_dim):
             raise ShapeError(
                 f"w+ must be [N, {self.num_ws}, {self.config.w_dim}], not {list(w_plus.shape)}. "
