@@ -84,11 +84,12 @@ def open_tab(page: Any, name: str) -> None:
 
 def go_to(page: Any, name: str) -> None:
     """``open_tab`` also where not all tabs fit beside each other."""
+    page.locator("#tabs button[role=tab]:visible").first.wait_for()
     if page.get_by_role("tab", name=name, exact=True).is_visible():
         open_tab(page, name)
     else:
-        page.locator("#tabs .overflow-menu > button").click()
-        page.locator("#tabs .overflow-dropdown button", has_text=name).click()
+        page.locator("#tabs .overflow-menu > button").first.click()
+        page.locator("#tabs .overflow-dropdown button", has_text=name).first.click()
 
 
 def reads(page: Any, name: str, pattern: str, patience: int = PATIENCE) -> str:
