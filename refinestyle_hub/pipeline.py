@@ -6,31 +6,28 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .adapt import Adaptation, AdaptOptions, AdaptState, References, few_shot_adaptation
-from .adapt.text import load_clips, text_adaptation
+from .adapt import Adaptation, AdaptOptions, AdaptState, References, few_shot_adaptation, load_clips, text_adaptation
 from .boundary.strengths_by_name import by_name
 from .config import Fingerprint
-from .editing.directions import Directions, apply
+from .editing.directions import Directions, Edits, apply
 from .encoder.encoder import Encoder
 from .errors import ConfigError, DomainError, ShapeError, no_such
 from .faces.photo import read_photo
 from .generators.base import Generator
 from .generators.codes import fit_codes
 from .generators.discriminator import Discriminator
-from .generators.drawing import draw
+from .generators.drawing import Rows, draw
 from .generators.seeds import latents_of_seeds
 from .hub.pretrained_pipeline import PretrainedPipeline
 from .hub.push import Pushable
 from .images import OutputType, PictureSource, to_output, to_tensor
+from .inversion import Inversion, InversionSettings, OnStep
 from .inversion.crops import invert_crops
-from .inversion.inversion import Inversion
-from .inversion.inversion_settings import InversionSettings
-from .inversion.optimise import OnStep
 from .losses.clip import Clip
 from .losses.perceptual import Perceptual
 from .runtime.defaults import standard_defaults
@@ -44,6 +41,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["RefineStylePipeline"]
+
+Domains: TypeAlias = Mapping[str | TokenSet, Strength]  # strength by name or token set
 
 
 class RefineStylePipeline(PretrainedPipeline, Pushable):
@@ -71,9 +70,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         inversion: InversionSettings | None = None,
         allow_base_mismatch: bool = False,
     ) -> None:
-        self.generator = generator
-        self.discriminator = discriminator
-        self.encoder = encoder
+        self.generator, self.discriminator, self.encoder = generator, discriminator, encoder
         self.directions = directions if directions is not None else Directions({})
         self.domains = dict(domains or {})
         self.inversion = inversion or InversionSettings()
@@ -135,8 +132,8 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         self,
         face: Inversion | Sequence[Inversion],
         *,
-        edits: Mapping[str, float | Tensor] | None = None,
-        domains: Mapping[str | TokenSet, Strength] | None = None,
+        edits: Edits | None = None,
+        domains: Domains | None = None,
         refine: Strength = 1.0,
         resolution: int | None = None,
         output_type: OutputType = "pil",
@@ -172,8 +169,8 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         seeds: Iterable[int] | int,
         *,
         truncation: float = 0.7,
-        edits: Mapping[str, float | Tensor] | None = None,
-        domains: Mapping[str | TokenSet, Strength] | None = None,
+        edits: Edits | None = None,
+        domains: Domains | None = None,
         resolution: int | None = None,
         output_type: OutputType = "pil",
     ) -> Any:
@@ -302,19 +299,13 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         """A domain by its name, or a token set, which must fit. Raises DomainError, BaseMismatchError."""
         if isinstance(domain, TokenSet):
             self._check_base(domain.base, "The token set")
-            return domain
-        if domain not in self.domains:
+        elif domain not in self.domains:
             raise DomainError(no_such("domain", domain, self.domains))
-        return self.domains[domain]
+        return domain if isinstance(domain, TokenSet) else self.domains[domain]
 
     @torch.no_grad()
     def _draw(
-        self,
-        w_plus: Tensor,
-        rows: Sequence[list[tuple[TokenSet, float]] | None],
-        edits: Mapping[str, float | Tensor] | None,
-        domains: Mapping[str | TokenSet, Strength] | None,
-        resolution: int | None,
+        self, w_plus: Tensor, rows: Rows, edits: Edits | None, domains: Domains | None, resolution: int | None
     ) -> Tensor:
         """w+ [N, L, D] and each picture's own tokens -> pictures [N, 3, H, W], clamped."""
         n = len(w_plus)

@@ -329,7 +329,7 @@ def test_the_crop_is_kept(checkpoint: Path) -> None:
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no file"):
         convert(tmp_path / "none.pkl", tmp_path / "out", license=LICENCE)
-    with pytest.raises(ModelNotFoundError, match="no file"):
+    with pytest.raises(ModelNotFoundError, match="is a folder"):
         convert(tmp_path, tmp_path / "out", license=LICENCE)
     for name, content in [("empty.pkl", b""), ("text.pkl", b"hello"), ("picture.pt", b"\xff\xd8\xff\xe0\0\0JFIF")]:
         (tmp_path / name).write_bytes(content)

@@ -117,7 +117,7 @@ def adapt(
     _write_facts(domain, out, model, _command(chosen, domain), f"{run.seconds:.0f} s on {device}", run.done > begun_at)
     report = _report(run, domain, model, time.monotonic() - began)
     console.write_json(out / RUN / "report.json", report)
-    console.emit(report, _told(report, out, finished or trouble is not None), as_json)
+    console.emit(report, _text(report, out, finished or trouble is not None), as_json)
     if trouble is not None:
         raise trouble
     if not finished:
@@ -234,11 +234,9 @@ def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: st
     write_folder(out, {FACTS: dump_card(card)})
 
 
-def _told(report: dict[str, Any], out: Path, ended: bool) -> str:
+def _text(report: dict[str, Any], out: Path, ended: bool) -> str:
     lines = [f"used as it is, no face was aligned: {name}" for name in report["pictures"]["as_they_are"]]
     lines += [f"not used: {name}" for name in report["pictures"]["ignored"]]
-    if report["left_out"]:
-        lines.append(f"the model has no discriminator; left out: {', '.join(report['left_out'])}")
     if not ended:
         lines.append(f"stopped after {report['steps']} of {report['planned_steps']} steps; the same command continues")
     lines.append(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
 
 
-__all__ = ["Direction", "DirectionInfo", "Directions", "DirectionsConfig", "apply"]
+__all__ = ["Direction", "DirectionInfo", "Directions", "DirectionsConfig", "Edits", "apply"]
 
+Edits: TypeAlias = Mapping[str, float | Tensor]  # strength by direction
 LONGEST_NAME = 40  # letters of a group, or of an end
 
 
@@ -175,7 +177,7 @@ class Directions(Pretrained, Pushable, Mapping[str, Direction]):
         return cls({n: Direction(tensors[n], info) for n, info in config.directions.items()}, config.base)
 
 
-def apply(w_plus: Tensor, edits: Mapping[str, float | Tensor], directions: Mapping[str, Direction]) -> Tensor:
+def apply(w_plus: Tensor, edits: Edits, directions: Mapping[str, Direction]) -> Tensor:
     """Move w+ [N, L, D] by strength times direction for each edit; edits add.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from ..tokens.token_set import TokenSet
 from .base import Generator
 
 
-__all__ = ["draw"]
+__all__ = ["Rows", "draw"]
 
+Rows: TypeAlias = Sequence[list[tuple[TokenSet, float]] | None]  # each picture's own sets with their strengths
 BATCH = 8  # pictures at once
 
 
@@ -21,7 +23,7 @@ BATCH = 8  # pictures at once
 def draw(
     generator: Generator,
     w_plus: Tensor,
-    rows: Sequence[list[tuple[TokenSet, float]] | None],
+    rows: Rows,
     shared: Sequence[tuple[TokenSet, Tensor]],
     resolution: int | None = None,
 ) -> Tensor:

