@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .adapt import Adaptation, AdaptOptions, AdaptState, References, few_shot_adaptation, load_clips, text_adaptation
+from .adapt import Adaptation, AdaptOptions, AdaptState, Pictures, few_shot_adaptation, load_clips, text_adaptation
+from .adapt.few_shot import known_options
 from .boundary.strengths_by_name import by_name
 from .config import Fingerprint
 from .editing.directions import Directions, Edits, apply
 from .encoder.encoder import Encoder
-from .errors import ConfigError, DomainError, ShapeError, no_such
+from .errors import DomainError, no_such
 from .faces.photo import read_photo
 from .generators.base import Generator
 from .generators.codes import fit_codes
@@ -26,7 +27,7 @@ from .generators.seeds import latents_of_seeds
 from .hub.pretrained_pipeline import PretrainedPipeline
 from .hub.push import Pushable
 from .images import OutputType, PictureSource, to_output, to_tensor
-from .inversion import Inversion, InversionSettings, OnStep
+from .inversion import Inversion, InversionSettings, OnStep, inversions
 from .inversion.crops import invert_crops
 from .losses.clip import Clip
 from .losses.perceptual import Perceptual
@@ -100,13 +101,10 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
 
         Args:
             picture: Path, file contents, open file, PIL image, or pixels as an array or tensor.
-            steps: Steps of optimisation. None means 50 from an encoder's answer, 270 without an encoder; 0 keeps the
-                encoder's answer.
-            w_steps: How many of them, the first ones, go to w+; the others go to the tokens. None means 0 from an
-                encoder's answer, 40 % without an encoder.
+            steps: Steps of optimisation. None means 50 with an encoder, 270 without; 0 keeps the encoder's answer.
+            w_steps: How many of them, the first ones, go to w+. None means 0 with an encoder, 40 % without.
             tokens: Whether tokens are found as well. Without, all steps go to w+.
-            aligned: Whether the picture is a crop already, of which the central square is taken. Otherwise a face is
-                looked for.
+            aligned: Whether the picture is a crop (its central square is taken). Otherwise a face is looked for.
             face: Which face is taken, the largest being 0.
             seed: The same seed gives the same result.
             on_step: A function called with (step, steps, metrics). If it returns True, the best so far is the result.
@@ -142,8 +140,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
 
         Args:
             face: One inversion, or several.
-            edits: Strength by direction, a number or one for each face [N].
-            domains: Strength by name or token set, likewise.
+            edits, domains: Strength by direction, and by domain or token set; a number, or one for each face [N].
             refine: Strength of the faces' own tokens, likewise; 0 draws w+ alone.
             resolution: Height and width, full unless given: a smaller one is drawn faster, see ``Generator.forward``.
             output_type: "pil" images, "np" uint8 [N, H, W, 3], or "pt" float [N, 3, H, W] in [-1, 1].
@@ -152,11 +149,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             DirectionError, DomainError: There is no direction or domain of that name.
             BaseMismatchError: The face or the domain was made for another generator.
         """
-        faces = [face] if isinstance(face, Inversion) else list(face) if isinstance(face, Iterable) else [face]
-        if not faces:
-            raise ShapeError("There is no face to draw: give one inversion or several.")
-        if not all(isinstance(one, Inversion) for one in faces):
-            raise ConfigError("A face is an Inversion, which invert() finds and Inversion.from_pretrained() reads.")
+        faces = inversions(face)
         w_plus = torch.stack([self._codes(one) for one in faces])
         shares = strengths(refine, len(faces)).expand(len(faces)).tolist()
         rows = [[(self._adopted(one.tokens), s)] if one.tokens else None for one, s in zip(faces, shares, strict=True)]
@@ -189,7 +182,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
     @standard_defaults()
     def adapt(
         self,
-        pictures: PictureSource | Sequence[PictureSource] | References,
+        pictures: Pictures,
         *,
         name: str = "",
         rights: str = "",
@@ -199,11 +192,9 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
     ) -> TokenSet:
         """Make a domain from 1 to 20 pictures of a style; they need neither be paired nor inverted.
 
-        Its metadata say how it was made, and under "left_out" which terms this model cannot have.
-
         Args:
             pictures: Paths of pictures and folders, file contents, open files or PIL images.
-            name: The name kept in the domain's metadata.
+            name: Kept in the domain's metadata, which say how it was made and what it was made without ("left_out").
             rights: What you state about your right to use the pictures; kept too, and asked for by ``push_to_hub``.
             on_step: A function called with (step, steps, metrics). If it returns True, the best so far is the result.
             state: A file to keep the run in. Where it exists, the run continues.
@@ -218,18 +209,12 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
 
     @standard_defaults()
     def adaptation(
-        self,
-        pictures: PictureSource | Sequence[PictureSource] | References,
-        state: AdaptState | None = None,
-        **options: Unpack[AdaptOptions],
+        self, pictures: Pictures, state: AdaptState | None = None, **options: Unpack[AdaptOptions]
     ) -> Adaptation:
         """Begin ``adapt`` as a run whose steps the caller takes, see ``adapt.few_shot_adaptation``."""
-        for name in options:
-            if name not in AdaptOptions.__annotations__:
-                raise ConfigError(no_such("option", name, AdaptOptions.__annotations__))
-        parts: dict[str, Any] = {"discriminator": self.discriminator, "encoder": self.encoder}
-        parts["base"] = self.fingerprint
-        return few_shot_adaptation(self.generator, pictures, lambda: self.perceptual, **parts, state=state, **options)
+        mine: dict[str, Any] = {"discriminator": self.discriminator, "encoder": self.encoder, "base": self.fingerprint}
+        mine |= {"state": state, **known_options(options)}
+        return few_shot_adaptation(self.generator, pictures, lambda: self.perceptual, **mine)
 
     @standard_defaults()
     def adapt_text(

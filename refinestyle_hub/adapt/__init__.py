@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .adaptation import STEPS, STEPS_WITHOUT_DISCRIMINATOR, Adaptation, Preview
 from .context import Context, Features, Learner, Term
-from .few_shot import AdaptOptions, few_shot_adaptation
+from .few_shot import AdaptOptions, Pictures, few_shot_adaptation
 from .references import Align, References, load_references
 from .settings import MAX_PICTURES, AdaptSettings, preset
 from .state import AdaptState
@@ -25,6 +25,7 @@ __all__ = [
     "Context",
     "Features",
     "Learner",
+    "Pictures",
     "Preview",
     "References",
     "Term",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 import torch
 
 from ..config import Fingerprint
 from ..encoder.encoder import Encoder
+from ..errors import ConfigError, no_such
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..images import PictureSource
@@ -23,7 +24,9 @@ from .settings import AdaptSettings, preset
 from .state import AdaptState
 
 
-__all__ = ["AdaptOptions", "few_shot_adaptation"]
+__all__ = ["AdaptOptions", "Pictures", "few_shot_adaptation", "known_options"]
+
+Pictures: TypeAlias = "PictureSource | Sequence[PictureSource] | References"  # of a style
 
 
 class AdaptOptions(TypedDict, total=False):
@@ -37,10 +40,18 @@ class AdaptOptions(TypedDict, total=False):
     terms: Sequence[Term]
 
 
+def known_options(options: AdaptOptions) -> AdaptOptions:
+    """Return the options as they are, once their names are known. Raises ConfigError for another name."""
+    for name in options:
+        if name not in AdaptOptions.__annotations__:
+            raise ConfigError(no_such("option", name, AdaptOptions.__annotations__))
+    return options
+
+
 @standard_defaults()
 def few_shot_adaptation(
     generator: Generator,
-    pictures: PictureSource | Sequence[PictureSource] | References,
+    pictures: Pictures,
     perceptual: Callable[[], Perceptual],
     *,
     discriminator: Discriminator | None = None,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .inversion import Inversion
+from .inversion import Inversion, inversions
 from .inversion_settings import InversionSettings
 from .optimise import OnStep, invert
 
 
-__all__ = ["Inversion", "InversionSettings", "OnStep", "invert"]
+__all__ = ["Inversion", "InversionSettings", "OnStep", "inversions", "invert"]

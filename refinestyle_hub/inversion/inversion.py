@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..storage.tensors import encode_tensors
 from ..tokens.token_set import TokenSet
 
 
-__all__ = ["Inversion", "InversionConfig"]
+__all__ = ["Inversion", "InversionConfig", "inversions"]
 
 
 @dataclass(frozen=True)
@@ -160,3 +160,13 @@ class Inversion(Pretrained):
             config.base,
             config.report,
         )
+
+
+def inversions(faces: Inversion | Iterable[Inversion]) -> list[Inversion]:
+    """One inversion or several as a list. Raises ShapeError for none, ConfigError for anything else."""
+    found = [faces] if isinstance(faces, Inversion) or not isinstance(faces, Iterable) else list(faces)
+    if not found:
+        raise ShapeError("There is no face to draw: give one inversion or several.")
+    if not all(isinstance(one, Inversion) for one in found):
+        raise ConfigError("A face is an Inversion, which invert() finds and Inversion.from_pretrained() reads.")
+    return found
