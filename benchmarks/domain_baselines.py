@@ -66,11 +66,9 @@ class Tunable:
         self.generator, self.config, self.device = generator, generator.config, generator.device
         self.sample, self.state_dict = generator.sample, generator.state_dict
 
-    def __call__(
-        self, w_plus: Tensor, weights: Mapping[str, Tensor] | None = None, resolution: int | None = None
-    ) -> Tensor:
+    def __call__(self, w_plus: Tensor, weights: Mapping[str, Tensor] | None = None, **how: Any) -> Tensor:
         """w+ [N, L, D] -> pictures [N, 3, R, R]."""
-        picture: Tensor = functional_call(self.generator, dict(weights or {}), (w_plus,), {"resolution": resolution})
+        picture: Tensor = functional_call(self.generator, dict(weights or {}), (w_plus,), how)
         return picture
 
 

@@ -243,8 +243,10 @@ def test_a_model_without_a_discriminator_leaves_nothing_out(
     run: Any, tiny_pipeline_dir: Path, files: list[Path], tmp_path: Path
 ) -> None:
     args = ["--name", "n", "--steps", 1, "--align", "none", "--out", tmp_path / "n", "--json"]
-    code, out, _ = run("adapt", tiny_pipeline_dir, *files, *args)
+    code, out, notes = run("adapt", tiny_pipeline_dir, *files, *args)
     assert (code, json.loads(out)["left_out"]) == (0, [])
+    assert "1 steps take about" in notes  # said before the run
+    assert "No face could be aligned" in notes
 
 
 def test_folders_of_pictures(run: Any, tiny_pipeline_dir: Path, files: list[Path], tmp_path: Path) -> None:
