@@ -15,7 +15,7 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 
 
 EXAMPLES = Path(__file__).parent.parent / "space" / "examples"
-STEPS = 30
+STEPS = 80  # nobody waits for it
 
 
 def main(model: str = "ffhq-1024") -> None:
