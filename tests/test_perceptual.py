@@ -126,7 +126,12 @@ def test_cached_alexnet_makes_it_lpips(no_alexnet: None, tmp_path: Path) -> None
     del trunk["features.8.bias"]
     torch.save(trunk, cache / "alexnet-owt-7be5be79.pth")
     with pytest.raises(ModelFileError, match=r"features\.8\.bias"):
-        Perceptual.load()
+        Perceptual.load("lpips-alex")
+    (cache / "alexnet-owt-7be5be79.pth").write_bytes(b"PK cut off")
+    with pytest.raises(ModelFileError, match="torch's cache, is damaged.\nRemove that file"):
+        Perceptual.load("lpips-alex")
+    with pytest.warns(UserWarning, match="Until then ST-LPIPS takes the place"):
+        assert Perceptual.load().name == "st-lpips-alex"
 
 
 def test_wrong_pictures_and_names_are_refused(distance: Perceptual) -> None:
