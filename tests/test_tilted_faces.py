@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from refinestyle_hub.faces.detect import find_faces, horizontal
+from refinestyle_hub.faces.detect import Face, find_faces, horizontal, straightened
+
+
+ANGLE = np.radians(-20)
+TURN_BY_20 = np.array([[np.cos(ANGLE), np.sin(ANGLE)], [-np.sin(ANGLE), np.cos(ANGLE)]])
 
 
 def tilt(image: Image.Image) -> float:
@@ -28,3 +35,14 @@ def test_an_upright_face_is_left_as_it_was_found(astronaut: Image.Image) -> None
 
     (first, *_), (again, *_) = search(plain(astronaut), True, default_models()), find_faces(astronaut)
     assert np.array_equal(first.landmarks, again.landmarks)
+
+
+@pytest.mark.parametrize(("second", "kept"), [(0.56, True), (0.9, False)])
+def test_a_faint_upright_face_is_left_unless_it_is_seen_more_clearly(
+    astronaut: Image.Image, monkeypatch: pytest.MonkeyPatch, second: float, kept: bool
+) -> None:
+    (sure, *_) = find_faces(astronaut)
+    first = replace(sure, score=0.76)
+    tilted = Face(sure.box, sure.landmarks @ TURN_BY_20, second, -20.0)
+    monkeypatch.setattr("refinestyle_hub.faces.detect._turned", lambda *_: SimpleNamespace(faces=lambda _: [tilted]))
+    assert (straightened(astronaut, first, None) is first) == kept  # type: ignore[arg-type]

@@ -168,6 +168,8 @@ def straightened(image: Image.Image, face: Face, models: FaceModels) -> Face:
         turns = [tilt + more for more in ((0,) if face.score >= CLEAR else (0, -20, 20, -45, 45))]
         looks = [found for turn in turns for found in _turned(image, turn, face).faces(models)]
         looks = [found for found in looks if _is_at(found, face)]
+        if upright and all(found.score <= face.score for found in looks):
+            return face  # a head that is tilted is seen more clearly once it is turned
         clear = SHARE * max([face.score, *(found.score for found in looks)])
         clearly = [(abs(_turn_between(found.turned, found)), found) for found in looks if found.score >= clear]
         rest, found = min(clearly, key=lambda look: look[0], default=(0.0, face))  # the most upright, as it was seen
