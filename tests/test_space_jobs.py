@@ -126,7 +126,7 @@ def test_a_closed_job_ends_and_the_next_waits_for_it(
 
 def test_errors_of_the_worker_arrive(tiny_pipe: RefineStylePipeline, crop: Pixels) -> None:
     work = Jobs(tiny_pipe)
-    with pytest.raises(gr.Error, match="Steps must be 0 or more"):
+    with pytest.raises(gr.Error, match="steps must be a whole number of 0 or more"):
         list(work.invert(crop, -5, True, 0, "/nowhere"))
     assert not work.turns.locked()
 

@@ -230,7 +230,9 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
                 "Generator.map makes it from z."
             )
         full = self.config.resolution
-        asked = full if resolution is None else whole(resolution, "resolution")
+        asked = full if resolution is None else resolution
+        if not torch.compiler.is_compiling():  # which knows plain numbers only
+            asked = whole(asked, "resolution")
         if asked < 1 or full % asked or (full // asked) & (full // asked - 1):
             raise ConfigError(f"resolution must be {full} over a power of two, not {asked}.")
         if w_plus.dtype == torch.float64:  # as numpy has it
