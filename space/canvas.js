@@ -79,7 +79,7 @@ find("[data-copy]").addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = name; }, 1500);
 });
 document.addEventListener("keydown", (event) => {
-  if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("input, textarea")) return;
+  if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("input:not([type=range]), textarea")) return;
   trigger(event.shiftKey ? "redo" : "undo");
   event.preventDefault();
 });

@@ -69,6 +69,7 @@ def test_a_first_visit_from_a_slider_to_a_download(visit: Callable[..., Any], de
     face_is(page, start)
     type_number(page, "edit-smile", -1)
     changed = face(page, start)
+    page.wait_for_timeout(3000)  # until the controls are at rest, and what they say is a look to come back from
     press(page, "undo")
     face_is(page, start)
     page.wait_for_function("() => document.querySelector('#edit-smile input[type=number]').value === '0'")
