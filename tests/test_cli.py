@@ -154,6 +154,7 @@ def test_info(run: Any, tiny_pipeline_dir: Path) -> None:
         (["generate", "MODEL"], "Missing option"),
         (["edit", "MODEL", "x.safetensors", "--set", "smile", "--out", "a.png"], "NAME=STRENGTH"),
         (["edit", "MODEL", "x.safetensors", "--set", "smile=nan", "--out", "a.png"], "NAME=STRENGTH"),
+        (["edit", "MODEL", "x.safetensors", "--out", "a.gif"], ".png, .jpg"),
         (["invert", "MODEL", "x.png", "--steps", "-1", "--out", "OUT"], "--steps"),
         (["invert", "MODEL", "x.png", "--seed", str(2**32), "--out", "OUT"], "--seed"),
         (["invert", "MODEL", "x.png", "--out", __file__], "Invalid value for '--out'"),

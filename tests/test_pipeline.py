@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.images import to_tensor
 from refinestyle_hub.inversion.inversion import Inversion
+from refinestyle_hub.inversion.inversion_settings import InversionSettings
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.parameters import TokenParameters
@@ -220,3 +223,23 @@ def test_moving_keeps_what_is_drawn(pipe: RefineStylePipeline, faces: list[Inver
     assert pipe.device == torch.device("cpu")
     same = replace(faces[0])
     assert torch.equal(pipe.render(same, output_type="pt"), pipe.render(faces[0], output_type="pt"))
+
+
+def test_a_model_in_bfloat16_is_not_saved(tiny_pipe: RefineStylePipeline, tmp_path: Path) -> None:
+    generator = copy.deepcopy(tiny_pipe.generator)
+    with pytest.raises(ConfigError, match="without a dtype"):
+        RefineStylePipeline(generator).to(torch.bfloat16).save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_settings_of_a_model_come_back_from_its_index(tiny_pipe: RefineStylePipeline, tmp_path: Path) -> None:
+    mine = InversionSettings(code_rate=0.02, size=512, precision="bf16")
+    pipe = RefineStylePipeline(tiny_pipe.generator, inversion=mine)
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["settings"] == {"inversion": {"code_rate": 0.02, "size": 512, "precision": "bf16"}}
+    assert RefineStylePipeline.from_pretrained(tmp_path).inversion == mine
+    for settings, message in (({"colours": {}}, "nobody knows here: colours"), ({"inversion": {"size": 7}}, "size")):
+        (tmp_path / "model_index.json").write_text(json.dumps(index | {"settings": settings}))
+        with pytest.raises(ConfigError, match=message):
+            RefineStylePipeline.from_pretrained(tmp_path)

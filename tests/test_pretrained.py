@@ -21,8 +21,6 @@ from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.hub import sources
 from refinestyle_hub.hub.fetched import FetchedModel
 from refinestyle_hub.hub.sources import bundled_models, open_source
-from refinestyle_hub.inversion.inversion_settings import InversionSettings
-from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
 from refinestyle_hub.storage.schema import config_to_json, dump_json
 from refinestyle_hub.storage.tensors import encode_tensors
@@ -383,16 +381,3 @@ def test_weights_of_another_size_are_refused(tmp_path: Path, generator: Generato
     with pytest.raises(ModelFileError, match="wrong shape: .*and [0-9]+ more") as error:
         Generator.from_pretrained(tmp_path)
     assert str(error.value).count("\n") <= 2
-
-
-def test_settings_of_a_model_come_back_from_its_index(tiny_pipe: RefineStylePipeline, tmp_path: Path) -> None:
-    mine = InversionSettings(code_rate=0.02, size=512, precision="bf16")
-    pipe = RefineStylePipeline(tiny_pipe.generator, inversion=mine)
-    pipe.save_pretrained(tmp_path)
-    index = json.loads((tmp_path / "model_index.json").read_text())
-    assert index["settings"] == {"inversion": {"code_rate": 0.02, "size": 512, "precision": "bf16"}}
-    assert RefineStylePipeline.from_pretrained(tmp_path).inversion == mine
-    for settings, message in (({"colours": {}}, "nobody knows here: colours"), ({"inversion": {"size": 7}}, "size")):
-        (tmp_path / "model_index.json").write_text(json.dumps(index | {"settings": settings}))
-        with pytest.raises(ConfigError, match=message):
-            RefineStylePipeline.from_pretrained(tmp_path)

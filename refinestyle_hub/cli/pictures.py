@@ -205,7 +205,10 @@ def edit(
     edits, wanted = parse_edits(set_ or []), parse_domains(domain or [])
     from ..images import check_ending, save_picture
 
-    check_ending(out)
+    try:
+        check_ending(out)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from None
     pipe = load(model, device)
     face = _face(inversion, pipe, number)
     picture = pipe.render(face, edits=edits, domains=load_domains(pipe, wanted))

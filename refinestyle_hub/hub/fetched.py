@@ -36,7 +36,7 @@ from ..errors import (
 from ..storage.atomic import write_folder
 from ..storage.index import CONFIG
 from ..storage.model_folder import Folder, checked_name
-from ..storage.schema import config_from_json, read_json
+from ..storage.schema import MAX_JSON, config_from_json, parse_json, read_json
 
 
 __all__ = ["PART", "RECIPE", "FetchedModel", "Recipe", "read_recipe"]
@@ -194,8 +194,8 @@ class FetchedModel(Folder):
 
     @property
     def is_there(self) -> bool:
-        """Whether the generator has been made."""
-        return not self.stale and all((self.place / name).is_file() for name in MADE)
+        """Whether the generator has been made and no file of it is cut off."""
+        return not self.stale and all(_is_whole(self.place / name) for name in MADE)
 
     def find(self, name: str) -> Path | None:
         """The file ``name``, or None; those of the generator are made if need be. Raises what ``get`` raises."""
@@ -264,6 +264,20 @@ class FetchedModel(Folder):
             kept = {name: path.read_bytes() for name in CARDS if (path := self.find(f"{PART}/{name}"))}
             write_folder(self.place, kept | {name: made[name] for name in reversed(MADE)})
             object.__setattr__(self, "stale", False)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file that was made is there, to the end that its header names; without reading its tensors."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return path.is_file()
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            entries = parse_json(file.read(min(length, MAX_JSON)), path)
+        except ModelFileError:
+            return False
+    ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+    return bool(path.stat().st_size == 8 + length + max(ends))
 
 
 def _cache(cache_dir: AnyPath | None) -> Path:

@@ -94,8 +94,17 @@ class PretrainedPipeline:
         Args:
             folder: The folder, which is made when it does not exist.
             variant: Of the networks: None for float32, "fp16" for half precision.
+
+        Raises:
+            ConfigError: The model is in bfloat16.
+            SaveError: It cannot be written.
         """
         folder = user_path(folder)
+        if any(t.dtype == torch.bfloat16 for t in getattr(self, next(iter(self.parts))).state_dict().values()):
+            raise ConfigError(
+                "In bfloat16 a model has lost digits of its weights, and its domains would no longer fit.\n"
+                "Load it without a dtype to save it."
+            )
         there = {name: getattr(self, name) for name in self.parts}
         there = {name: part for name, part in there.items() if isinstance(part, nn.Module) or part}
         index = PipelineIndex(tuple(there), tuple(self.domains), self._settings())

@@ -15,7 +15,7 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        # known since torch 2.10
+        # not every version of torch that we run on can tell
         able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
     return False

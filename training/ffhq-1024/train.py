@@ -300,6 +300,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--export", type=Path, help="also save the average as an encoder folder")
     args = parser.parse_args()
+    if args.batch < 5 or args.tokens_batch < 3:  # of which a fifth and a third are photos
+        parser.error("--batch must be 5 or more, and --tokens-batch 3 or more, so that each has a photo")
     args.out.mkdir(parents=True, exist_ok=True)
     run = Run(args)
     run.run()
