@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ def face(page: Any, unlike: str = "") -> str:
     script = """unlike => { const now = document.querySelector('#canvas .after');
         return now.complete && now.naturalWidth > 0 && now.src !== unlike && now.src }"""
     return str(page.wait_for_function(script, arg=unlike, timeout=PATIENCE).json_value())
+
+
+def face_at_rest(page: Any, unlike: str) -> str:
+    """The picture once it stays: while a control moves there is a preview, and only then a look to come back from."""
+    now, last = face(page, unlike), ""
+    while now != last:
+        page.wait_for_timeout(1000)
+        now, last = face(page, unlike), now
+    return now
 
 
 def face_is(page: Any, address: str) -> None:
@@ -62,6 +72,7 @@ def rested(page: Any) -> None:
 
 def add_photo(page: Any, file: str, steps: int | None = None) -> None:
     """One's own photo, read in so many steps."""
+    face(page)  # the page runs by now: before, it takes no file
     go_to(page, "Photo")
     if steps is not None:
         page.locator("#options > button").click()
@@ -74,8 +85,15 @@ def set_steps(page: Any, steps: int, slider: str = "steps") -> None:
 
 
 def type_number(page: Any, slider: str, value: float) -> None:
-    page.locator(f"#{slider} input[type=number]").fill(str(value))
-    page.keyboard.press("Tab")
+    box = page.locator(f"#{slider} input[type=number]")
+    deadline = time.monotonic() + PATIENCE / 1000
+    while True:  # a control that has only just come into sight may still be set to its first value
+        box.fill(str(value))
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(250)
+        if float(box.input_value()) == value:
+            return
+        assert time.monotonic() < deadline, f"{slider} does not keep {value}"
 
 
 def open_tab(page: Any, name: str) -> None:

@@ -16,6 +16,7 @@ from browser_parts import (
     PATIENCE,
     add_photo,
     face,
+    face_at_rest,
     face_is,
     is_told,
     nameless,
@@ -52,24 +53,23 @@ def test_a_first_visit_from_a_slider_to_a_download(visit: Callable[..., Any], de
     assert alike(pixels(start), pipe.generate([0], output_type="np")[0])
     assert "Nobody who exists" in told(page, "seed 0")
     type_number(page, "edit-smile", 2)  # a typed number
-    typed = face(page, start)
+    typed = face_at_rest(page, start)
     page.locator("#edit-smile input[type=range]").focus()  # arrow keys
     page.keyboard.press("ArrowRight")
-    keyed = face(page, typed)
+    keyed = face_at_rest(page, typed)
     track = page.locator("#edit-smile input[type=range]").bounding_box()  # a drag
     page.mouse.move(track["x"] + track["width"] * 0.45, track["y"] + track["height"] / 2)
     page.mouse.down()
     for share in (0.4, 0.3, 0.2):
         page.mouse.move(track["x"] + track["width"] * share, track["y"] + track["height"] / 2)
     page.mouse.up()
-    dragged = face(page, keyed)
+    dragged = face_at_rest(page, keyed)
     assert len({start, typed, keyed, dragged}) == 4
 
     page.locator("#edit-smile [data-testid=reset-button]").click()
     face_is(page, start)
     type_number(page, "edit-smile", -1)
-    changed = face(page, start)
-    page.wait_for_timeout(3000)  # until the controls are at rest, and what they say is a look to come back from
+    changed = face_at_rest(page, start)
     press(page, "undo")
     face_is(page, start)
     page.wait_for_function("() => document.querySelector('#edit-smile input[type=number]').value === '0'")
@@ -90,8 +90,9 @@ def test_a_first_visit_from_a_slider_to_a_download(visit: Callable[..., Any], de
 
 def test_before_and_after_by_slider_and_by_hand(visit: Callable[..., Any]) -> None:
     page = visit()
+    start = face(page)
     type_number(page, "edit-smile", 3)
-    face(page, face(page))
+    face_at_rest(page, start)
     frame = page.locator("#canvas .frame")
     box = frame.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
@@ -221,6 +222,9 @@ def test_a_drag_is_drawn_twice_at_most_then_once_at_rest(visit: Callable[..., An
         page.mouse.down()
         for share in np.linspace(0.5, 0.9, 20):
             page.mouse.move(track["x"] + track["width"] * share, track["y"] + track["height"] / 2)
+        deadline = time.monotonic() + PATIENCE / 1000
+        while not asked and time.monotonic() < deadline:
+            page.wait_for_timeout(20)
         page.wait_for_timeout(100)
         assert asked in (["drag"], ["drag", "settle"])  # the first is under way; of the others, the last waits here
         page.mouse.up()

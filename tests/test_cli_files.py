@@ -64,7 +64,7 @@ def test_edit_says_what_is_wrong_with_a_file(run: Any, tiny_pipeline_dir: Path, 
     code, _, err = run("edit", tiny_pipeline_dir, tmp_path / "a.safetensors", "--out", tmp_path / "a.png")
     assert (code, "a web page" in err) == (1, True)
     code, _, err = run("edit", tiny_pipeline_dir, tmp_path / "a.safetensors", "--out", tmp_path / "a.xcf")
-    assert (code, ".png, .jpg" in err) == (1, True)
+    assert (code, ".png, .jpg" in err) == (2, True)
 
 
 def test_transparency_stays_where_a_face_is_pasted() -> None:
