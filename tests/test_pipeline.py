@@ -125,6 +125,24 @@ def test_render_composes_edits_tokens_and_domains(pipe: RefineStylePipeline, fac
     assert torch.equal(own, pipe.render(faces, domains={"sketch": 0.7}, output_type="pt"))
 
 
+def test_a_style_takes_the_place_of_a_faces_own_texture(
+    pipe: RefineStylePipeline, faces: list[Inversion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refinestyle_hub.generators.drawing.FINE", 8)  # so that layers of 16 and 32 px are fine
+    face, own = faces[0], faces[0].tokens
+    assert own is not None
+    fine = [name for name in own.layers if pipe.generator.layer(name).spec.resolution > 8]
+    assert 0 < len(fine) < len(own.layers)
+    mixes = [{"sketch": 0.0}, {"sketch": 0.4}, {"sketch": 0.7, "bronze": -0.5}]
+    for domains, share in zip(mixes, (1.0, 0.6, 0.0), strict=True):
+        kept = own.scale(dict.fromkeys(fine, share))
+        with torch.no_grad():
+            tokens = TokenSet.mix([(kept, 1.0), *((pipe.domains[name], s) for name, s in domains.items())])
+            expected = pipe.generator(face.w_plus[None], tokens).clamp(-1, 1)[0]
+        found = pipe.render(face, domains=domains, output_type="pt")
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_without_tokens_and_edits_it_is_the_plain_picture(pipe: RefineStylePipeline, faces: list[Inversion]) -> None:
     with torch.no_grad():
         plain = pipe.generator(faces[0].w_plus[None]).clamp(-1, 1)[0]

@@ -17,6 +17,7 @@ __all__ = ["Rows", "draw"]
 
 Rows: TypeAlias = Sequence[list[tuple[TokenSet, float]] | None]  # each picture's own sets with their strengths
 BATCH = 8  # pictures at once
+FINE = 128  # pixels: maps above this draw texture, which a style replaces
 
 
 @torch.no_grad()
@@ -29,6 +30,9 @@ def draw(
 ) -> Tensor:
     """Draw w+ [N, L, D] as pictures [N, 3, R, R], clamped to [-1, 1].
 
+    Tokens of a picture's own in the layers of more than 128 px hold the texture of a photo, for the plain generator.
+    So they fade as shared sets, the styles, enter: nothing of them is left where strengths add up to 1.
+
     Args:
         generator: What draws.
         w_plus: The codes.
@@ -36,9 +40,23 @@ def draw(
         shared: Token sets of all pictures with a strength for each, [N].
         resolution: R, see ``Generator.forward``.
     """
-    pictures = []
+    pictures, rows = [], _faded(generator, rows, shared)
     for first in range(0, len(w_plus), BATCH):
         part = slice(first, first + BATCH)
         tokens = TokenBatch.collate(rows[part], [(tokens, strength[part]) for tokens, strength in shared])
         pictures.append(generator(w_plus[part], tokens, resolution=resolution))
     return torch.cat(pictures).clamp(-1, 1)
+
+
+def _faded(generator: Generator, rows: Rows, shared: Sequence[tuple[TokenSet, Tensor]]) -> Rows:
+    """The rows with what the styles leave of their tokens in fine layers."""
+    left = [1 - min(1.0, sum(abs(float(strength[n])) for _, strength in shared)) for n in range(len(rows))]
+    return [
+        row and ([(_fade(generator, tokens, share), strength) for tokens, strength in row] if share < 1 else row)
+        for row, share in zip(rows, left, strict=True)
+    ]
+
+
+def _fade(generator: Generator, tokens: TokenSet, share: float) -> TokenSet:
+    fine = [name for name in tokens.layers if generator.layer(name).spec.resolution > FINE]
+    return tokens.scale(dict.fromkeys(fine, share)) if fine else tokens
