@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import torch
 
 from refinestyle_hub.errors import FetchError, RefineStyleHubError
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.runtime.compiled import compile_behind
 from refinestyle_hub.storage.model_folder import is_repo_id
+
+from . import limits
 
 
 __all__ = ["BUNDLED", "DEFAULT", "load"]
@@ -45,4 +49,16 @@ def load(name: str | None = None) -> tuple[RefineStylePipeline, str, str]:
 def _ready(name: str) -> RefineStylePipeline:
     pipe = RefineStylePipeline.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
     _ = pipe.perceptual  # loads it: before a worker is forked, and before the first visitor waits for it
+    if pipe.generator.compiled:
+        compile_behind()
+        threading.Thread(target=_warm, args=(pipe,), name="warm", daemon=True).start()
     return pipe
+
+
+def _warm(pipe: RefineStylePipeline) -> None:
+    """Do once what visitors do most: all of it is then compiled, in the background, before they come."""
+    faces = pipe.invert_crops(pipe.generate([0], output_type="pt"), steps=1)
+    whole = pipe.generator.config.resolution
+    for side in (min(limits.DRAG_SIDE, whole), whole):
+        for refine in (1.0, 0.0):
+            pipe.render(faces, refine=refine, resolution=side)

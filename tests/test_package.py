@@ -75,7 +75,7 @@ MAX_ON_TOP = 6
 
 HEAVY = ["gradio", "dlib", "lpips", "transformers", "datasets", "accelerate", "torchvision", "matplotlib"]
 # Imported by the functions that need them: slow to import, or not installed everywhere.
-LAZY = {*HEAVY, "huggingface_hub", "timm", "torch.distributed.nn"}
+LAZY = {*HEAVY, "huggingface_hub", "timm", "torch.distributed.nn", "torch._dynamo"}
 INFERENCE = ["pipeline", "inversion", "editing", "faces.align", "generators", "tokens", "hub"]
 TRAINING = ["train", "evaluation.metrics", "evaluation.domain"]
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Aligned",
+    "Compile",
     "Device",
     "Edits",
     "EncoderPlace",
@@ -37,6 +38,10 @@ MAX_SEEDS = 100_000  # of one command
 
 Model: TypeAlias = Annotated[str, typer.Argument(help="Bundled name, folder or Hub id.", metavar="MODEL")]
 Device: TypeAlias = Annotated[str, typer.Option(help="Such as cpu, cuda or mps.")]
+Compile: TypeAlias = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the generator, once for each kind of picture; pays from some dozens on."),
+]
 EncoderPlace: TypeAlias = Annotated[
     str | None, typer.Option("--encoder", help="Folder or Hub id of an encoder, instead of the model's.")
 ]
@@ -113,13 +118,16 @@ def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[st
     return found
 
 
-def load(model: str, device: str) -> RefineStylePipeline:
-    """The pipeline, ready to draw. Raises ConfigError where there is no such device."""
+def load(model: str, device: str, compile: bool = False) -> RefineStylePipeline:
+    """The pipeline, ready to draw; compiled also where REFINESTYLE_COMPILE says so.
+
+    Raises ConfigError where there is no such device.
+    """
     from ..pipeline import RefineStylePipeline
     from ..runtime.devices import usable_device
 
     usable_device(device)  # before anything is loaded
-    return RefineStylePipeline.from_pretrained(model, device=device)
+    return RefineStylePipeline.from_pretrained(model, device=device, compile=compile or None)
 
 
 def with_encoder(pipe: RefineStylePipeline, encoder: str | None) -> RefineStylePipeline:

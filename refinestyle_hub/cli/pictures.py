@@ -12,6 +12,7 @@ from ..errors import ConfigError, MissingDependencyError
 from . import console
 from .arguments import (
     Aligned,
+    Compile,
     Device,
     Edits,
     EncoderPlace,
@@ -45,11 +46,12 @@ def generate(
     set_: Edits = None,
     domain: InDomains = None,
     device: Device = "cpu",
+    compile: Compile = False,
     as_json: console.AsJson = False,
 ) -> None:
     """Draw one picture for each seed."""
     numbers, edits, wanted = parse_seeds(seeds), parse_edits(set_ or []), parse_domains(domain or [])
-    pipe = load(model, device)
+    pipe = load(model, device, compile)
     domains = load_domains(pipe, wanted)
     from ..images import save_png
 
@@ -89,6 +91,7 @@ def invert(
     batch: Annotated[int, typer.Option(min=1, help="Pictures of a folder that are inverted at once.")] = 8,
     encoder: EncoderPlace = None,
     device: Device = "cpu",
+    compile: Compile = False,
     as_json: console.AsJson = False,
 ) -> None:
     """Find the w+ codes and tokens with which the model draws the face of a photo, or of each photo in a folder.
@@ -101,7 +104,7 @@ def invert(
         raise typer.BadParameter("Of each photo in a folder the largest face is taken.", param_hint="--face")
     if w_only and w_steps is not None:
         raise typer.BadParameter("With --w-only all steps move w+: give --steps.", param_hint="--w-steps")
-    pipe = with_encoder(load(model, device), encoder)
+    pipe = with_encoder(load(model, device, compile), encoder)
     how: dict[str, Any] = {"w_steps": w_steps, "tokens": not w_only, "aligned": aligned, "seed": seed}
     if photo.is_dir():
         _invert_folder(pipe, photo, out, as_json, steps=steps, batch=batch, **how)
@@ -199,6 +202,7 @@ def edit(
     paste: Annotated[Path | None, typer.Option(help="The photo: the edited face is laid back into it.")] = None,
     number: Annotated[int, typer.Option(min=0, help="Of a file with several latents: which one.")] = 0,
     device: Device = "cpu",
+    compile: Compile = False,
     as_json: console.AsJson = False,
 ) -> None:
     """Draw an inverted face with attributes changed, or in another domain."""
@@ -209,7 +213,7 @@ def edit(
         check_ending(out)
     except ConfigError as error:
         raise typer.BadParameter(str(error), param_hint="--out") from None
-    pipe = load(model, device)
+    pipe = load(model, device, compile)
     face = _face(inversion, pipe, number)
     picture = pipe.render(face, edits=edits, domains=load_domains(pipe, wanted))
     if paste is not None:

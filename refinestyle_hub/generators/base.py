@@ -17,15 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boundary.numbers import real, whole
+from ..boundary.paths import AnyPath
 from ..config import Fingerprint, GeneratorConfig, LayerSpec
 from ..errors import BaseMismatchError, ConfigError, LayerError, MergeError, ModelFileError, ShapeError, printable
 from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
+from ..runtime.compiled import wanted
 from ..storage.fingerprint import check_base, fingerprint
 from ..tokens.batch import Strength, TokensLike, residuals_of
 from ..tokens.modulated_conv import Demodulation, Residual, residual_kernel
 from ..tokens.parameters import KernelStats
 from ..tokens.token_set import TokenSet
+from .buckets import synthesise_compiled
 from .layers import MappingNetwork
 
 
@@ -79,6 +82,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
+        self.compiled = False
         self.mapping = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers)
 
     def _set_layers(self, convs: Iterable[RefinableConv]) -> None:
@@ -96,6 +100,27 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
             known = ", ".join(sorted(GENERATORS))
             raise ModelFileError(f"{where} is of class '{printable(name)}', and no generator. Those are: {known}.")
         return GENERATORS[str(name)]  # type: ignore[return-value]
+
+    @classmethod
+    def from_pretrained(cls: type[G], name_or_path: AnyPath, *, compile: bool | None = None, **options: Any) -> G:
+        """Load a generator, see ``Pretrained.from_pretrained``.
+
+        Args:
+            compile: Whether to ``compile`` it; None does as REFINESTYLE_COMPILE says, which is 1 or 0.
+        """
+        made = super().from_pretrained(name_or_path, **options)
+        if wanted(compile):
+            made.compile()
+        return made
+
+    def compile(self, *_: Any, **__: Any) -> None:
+        """Draw by graphs that torch.compile makes from now on: the same pictures to rounding, in less time.
+
+        Each kind of drawing is compiled when it first occurs, which takes up to a minute or two and is kept on disk.
+        Kinds differ in size, gradients, precision, which layers have tokens, and 8, 16, 32, ... of these; a batch is
+        drawn in parts of 8, 4, 2 and 1. Where it fails a warning says so, and pictures are drawn as ever.
+        """
+        self.compiled = True
 
     @abstractmethod
     def synthesise(self, w_plus: Tensor, noise: NoiseMaps, residuals: Residuals, resolution: int) -> Tensor:
@@ -252,7 +277,10 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
             if asked != full or min(window) < 0 or window[2] < 1 or max(window[:2]) + window[2] > full:
                 raise ShapeError(f"A window is (top, left, side) within {full} px at full resolution, not {window}.")
             return self.synthesise_window(w_plus, maps, residuals, window)
-        picture = self.synthesise(w_plus, maps, residuals, asked)
+        if self.compiled and not torch.compiler.is_compiling():
+            picture = synthesise_compiled(self, w_plus, maps, residuals, asked)
+        else:
+            picture = self.synthesise(w_plus, maps, residuals, asked)
         return F.avg_pool2d(picture, picture.shape[-1] // asked) if picture.shape[-1] > asked else picture
 
     def _check(self, name: str, residuals: Sequence[Residual]) -> None:

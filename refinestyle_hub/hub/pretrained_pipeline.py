@@ -11,6 +11,7 @@ from torch import nn
 
 from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, listed
+from ..runtime.compiled import wanted
 from ..runtime.defaults import standard_defaults
 from ..runtime.devices import floating, usable_device
 from ..storage.index import PipelineIndex, join, read_index, save_index
@@ -52,6 +53,7 @@ class PretrainedPipeline:
         variant: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        compile: bool | None = None,
         allow_base_mismatch: bool = False,
         **options: Unpack[HubOptions],
     ) -> P:
@@ -62,6 +64,7 @@ class PretrainedPipeline:
             subfolder, variant: See ``Pretrained.from_pretrained``.
             device: Where the networks go.
             dtype: Type of their numbers, such as torch.float16 for drawing on a GPU; see ``to``.
+            compile: Whether to ``compile`` the first part; None does as REFINESTYLE_COMPILE says, which is 1 or 0.
             allow_base_mismatch: Whether to accept directions, encoder and domains made for other weights.
             options: revision, token, cache_dir and local_files_only, for the Hub: see ``HubOptions``.
 
@@ -70,7 +73,10 @@ class PretrainedPipeline:
             ModelFileError, ConfigError: A file is damaged or of a newer format.
             BaseMismatchError: Parts were made for another generator.
         """
-        source = open_source(name_or_path, **known_options(options, "dtype", "device", "subfolder", "variant"))
+        source = open_source(
+            name_or_path, **known_options(options, "compile", "dtype", "device", "subfolder", "variant")
+        )
+        compiled = wanted(compile)
         index = read_index(source, subfolder)
         unknown = sorted(set(index.settings) - set(cls.settings))
         if unknown:
@@ -83,6 +89,8 @@ class PretrainedPipeline:
             half = variant if issubclass(kind, nn.Module) else None
             found[name] = kind.from_source(source, subfolder=join(subfolder, name), variant=half)
         found[first].requires_grad_(False)
+        if compiled:
+            found[first].compile()
         folders = {name: join(subfolder, f"domains/{name}") for name in index.domains}
         domains = {name: cls.domain_class.from_source(source, subfolder=place) for name, place in folders.items()}
         made = cls(**found, **chosen, domains=domains, allow_base_mismatch=allow_base_mismatch)  # type: ignore[call-arg]

@@ -99,6 +99,7 @@ def invert(
     _check(generator, crops, start, start_tokens, w_steps, token_steps)
     # The same numbers, without gradients of their own; the caller's generator keeps its flags.
     frozen = type(generator).from_state(generator.config, generator.state_dict()).float().requires_grad_(False)
+    frozen.compiled = generator.compiled
     perceptual = perceptual or Perceptual.load().to(crops.device)
     size = min(generator.config.resolution, settings.size)
     pixels: Distance = partial(mse, shrink(crops, size))
