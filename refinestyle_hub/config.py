@@ -6,10 +6,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
-from .boundary.numbers import whole
-from .errors import ConfigError, printable
+from .boundary.fields import check_fields, setting
+from .errors import ConfigError
 
 
 __all__ = [
@@ -25,25 +25,9 @@ __all__ = [
     "StyleGAN2Config",
     "TokenLayerConfig",
     "TokenSetConfig",
-    "check_choices",
-    "check_seed",
-    "setting",
 ]
 
-T = TypeVar("T")
-MAX_SEED = 2**32 - 1
 MAX_SIZE = 1 << 14  # of a side or a width: a config from a stranger must not ask for all of the memory
-
-
-def setting(default: T, text: str) -> T:
-    """A field of a dataclass with its default and its help on the command line, in whole sentences."""
-    made: T = field(default=default, metadata={"help": text})
-    return made
-
-
-def check_seed(seed: Any) -> int:
-    """A seed as ``int``. Raises ConfigError where it is not a whole number from 0 to 2**32 - 1."""
-    return whole(seed, "A seed", 0, MAX_SEED)
 
 
 def _resolutions(resolution: int) -> list[int]:
@@ -346,7 +330,7 @@ class EncoderNetwork:
     gradient_feedback: bool = setting(False, "Give the second stage the gradients of its render by the tokens.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         if self.stages == "two" and not self.layers:
             raise ConfigError("The second stage answers with tokens: name layers that get some, or take one stage.")
         if (self.gradient_feedback or self.num_iters > 1) and self.stages == "one":
@@ -383,16 +367,3 @@ class EncoderConfig:
         if not self.network.size:
             size = max(16, *self.network.strides, min(self.generator.resolution, 256))
             object.__setattr__(self, "network", replace(self.network, size=size))
-
-
-def choices(hint: Any) -> str:
-    """The words of a ``Literal``, as a sentence lists them."""
-    *most, last = (repr(choice) for choice in get_args(hint))
-    return f"{', '.join(most)} or {last}" if most else last
-
-
-def check_choices(made: Any) -> None:
-    """Raise ConfigError where a field of type ``Literal`` has another value."""
-    for name, hint in get_type_hints(type(made)).items():
-        if get_origin(hint) is Literal and (value := getattr(made, name)) not in get_args(hint):
-            raise ConfigError(f"{name} must be {choices(hint)}, not '{printable(str(value))}'.")

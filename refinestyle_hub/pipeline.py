@@ -18,7 +18,7 @@ from .config import Fingerprint
 from .editing.directions import Directions, Edits, apply
 from .encoder.encoder import Encoder
 from .errors import DomainError, no_such
-from .faces.photo import read_photo
+from .faces.photo import read_photo, search_for
 from .generators.base import Generator
 from .generators.codes import fit_codes
 from .generators.discriminator import Discriminator
@@ -114,7 +114,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             PictureError, FaceNotFoundError: The picture cannot be used, or has no face of that number.
             MissingDependencyError: The face detector or the perceptual distance is not installed.
         """
-        crop = read_photo(picture, "none" if aligned else "required").crop(self.generator.config.resolution, face)
+        crop = read_photo(picture, search_for(aligned)).crop(self.generator.config.resolution, face)
         how: dict[str, Any] = {"steps": steps, "w_steps": w_steps, "tokens": tokens, "seed": seed, "on_step": on_step}
         (found,) = self.invert_crops(to_tensor(crop.image), **how, settings=settings or self.inversion)
         return found.in_photo(crop)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, features
 
-from refinestyle_hub.errors import PictureError, ShapeError
+from refinestyle_hub.errors import ConfigError, PictureError, ShapeError
 from refinestyle_hub.images import contact_sheet, load_picture, save_png, to_image, to_images, to_tensor
 
 
@@ -372,6 +372,7 @@ def test_contact_sheet() -> None:
     small = contact_sheet([Image.new("RGB", (10, 10), "red"), Image.new("RGB", (2, 2), "blue")], 9)
     assert small.size == (22, 10)
     assert small.getpixel((16, 5)) == (0, 0, 255)  # centred in its cell
-    for bad in (([], 1), ([sheet], 0)):
-        with pytest.raises(PictureError):
-            contact_sheet(*bad)
+    with pytest.raises(PictureError, match="at least one picture"):
+        contact_sheet([], 1)
+    with pytest.raises(ConfigError, match="columns"):
+        contact_sheet([sheet], 0)

@@ -18,8 +18,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ..boundary.numbers import whole
-from ..config import Fingerprint, check_seed
+from ..boundary.fields import text
+from ..boundary.numbers import check_seed, whole
+from ..config import Fingerprint
 from ..errors import ConfigError, DivergedError, ModelFileError, ShapeError
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
@@ -161,6 +162,8 @@ class Adaptation:
         state: str | os.PathLike[str] | None = None,
     ) -> TokenSet:
         """Do ``run``, then ``token_set``. If the run diverges, the error has the domain so far as ``kept``."""
+        for name, value in (metadata or {}).items():
+            text(value, name)
         try:
             self.run(on_step, state)
         except DivergedError as error:

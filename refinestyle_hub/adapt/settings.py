@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..boundary.fields import check_fields
 from ..boundary.numbers import whole
 from ..errors import ConfigError
 
@@ -12,6 +13,7 @@ from ..errors import ConfigError
 __all__ = ["MAX_PICTURES", "AdaptSettings", "preset"]
 
 MAX_PICTURES = 20
+MAX_TOKENS = 64  # for a layer
 FEATURE_TERMS = ("sliced_features", "layout", "between", "within")  # terms that compare features
 
 
@@ -51,8 +53,9 @@ class AdaptSettings:
     check_every: int = 25  # steps between measurements of the distance of fixed samples
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("tokens", "inversion_steps", "check_every"):
-            object.__setattr__(self, name, whole(getattr(self, name), name, 1))
+            whole(getattr(self, name), name, 1, MAX_TOKENS if name == "tokens" else None)
         if self.batch < (2 if self.between or self.layout else 1):
             raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
         if min(self.rate, self.colour_rate, self.discriminator_rate) <= 0 or not 0 <= self.average < 1:

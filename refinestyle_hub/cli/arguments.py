@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from ..boundary.numbers import MAX_SEED
 from ..boundary.paths import user_path
-from ..config import MAX_SEED
+from ..errors import ConfigError
 
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = [
     "InDomains",
     "Model",
     "Seed",
+    "check_picture",
     "load",
     "load_domains",
     "parse_domains",
@@ -116,6 +119,16 @@ def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[st
         elsewhere = not is_own(name, pipe.domains) and ("/" in name or user_path(name).exists())
         found[TokenSet.from_pretrained(name) if elsewhere else name] = strength
     return found
+
+
+def check_picture(out: Path) -> None:
+    """Raise typer.BadParameter where the ending of ``out`` is of no format that is written."""
+    from ..images import check_ending
+
+    try:
+        check_ending(out)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from None
 
 
 def load(model: str, device: str, compile: bool = False) -> RefineStylePipeline:

@@ -14,7 +14,7 @@ import typer
 from ..boundary.paths import user_path
 from ..errors import ConfigError, printable
 from . import console
-from .arguments import Aligned, Device, EncoderPlace, Model, load, parse_seeds, with_encoder
+from .arguments import Aligned, Device, EncoderPlace, Model, check_picture, load, parse_seeds, with_encoder
 
 
 if TYPE_CHECKING:
@@ -76,27 +76,31 @@ def show(
     model: Model,
     name: Annotated[str, typer.Argument(help="The direction.", metavar="NAME")],
     out: Annotated[
-        Path | None, typer.Option("--out", dir_okay=False, help="PNG file to write: a row for each seed.")
+        Path | None,
+        typer.Option("--out", dir_okay=False, help="Picture to write, such as a.png: a row for each seed."),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0-3 or 1,4,9.")] = "0-3",
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
     """Say what is known about a direction, and draw it from its lowest strength to its highest."""
-    numbers, pipe = parse_seeds(seeds), load(model, device)
+    numbers = parse_seeds(seeds)
+    if out is not None:
+        check_picture(out)
+    pipe = load(model, device)
     direction = pipe.directions[name]
     report: dict[str, Any] = {"name": name, "length": float(direction.vector.norm()), **asdict(direction.info)}
     lines = [f"{key:8} {printable(value)}" for key, value in report.items() if value not in ("", None, {})]
     if out is not None:
         import torch
 
-        from ..images import contact_sheet, save_png
+        from ..images import contact_sheet, save_picture
 
         strengths = torch.linspace(*direction.info.limits, SHOWN)
         repeated = [seed for seed in numbers for _ in range(SHOWN)]
         side = min(SIDE, pipe.generator.config.resolution)
         pictures = pipe.generate(repeated, edits={name: strengths.repeat(len(numbers))}, resolution=side)
-        save_png(contact_sheet(pictures, SHOWN), out)
+        save_picture(contact_sheet(pictures, SHOWN), out)
         report["file"] = str(out)
         lines.append(f"{'file':8} {out}")
     console.emit(report, "\n".join(lines), as_json)

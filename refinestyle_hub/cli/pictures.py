@@ -19,6 +19,7 @@ from .arguments import (
     InDomains,
     Model,
     Seed,
+    check_picture,
     load,
     load_domains,
     parse_domains,
@@ -207,12 +208,9 @@ def edit(
 ) -> None:
     """Draw an inverted face with attributes changed, or in another domain."""
     edits, wanted = parse_edits(set_ or []), parse_domains(domain or [])
-    from ..images import check_ending, save_picture
+    from ..images import save_picture
 
-    try:
-        check_ending(out)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), param_hint="--out") from None
+    check_picture(out)
     pipe = load(model, device, compile)
     face = _face(inversion, pipe, number)
     picture = pipe.render(face, edits=edits, domains=load_domains(pipe, wanted))
@@ -233,11 +231,12 @@ def _face(path: Path, pipe: RefineStylePipeline, number: int) -> Inversion:
     if path.suffix.lower() == ".safetensors" and not is_safetensors(start_of(path)):
         return Inversion.from_pretrained(path)  # which says what it is instead
     if is_safetensors(start_of(path)) and read_header(path).config is not None:
-        return Inversion.from_pretrained(path)
-    codes = read_latents(path, pipe.generator.num_ws, pipe.generator.config.w_dim)
-    if number >= len(codes):
-        raise ConfigError(f"{path} has {len(codes)} latents, counted from 0; there is no number {number}.")
-    return Inversion(codes[number])
+        found = [Inversion.from_pretrained(path)]
+    else:
+        found = list(map(Inversion, read_latents(path, pipe.generator.num_ws, pipe.generator.config.w_dim)))
+    if number >= len(found):
+        raise ConfigError(f"{path} has {len(found)} latents, counted from 0; there is no number {number}.")
+    return found[number]
 
 
 def faces(

@@ -13,6 +13,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..boundary.fields import check_fields
+from ..boundary.numbers import whole
 from ..config import Fingerprint
 from ..errors import ConfigError, DirectionError, ShapeError, listed, no_such
 from ..generators.codes import fit_codes
@@ -43,8 +45,13 @@ class DirectionInfo:
     positive: str = ""  # above 0; both are known, or neither is
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if self.layers is not None:
+            if len(found := tuple(self.layers)) != 2:
+                raise ConfigError(f"layers are a first code and an end, such as (0, 4), not {self.layers}.")
+            object.__setattr__(self, "layers", tuple(whole(code, "A code of layers", 0) for code in found))
         first, end = self.layers or (0, 1)
-        if self.codes < 1 or not 0 <= first < end:
+        if self.codes < 1 or not first < end:
             raise ConfigError(f"A direction of {self.codes} codes cannot move the layers {self.layers}.")
         if bool(self.negative) != bool(self.positive):
             raise ConfigError(f"A direction names both of its ends, or none: {self.negative!r}, {self.positive!r}.")

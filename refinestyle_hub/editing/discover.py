@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from ..boundary.numbers import whole
 from ..errors import ConfigError, DirectionError, ShapeError
 from ..generators.base import Generator
 from .directions import Direction, DirectionInfo
@@ -138,8 +139,9 @@ def sefa(generator: Generator, layers: tuple[int, int] | None = None, k: int = 1
     Raises:
         ConfigError: There are no such layers, or not that many dimensions of w.
     """
-    config = generator.config
-    first, end = layers or (0, config.num_ws)
+    config, k = generator.config, whole(k, "k", 1)
+    info = DirectionInfo(layers=layers, limits=(-5.0, 5.0), source="SeFa: eigenvectors of the modulation weights")
+    first, end = info.layers or (0, config.num_ws)
     convs = [spec.name for spec in config.layers if spec.role == "conv" and first <= spec.code < end]
     if not convs or end > config.num_ws or not 1 <= k <= config.w_dim:
         raise ConfigError(f"sefa needs layers in 0..{config.num_ws - 1} and 1 to {config.w_dim} directions.")
@@ -149,7 +151,6 @@ def sefa(generator: Generator, layers: tuple[int, int] | None = None, k: int = 1
     weights = [(style[:-1] - style[-1]).T for style in styles]  # [C_in, D]
     a = torch.nn.functional.normalize(torch.cat(weights).double(), dim=1)
     vectors = torch.linalg.eigh(a.T @ a).eigenvectors.T.flip(0)[:k].float()
-    info = DirectionInfo(layers=layers, limits=(-5.0, 5.0), source="SeFa: eigenvectors of the modulation weights")
     return {f"sefa{i}": Direction(vector[None], info) for i, vector in enumerate(_signed(vectors))}
 
 
@@ -165,7 +166,8 @@ def pca(w: Tensor, k: int = 10, layers: tuple[int, int] | None = None) -> dict[s
     """
     if w.dim() != 2:
         raise ShapeError(f"pca needs w [N, D], not {list(w.shape)}.")
-    if not 1 <= k <= min(len(w) - 1, w.shape[1]):
+    k = whole(k, "k", 1)
+    if k > min(len(w) - 1, w.shape[1]):
         raise ConfigError(f"{len(w)} samples of {w.shape[1]} dimensions do not have {k} components.")
     x = w.double() - w.double().mean(dim=0)
     _, deviations, vectors = torch.linalg.svd(x, full_matrices=False)

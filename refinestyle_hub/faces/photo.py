@@ -14,16 +14,17 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..boundary.numbers import whole
+from ..boundary.numbers import flag, whole
 from ..boundary.paths import AnyPath, user_path
 from ..errors import FaceNotFoundError, PictureError
 from ..images import MAX_BYTES, MAX_PIXELS, PictureSource, list_pictures, load_picture, to_tensor
+from ..images.pixels import MAX_SIDE
 from .align import Crop, align
 from .detect import Face, find_faces
 from .dlib_models import FaceModels
 
 
-__all__ = ["FaceSearch", "Photo", "read_crops", "read_photo"]
+__all__ = ["FaceSearch", "Photo", "read_crops", "read_photo", "search_for"]
 
 FaceSearch: TypeAlias = Literal["required", "optional", "none"]
 
@@ -49,10 +50,14 @@ class Photo:
         Raises:
             FaceNotFoundError: There are faces, but none of that number.
         """
+        face, size = whole(face, "face", 0), whole(size, "size", 1, MAX_SIDE)
+        if face and not self.faces:
+            raise FaceNotFoundError(
+                f"The picture is taken as it is, without looking for faces: leave face={face} out."
+            )
         if not self.faces:
             return Crop(ImageOps.fit(self.image, (size, size), Image.Resampling.LANCZOS))
-        face = whole(face, "face")
-        if not 0 <= face < len(self.faces):
+        if face >= len(self.faces):
             count = len(self.faces)
             raise FaceNotFoundError(f"The picture has {count} face(s), counted from 0; there is no face {face}.")
         return align(self.image, self.faces[face], size)
@@ -93,6 +98,11 @@ def read_photo(
         raise FaceNotFoundError(f"{named}{error}") from error
 
 
+def search_for(aligned: bool) -> FaceSearch:
+    """How faces are looked for in a picture that is a crop already, or is not. Raises ConfigError for a text."""
+    return "none" if flag(aligned, "aligned") else "required"
+
+
 def read_crops(paths: Sequence[AnyPath], size: int, *, aligned: bool = False) -> tuple[Tensor, dict[str, str]]:
     """Read the largest face of each picture, and say why others were left out.
 
@@ -115,7 +125,7 @@ def read_crops(paths: Sequence[AnyPath], size: int, *, aligned: bool = False) ->
         skipped |= {str(place / name): why for name, why in left_out.items()}
         for path in found:
             try:
-                crops.append(to_tensor(read_photo(path, "none" if aligned else "required").crop(size).image))
+                crops.append(to_tensor(read_photo(path, search_for(aligned)).crop(size).image))
             except (FaceNotFoundError, PictureError) as error:
                 skipped[str(path)] = str(error).removeprefix(f"{path}: ")
     if not crops:

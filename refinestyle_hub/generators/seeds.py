@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import check_seed
+from ..boundary.numbers import check_seed
 from ..errors import ConfigError, printable
 
 

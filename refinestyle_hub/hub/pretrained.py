@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..boundary.fields import text
 from ..boundary.paths import AnyPath, is_address, user_path
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, printable
 from ..runtime.defaults import standard_defaults
@@ -41,14 +42,14 @@ P = TypeVar("P", bound="Pretrained")
 
 
 def _weights_name(stem: str, variant: str | None) -> str:
-    if variant is not None and not re.fullmatch(r"[a-z0-9]{1,16}", variant):
-        raise ConfigError(f"variant must be a short name such as 'fp16', not {variant!r}.")
+    if variant is not None and not (isinstance(variant, str) and re.fullmatch(r"[a-z0-9]{1,16}", variant)):
+        raise ConfigError(f"variant must be a short name such as 'fp16', not {printable(repr(variant))}.")
     return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
 
 
 def locate_config(source: Source, part: str, subfolder: str | None) -> tuple[str, Path]:
     """The folder of a part inside its source, and its config.json. Raises ModelNotFoundError if it is not there."""
-    folders = [subfolder.strip("/")] if subfolder is not None else list(dict.fromkeys(["", part]))
+    folders = [text(subfolder, "subfolder").strip("/")] if subfolder is not None else list(dict.fromkeys(["", part]))
     names = {join(folder, CONFIG): folder for folder in folders}
     found = source.find_first(list(names))
     if found is not None:

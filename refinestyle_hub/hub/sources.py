@@ -274,6 +274,8 @@ def open_source(name_or_path: str | os.PathLike[str], **options: Unpack[HubOptio
         ModelNotFoundError: There is nothing of that name.
         ConfigError: A revision is asked of something that has none.
     """
+    if isinstance(name_or_path, bytes):  # a path, as some functions of the system give it
+        name_or_path = os.fsdecode(name_or_path)
     if is_address(name_or_path):
         raise ModelNotFoundError(
             f"{printable(name_or_path, 200)} is an address, and not a Hub id, which is owner/name.\n"
@@ -304,6 +306,8 @@ def open_source(name_or_path: str | os.PathLike[str], **options: Unpack[HubOptio
         raise ModelNotFoundError(f"No such file or directory: {path} (looked from {Path.cwd()}).")
     if is_repo_id(text):
         return Repo(text, **options)
+    if path.is_symlink():
+        raise ModelNotFoundError(f"{path} is a link to nothing. Link it anew, or name the folder itself.")
     bundled = ", ".join(bundled_models()) or "none"
     raise ModelNotFoundError(
         f"There is no model {text[:100]!r}. It is not a bundled one ({bundled}), there is no folder of that name,\n"

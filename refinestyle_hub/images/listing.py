@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from ..boundary.paths import AnyPath, user_path
 from ..errors import PictureError, listed
 from .reading import FORMATS
 
@@ -46,7 +47,7 @@ def left_out_of(parts: Sequence[str]) -> str | None:
     return "its ending is none of a picture's"
 
 
-def list_pictures(folder: Path, *, results: Path | None = None) -> Listing:
+def list_pictures(folder: AnyPath, *, results: AnyPath | None = None) -> Listing:
     """List the pictures of a folder and of those below, also of linked ones, by their endings.
 
     Hidden files and folders, what systems add of their own, and folders with results of this package are left out.
@@ -58,6 +59,7 @@ def list_pictures(folder: Path, *, results: Path | None = None) -> Listing:
     Raises:
         PictureError: There are no pictures; or no such folder.
     """
+    folder, results = user_path(folder), None if results is None else user_path(results)
     if not folder.is_dir():
         raise PictureError(f"There is no folder {folder}.")
     pictures, left_out = [], {}

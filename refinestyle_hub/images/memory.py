@@ -23,17 +23,23 @@ def image_of_array(pixels: Any) -> Image.Image:
 
     Args:
         pixels: ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` with 1 to 4 channels (grey, with alpha, RGB, RGBA), or one
-            such picture in a batch. Whole numbers are levels from 0 to 255, of 16 bits up to 65535. Fractions are in
+            such picture in a batch. Whole numbers are levels from 0 to 255, of uint16 up to 65535. Fractions are in
             [0, 1], or in [-1, 1], as networks have them, where some are negative.
 
     Raises:
         PictureError: Another shape, or numbers out of range.
     """
-    if isinstance(pixels, torch.Tensor):
-        tensor = pixels.detach()
-        pixels = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
-        return _image(np.asarray(pixels), channels_first=True)
-    return _image(np.asarray(pixels), channels_first=False)
+    if not isinstance(pixels, torch.Tensor):
+        return _image(np.asarray(pixels), channels_first=False)
+    tensor = pixels.detach()
+    try:
+        values = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # on the meta device, sparse, quantised
+        first = str(error).splitlines()[0][:120]
+        raise PictureError(
+            f"The tensor holds no plain pixels ({first}). Give it as tensor.cpu().to_dense()."
+        ) from None
+    return _image(values, channels_first=True)
 
 
 def _image(array: NDArray[Any], channels_first: bool) -> Image.Image:
@@ -74,11 +80,11 @@ def _levels(array: NDArray[Any]) -> NDArray[np.uint8]:
         values = values * 255
     elif kind == "f" and -OVERSHOOT <= low < 0 and high <= OVERSHOOT:
         values = (values.clip(-1, 1) + 1) * 127.5
-    elif kind != "f" and low >= 0 and high <= 65535 and (high > 255 or array.dtype == np.uint16):
+    elif kind == "u" and array.dtype.itemsize == 2:
         values = values * (255 / 65535)
     elif kind == "f" or low < 0 or high > 255:
         raise PictureError(
             f"The array has values from {low:g} to {high:g}. Pixels are whole numbers from 0 to 255, or fractions in "
-            "[0, 1] or [-1, 1]: convert it, as in array.astype('uint8')."
+            "[0, 1] or [-1, 1]: convert it, as in array.astype('uint8') or, of 16 bits, 'uint16'."
         )
     return np.rint(values).astype(np.uint8)

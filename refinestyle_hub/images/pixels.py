@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from ..boundary.numbers import whole
 from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, PictureError, ShapeError
 from ..storage.atomic import new_file
@@ -29,6 +30,7 @@ __all__ = [
     "to_uint8",
 ]
 
+MAX_SIDE = 1 << 14  # pixels of a picture that is made
 OutputType: TypeAlias = Literal["pil", "np", "pt"]
 WRITTEN: dict[str, dict[str, Any]] = {  # by ending: Pillow's format and its options
     ".png": {"format": "PNG"},
@@ -54,6 +56,7 @@ def from_uint8(levels: torch.Tensor) -> torch.Tensor:
 def to_tensor(image: Image.Image, size: int | None = None) -> torch.Tensor:
     """PIL RGB -> float32 ``[1, 3, H, W]`` in [-1, 1]; with `size` the central square, resampled to size x size."""
     image = image.convert("RGB")
+    size = None if size is None else whole(size, "size", 1, MAX_SIDE)
     if size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image))  # [H, W, 3] uint8
@@ -127,12 +130,13 @@ def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
     """Lay pictures out row by row on white, each centred in a cell as large as the largest, 2 pixels apart.
 
     Raises:
-        PictureError: There are no pictures, or no columns.
+        PictureError: There are no pictures.
+        ConfigError: There are no columns.
     """
-    if not images or columns < 1:
-        raise PictureError("A contact sheet needs at least one picture and one column.")
+    if not images:
+        raise PictureError("A contact sheet needs at least one picture.")
     gap = 2
-    columns = min(columns, len(images))
+    columns = min(whole(columns, "columns", 1), len(images))
     rows = -(-len(images) // columns)
     cell_w = max(image.width for image in images) + gap
     cell_h = max(image.height for image in images) + gap

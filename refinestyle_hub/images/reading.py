@@ -199,6 +199,8 @@ def _flatten(image: Image.Image, on_white: bool = True) -> Image.Image:
     """Any mode -> RGB or CMYK of 8 bits, transparency laid on white or left out."""
     if image.mode.startswith("I") or image.mode == "F":
         return _scale_grey(np.asarray(image))
+    if image.mode == "La":  # grey times its alpha, which converts to nothing else
+        image = image.convert("LA")
     if image.mode == "LAB":
         return ImageCms.profileToProfile(  # type: ignore[return-value]
             image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
@@ -213,9 +215,12 @@ def _flatten(image: Image.Image, on_white: bool = True) -> Image.Image:
 
 
 def _scale_grey(grey: NDArray[np.generic]) -> Image.Image:
-    """Grey of more than 8 bits -> RGB. Whole numbers run to 65535, fractions to 1; the range is never clipped."""
+    """Grey of more than 8 bits -> RGB, never clipped: whole numbers run to 65535 and fractions to 1, or both to 255
+    as Pillow makes them from grey of 8 bits."""
     values = grey.astype(np.float32)  # [H, W]
     top = 1.0 if grey.dtype.kind == "f" else 65535.0
+    if grey.dtype.itemsize == 4 and top < values.max() <= 255 or top > 255 >= values.max() and grey.dtype.kind == "i":
+        top = 255.0
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= top):
         raise PictureError(f"The grey values of the picture lie outside 0 to {top:g}. Save it with 8 bits a channel.")
     return Image.fromarray(np.rint(values * np.float32(255 / top)).astype(np.uint8)).convert("RGB")

@@ -16,7 +16,7 @@ from ..config import Fingerprint
 from ..encoder.encoder import Encoder
 from ..errors import ConfigError, FaceNotFoundError, ModelFileError, PictureError
 from ..faces.align import Crop
-from ..faces.photo import read_photo
+from ..faces.photo import read_photo, search_for
 from ..generators.base import Generator
 from ..images import list_pictures, to_tensor
 from ..losses.perceptual import Perceptual
@@ -151,7 +151,7 @@ def _read(folder: Path, names: Sequence[str], size: int, aligned: bool) -> tuple
     crops, skipped = {}, {}
     for name in names:
         try:
-            crops[name] = read_photo(folder / name, "none" if aligned else "required").crop(size)
+            crops[name] = read_photo(folder / name, search_for(aligned)).crop(size)
         except (FaceNotFoundError, PictureError) as error:
             message = str(error).removeprefix(f"{folder / name}: ")
             skipped[name] = message.replace(str(folder / name), name)  # a report may be shared

@@ -63,8 +63,9 @@ class Inversion(Pretrained):
     config_class = InversionConfig
 
     def __post_init__(self) -> None:
-        if self.w_plus.dim() != 2:
-            raise ShapeError(f"w+ of an inversion is [L, D], not {list(self.w_plus.shape)}.")
+        if not isinstance(self.w_plus, Tensor) or self.w_plus.dim() != 2:
+            found = list(self.w_plus.shape) if isinstance(self.w_plus, Tensor) else type(self.w_plus).__name__
+            raise ShapeError(f"w+ of an inversion is a tensor [L, D], not {found}.")
         if self.crop is not None and (self.crop.dim() != 3 or self.crop.shape[2] != 3):
             raise ShapeError(f"The crop of an inversion is [H, W, 3], not {list(self.crop.shape)}.")
         if self.quad is not None and self.quad.shape != (4, 2):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..boundary.numbers import whole
-from ..config import check_choices
+from ..boundary.fields import check_fields
+from ..boundary.numbers import flag, real, whole
 from ..errors import ConfigError
 
 
 __all__ = ["InversionSettings", "planned_steps"]
 
+MAX_TOKENS = 64  # for a layer; more than any kernel here has ranks
 STEPS, STEPS_AFTER_ENCODER = 270, 50  # of both phases, from the mean latent and from an encoder's answer
 W_SHARE = 0.4  # of the steps from the mean latent, for w+
 
@@ -45,7 +46,12 @@ class InversionSettings:
     precision: Literal["fp32", "bf16"] = "fp32"  # of the maps while steps are taken; bf16 where the processor has it
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
+        weights = ("perceptual", "w_perceptual", "prior", "spread", "norm")
+        for name in (*weights, "w_rate", "near_rate", "token_rate", "code_rate"):
+            real(getattr(self, name), name, 0)
+        whole(self.rank, "rank", 1, MAX_TOKENS)
+        whole(self.patience, "patience", 1)
         if self.scales not in (1, 2):
             raise ConfigError(f"scales must be 1 or 2, not {self.scales}.")
         if self.size < 32 or self.size & (self.size - 1):
@@ -68,6 +74,7 @@ def planned_steps(
     Raises:
         ConfigError: The numbers do not add up.
     """
+    tokens = flag(tokens, "tokens")
     steps = None if steps is None else whole(steps, "steps", 0)
     w_steps = None if w_steps is None else whole(w_steps, "w_steps", 0)
     if not tokens and steps is None:

@@ -18,7 +18,8 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from ..config import Fingerprint, check_seed
+from ..boundary.numbers import check_seed
+from ..config import Fingerprint
 from ..encoder.encoder import standard_coordinates
 from ..errors import ConfigError, ShapeError
 from ..generators.base import Generator

@@ -18,7 +18,12 @@ def usable_device(device: Any) -> torch.device:
     try:
         torch.zeros(1, device=device).item()
         return torch.device(device)
-    except (RuntimeError, AssertionError, TypeError) as error:  # no such name; no driver; torch without that device
+    except (
+        RuntimeError,
+        AssertionError,
+        TypeError,
+        ValueError,
+    ) as error:  # no such name; no driver; torch without that device
         reason = re.split(r"\.?(?:\s*\n|\. )", str(error).strip())[0]  # PyTorch goes on for pages
         name = printable(repr(device if isinstance(device, str) else str(device)))
         raise ConfigError(f"The device {name} cannot be used here: {reason}.") from error

@@ -18,6 +18,7 @@ __all__ = ["new_file", "new_folder", "write_file", "write_folder"]
 
 ADVICE = {
     errno.ENOSPC: "Make room there, or name another place.",
+    errno.EFBIG: "The system limits how large a file may be (ulimit -f): raise the limit, or name another place.",
     errno.EDQUOT: "Make room there, or name another place.",
     errno.EACCES: "Name a place that you may write to.",
     errno.EPERM: "Name a place that you may write to.",
@@ -60,6 +61,8 @@ def new_file(path: AnyPath) -> Iterator[Path]:
     with _told(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():  # such as /dev/null, which would be replaced
+            raise FileExistsError(errno.EEXIST, "It is a device or a pipe")
         scratch = _scratch(path)
         try:
             yield scratch

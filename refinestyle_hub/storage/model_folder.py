@@ -12,6 +12,7 @@ from ..errors import (
     ModelFileError,
     ModelNotFoundError,
     RefineStyleHubError,
+    printable,
 )
 
 
@@ -19,6 +20,7 @@ __all__ = ["INDEX", "Folder", "Source", "checked_name", "is_repo_id", "pickle_hi
 
 
 INDEX = "model_index.json"
+LONGEST_NAME = 255  # letters of a path inside a model
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
@@ -27,6 +29,8 @@ def checked_name(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or any(character in name for character in "\\:\0"):
         raise ModelFileError(f"{name!r} is not a path inside a model: use a relative one such as domains/sketch.")
+    if len(name) > LONGEST_NAME:
+        raise ModelFileError(f"'{printable(name)}...' is too long for a path inside a model.")
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..boundary.contents import check_contents, start_of
-from ..config import choices
+from ..boundary.fields import choices
 from ..errors import ConfigError, ModelFileError, listed, printable
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Fingerprint
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError, ShapeError, printable
 from ..storage.fingerprint import youngest
 from .modulated_conv import Residual, promote
 from .token_set import LayerTokens, TokenSet, checked
@@ -103,10 +103,11 @@ def strengths(strength: Strength, n: int) -> Tensor:
         ConfigError: One is not a finite number.
     """
     try:
-        values = torch.as_tensor(strength, dtype=None if isinstance(strength, Tensor) else torch.float32).reshape(-1)
+        values = strength if isinstance(strength, Tensor) else torch.as_tensor(strength, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"Strengths are finite numbers, not {strength!r}.") from error
+        raise ConfigError(f"Strengths are finite numbers, not {printable(repr(strength))}.") from error
     checked(values)
+    values = values.reshape(-1)
     if values.shape[0] not in (1, n):
         raise ShapeError(f"{values.shape[0]} strengths for a batch of {n}: give one number, or one for each sample.")
     return values

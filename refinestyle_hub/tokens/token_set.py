@@ -7,19 +7,18 @@ and domains is a set as well. A set is an argument of a drawing, and is never wr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ..boundary.numbers import real, whole
 from ..config import Fingerprint, TokenLayerConfig, TokenSetConfig
-from ..errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError
+from ..errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError, printable
 from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
 from ..storage.fingerprint import youngest
@@ -141,12 +140,10 @@ def checked(strength: float | Tensor) -> float | Tensor:
     """
     if torch.compiler.is_compiling():  # to look at values would tie a compiled graph to them
         return strength
-    if isinstance(strength, Tensor):
-        fine = bool(strength.detach().isfinite().all())
-    else:
-        fine = isinstance(strength, Real) and math.isfinite(strength)
-    if not fine:
-        raise ConfigError(f"A strength is a finite number, not {strength!r}.")
+    if not isinstance(strength, Tensor):
+        return real(strength, "A strength")
+    if strength.is_meta or strength.is_complex() or not bool(strength.detach().isfinite().all()):
+        raise ConfigError(f"A strength is a finite number, not {printable(repr(strength))}.")
     return strength
 
 
@@ -260,8 +257,7 @@ class TokenSet(Pretrained, Pushable):
         Raises:
             ConfigError: ``rank`` is below 1.
         """
-        if rank < 1:
-            raise ConfigError(f"A set is compressed to at least 1 token a layer, not {rank}.")
+        rank = whole(rank, "rank", 1)
         layers, errors = {}, {}
         for name, x in self.layers.items():
             p, q, a, pre, errors[name] = compress_layer(x.p, x.q, x.a, x.pre, rank)

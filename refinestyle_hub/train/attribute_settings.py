@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..config import check_seed, setting
+from ..boundary.fields import check_fields, setting
+from ..boundary.numbers import check_seed
 from ..errors import ConfigError
 
 
@@ -32,6 +33,7 @@ class AttributeTraining:
     save_every: int = setting(22_500, "The number of pictures between saves of the state.")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.pictures, self.batch, self.validate_every, self.save_every) < 1 or self.learning_rate <= 0:
             raise ConfigError("pictures, batch, the intervals and learning_rate must be positive.")
         check_seed(self.seed)

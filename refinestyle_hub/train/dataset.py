@@ -15,9 +15,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..boundary.numbers import whole
 from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, PictureError
 from ..images import PictureSource, left_out_lines, left_out_of, list_pictures, load_picture, no_pictures
+from ..images.pixels import MAX_SIDE
 from ..runtime.optional import optional
 from .labels import label_rows, picture_key
 
@@ -47,6 +49,7 @@ class Pictures:
         resolution: int,
         left_out: Mapping[str, str] | None = None,
     ) -> None:
+        resolution = whole(resolution, "The resolution", 1, MAX_SIDE)
         self.names = tuple(names)
         self.left_out = dict(left_out or {})
         self.resolution = resolution

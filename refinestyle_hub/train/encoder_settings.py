@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..config import EncoderNetwork, check_choices, check_seed, setting
+from ..boundary.fields import check_fields, setting
+from ..boundary.numbers import check_seed
+from ..config import EncoderNetwork
 from ..errors import ConfigError
 
 
@@ -74,7 +76,7 @@ class EncoderTraining:
     save_every: int = setting(10_000, "The number of pictures between saves of the state.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         intervals = (self.grid_every, self.save_every, self.validate_every, self.r1_every, self.accumulate)
         counts = (self.w_pictures, self.latent_only, self.pictures, self.validation, self.cycle_every)
         if min(intervals) < 1 or min(counts) < 0:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..config import check_choices, check_seed, setting
+from ..boundary.fields import check_fields, setting
+from ..boundary.numbers import check_seed
 from ..errors import ConfigError
 
 
@@ -58,7 +59,7 @@ class GeneratorTraining:
     save_every: int = setting(10_000, "The number of pictures between saves of the state.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         if min(self.pictures, self.batch, self.grid_every, self.save_every, self.r1_every, self.path_every) < 1:
             raise ConfigError("pictures, batch and the intervals must be at least 1.")
         check_seed(self.seed)
