@@ -15,7 +15,7 @@ MAX_SEED = 2**32 - 1
 
 
 def whole(value: Any, name: str, low: int | None = None, high: int | None = None) -> int:
-    """A whole number that int64 holds; 2.0 is one, True is none. Raises ConfigError, which says what ``name`` may be."""
+    """A whole number that int64 holds; 2.0 is one, True is none. Raises ConfigError, which says what it may be."""
     number = _number(value)
     if number is None or not abs(number) < 1 << 63 or number != int(number) or not _within(number, low, high):
         raise ConfigError(f"{name} must be a whole number{_range(low, high)}, not {printable(repr(value))}.")
