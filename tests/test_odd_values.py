@@ -51,7 +51,7 @@ ODD = ["1", None, b"1", [1], 1j, Decimal(1), Fraction(1, 2), float("nan"), float
 # --- Numbers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize(
     "call",
     [
