@@ -1,0 +1,102 @@
+"""The whole way of a user, step by step: seconds of each, and as ratios to those of another checkout.
+
+Each round is a process of its own, which imports the package from one checkout; those of two checkouts take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTO = ROOT / "space" / "examples" / "astronaut.jpg"
+FIRST = (
+    "import sys\n"
+    "from refinestyle_hub import RefineStylePipeline\n"
+    "RefineStylePipeline.from_pretrained(sys.argv[1]).generate([0])\n"
+)
+
+
+def compare(model: str, against: Path | None, rounds: int, quick: bool) -> dict[str, dict[str, float]]:
+    """Print, and return, medians by step: of this checkout ("now") and of the other one ("before")."""
+    checkouts = {"now": ROOT} | ({"before": against.resolve()} if against else {})
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+    for _ in range(rounds):
+        for name, root in checkouts.items():
+            runs[name].append(_round(root, model, quick))
+    found = {
+        step: {name: statistics.median(run[step] for run in several) for name, several in runs.items()}
+        for step in runs["now"][0]
+    }
+    print(f"| {model} | " + " | ".join(checkouts) + " |" + " now / before |" * (against is not None))
+    print("| --- |" + " ---: |" * (len(checkouts) + (against is not None)))
+    for step, taken in found.items():
+        ratio = f" {taken['now'] / taken['before']:.2f} |" if against else ""
+        print(f"| {step} | " + " | ".join(f"{taken[name]:.3f} s" for name in checkouts) + f" |{ratio}")
+    return found
+
+
+def _round(root: Path, model: str, quick: bool) -> dict[str, float]:
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", FIRST, model], env=environment, check=True)
+    first = time.perf_counter() - began
+    command = [sys.executable, __file__, model, *["quick"] * quick]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return {"process start to first picture": first, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def steps(model: str, quick: bool) -> dict[str, float]:
+    """Seconds of each step in this process, the second time where it is short."""
+    from refinestyle_hub.faces.photo import read_photo
+    from refinestyle_hub.images import to_tensor
+    from refinestyle_hub.pipeline import RefineStylePipeline
+
+    taken: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], object], times: int = 3) -> None:
+        values = []
+        for _ in range(1 if quick else times):
+            began = time.perf_counter()
+            work()
+            values.append(time.perf_counter() - began)
+        taken[name] = min(values)
+
+    timed("load", lambda: RefineStylePipeline.from_pretrained(model))
+    pipe = RefineStylePipeline.from_pretrained(model)
+    size, few = pipe.generator.config.resolution, 4 if quick else 24
+    timed("detect and align", lambda: read_photo(PHOTO, "required").crop(size))
+    crop = to_tensor(read_photo(PHOTO, "required").crop(size).image)
+    pipe.invert_crops(crop, steps=0)
+    timed("invert, no steps", lambda: pipe.invert(PHOTO, steps=0))
+    clock: list[float] = []
+    count = 3 if quick else 30
+    timed(
+        "invert, 30 steps",
+        lambda: pipe.invert(PHOTO, steps=count, on_step=lambda *_: clock.append(time.perf_counter())),
+        1,
+    )
+    taken["one step of it"] = statistics.median(b - a for a, b in zip(clock, clock[1:], strict=False))
+    face = pipe.invert(PHOTO, steps=1)
+    smile: Mapping[str, object] = {next(iter(pipe.directions)): 1.0}
+    mix = dict.fromkeys(list(pipe.domains)[:3], 0.4)
+    for side in (size // 2, size):
+        timed(f"edit at {side} px", lambda side=side: pipe.render(face, edits=smile, resolution=side))
+    timed("mix of three domains", lambda: pipe.render(face, edits=smile, domains=mix))
+    film = {next(iter(pipe.directions)): [i / few for i in range(few)]}
+    timed("film of 24 frames", lambda: pipe.render([face] * few, edits=film, resolution=size // 2), 1)
+    run = pipe.adaptation([PHOTO], steps=4)
+    run.step()
+    timed("one step of an adaptation", run.step, 2)
+    return taken
+
+
+if __name__ == "__main__":
+    print(json.dumps(steps(sys.argv[1], "quick" in sys.argv[2:])))
