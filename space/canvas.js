@@ -3,6 +3,7 @@
 const find = (what) => element.querySelector(what);
 const frame = find(".frame"), before = find(".before"), after = find(".after");
 const view = {};
+let moving = false, resting; // whether a control moved after the last button; the timer that says when it has stopped
 
 const split = (share) => {
   view.split = Math.min(1, Math.max(0, share));
@@ -21,9 +22,11 @@ const put = (image, address) => {
 
 const show = () => {
   const news = props.value || {};
+  if (news.preview && !moving) return; // of a control that was moved before a button was pressed
   Object.assign(view, news);
   put(after, news.after);
   put(before, news.before);
+  if (view.ready) frame.dataset.ready = "";
   if (view.names) [before.alt, after.alt] = view.names;
   for (const event of ["undo", "redo"]) find(`[data-event=${event}]`).disabled = !view[event];
   find("[data-event=reset]").disabled = view.plain !== false;
@@ -70,7 +73,7 @@ hold.addEventListener("keyup", () => held(false));
 // --- Buttons ---
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-event]");
-  if (button) trigger(button.dataset.event, { kind: button.dataset.kind || "" });
+  if (button) act(button.dataset.event, button.dataset.kind);
 });
 find("[data-copy]").addEventListener("click", async (event) => {
   const button = event.currentTarget, name = button.textContent;
@@ -80,17 +83,28 @@ find("[data-copy]").addEventListener("click", async (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("input:not([type=range]), textarea")) return;
-  trigger(event.shiftKey ? "redo" : "undo");
+  act(event.shiftKey ? "redo" : "undo");
   event.preventDefault();
 });
 
-// --- The controls are at rest when none has moved for a while ---
-let resting;
+// --- The controls are at rest when none has moved for a while, and before the page is ready nobody would hear of it ---
+const settle = () => {
+  resting = view.ready ? undefined : setTimeout(settle, 350);
+  if (view.ready) trigger("settle");
+};
 const moved = (event) => {
   if (!event.target.closest?.(".control")) return;
   if (event.type === "click" && !event.target.closest("[data-testid=reset-button]")) return;
+  moving = true;
   clearTimeout(resting);
-  resting = setTimeout(() => trigger("settle"), 350);
+  resting = setTimeout(settle, 350);
+};
+const act = (name, kind = "") => {
+  if (name === "stop") return trigger(name);
+  trigger(name, { kind, moving: resting !== undefined });
+  clearTimeout(resting);
+  resting = undefined;
+  moving = false;
 };
 document.addEventListener("input", moved);
 document.addEventListener("click", moved);

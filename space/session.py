@@ -131,6 +131,14 @@ class Session:
             self.past, self.look = [*self.past, self.look], self.future[-1]
             self.future = self.future[:-1]
 
+    def reset(self) -> None:
+        """The face as it was."""
+        self.put(Look(self.look.source))
+
+    def place(self) -> None:
+        """From the face to the whole photo, and back."""
+        self.in_photo = not self.in_photo
+
     def exchange(self, old: Subject | int, new: Subject | int) -> None:
         """One source takes the place of another in all looks: the same face, known better."""
 

@@ -109,7 +109,7 @@ def test_a_drag_shows_and_keeps_nothing_and_rest_keeps_it(
     on.draw(session)
     before = session.look
     view = on.drag(session, *values(on, smile=1.0))
-    assert set(view) == {"after"}
+    assert set(view) == {"after", "preview"}
     assert seen(view["after"]).shape == (16, 16, 3)
     assert session.look is before
     rest = on.settle(session, *values(on, smile=1.0))
@@ -134,15 +134,15 @@ def test_the_sliders_of_domains_belong_to_the_chosen_ones(on: CanvasHandlers, se
 def test_undo_redo_and_reset(on: CanvasHandlers, session: Session) -> None:
     on.settle(session, *values(on, smile=1.0))
     on.settle(session, *values(on, smile=2.0))
-    on.undo(session)
+    session.undo()
     assert session.look.edits == {"smile": 1.0}
     assert on.draw(session)[0]["redo"] is True
-    on.redo(session)
+    session.redo()
     assert session.look.edits == {"smile": 2.0}
-    on.reset(session)
+    session.reset()
     assert session.look == Look(session.look.source)
     assert on.view(session)["plain"] is True
-    on.undo(session)
+    session.undo()
     assert session.look.edits == {"smile": 2.0}
 
 
@@ -160,12 +160,36 @@ def test_likeness_is_told_in_words(on: CanvasHandlers, subject: Subject, distanc
     assert "<details><summary>Details</summary>LPIPS 0.123 · &lt;net&gt;</details>" in note
 
 
+def test_a_button_counts_the_control_that_is_still_moving(on: CanvasHandlers, session: Session) -> None:
+    start, still, moving = session.look, SimpleNamespace(), SimpleNamespace(moving=True)
+    undo, redo = on.change(Session.undo), on.change(Session.redo)
+    on.drag(session, *values(on, smile=1.0))
+    view = undo(session, moving, *values(on, smile=1.0))[0]
+    assert session.look == start
+    assert alike(seen(view["after"]), drawn(on, session))
+    assert redo(session, still, *values(on))[0]["undo"] is True  # its controls may be behind: they are not read
+    assert session.look.edits == {"smile": 1.0}
+    on.save(session, moving, *values(on, smile=2.0))
+    assert session.look.edits == {"smile": 2.0}
+
+
+def test_a_page_that_is_ready_late_takes_back_no_move(on: CanvasHandlers) -> None:
+    session = visitor()
+    on.draw(session)
+    on.drag(session, *values(on, smile=1.0))
+    ready, *controls = on.arrive(session, request())
+    assert ready == {"ready": True}
+    assert all(control == gr.skip() for control in controls)
+    on.settle(session, *values(on, smile=1.0))
+    assert session.look.edits == {"smile": 1.0}
+
+
 # --- Back into the photo, and out of the page ---
 
 
 def test_the_face_goes_back_into_its_photo(on: CanvasHandlers, session: Session, photo: str) -> None:
     assert on.view(session)["whole"] is False
-    on.place(session)
+    session.place()
     view = on.draw(session)[0]
     assert view["whole"] is True
     with Image.open(photo) as picture:
@@ -181,7 +205,7 @@ def test_the_face_goes_back_into_its_photo(on: CanvasHandlers, session: Session,
 
 def test_a_photo_that_was_swept_is_told_so(on: CanvasHandlers, session: Session, photo: str) -> None:
     os.remove(photo)
-    on.place(session)
+    session.place()
     with told(messages.NOT_A_PICTURE):
         on.draw(session)
 
@@ -199,7 +223,7 @@ def test_a_download_is_the_picture_at_its_own_size(
     file = Path(saved["href"].removeprefix("gradio_api/file="))
     assert file.name == name
     assert alike(pixels(file), drawn(on, session))
-    on.place(session)
+    session.place()
     assert pixels(on.save(session, event)["save"]["href"].removeprefix("gradio_api/file=")).shape == (512, 512, 3)
 
 
@@ -237,10 +261,10 @@ def test_a_link_carries_the_settings_and_no_face(on: CanvasHandlers, session: Se
     session.put(look)
     assert on.link(session) == "edit.smile=1.5&edit.age=-2&style.ink=0.7"
     other = visitor()
-    on.open_link(other, request(**dict(parse_qsl(on.link(session)))))
+    on.arrive(other, request(**dict(parse_qsl(on.link(session)))))
     assert other.look == Look(0, look.edits, {"ink": 0.7})
     session.put(Look(12, {"smile": 1.0}))
-    on.open_link(other, request(**dict(parse_qsl(on.view(session)["link"].removeprefix("?")))))
+    on.arrive(other, request(**dict(parse_qsl(on.view(session)["link"].removeprefix("?")))))
     assert (other.look.source, other.look.edits) == (12, {"smile": 1.0})
 
 
@@ -250,10 +274,10 @@ def test_what_a_link_has_and_this_model_has_not_is_left_out(
     said: list[str] = []
     monkeypatch.setattr(gr, "Info", said.append)
     session = visitor()
-    on.open_link(session, request())
+    on.arrive(session, request())
     assert session.look == Look(0)
     query = {"edit.smile": "1", "edit.<b>": "1", "edit.age": "much", "style.oil": "1", "seed": "-3", "edit.yaw": "nan"}
-    on.open_link(session, request(**query))
+    on.arrive(session, request(**query))
     assert session.look == Look(0, {"smile": 1.0})
     assert said == ["The link has what is not here: &lt;b&gt;, age, oil, yaw."]
 

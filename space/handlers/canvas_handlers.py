@@ -6,7 +6,7 @@ The docstring of ``edit`` is what clients of the API read.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
@@ -56,7 +56,7 @@ class CanvasHandlers:
         with messages.explained():
             now = session.look, session.in_photo
             if now == session.shown:
-                return (gr.skip(),) * (2 + len(self.directions) + limits.MIXED)
+                return gr.skip(), *self._skipped()
             view = self.view(session)
             session.shown = now
             return view, *self.controls(session)
@@ -69,7 +69,7 @@ class CanvasHandlers:
                 return gr.skip()
             session.shown = None
             drawn = self._drawn(session, [look], limits.DRAG_SIDE)[0]
-            return {"after": address(self._placed(session, drawn, limits.DRAG_SIDE))}
+            return {"after": address(self._placed(session, drawn, limits.DRAG_SIDE)), "preview": True}
 
     def settle(self, session: Session, *values: float) -> Any:
         """The controls are at rest: this is the look."""
@@ -100,9 +100,10 @@ class CanvasHandlers:
             "whole": session.in_photo if subject and subject.photo else None,
         }
 
-    def save(self, session: Session, event: gr.EventData) -> View:
+    def save(self, session: Session, event: gr.EventData, *values: float) -> View:
         """The picture at full size as a file, PNG or JPEG, whose only metadata say that a model took part."""
         with messages.explained():
+            self._rest(session, event, values)
             kind = "JPEG" if getattr(event, "kind", "") == "JPEG" else "PNG"
             drawn = self._placed(session, self._drawn(session, [session.look], self.jobs.size)[0])
             name = f"refinestyle.{'jpg' if kind == 'JPEG' else 'png'}"
@@ -132,23 +133,22 @@ class CanvasHandlers:
         domains = dict(zip(session.look.domains, map(float, values[count:]), strict=False))
         return replace(session.look, edits=edits, domains=domains)
 
-    # --- What changes the look at once; ``draw`` follows ---
+    # --- What changes the look at once ---
 
-    def undo(self, session: Session) -> None:
-        """Back to the look before."""
-        session.undo()
+    def change(self, what: Callable[[Session], None]) -> Callable[..., tuple[Any, ...]]:
+        """The handler of a button. A control that has not come to rest yet counts as moved before it."""
 
-    def redo(self, session: Session) -> None:
-        """Forward again."""
-        session.redo()
+        def handler(session: Session, event: gr.EventData, *values: float) -> tuple[Any, ...]:
+            with messages.explained():
+                self._rest(session, event, values)
+                what(session)
+            return self.draw(session)
 
-    def reset(self, session: Session) -> None:
-        """The face as it was."""
-        session.put(Look(session.look.source))
+        return handler
 
-    def place(self, session: Session) -> None:
-        """From the face to the whole photo, and back."""
-        session.in_photo = not session.in_photo
+    def _rest(self, session: Session, event: gr.EventData, values: tuple[float, ...]) -> None:
+        if getattr(event, "moving", False):
+            session.put(self._asked(session, values))
 
     def person(self, session: Session, seed: float | None) -> None:
         """Somebody who does not exist."""
@@ -158,14 +158,23 @@ class CanvasHandlers:
         """The example, which was inverted beforehand."""
         session.put(Look(self.example or session.look.source))
 
-    def open_link(self, session: Session, request: gr.Request) -> None:
-        """The page was opened with a look in its address; what this model does not have is left out."""
-        look, left_out = linked(
-            dict(request.query_params), session.look, self.directions, list(self.jobs.pipe.domains)
-        )
-        if left_out:
-            gr.Info(f"The link has what is not here: {html.escape(', '.join(left_out)[:80])}.")
-        session.look = look
+    def arrive(self, session: Session, request: gr.Request) -> tuple[Any, ...]:
+        """The page is ready. It may have a look in its address; what this model does not have is left out.
+
+        Where the look is the one that the page came with, nothing is drawn and no control is set: by now the visitor
+        may have moved one.
+        """
+        with messages.explained():
+            look, left_out = linked(
+                dict(request.query_params), session.look, self.directions, list(self.jobs.pipe.domains)
+            )
+            if left_out:
+                gr.Info(f"The link has what is not here: {html.escape(', '.join(left_out)[:80])}.")
+            if look == session.look:
+                return {"ready": True}, *self._skipped()
+            session.look = look
+            view, *controls = self.draw(session)
+            return {**view, "ready": True}, *controls
 
     def link(self, session: Session) -> str:
         """The look as the query of an address, for anybody to open; a photo stays here, and so do own domains."""
@@ -185,6 +194,9 @@ class CanvasHandlers:
         strengths = [gr.update(label=name, value=s, visible=True) for name, s in look.domains.items()]
         unused = [gr.update(value=0, visible=False) for _ in range(limits.MIXED - len(strengths))]
         return (*edits, chosen, *strengths, *unused)
+
+    def _skipped(self) -> tuple[Any, ...]:
+        return (gr.skip(),) * (1 + len(self.directions) + limits.MIXED)
 
     # --- For clients of the API ---
 

@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from ..handlers.canvas_handlers import CanvasHandlers
-from ..page import HIDDEN, Page
+from ..page import Page
+from ..session import Session
 
 
 __all__ = ["build", "wire"]
@@ -34,7 +35,11 @@ def wire(page: Page, on: CanvasHandlers, sliders: list[gr.Slider]) -> None:
     for slider in sliders:
         slider.input(on.drag, asked, [canvas], trigger_mode="always_last", **page.hidden("draw"))
     canvas.settle(on.settle, asked, [canvas], trigger_mode="always_last", **page.hidden("draw"))
-    changes = {canvas.undo: on.undo, canvas.redo: on.redo, canvas.reset: on.reset, canvas.place: on.place}
-    page.show(*[event(change, session, None, **HIDDEN) for event, change in changes.items()])
-    canvas.save(on.save, session, [canvas], **page.hidden("draw"))
-    page.show(page.demo.load(on.open_link, session, None, **HIDDEN))
+    changes = {
+        canvas.undo: Session.undo, canvas.redo: Session.redo, canvas.reset: Session.reset, canvas.place: Session.place,
+    }  # fmt: skip
+    shown = [canvas, *page.controls]
+    for event, change in changes.items():
+        event(on.change(change), asked, shown, **page.hidden("draw"))
+    canvas.save(on.save, asked, [canvas], **page.hidden("draw"))
+    page.demo.load(on.arrive, session, shown, **page.hidden("draw"))
