@@ -297,7 +297,9 @@ def visit(chromium: Any, url: str) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.goto(address, wait_until="domcontentloaded")
         page.wait_for_function("() => document.querySelector('#canvas .after')?.naturalWidth")
-        page.locator("#canvas .frame[data-ready]").wait_for()  # it is drawn before Gradio has wired all of its controls
+        page.locator(
+            "#canvas .frame[data-ready]"
+        ).wait_for()  # it is drawn before Gradio has wired all of its controls
         return page
 
     yield open_page

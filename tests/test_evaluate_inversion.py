@@ -28,7 +28,7 @@ from refinestyle_hub.evaluation.reconstruction import (
     token_values,
 )
 from refinestyle_hub.faces.photo import read_crops
-from refinestyle_hub.images import save_png, to_image
+from refinestyle_hub.images import save_png, to_image, to_tensor
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -57,15 +57,26 @@ def crops(n: int = 2) -> Tensor:
 def test_metrics_of_known_answers() -> None:
     x = torch.zeros(4, 3, 32, 32)
     shift = Method("a shift", lambda crop: (crop + 0.5, 7))
-    by = {"mse": mse, "number": lambda a, b: torch.arange(len(a)).float()}
+    numbers = torch.arange(4.0)
+    by = {
+        "mse": mse,
+        "number": lambda a, b: numbers,
+        "ms_ssim": lambda a, b: numbers,
+        "half": lambda a, b: torch.where(numbers % 2 == 0, numbers, torch.nan),
+        "nowhere": lambda a, b: torch.full((4,), torch.nan),
+    }
     calls: list[tuple[int, int]] = []
     rows = evaluate_inversion([Method("itself", lambda crop: (crop, 3)), shift], x, by, lambda *n: calls.append(n))
     assert [row["method"] for row in rows] == ["itself", "a shift"]
-    assert [row["metrics"]["mse"] for row in rows] == [{"mean": 0, "std": 0}, {"mean": 0.25, "std": 0}]
-    assert rows[1]["metrics"]["number"] == {"mean": 1.5, "std": pytest.approx(1.25**0.5, abs=1e-6)}
+    assert [row["metrics"]["mse"]["mean"] for row in rows] == [0, 0.25]
+    number = {"mean": 1.5, "std": pytest.approx(1.25**0.5, abs=1e-6), "median": 1.5, "worst_tenth": 2.7, "count": 4}
+    assert rows[1]["metrics"]["number"] == number
+    assert rows[1]["metrics"]["ms_ssim"] == {**number, "worst_tenth": 0.3}  # the more, the nearer
+    assert rows[1]["metrics"]["half"] == {"mean": 1.0, "std": 1.0, "median": 1.0, "worst_tenth": 1.8, "count": 2}
+    assert "nowhere" not in rows[1]["metrics"]
     assert rows[1]["values"] == 7
     assert calls[-1] == (8, 8)
-    assert "| a shift | 0.25 ± 0 |" in table(rows)
+    assert "| a shift | 0.25 (0.25) | 1.5 (2.7) |" in table(rows)
     with pytest.raises(ConfigError, match="same name"):
         evaluate_inversion([shift, shift], x, by)
 
@@ -153,9 +164,19 @@ def test_from_the_command_line(
 
 def test_every_distance_of_a_larger_picture(perceptual: Perceptual) -> None:
     x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    by = distances(128, perceptual, None, None)
+    by = distances(128, perceptual)
     assert list(by) == ["mse", "st-lpips-alex", "ms_ssim"]
     assert float(by["ms_ssim"](x, x).min()) == pytest.approx(1)
+
+
+def test_the_identity_is_compared_where_there_are_faces(astronaut: Image.Image) -> None:
+    x = torch.cat([to_tensor(astronaut.resize((256, 256))), torch.zeros(1, 3, 256, 256)])
+    by = distances(256, Perceptual.load("st-lpips-alex"), identity=True)
+    found = by["identity"](x, x)
+    assert found[0] == 0
+    assert found[1].isnan()
+    row = evaluate_inversion([Method("itself", lambda crop: (crop, 0))], x, {"identity": by["identity"]})[0]
+    assert row["metrics"]["identity"]["count"] == 1
 
 
 def test_every_way_may_optimise_the_first_too() -> None:

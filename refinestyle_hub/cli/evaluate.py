@@ -88,7 +88,9 @@ def inversion(
     ] = True,
     aligned: Aligned = False,
     encoder: EncoderPlace = None,
-    attributes: Attributes = "mini-faces-128",
+    attributes: Annotated[
+        str | None, typer.Option(help="Also compare the attributes that this model's network reads; else identity.")
+    ] = None,
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
@@ -102,7 +104,8 @@ def inversion(
     crops, skipped = read_crops(pictures, pipe.generator.config.resolution, aligned=aligned)
     methods = our_methods(pipe, None if steps is None else [steps]) + (baselines(pipe) if compare else [])
     unseen = Perceptual.load("st-lpips-vgg").to(device)
-    by = distances(crops.shape[-1], pipe.perceptual, unseen, AttributeNet.from_pretrained(attributes).to(device))
+    net = None if attributes is None else AttributeNet.from_pretrained(attributes).to(device)
+    by = distances(crops.shape[-1], pipe.perceptual, unseen, net, identity=net is None)
     with console.progress("pictures", len(crops) * len(methods)) as tick:
         rows = evaluate_inversion(methods, crops.to(device), by, lambda done, total: tick(done, {}))
     report = {"model": model, "pictures": len(crops), "skipped": skipped, "rows": rows}

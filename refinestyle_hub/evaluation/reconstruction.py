@@ -5,9 +5,10 @@ Each picture is inverted alone, so the seconds are those of one photo.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from ..encoder.encoder import Encoder
 from ..encoder.heads import TokenHead
 from ..errors import ConfigError, ShapeError
+from ..faces.identity import identity_distance
+from ..images import to_images
 from ..inversion.inversion_loss import FINE
 from ..inversion.inversion_settings import STEPS, STEPS_AFTER_ENCODER
 from ..losses.perceptual import Perceptual
@@ -23,7 +26,7 @@ from ..losses.pixel import mse, shrink
 from ..pipeline import RefineStylePipeline
 from .attributes import AttributeNet
 from .baselines import pivotal_tuning, project_w_plus
-from .metrics import Estimate, PairDistance, ms_ssim
+from .metrics import PairDistance, ms_ssim
 
 
 __all__ = ["Method", "baselines", "distances", "evaluate_inversion", "our_methods", "table"]
@@ -31,6 +34,7 @@ __all__ = ["Method", "baselines", "distances", "evaluate_inversion", "our_method
 Invert: TypeAlias = Callable[[Tensor], tuple[Tensor, int]]  # [1, 3, R, R] -> what is drawn of it, numbers to keep
 OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, over all methods
 BATCH = 16  # pictures measured at once
+RISING = frozenset({"ms_ssim", "cosine"})  # the more, the nearer
 SMALLEST = 99  # pixels of which four scales of MS-SSIM can be taken
 
 
@@ -133,29 +137,44 @@ def baselines(
 
 
 def distances(
-    side: int, perceptual: Perceptual, unseen: Perceptual | None, attributes: AttributeNet | None
+    side: int,
+    perceptual: Perceptual,
+    unseen: Perceptual | None = None,
+    attributes: AttributeNet | None = None,
+    *,
+    identity: bool = False,
 ) -> dict[str, PairDistance]:
-    """The distances [N] by which pictures [N, 3, R, R] and their reconstructions are compared.
+    """The distances [N] by which pictures [N, 3, R, R] and their reconstructions are compared, at 256 px at most.
 
     Args:
         side: R, pixels; MS-SSIM is left out where its four scales do not fit.
         perceptual: The distance that was trained with.
         unseen: A distance that no loss used.
         attributes: Reads attributes. Their error is in standard deviations, mean over the attributes.
+        identity: Also the distance of dlib's embeddings; NaN where no face is found in one of the two.
     """
-    found: dict[str, PairDistance] = {"mse": mse}
+    found: dict[str, PairDistance] = {"mse": _shrunk(mse)}
     for distance in (perceptual, unseen):
         if distance is not None:
             found[distance.name] = _shrunk(distance)
     if side >= SMALLEST:
-        found["ms_ssim"] = ms_ssim
+        found["ms_ssim"] = _shrunk(ms_ssim)
     if attributes is not None:
         found["attributes"] = lambda x, y: attribute_error(attributes, x, y)
+    if identity:
+        found["identity"] = identity_distances
     return found
 
 
-def _shrunk(distance: Perceptual) -> PairDistance:
+def _shrunk(distance: PairDistance) -> PairDistance:
     return lambda x, y: distance(shrink(x, FINE), shrink(y, FINE))
+
+
+def identity_distances(x: Tensor, y: Tensor) -> Tensor:
+    """``identity_distance`` of each pair, [N]; NaN where it is None."""
+    pairs = zip(to_images(x), to_images(y), strict=True)
+    found = [identity_distance(first, second) for first, second in pairs]
+    return torch.tensor([math.nan if distance is None else distance for distance in found])
 
 
 def attribute_error(net: AttributeNet, x: Tensor, y: Tensor) -> Tensor:
@@ -177,8 +196,9 @@ def evaluate_inversion(
     """Invert every picture of [N, 3, R, R] by every method; ``warm`` says that one has run before.
 
     Returns:
-        For each method its name; ``metrics``: mean and standard deviation over the pictures of every distance and of
-        the seconds; ``parameters`` that were trained; ``values`` to keep for each picture.
+        For each method its name; ``metrics``: of every distance and of the seconds mean, standard deviation and median
+        over the pictures, ``worst_tenth``, which nine in ten reach, and the ``count`` of pictures where it could be
+        taken (one that could be taken of no picture is left out); ``parameters`` that were trained; ``values`` to keep for each picture.
 
     Raises:
         ConfigError: Two methods have one name.
@@ -206,24 +226,33 @@ def evaluate_inversion(
                 on_picture(done, len(crops) * len(methods))
         pairs = list(zip(crops.split(BATCH), torch.cat(drawn).to(crops.device).split(BATCH), strict=True))
         found = {name: torch.cat([distance(x, y) for x, y in pairs]) for name, distance in by.items()}
-        metrics = {name: _estimate(numbers) for name, numbers in found.items()}
+        taken = {name: numbers[~numbers.isnan()] for name, numbers in found.items()}
+        metrics = {name: _estimate(numbers, name in RISING) for name, numbers in taken.items() if len(numbers)}
         metrics["seconds"] = _estimate(torch.tensor(seconds))
         rows.append({"method": method.name, "parameters": method.parameters, "values": values, "metrics": metrics})
     return rows
 
 
-def _estimate(numbers: Tensor) -> dict[str, float]:
+def _estimate(numbers: Tensor, rising: bool = False) -> dict[str, float]:
+    """Mean, standard deviation, median, and what nine in ten reach; and of how many."""
     numbers = numbers.double()
-    return asdict(Estimate(round(float(numbers.mean()), 6), round(float(numbers.std(correction=0)), 6)))
+    found = {
+        "mean": numbers.mean(),
+        "std": numbers.std(correction=0),
+        "median": numbers.quantile(0.5),
+        "worst_tenth": numbers.quantile(0.1 if rising else 0.9),
+    }
+    return {**{name: round(float(value), 6) for name, value in found.items()}, "count": len(numbers)}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows for people, in Markdown: mean ± standard deviation over the pictures."""
-    columns = list(rows[0]["metrics"])
+    """Rows for people, in Markdown: the median over the pictures, and what nine in ten of them reach."""
+    columns = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     lines = [f"| method | {' | '.join(columns)} | parameters | numbers a picture |"]
     lines.append("| --- |" + " ---: |" * (len(columns) + 2))
     for row in rows:
-        cells = [f"{row['metrics'][name]['mean']:.3g} ± {row['metrics'][name]['std']:.2g}" for name in columns]
+        found = [row["metrics"].get(name) for name in columns]
+        cells = [f"{one['median']:.3g} ({one['worst_tenth']:.3g})" if one else "none" for one in found]
         trained = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "none"
         lines.append(f"| {row['method']} | {' | '.join(cells)} | {trained} | {row['values']:,} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "Median over the pictures; in brackets what nine in ten reach."])
