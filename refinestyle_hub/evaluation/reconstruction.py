@@ -198,7 +198,8 @@ def evaluate_inversion(
     Returns:
         For each method its name; ``metrics``: of every distance and of the seconds mean, standard deviation and median
         over the pictures, ``worst_tenth``, which nine in ten reach, and the ``count`` of pictures where it could be
-        taken (one that could be taken of no picture is left out); ``parameters`` that were trained; ``values`` to keep for each picture.
+        taken (one that could be taken of no picture is left out); ``parameters`` that were trained; ``values`` to keep
+        for each picture.
 
     Raises:
         ConfigError: Two methods have one name.
