@@ -230,7 +230,8 @@ def test_a_drag_is_drawn_twice_at_most_then_once_at_rest(visit: Callable[..., An
         page.mouse.up()
     face(page, start)
     page.wait_for_timeout(3000)
-    assert sorted(asked) == ["drag", "drag", "settle"]
+    assert asked.count("drag") == 2
+    assert asked.count("settle") in (1, 2)  # on a machine so busy that the mouse stood still between two moves
 
 
 def test_an_adaptation_is_stopped_and_one_is_left(visit: Callable[..., Any], demo: gr.Blocks, tmp_path: Path) -> None:

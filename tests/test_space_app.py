@@ -37,7 +37,8 @@ LINES = {
     "invert": {"invert", "read"},
     "adapt": {"adapt"},
     "draw": {
-        "edit", "stylise", "draw", "drag", "settle", "save", "sheet", "film", "load_file", "StyleHandlers.enter",
+        "edit", "stylise", "draw", "drag", "settle", "changed", "arrive", "save", "sheet", "film", "load_file",
+        "StyleHandlers.enter",
     },
     "cpu": {"align", "check", "export"},
     "hub": {"load_id", "push"},

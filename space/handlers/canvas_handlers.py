@@ -138,13 +138,13 @@ class CanvasHandlers:
     def change(self, what: Callable[[Session], None]) -> Callable[..., tuple[Any, ...]]:
         """The handler of a button. A control that has not come to rest yet counts as moved before it."""
 
-        def handler(session: Session, event: gr.EventData, *values: float) -> tuple[Any, ...]:
+        def changed(session: Session, event: gr.EventData, *values: float) -> tuple[Any, ...]:
             with messages.explained():
                 self._rest(session, event, values)
                 what(session)
             return self.draw(session)
 
-        return handler
+        return changed
 
     def _rest(self, session: Session, event: gr.EventData, values: tuple[float, ...]) -> None:
         if getattr(event, "moving", False):
