@@ -11,14 +11,16 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is i
 os.environ.setdefault("GRADIO_SSR_MODE", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from space import files, jobs  # imports spaces, which must come before torch on ZeroGPU
+import spaces  # before torch, on ZeroGPU
+
+from space import files
 from space.model import load
 from space.ui import build, launch_settings
 
 
 pipe, name, notice = load(os.environ.get("REFINESTYLE_MODEL"))
 files.keep_swept()
-demo = build(pipe, name, notice, jobs.gpu)
+demo = build(pipe, name, notice, spaces.GPU)
 
 if __name__ == "__main__":
     demo.launch(**launch_settings())

@@ -20,7 +20,7 @@ SERVE = """
 import sys
 sys.path.insert(0, {root!r})
 import app
-app.demo.launch(**app.launch_settings(), server_name="127.0.0.1", server_port={port}, quiet=True)
+app.demo.launch(**{{**app.launch_settings(), "server_port": {port}}}, server_name="127.0.0.1", quiet=True)
 """
 
 

@@ -17,8 +17,6 @@ from gradio.utils import get_upload_folder
 from . import limits, messages
 
 
-__all__ = ["DEVICE", "KINDS", "Stops", "admit", "queued_events", "queued_jobs"]
-
 KINDS = ("invert", "adapt")  # jobs that can be stopped
 DEVICE = ("draw", *KINDS)  # queues (concurrency ids) of the jobs that need the accelerator
 

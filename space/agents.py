@@ -22,8 +22,6 @@ from . import messages
 from .files import cache_file
 
 
-__all__ = ["Tools", "install"]
-
 SERVED = "/gradio_api/file="  # in every address of a file that the app gave out
 A_FILE = "An address of a file that this server gave, or data:<type>;base64,<contents>, at most 1 MB in a call."
 

@@ -14,8 +14,6 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 from .session import Subject
 
 
-__all__ = ["EXAMPLES", "astronaut"]
-
 EXAMPLES = Path(__file__).parent / "examples"
 
 

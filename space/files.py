@@ -24,8 +24,6 @@ from . import limits
 from .images import Pixels
 
 
-__all__ = ["cache_file", "film_file", "keep_swept", "marked", "picture_file", "sweep_cache"]
-
 FRAME_MS = 70  # of a film
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 XMP = f"""<?xpacket begin="\N{BYTE ORDER MARK}" id="W5M0MpCehiHzreSzNTczkc9d"?>

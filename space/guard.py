@@ -79,6 +79,8 @@ async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Non
     else:
         told = _detail(bytes(body)) if refused else ""
     if refused:
+        if "session_hash" in told:
+            told += " Calls by name have no session: use /gradio_api/call/, or hand a face on as inversion_file."
         detail = [{"__type__": "validate", "is_valid": False, "message": told}]
         await JSONResponse({"detail": detail}, 422)(scope, receive, send)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+import spaces
 import torch
 from PIL import Image
 
@@ -34,33 +35,6 @@ from .threads import Threads
 from .turns import Turns
 
 
-__all__ = [
-    "AdaptProgress",
-    "AdaptRun",
-    "Faces",
-    "InversionResult",
-    "InversionStep",
-    "InversionUpdate",
-    "Jobs",
-    "RenderSpec",
-    "adaptation_seconds",
-    "gpu",
-    "inversion_seconds",
-]
-
-try:
-    import spaces
-
-    gpu = spaces.GPU
-except ImportError:
-    if os.environ.get("SPACES_ZERO_GPU") == "true":
-        raise
-
-    def gpu(task: Any = None, **_: Any) -> Any:
-        """Off Spaces: the function itself."""
-        return task if callable(task) else lambda function: function
-
-
 # --- The values that cross the boundary ------------------------------------------------------------------------------
 
 
@@ -76,11 +50,10 @@ class InversionStep:
 
 @dataclass(frozen=True, eq=False)
 class InversionResult:
-    """A finished or stopped inversion, and the pictures that it draws."""
+    """A finished or stopped inversion, and the picture that it draws."""
 
     inversion: Inversion
     reconstruction: Pixels
-    w_plus_only: Pixels  # the reconstruction without tokens
 
 
 InversionUpdate: TypeAlias = "InversionStep | InversionResult"
@@ -140,7 +113,7 @@ RIGHTS = "The maker says that they may use these pictures."  # no adaptation sta
 class Jobs:
     """The accelerator's work for one pipeline; ``gpu`` is ``spaces.GPU`` or a decorator like it."""
 
-    def __init__(self, pipe: RefineStylePipeline, gpu: Callable[..., Any] = gpu) -> None:
+    def __init__(self, pipe: RefineStylePipeline, gpu: Callable[..., Any] = spaces.GPU) -> None:
         self.pipe = pipe
         self.turns = Turns()
         self.threads = Threads()
@@ -264,9 +237,9 @@ class Jobs:
         (found,) = self.pipe.invert_crops(
             to_tensor(Image.fromarray(crop)), **how, on_step=on_step, on_pictures=on_pictures
         )
-        refined, w_plus_only = self.pipe.render([found] * 2, refine=[1.0, 0.0], output_type="np")
+        drawn = self.pipe.render(found, output_type="np")
         tokens_here = found.tokens and found.tokens.to("cpu")
-        return InversionResult(replace(found, w_plus=found.w_plus.cpu(), tokens=tokens_here), refined, w_plus_only)
+        return InversionResult(replace(found, w_plus=found.w_plus.cpu(), tokens=tokens_here), drawn)
 
     # --- Adaptation: one call is one turn, and its value holds all that the next one needs ---
 

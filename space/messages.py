@@ -7,31 +7,34 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import gradio as gr
 import torch
 
-from refinestyle_hub.errors import PictureError, RefineStyleHubError
+from refinestyle_hub.errors import RefineStyleHubError
 
 from . import limits
 
 
 NO_PHOTO = "Add a photo first, or pick an example."
-NOT_A_PICTURE = "This file is not a picture we can read. Use JPEG, PNG or WebP."
-KNOWN_KINDS = ("HEIC", "AVIF", "a web page", "a PDF", "a video")
-MEGAPIXELS = f"{limits.MAX_PIXELS / 1e6:g} megapixels"
-FAR_TOO_MANY_PIXELS = f"The picture has far too many pixels. The limit is {MEGAPIXELS}; please make it smaller."
 NO_FACE = "No face found. Use a frontal photo with the whole head, or tick 'already aligned'."
+FACE_TOO_SMALL = "The face is only {width} px wide. Use a closer photo."
+SMALL_FACE = "The face is only {width} px wide. It will do, but a closer photo gives more detail."
+SEVERAL_FACES = "{count} faces found; the largest is selected. Click another one."
 NO_SUCH_FACE = "The photo has fewer faces than that. Choose another one."
 NOT_INVERTED = "There is no face to edit yet: call /invert with a photo first, or give the file of a face."
+UNKNOWN_EDIT = "This model has no attribute '{name}'. It has: {known}."
+BAD_STRENGTH = "The strength of '{name}' must be a number from {low:g} to {high:g}."
 BAD_EDITS = 'Give the edits as strengths by attribute, such as {"smile": 1.5}.'
 BUSY = "You already have a job waiting. Let it finish or press Stop."
 CROWDED = "Many jobs from your network are waiting already. Try again in a minute."
 OUT_OF_MEMORY = "The GPU ran out of memory. Try again in a moment, or with fewer steps."
 UNEXPECTED = "Something went wrong here, not on your side. Please try again; your photo is kept."
 NO_PICTURES = "Add 1 to 20 pictures of one style first, or take the example."
+TOO_MANY_PICTURES = "A domain is made from 1 to 20 pictures; you gave {count}. Choose the most typical ones."
 NO_RIGHTS = "First confirm that you may use these pictures: tick the box above the button."
 NO_DOMAINS = (
     "This model comes without domains, and this session has none yet. Make one in **Adapt** from a few pictures of a "
@@ -39,6 +42,8 @@ NO_DOMAINS = (
 )
 NO_MIX = "Choose a style first."
 NO_CHANGE = "There is nothing to film yet: move a slider or choose a style first."
+UNKNOWN_DOMAIN = "There is no domain '{name}'. There are: {known}."
+TOO_MANY_DOMAINS = f"At most {limits.MIXED} domains are mixed at a time."
 BAD_DOMAINS = 'Give the domains as strengths by name, such as {"sketch": 0.8}.'
 NOTHING_TO_EXPORT = "There is nothing to save yet: invert a photo, or make or load a domain first."
 NOTHING_TO_REMOVE = "This session has no domain to remove."
@@ -46,6 +51,10 @@ NO_FILE = "Add a .safetensors file first."
 NOT_SAFETENSORS = (
     "Only .safetensors files are read: they hold numbers and nothing that runs. Save a domain or an inversion as one."
 )
+FILE_TOO_LARGE = (
+    f"The file has {{size:.1f}} MB. A domain or inversion has at most {limits.MAX_TOKEN_BYTES / 1e6:g} MB."
+)
+OTHER_GENERATOR = "{what} was made for another generator: {base}. This demo draws with {this}."
 BAD_ADDRESS = (
     "Give a file as an address from this server, or as data:<type>;base64,<contents>. Other addresses are not read."
 )
@@ -62,50 +71,10 @@ TAKEN = "You already have a repository of that name. Choose another name."
 MAY_NOT = "The Hub does not let this app write there. Sign out and in again, and allow it to create repositories."
 TOO_OFTEN = "The Hub asks to slow down. Try again in a few minutes; nothing was uploaded."
 NOT_PUSHED = "The Hub did not accept the upload. Nothing was uploaded; try again, or download the file."
+STOPPED = "stopped at {step}/{steps}"  # a job, by its user or by the clock
 TOO_LARGE_FOR_SESSION = "The result is larger than a session may hold. Use a model of a lower resolution."
 
 log = logging.getLogger("refinestyle.space")
-
-
-def too_many_bytes(size: int) -> str:
-    """For a file of ``size`` bytes."""
-    return f"The file has {size / 1e6:.1f} MB. The limit is {limits.MAX_BYTES / 1e6:g} MB; please make it smaller."
-
-
-def too_many_pixels(width: int, height: int) -> str:
-    """For a picture that is too large by its header."""
-    return f"The picture is {width}×{height}. The limit is {MEGAPIXELS}; please make it smaller."
-
-
-def face_too_small(width: int) -> str:
-    """For a face ``width`` pixels wide."""
-    return f"The face is only {width} px wide. Use a closer photo."
-
-
-def small_face(width: int) -> str:
-    """A warning for a small face that is used all the same."""
-    return f"The face is only {width} px wide. It will do, but a closer photo gives more detail."
-
-
-def several_faces(count: int) -> str:
-    """For a choice among ``count`` faces."""
-    return f"{count} faces found; the largest is selected. Click another one."
-
-
-def stopped(step: int, steps: int) -> str:
-    """For a job that was ended early, by its user or by the clock."""
-    return f"stopped at {step}/{steps}"
-
-
-def unreadable(error: PictureError) -> str:
-    """For a file that is no picture: where the library knows what it is instead, its sentence."""
-    told = next((line for line in str(error).split(": ", 1)[-1:] if any(kind in line for kind in KNOWN_KINDS)), None)
-    return NOT_A_PICTURE if told is None else html.escape(told)
-
-
-def too_many_pictures(count: int) -> str:
-    """For ``count`` pictures of a style."""
-    return f"A domain is made from 1 to 20 pictures; you gave {count}. Choose the most typical ones."
 
 
 def left_out(refused: Mapping[str, str]) -> str:
@@ -114,44 +83,16 @@ def left_out(refused: Mapping[str, str]) -> str:
     return "\n\n".join(lines)
 
 
-def unknown_domain(name: object, known: Sequence[str]) -> str:
-    """For a domain that neither the model nor the session has."""
-    listed = ", ".join(known) or "none"
-    return f"There is no domain '{html.escape(str(name)[:40])}'. There are: {html.escape(listed)}."
+def refuse(text: str, **values: object) -> gr.Error:
+    """The error to raise for a user's mistake: shown as a toast, sent to API clients, no traceback in the log.
 
-
-def too_many_domains() -> str:
-    """For a mix of too many."""
-    return f"At most {limits.MIXED} domains are mixed at a time."
-
-
-def file_too_large(size: int) -> str:
-    """For a file of tokens."""
-    return f"The file has {size / 1e6:.1f} MB. A domain or inversion has at most {limits.MAX_TOKEN_BYTES / 1e6:g} MB."
-
-
-def other_generator(what: str, made_for: object, this: object) -> str:
-    """For tokens that do not fit; both generators are named."""
-    return (
-        f"{what} was made for another generator: {html.escape(str(made_for))}. This demo draws with "
-        f"{html.escape(str(this))}."
-    )
-
-
-def unknown_edit(name: object, known: Sequence[str]) -> str:
-    """For an attribute that the model cannot edit."""
-    listed = ", ".join(known) or "none"
-    return f"This model has no attribute '{html.escape(str(name)[:40])}'. It has: {html.escape(listed)}."
-
-
-def bad_strength(name: str, low: float, high: float) -> str:
-    """For the strength of an edit or domain that is not a number within its bounds."""
-    return f"The strength of '{html.escape(name[:40])}' must be a number from {low:g} to {high:g}."
-
-
-def refuse(text: str) -> gr.Error:
-    """The error to raise for a user's mistake: shown as a toast, sent to API clients, no traceback in the log."""
-    return gr.Error(text, print_exception=False)
+    Values stand in the text where it names them. Those that are no numbers are escaped; of lists, all names are shown.
+    """
+    shown: dict[str, Any] = {}
+    for name, value in values.items():
+        words = ", ".join(value) or "none" if isinstance(value, list) else str(value)[:100]
+        shown[name] = value if isinstance(value, int | float) else html.escape(words)
+    return gr.Error(text.format(**shown) if shown else text, print_exception=False)
 
 
 @contextmanager

@@ -16,8 +16,6 @@ from refinestyle_hub.storage.model_folder import is_repo_id
 from . import limits
 
 
-__all__ = ["BUNDLED", "DEFAULT", "load"]
-
 DEFAULT = "ffhq-1024"  # its weights are fetched at the first start
 BUNDLED = "mini-faces-128"  # always there
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -10,11 +11,12 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.events import Dependency
 
-from . import limits
+from refinestyle_hub.boundary.numbers import MAX_SEED, whole
+from refinestyle_hub.errors import ConfigError
+
+from . import limits, messages
 from .admission import DEVICE, KINDS, Stops, admit, queued_jobs
 
-
-__all__ = ["HIDDEN", "Page", "photo_file", "style_files", "token_file"]
 
 T = TypeVar("T", bound=gr.components.Component)
 
@@ -31,6 +33,20 @@ def as_path(component: T) -> T:
 
     component.preprocess = preprocess  # type: ignore[method-assign]
     return component
+
+
+def number(label: str, high: int = MAX_SEED, value: int = 0, low: int = 0, **layout: Any) -> gr.Number:
+    """Where a whole number comes in, the lowest of an empty field. Gradio would not say whose bounds they are."""
+    made = gr.Number(value, precision=0, minimum=low, maximum=high, label=label, **layout)
+
+    def preprocess(payload: Any) -> int:
+        try:
+            return low if payload is None else whole(payload, label, low, high)
+        except ConfigError as error:
+            raise messages.refuse(html.escape(str(error))) from None
+
+    made.preprocess = preprocess  # type: ignore[method-assign]
+    return made
 
 
 def token_file(**layout: Any) -> gr.File:

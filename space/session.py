@@ -15,9 +15,6 @@ from . import limits, messages
 from .images import Pixels, opened, webp
 
 
-__all__ = ["DetectedFaces", "Look", "Session", "Shelf", "Subject", "clean_name"]
-
-
 @dataclass(frozen=True)
 class DetectedFaces:
     """The faces of an uploaded photo, kept so that they are detected once."""
@@ -85,12 +82,6 @@ class Shelf:
             title = f"{name}-{count}"
         self.domains[title] = tokens
         return title
-
-    def with_domain(self, name: str, tokens: TokenSet) -> Shelf:
-        """These domains and one more, which is not kept; it replaces another of its name."""
-        both = Shelf()
-        both.domains = {**self.domains, name: tokens}
-        return both
 
     def check_room(self, size: int = 0) -> None:
         """Raises the message for a visitor if there is no room for one of ``size`` bytes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,18 +12,14 @@ from . import limits, messages
 from .session import Look
 
 
-__all__ = ["checked_domains", "checked_edits", "linked"]
-
-
 def checked_edits(edits: Mapping[str, Any], directions: Sequence[str]) -> dict[str, float]:
     """The edits that change anything. Raises the message for a visitor if one is unknown or out of range."""
     if not isinstance(edits, Mapping):
         raise messages.refuse(messages.BAD_EDITS)
     for name, strength in edits.items():
         if name not in directions:
-            raise messages.refuse(messages.unknown_edit(name, directions))
-        if not _is_within(strength, -limits.MAX_STRENGTH, limits.MAX_STRENGTH):
-            raise messages.refuse(messages.bad_strength(name, -limits.MAX_STRENGTH, limits.MAX_STRENGTH))
+            raise messages.refuse(messages.UNKNOWN_EDIT, name=name, known=list(directions))
+        _check(name, strength, -limits.MAX_STRENGTH, limits.MAX_STRENGTH)
     return {name: float(strength) for name, strength in edits.items() if strength}
 
 
@@ -33,17 +28,17 @@ def checked_domains(domains: Mapping[str, Any], known: Sequence[str]) -> dict[st
     if not isinstance(domains, Mapping):
         raise messages.refuse(messages.BAD_DOMAINS)
     if len(domains) > limits.MIXED:
-        raise messages.refuse(messages.too_many_domains())
+        raise messages.refuse(messages.TOO_MANY_DOMAINS)
     for name, strength in domains.items():
         if name not in known:
-            raise messages.refuse(messages.unknown_domain(name, known))
-        if not _is_within(strength, *limits.DOMAIN_STRENGTHS):
-            raise messages.refuse(messages.bad_strength(name, *limits.DOMAIN_STRENGTHS))
+            raise messages.refuse(messages.UNKNOWN_DOMAIN, name=name, known=list(known))
+        _check(name, strength, *limits.DOMAIN_STRENGTHS)
     return {name: float(strength) for name, strength in domains.items()}
 
 
-def _is_within(strength: object, low: float, high: float) -> bool:
-    return isinstance(strength, int | float) and math.isfinite(strength) and low <= strength <= high
+def _check(name: str, strength: object, low: float, high: float) -> None:
+    if not (isinstance(strength, int | float) and low <= strength <= high):
+        raise messages.refuse(messages.BAD_STRENGTH, name=name, low=low, high=high)
 
 
 def linked(

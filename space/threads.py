@@ -15,8 +15,6 @@ from concurrent.futures import Future
 from typing import TypeAlias, TypeVar
 
 
-__all__ = ["Threads"]
-
 T = TypeVar("T")
 Line: TypeAlias = "queue.SimpleQueue[tuple[Callable[[], object], Future[object]] | None]"  # None: the end
 

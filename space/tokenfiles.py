@@ -11,7 +11,7 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 
@@ -28,9 +28,8 @@ from .files import cache_file
 from .session import clean_name
 
 
-__all__ = ["check", "domain_file", "inversion_file", "name_of", "read_domain", "read_inversion", "read_tokens"]
-
 Tokens: TypeAlias = "TokenSet | Inversion"
+T = TypeVar("T", TokenSet, Inversion)
 
 
 def domain_file(domain: TokenSet, name: str) -> str:
@@ -53,26 +52,18 @@ def read_tokens(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> Toke
         raise messages.refuse(messages.NOT_SAFETENSORS)
     size = file.stat().st_size
     if size > limits.MAX_TOKEN_BYTES:
-        raise messages.refuse(messages.file_too_large(size))
+        raise messages.refuse(messages.FILE_TOO_LARGE, size=size / 1e6)
     try:
         return check(_read(file), pipe)
     except (ModelFileError, ConfigError) as error:  # their messages name the file by its path
         raise messages.refuse(html.escape(str(error).replace(str(file), file.name))) from error
 
 
-def read_inversion(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> Inversion:
-    """``read_tokens`` where only a face will do."""
+def read(kind: type[T], path: str | os.PathLike[str], pipe: RefineStylePipeline) -> T:
+    """``read_tokens`` where only a face, or only a domain, will do."""
     found = read_tokens(path, pipe)
-    if not isinstance(found, Inversion):
-        raise messages.refuse(messages.NOT_A_FACE)
-    return found
-
-
-def read_domain(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> TokenSet:
-    """``read_tokens`` where only a domain will do."""
-    found = read_tokens(path, pipe)
-    if not isinstance(found, TokenSet):
-        raise messages.refuse(messages.NOT_A_DOMAIN)
+    if not isinstance(found, kind):
+        raise messages.refuse(messages.NOT_A_FACE if kind is Inversion else messages.NOT_A_DOMAIN)
     return found
 
 
@@ -118,9 +109,9 @@ def check(tokens: Tokens, pipe: RefineStylePipeline) -> Tokens:
                 assert base is not None
                 check_base(base, pipe.fingerprint)
     except BaseMismatchError as error:
-        raise messages.refuse(messages.other_generator(what, tokens.base, pipe.fingerprint)) from error
+        raise messages.refuse(messages.OTHER_GENERATOR, what=what, base=tokens.base, this=pipe.fingerprint) from error
     if not fits:
-        raise messages.refuse(messages.other_generator(what, "its layers have other sizes", pipe.fingerprint))
+        raise messages.refuse(messages.OTHER_GENERATOR, what=what, base="its layers differ", this=pipe.fingerprint)
     numbers = [t for name, t in tokens.state_dict().items() if t.is_floating_point() and name != "quad"]  # of a photo
     if any(bool((t.abs() > limits.MAX_VALUE).any()) for t in numbers):
         raise messages.refuse(messages.OUT_OF_RANGE)

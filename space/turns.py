@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-__all__ = ["Turns"]
-
-
 class Turns:
     """A lock that goes to the kind of work that has had it for the shortest time, and there to who asked first.
 

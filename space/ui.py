@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+import spaces
 from starlette.middleware import Middleware
 
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -22,14 +23,12 @@ from .handlers.canvas_handlers import CanvasHandlers
 from .handlers.photo_handlers import PhotoHandlers
 from .handlers.share_handlers import ShareHandlers
 from .handlers.style_handlers import StyleHandlers
-from .jobs import Jobs, gpu
+from .jobs import Jobs
 from .page import HIDDEN, Page
 from .session import Look, Session
 from .tabs import about, adapt, api, canvas, edit, photo, share, style
 from .theme import CSS, theme
 
-
-__all__ = ["build", "launch_settings"]
 
 HEADER = """
 <div class="top"><div><h1>RefineStyle</h1>
@@ -46,15 +45,12 @@ def launch_settings() -> dict[str, Any]:
     return {
         "server_port": int(port) if port.isdecimal() else None,  # or Gradio would take the next one without a word
         "max_file_size": limits.MAX_BYTES,
-        "show_error": False,
         "run_history": False,  # it would keep photos in the visitor's browser
         "enable_monitoring": False,
         "ssr_mode": False,
-        "mcp_server": None,
         "pwa": False,
         "footer_links": ["api", "gradio"],
         "state_session_capacity": limits.SESSIONS,
-        "allowed_paths": [],
         "app_kwargs": {"middleware": [Middleware(Guard, limit=limits.MAX_BODY, room=limits.MIN_ROOM)]},
         "_frontend": False,  # or a machine that is busy for three seconds at the start could not run it
         "theme": theme(),
@@ -62,7 +58,7 @@ def launch_settings() -> dict[str, Any]:
     }
 
 
-def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[..., Any] = gpu) -> gr.Blocks:
+def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[..., Any] = spaces.GPU) -> gr.Blocks:
     """The app for a pipeline, ready to launch with ``launch_settings()``.
 
     Args:

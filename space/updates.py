@@ -7,9 +7,6 @@ from typing import Any
 import gradio as gr
 
 
-__all__ = ["hide", "show"]
-
-
 def show(value: Any) -> Any:
     """An update that shows a component with this value."""
     return gr.update(value=value, visible=True)

@@ -281,7 +281,7 @@ def test_mistakes_are_told_in_the_page(visit: Callable[..., Any], tmp_path: Path
     start = face(page)
     (tmp_path / "text.png").write_text("no picture")
     add_photo(page, str(tmp_path / "text.png"))
-    assert is_told(page, messages.NOT_A_PICTURE)
+    assert is_told(page, "This is a text file, not a picture.")
     Image.new("RGB", (300, 300), "gray").save(tmp_path / "grey.png")
     page.get_by_role("button", name="Remove Image").click()
     page.locator("#photo input[type=file]").set_input_files(str(tmp_path / "grey.png"))

@@ -206,7 +206,7 @@ def test_the_face_goes_back_into_its_photo(on: CanvasHandlers, session: Session,
 def test_a_photo_that_was_swept_is_told_so(on: CanvasHandlers, session: Session, photo: str) -> None:
     os.remove(photo)
     session.place()
-    with told(messages.NOT_A_PICTURE):
+    with told("There is no picture file at photo.png."):
         on.draw(session)
 
 

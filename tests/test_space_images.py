@@ -30,19 +30,26 @@ def refusal(path: str | None) -> str:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n123"]
+    ("content", "told"),
+    [
+        (b"", "The file is empty"),
+        (b"hello", "a text file, not a picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\x89PNG\r\n\x1a\n123", "damaged or incomplete"),
+    ],
 )
-def test_what_is_no_picture_is_told_so(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_picture_is_told_so(tmp_path: Path, content: bytes, told: str) -> None:
     file = tmp_path / "photo.png"
     file.write_bytes(content)
-    assert refusal(str(file)) == messages.NOT_A_PICTURE
+    assert told in refusal(str(file))
+    assert str(tmp_path) not in refusal(str(file))
 
 
 def test_truncated_picture(tmp_path: Path, astronaut: Image.Image) -> None:
     file = tmp_path / "photo.jpg"
     whole = save(astronaut, file)
     file.write_bytes(file.read_bytes()[: os.stat(whole).st_size // 2])
-    assert refusal(str(file)) == messages.NOT_A_PICTURE
+    assert "damaged or incomplete" in refusal(str(file))
 
 
 def test_photos_of_phones_are_told_what_to_do(tmp_path: Path) -> None:
@@ -52,20 +59,21 @@ def test_photos_of_phones_are_told_what_to_do(tmp_path: Path) -> None:
 
 def test_no_photo_and_places_that_are_no_photo(tmp_path: Path) -> None:
     assert refusal(None) == messages.NO_PHOTO
-    for path in ("/etc/passwd", str(tmp_path), str(tmp_path / "none.png")):
-        assert refusal(path) == messages.NOT_A_PICTURE
+    assert "a text file, not a picture" in refusal("/etc/passwd")
+    assert refusal(str(tmp_path)) == f"{tmp_path.name} is a folder, and no picture file. Name a picture in it."
+    assert refusal(str(tmp_path / "none.png")) == "There is no picture file at none.png."
 
 
 def test_too_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, astronaut: Image.Image) -> None:
     file = save(astronaut, tmp_path / "photo.png")
     monkeypatch.setattr(limits, "MAX_BYTES", 100_000)
-    size = os.stat(file).st_size
-    assert refusal(file) == f"The file has {size / 1e6:.1f} MB. The limit is 0.1 MB; please make it smaller."
+    assert refusal(file) == "The file is larger than the 0.1 MB allowed. Save it smaller first."
 
 
 def test_too_many_pixels(tmp_path: Path) -> None:
     file = save(Image.new("1", (12000, 6000)), tmp_path / "photo.png")
-    assert refusal(file) == "The picture is 12000×6000. The limit is 64 megapixels; please make it smaller."
+    told = "The picture has 12000 x 6000 pixels, more than the 64 million allowed. Make it smaller first."
+    assert refusal(file) == told
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
@@ -73,7 +81,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     assert os.stat(file).st_size < 200_000
     tracemalloc.start()
     try:
-        assert refusal(file) == messages.FAR_TOO_MANY_PIXELS
+        assert "far too many pixels" in refusal(file)
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()

@@ -77,7 +77,7 @@ def test_another_generators_tokens_are_refused_and_both_are_named(
 ) -> None:
     other = tiny_generator(seed=9).fingerprint()
     message = refusal(domain_file(replace(tokens, base=other), "ink"), tiny_pipe)
-    assert message == messages.other_generator("The domain", other, tiny_pipe.fingerprint)
+    assert message.startswith("The domain was made for another generator: ")
     assert str(other) in message
     assert str(tiny_pipe.fingerprint) in message
 

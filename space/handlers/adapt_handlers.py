@@ -30,9 +30,6 @@ from ..tokenfiles import domain_file
 from ..updates import hide, show
 
 
-__all__ = ["AdaptHandlers"]
-
-
 EXAMPLE = Path(__file__).parents[1] / "examples" / "style"
 
 
@@ -69,9 +66,9 @@ class AdaptHandlers:
             report = "\n\n".join(filter(None, [note, messages.left_out(refused)]))
             return show(list(zip(squares, captions, strict=True))), show(report)
 
-    def estimate(self, steps: float | None) -> str:
+    def estimate(self, steps: int) -> str:
         """How long it will take, as far as is known."""
-        seconds = limits.within(steps, *limits.ADAPT_STEPS) * self.jobs.step_seconds
+        seconds = steps * self.jobs.step_seconds
         if self.jobs.pipe.device.type == "cpu":
             return f"About {_duration(seconds)} on this machine, longer while others use it; Stop keeps the best."
         return f"About {_duration(seconds)} of GPU time, in turns of {limits.TURN_SECONDS:.0f} s."
@@ -81,9 +78,9 @@ class AdaptHandlers:
         pictures: list[str] | None,
         name: str,
         rights: bool,
-        steps: float | None,
-        tokens: float | None,
-        seed: float | None,
+        steps: int,
+        tokens: int,
+        seed: int,
         session: Session,
         request: gr.Request,
     ) -> Iterator[tuple[Any, str, Any, Session]]:
@@ -108,8 +105,7 @@ class AdaptHandlers:
             session.shelf.check_room()
             references, refused = read_references(pictures, self.jobs.size)
             yield gr.skip(), f"Starting with {len(references)} pictures", gr.skip(), session
-            counts = limits.within(steps, *limits.ADAPT_STEPS), limits.within(tokens, *limits.ADAPT_TOKENS)
-            run = AdaptRun(references, *counts, limits.seed(seed), self.jobs.step_seconds)
+            run = AdaptRun(references, steps, tokens, seed, self.jobs.step_seconds)
             flag = str(self.stops.flag(request.session_hash, "adapt"))
             face = session.look.subject and session.look.subject.inversion
             deadline = time.monotonic() + limits.ADAPT_SECONDS
@@ -128,7 +124,7 @@ class AdaptHandlers:
                     break
                 yield picture_file(_compared(progress)), _status(run), gr.skip(), session
             if not run.done:
-                note = f"{messages.stopped(0, run.steps)}: nothing is kept."
+                note = f"{messages.STOPPED.format(step=0, steps=run.steps)}: nothing is kept."
                 yield gr.skip(), note, gr.skip(), session
                 return
             domain, progress = self.jobs.keep(run, clean_name(name), face)
@@ -164,7 +160,7 @@ def _status(run: AdaptRun) -> str:
 
 def _report(run: AdaptRun, name: str, failure: str, refused: Mapping[str, str]) -> str:
     assert run.state is not None
-    ended = messages.stopped(run.done, run.steps) if run.done < run.steps else f"{run.done} steps"
+    ended = (messages.STOPPED if run.done < run.steps else "{step} steps").format(step=run.done, steps=run.steps)
     line = (
         f"**{html.escape(name)}** is ready, and on the canvas · {ended} · "
         f"{_duration(run.state.numbers['seconds'])} of work. It stays for this session; download it to keep it."

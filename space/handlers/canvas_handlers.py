@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from refinestyle_hub.faces.paste import paste_back
+from refinestyle_hub.inversion.inversion import Inversion
 
 from .. import limits, messages, tokenfiles
 from ..files import cache_file, marked, picture_file
@@ -223,7 +224,7 @@ class CanvasHandlers:
         with messages.explained():
             checked = checked_edits(edits or {}, self.directions)
             if inversion_file:
-                face, crop = tokenfiles.read_inversion(inversion_file, self.jobs.pipe), None
+                face, crop = tokenfiles.read(Inversion, inversion_file, self.jobs.pipe), None
             else:
                 subject = self.own(session)
                 face, crop = subject.inversion, subject.crop if before == ORIGINAL else None

@@ -25,12 +25,9 @@ from .. import images, limits, messages, tokenfiles
 from ..admission import Stops
 from ..files import picture_file
 from ..images import Pixels, address
-from ..jobs import InversionResult, Jobs
+from ..jobs import InversionResult, Jobs, RenderSpec
 from ..session import DetectedFaces, Look, Session, Subject
 from ..updates import hide, show
-
-
-__all__ = ["PhotoHandlers"]
 
 
 class PhotoHandlers:
@@ -67,9 +64,9 @@ class PhotoHandlers:
             ]
             note = f"One face found, {faces[0].width} px wide."
             if len(faces) > 1:
-                note = messages.several_faces(len(faces))
+                note = messages.SEVERAL_FACES.format(count=len(faces))
             elif faces[0].width < limits.SMALL_FACE:
-                note = messages.small_face(faces[0].width)
+                note = messages.SMALL_FACE.format(width=faces[0].width)
             gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
             framed = picture_file(images.framed(opened, 0))
             return show(framed), gallery, show(note), 0, DetectedFaces(photo, faces)
@@ -95,10 +92,10 @@ class PhotoHandlers:
         session: Session,
         photo: str | None,
         aligned: bool,
-        face: float | None,
-        steps: float | None,
+        face: int,
+        steps: int,
         tokens: bool,
-        seed: float | None,
+        seed: int,
         detected: DetectedFaces | None,
         request: gr.Request,
     ) -> Iterator[Any]:
@@ -107,18 +104,18 @@ class PhotoHandlers:
             if not photo:
                 yield gr.skip()
                 return
-            crop = self._crop(photo, aligned, int(face or 0), detected)
-            count, pixels = limits.within(steps, 0, limits.MAX_STEPS), np.asarray(crop.image)
+            crop = self._crop(photo, aligned, face, detected)
+            pixels = np.asarray(crop.image)
             yield {"before": address(pixels), "progress": {"share": 0, "text": "Waiting for its turn"}}
             flag = str(self.stops.flag(request.session_hash, "invert"))
-            *_, first = self.jobs.invert(pixels, 0, tokens, limits.seed(seed), flag)
+            *_, first = self.jobs.invert(pixels, 0, tokens, seed, flag)
             assert isinstance(first, InversionResult)
             source = self._subject(first.inversion, crop, photo)
             session.put(Look(source))
-            waiting = {"share": 0, "text": f"A first likeness; {count} steps to go"}
+            waiting = {"share": 0, "text": f"A first likeness; {steps} steps to go"}
             yield {"after": address(first.reconstruction), "before": address(pixels), "progress": waiting, "note": ""}
             result, began = first, time.monotonic()
-            for update in self.jobs.invert(pixels, count, tokens, limits.seed(seed), flag) if count else ():
+            for update in self.jobs.invert(pixels, steps, tokens, seed, flag) if steps else ():
                 if isinstance(update, InversionResult):
                     result = update
                     continue
@@ -153,10 +150,10 @@ class PhotoHandlers:
         self,
         photo: str | None,
         aligned: bool,
-        face: float | None,
-        steps: float | None,
+        face: int,
+        steps: int,
         tokens: bool,
-        seed: float | None,
+        seed: int,
         session: Session,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
@@ -175,30 +172,29 @@ class PhotoHandlers:
             .safetensors file without a pixel of the photo, which /edit and /stylise of any session take.
         """
         with messages.explained():
-            crop = self._crop(photo, aligned, int(face or 0), None)
-            count, pixels = limits.within(steps, 0, limits.MAX_STEPS), np.asarray(crop.image)
-            yield gr.skip(), gr.skip(), f"Starting, {count} steps", gr.skip(), session
+            crop = self._crop(photo, aligned, face, None)
+            pixels = np.asarray(crop.image)
+            yield gr.skip(), gr.skip(), f"Starting, {steps} steps", gr.skip(), session
             flag = str(self.stops.flag(request.session_hash, "invert"))
-            for update in self.jobs.invert(pixels, count, tokens, limits.seed(seed), flag):
+            for update in self.jobs.invert(pixels, steps, tokens, seed, flag):
                 if isinstance(update, InversionResult):
                     subject = self._subject(update.inversion, crop, str(photo))
                     session.put(Look(subject))
                     pair = picture_file(pixels), picture_file(update.reconstruction)
                     file = tokenfiles.inversion_file(subject.inversion)
-                    yield pair, _stages(pixels, update), _summary(update, count), file, session
+                    yield pair, self._stages(pixels, update), _summary(update, steps), file, session
                 else:
                     note = f"step {update.step}/{update.steps}, distance {update.metrics['perceptual']:.3f}"
                     yield gr.skip(), gr.skip(), note, gr.skip(), session
 
-
-def _stages(crop: Pixels, result: InversionResult) -> list[tuple[str, str]]:
-    """PNG files with captions: the photo, w+ alone, and w+ with tokens."""
-    report = result.inversion.report
-    alone = picture_file(result.w_plus_only)
-    stages = [(picture_file(crop), "photo"), (alone, f"w+ · {report['w_plus_perceptual']:.3f}")]
-    if result.inversion.tokens is not None:
-        stages.append((picture_file(result.reconstruction), f"tokens · {report['perceptual']:.3f}"))
-    return stages
+    def _stages(self, crop: Pixels, result: InversionResult) -> list[tuple[str, str]]:
+        """PNG files with captions: the photo, w+ alone, and w+ with tokens."""
+        face, last = result.inversion, result.reconstruction
+        alone = last if face.tokens is None else self.jobs.draw(replace(face, tokens=None), [RenderSpec()], {})[0][0]
+        stages = [(crop, "photo"), (alone, f"w+ · {face.report['w_plus_perceptual']:.3f}")]
+        if face.tokens is not None:
+            stages.append((last, f"tokens · {face.report['perceptual']:.3f}"))
+        return [(picture_file(pixels), caption) for pixels, caption in stages]
 
 
 def _summary(result: InversionResult, steps: int) -> str:
@@ -207,7 +203,7 @@ def _summary(result: InversionResult, steps: int) -> str:
     measure = html.escape(str(report["perceptual_backbone"]))
     parts = [
         f"distance {report['perceptual']:.3f} (0 is the photo itself; {measure})",
-        messages.stopped(done, steps) if report["stopped"] == "cancelled" else f"{done} steps",
+        (messages.STOPPED if report["stopped"] == "cancelled" else "{step} steps").format(step=done, steps=steps),
         f"{report['seconds']:.1f} s",
         f"seed {report['seed']}",
     ]

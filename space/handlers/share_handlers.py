@@ -31,8 +31,6 @@ from ..session import Look, Session, Shelf, clean_name
 from ..tokenfiles import check, domain_file, inversion_file, name_of, read_tokens
 
 
-__all__ = ["FACE", "LICENCES", "ShareHandlers", "may_push"]
-
 FACE = "the face (inversion)"
 LICENCES = ["cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "apache-2.0", "openrail"]
 
@@ -102,7 +100,7 @@ class ShareHandlers:
 
     def _domain(self, name: object, shelf: Shelf) -> TokenSet:
         if name not in shelf.domains:
-            raise messages.refuse(messages.unknown_domain(name, list(shelf.domains)))
+            raise messages.refuse(messages.UNKNOWN_DOMAIN, name=name, known=list(shelf.domains))
         return shelf.domains[str(name)]
 
     # --- In ---
@@ -143,14 +141,14 @@ class ShareHandlers:
             entries = api.list_repo_tree(name, revision=commit)
             sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
         except HfHubHTTPError as error:
-            raise messages.refuse(f"There is no public model {html.escape(name)} on the Hub.") from error
+            raise messages.refuse("There is no public model {name} on the Hub.", name=name) from error
         except Exception as error:
             raise messages.refuse("The Hub cannot be reached just now. Try again, or load a file.") from error
         for needed in ("config.json", "tokens.safetensors"):
             if needed not in sizes:
-                raise messages.refuse(f"{html.escape(name)} holds no domain: it has no {needed}.")
+                raise messages.refuse("{name} holds no domain: it has no {needed}.", name=name, needed=needed)
             if sizes[needed] > limits.MAX_TOKEN_BYTES:
-                raise messages.refuse(messages.file_too_large(sizes[needed]))
+                raise messages.refuse(messages.FILE_TOO_LARGE, size=sizes[needed] / 1e6)
         return commit
 
     def _kept(self, name: str, domain: TokenSet, session: Session) -> str:

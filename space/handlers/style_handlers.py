@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import gradio as gr
 import numpy as np
 
+from refinestyle_hub.boundary.numbers import MAX_SEED
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.tokens.token_set import TokenSet
 
 from .. import limits, messages, tokenfiles
@@ -25,8 +27,6 @@ from ..strengths import checked_domains, checked_edits
 from ..updates import hide, show
 from .canvas_handlers import CanvasHandlers, faces_of
 
-
-__all__ = ["FACE", "FADE", "RANDOM", "TOUR", "StyleHandlers", "morph"]
 
 FACE, RANDOM = "my face", "random faces"
 FADE, TOUR = "the face becomes what it is now", "from one chosen style to the next"
@@ -130,7 +130,7 @@ class StyleHandlers:
         self,
         domains: Mix | None,
         on: str,
-        seed: float | None,
+        seed: int,
         session: Session,
         inversion_file: str | None = None,
         edits: dict[str, Any] | None = None,
@@ -150,24 +150,23 @@ class StyleHandlers:
             The picture without and with the domains, and the second as a PNG file.
         """
         with messages.explained():
-            pipe, shelf, kept = self.jobs.pipe, session.shelf, session.look.edits
+            pipe, sets, kept = self.jobs.pipe, session.shelf.domains, session.look.edits
             if domain_file:
-                domain = tokenfiles.read_domain(domain_file, pipe)
+                domain = tokenfiles.read(TokenSet, domain_file, pipe)
                 name = tokenfiles.name_of(domain, domain_file)
-                shelf, domains = shelf.with_domain(name, domain), domains or {name: 1.0}
-            mix = checked_domains(domains or {}, list(dict.fromkeys([*pipe.domains, *shelf.domains])))
+                sets, domains = {**sets, name: domain}, domains or {name: 1.0}
+            mix = checked_domains(domains or {}, list({**pipe.domains, **sets}))
             faces: Faces
             if inversion_file:
-                kept, faces = {}, tokenfiles.read_inversion(inversion_file, pipe)
+                kept, faces = {}, tokenfiles.read(Inversion, inversion_file, pipe)
             elif on == FACE:
                 faces = self.canvas.own(session).inversion
             else:
-                first = limits.seed(seed)
-                kept, faces = {}, tuple(range(first, first + limits.SEEDS))
+                kept, faces = {}, tuple((seed + i) % (MAX_SEED + 1) for i in range(limits.SEEDS))
             if edits is not None:
                 checked = checked_edits(edits, list(pipe.directions))
                 kept = kept if isinstance(faces, tuple) else checked
-            drawn = self.jobs.draw(faces, [RenderSpec(kept), RenderSpec(kept, mix)], shelf.domains)
+            drawn = self.jobs.draw(faces, [RenderSpec(kept), RenderSpec(kept, mix)], sets)
             plain, styled = (side_by_side(pictures, 2) for pictures in drawn)
             return (picture_file(plain), picture_file(styled)), picture_file(styled, STYLED), session
 

@@ -12,8 +12,6 @@ import torch
 from refinestyle_hub.pipeline import RefineStylePipeline
 
 
-__all__ = ["build"]
-
 TEXT = Path(__file__).with_name("about.md")
 
 

@@ -6,10 +6,7 @@ import gradio as gr
 
 from .. import limits
 from ..handlers.adapt_handlers import AdaptHandlers
-from ..page import HIDDEN, Page, style_files
-
-
-__all__ = ["build"]
+from ..page import HIDDEN, Page, number, style_files
 
 
 def build(page: Page, on: AdaptHandlers) -> None:
@@ -41,7 +38,7 @@ def build(page: Page, on: AdaptHandlers) -> None:
             info="The size of the file. Few keep to what all pictures share: colours and lines.",
             elem_id="adapt-tokens",
         )  # fmt: skip
-        seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="adapt-seed")
+        seed = number("Seed", elem_id="adapt-seed")
     rights = gr.Checkbox(
         False, label="I may use these pictures", elem_id="rights",
         info="They are mine or free to use, and people in them agree. They are deleted within two hours.",

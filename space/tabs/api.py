@@ -12,10 +12,7 @@ from ..handlers.canvas_handlers import CanvasHandlers
 from ..handlers.photo_handlers import PhotoHandlers
 from ..handlers.share_handlers import ShareHandlers
 from ..handlers.style_handlers import FACE, RANDOM, StyleHandlers
-from ..page import Page, photo_file, style_files, token_file
-
-
-__all__ = ["build"]
+from ..page import Page, number, photo_file, style_files, token_file
 
 
 def build(
@@ -27,9 +24,6 @@ def build(
     share: ShareHandlers,
 ) -> None:
     """Six endpoints, each a function of one of the handlers."""
-
-    def number(label: str, value: float = 0) -> gr.Number:
-        return gr.Number(value, precision=0, minimum=0, label=label)
 
     def yes(label: str, value: bool = False) -> gr.Checkbox:
         return gr.Checkbox(value, label=label)
@@ -45,24 +39,20 @@ def build(
         detected = gr.State(None, time_to_live=limits.STATE_SECONDS)
         shown = [gr.Image(format="png"), gr.Gallery(), gr.Markdown(), number("face"), detected]
         endpoint("cpu", photo.align, [photo_file(label="photo"), yes("aligned")], shown)
-        steps, tokens = number("steps", 100), yes("tokens", value=True)
         asked = [
-            photo_file(label="photo"),
-            yes("aligned"),
-            number("face"),
-            steps,
-            tokens,
-            number("seed"),
-            page.session,
-        ]
+            photo_file(label="photo"), yes("aligned"), number("face"), number("steps", limits.MAX_STEPS, 100),
+            yes("tokens", value=True), number("seed"), page.session,
+        ]  # fmt: skip
         found = [pair(), gr.Gallery(), gr.Markdown(), gr.File(label="file"), page.session]
         endpoint("invert", photo.invert, asked, found)
         before = gr.Radio(["reconstruction", "photo"], value="reconstruction", label="before")
         asked = [gr.JSON({}, label="edits"), before, page.session, token_file(label="inversion_file")]
         endpoint("draw", canvas.edit, asked, [pair(), gr.File(label="file"), page.session])
+        fewest, most = limits.ADAPT_STEPS
         asked = [
             style_files(label="pictures"), gr.Textbox(label="name"), yes("rights"),
-            number("steps", adapt.default_steps), number("tokens", 4), number("seed"), page.session,
+            number("steps", most, adapt.default_steps, fewest), number("tokens", limits.ADAPT_TOKENS[1], 4, 1),
+            number("seed"), page.session,
         ]  # fmt: skip
         made = [gr.Image(format="png"), gr.Markdown(), gr.File(label="file"), page.session]
         endpoint("adapt", adapt.adapt, asked, made)

@@ -12,8 +12,6 @@ from ..page import Page
 from ..session import Session
 
 
-__all__ = ["build", "wire"]
-
 HERE = Path(__file__).parents[1]
 
 

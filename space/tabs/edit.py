@@ -9,8 +9,6 @@ from refinestyle_hub.editing.directions import Directions
 from ..handlers.canvas_handlers import CanvasHandlers
 
 
-__all__ = ["build", "grouped"]
-
 FIRST = ("Expression", "Person", "Hair", "Pose and light")  # groups that people look for; others follow
 MORE = "More"  # the group of directions that name none
 

@@ -9,17 +9,14 @@ import gradio as gr
 from .. import limits
 from ..handlers.canvas_handlers import CanvasHandlers
 from ..handlers.photo_handlers import PhotoHandlers
-from ..page import HIDDEN, Page, photo_file
+from ..page import HIDDEN, Page, number, photo_file
 from ..updates import hide
-
-
-__all__ = ["build"]
 
 
 def build(page: Page, on: PhotoHandlers, canvas: CanvasHandlers) -> None:
     """The layout."""
     detected = gr.State(None, time_to_live=limits.STATE_SECONDS)
-    face = gr.Number(0, precision=0, minimum=0, visible=False, label="face", elem_id="face")
+    face = number("face", visible=False, elem_id="face")
     photo = photo_file(
         height=250, label="Your photo", buttons=[], sources=["upload", "webcam", "clipboard"],
         placeholder="Drop a portrait here, or click to choose one", alt_text="The photo that was added",
@@ -38,7 +35,7 @@ def build(page: Page, on: PhotoHandlers, canvas: CanvasHandlers) -> None:
     with gr.Row(elem_id="others"):
         example = gr.Button("The astronaut", min_width=110, visible=canvas.example is not None, elem_id="example")
         draw = gr.Button("Draw a person", min_width=110, elem_id="draw-person")
-        person = gr.Number(0, precision=0, minimum=0, label="Seed", min_width=90, elem_id="person")
+        person = number("Seed", min_width=90, elem_id="person")
     with gr.Accordion("More options", open=False, elem_id="options"):
         aligned = gr.Checkbox(
             False, label="Already aligned", elem_id="aligned",
@@ -52,7 +49,7 @@ def build(page: Page, on: PhotoHandlers, canvas: CanvasHandlers) -> None:
             True, label="Refine with tokens", elem_id="tokens",
             info="w+ codes alone give a likeness; tokens add what the generator has never seen.",
         )  # fmt: skip
-        seed = gr.Number(0, precision=0, minimum=0, label="Seed of the search", elem_id="seed")
+        seed = number("Seed of the search", elem_id="seed")
         again = gr.Button("Read the photo again", elem_id="run")
 
     looked = gr.on(

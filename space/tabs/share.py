@@ -8,8 +8,6 @@ from ..handlers.share_handlers import LICENCES, ShareHandlers, may_push
 from ..page import HIDDEN, Page, token_file
 
 
-__all__ = ["build"]
-
 NO_PUSH = (
     "Where this demo runs as a Space, visitors sign in and put a domain into their own account. Here, download the "
     "file; `refinestyle push` uploads it from your machine."

@@ -9,9 +9,6 @@ from ..handlers.style_handlers import FADE, TOUR, StyleHandlers
 from ..page import HIDDEN, Page
 
 
-__all__ = ["build", "controls"]
-
-
 def controls() -> tuple[gr.Dropdown, list[gr.Slider]]:
     """What follows the look: the chosen domains, and a slider for each."""
     low, high = limits.DOMAIN_STRENGTHS
