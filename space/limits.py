@@ -59,13 +59,3 @@ SHELF_BYTES = 2_400_000  # of its domains: 5 MB in all
 SHELF = 8  # domains
 STATE_SECONDS = 1800  # until the values of a session are dropped; an open page renews them
 CACHE_SECONDS = (600, 7200)  # between two sweeps, and the age at which files are deleted
-
-
-def within(value: float | None, low: int, high: int) -> int:
-    """The value of a field as a whole number between its bounds; an empty field counts as ``low``."""
-    return low if value is None else int(min(high, max(low, value)))  # in this order NaN becomes ``low`` as well
-
-
-def seed(value: float | None) -> int:
-    """The value of a field for a seed; an empty field counts as 0."""
-    return within(value, 0, 2**31 - 1)

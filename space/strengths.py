@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+
+from refinestyle_hub.boundary.numbers import MAX_SEED
 
 from . import limits, messages
 from .session import Look
@@ -48,8 +51,8 @@ def linked(
     edits: dict[str, float] = {}
     styles: dict[str, float] = {}
     left_out = []
-    if query.get("seed", "").isdecimal():
-        look = replace(look, source=limits.seed(float(query["seed"])))
+    if re.fullmatch(r"[0-9]{1,10}", query.get("seed", "")):
+        look = replace(look, source=min(int(query["seed"]), MAX_SEED))
     for key, text in query.items():
         kind, _, name = key.partition(".")
         if kind not in ("edit", "style") or not name:

@@ -63,8 +63,16 @@ def test_the_documented_lines_work(client: TestClient, photo: str) -> None:
         ("invert", {"data": [None, True, 0, 5000, True, 0]}, "steps must be a whole number from 0 to 400, not 5000."),
         ("invert", {"data": [None, True, 0, 10, True, -1]}, "seed must be a whole number from 0"),
         ("invert", {"data": [None, True, 0, "<b>", True, 0]}, "steps must be a whole number from 0 to 400"),
-        ("v2/adapt", {"pictures": None, "name": "x", "rights": True, "tokens": 9}, "tokens must be a whole number from 1 to 8, not 9."),
-        ("v2/adapt", {"pictures": None, "name": "x", "rights": True, "steps": 1.5}, "steps must be a whole number from 20 to 1000"),
+        (
+            "v2/adapt",
+            {"pictures": None, "name": "x", "rights": True, "tokens": 9},
+            "tokens must be a whole number from 1 to 8, not 9.",
+        ),
+        (
+            "v2/adapt",
+            {"pictures": None, "name": "x", "rights": True, "steps": 1.5},
+            "steps must be a whole number from 20 to 1000",
+        ),
     ],
 )
 def test_wrong_parameters_are_told(client: TestClient, path: str, body: Any, sentence: str) -> None:

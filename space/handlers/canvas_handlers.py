@@ -26,8 +26,6 @@ from ..session import Look, Session, Subject
 from ..strengths import checked_edits, linked
 
 
-__all__ = ["ORIGINAL", "CanvasHandlers", "faces_of"]
-
 Pair: TypeAlias = tuple[str, str]  # PNG files
 View: TypeAlias = dict[str, Any]  # what canvas.js takes: parts that are left out stay as they are
 ORIGINAL = "photo"  # what /edit compares with; the other choice is "reconstruction"
@@ -151,9 +149,9 @@ class CanvasHandlers:
         if getattr(event, "moving", False):
             session.put(self._asked(session, values))
 
-    def person(self, session: Session, seed: float | None) -> None:
+    def person(self, session: Session, seed: int) -> None:
         """Somebody who does not exist."""
-        session.put(Look(limits.seed(seed)))
+        session.put(Look(seed))
 
     def astronaut(self, session: Session) -> None:
         """The example, which was inverted beforehand."""
