@@ -1,6 +1,6 @@
 """Load and abuse of the demo, on the loopback alone: many users, bad files, slow clients, kill -9.
 
-    python benchmarks/space_load.py [--model mini-faces-128] [--users 20] [--seconds 120] [--bad 1000]
+    python benchmarks/space_load.py [--model mini-faces-128] [--users 20] [--seconds 120] [--steps 10] [--bad 1000]
 
 It starts the demo in a process of its own and prints a table: who waited how long, how memory grew, and what failed.
 Every user has a picture of their own; a crop that comes back with another user's mark is the worst failure there is.
@@ -51,7 +51,8 @@ def opened(file: Any) -> Any:
 class Visit:
     """What happened to all users, written by their threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self.steps = steps  # of each inversion
         self.waits: dict[str, list[float]] = defaultdict(list)
         self.refused = 0
         self.failures: list[str] = []
@@ -116,7 +117,7 @@ class User:
 
         photo = handle_file(self.file)
         answer = self.visit.ask(
-            "/invert", lambda: client.predict(photo=photo, aligned=True, steps=10, api_name="/invert")
+            "/invert", lambda: client.predict(photo=photo, aligned=True, steps=self.visit.steps, api_name="/invert")
         )
         self.check(answer, "crop")
         return answer is not None
@@ -159,9 +160,10 @@ class User:
                 self.visit.failures.append(f"user {self.number} was shown another {what} than their own")
 
 
-def load(server: Server, users: int, seconds: float, size: int) -> list[str]:
+def load(server: Server, options: argparse.Namespace, size: int) -> list[str]:
     """Many users at once; prints who waited how long, and how memory grew."""
-    visit, until = Visit(), time.monotonic() + seconds
+    users, seconds = options.users, options.seconds
+    visit, until = Visit(options.steps), time.monotonic() + seconds
     memory = []
     with tempfile.TemporaryDirectory() as scratch, concurrent.futures.ThreadPoolExecutor(users) as pool:
         going = [pool.submit(User(server, n, size, visit, Path(scratch)).stay, until) for n in range(users)]
@@ -179,7 +181,7 @@ def load(server: Server, users: int, seconds: float, size: int) -> list[str]:
     middle = memory[len(memory) // 2]
     print(f"refused because the line was full: {visit.refused}")
     eighths = ", ".join(f"{memory[(len(memory) - 1) * n // 8]:.0f}" for n in range(9))
-    print(f"memory in MB, from the start by eighths of the time: {eighths}")
+    print(f"memory in MB, from the start by eighths of the time: {eighths}; at most {server.most_megabytes:.0f}")
     if memory[-1] > 1.15 * middle + 50:
         visit.failures.append("memory grew by more than 15 % in the second half")
     return visit.failures
@@ -307,6 +309,7 @@ def main() -> int:
     parser.add_argument("--model", default="mini-faces-128", help="bundled name, folder or Hub id")
     parser.add_argument("--users", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--steps", type=int, default=10, help="of each inversion")
     parser.add_argument("--bad", type=int, default=1000, help="spoilt files")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -321,9 +324,10 @@ def main() -> int:
         drawn = TokenParameters(pipe.generator.kernel_stats(), 2, ("*",), "pre").token_set(pipe.fingerprint)
         tokens = Path(domain_file(drawn.detach(), "x")).read_bytes()
         server = Server(options.model, Path(folder))
-        print(f"{options.model}, {size} px, on {os.cpu_count()} cores; started in {server.started_in:.1f} s")
+        print(f"{options.model}, {size} px, on {os.cpu_count()} cores; {server.megabytes:.0f} MB at the start")
+        print(f"started in {server.started_in:.1f} s, with {server.start_cpu:.1f} s of processor time")
         try:
-            failures = load(server, options.users, options.seconds, size)
+            failures = load(server, options, size)
             failures += abuse(server, options.bad, size, tokens)
             failures += slow(server)
             failures += crash(server)

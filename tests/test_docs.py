@@ -6,9 +6,10 @@ import importlib
 import re
 import shlex
 from functools import cache
+from itertools import dropwhile
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer.main
 
@@ -16,20 +17,27 @@ from refinestyle_hub.cli import app
 
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "training").glob("*/README.md"))]
+PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
+CARDS = [page for page in PAGES if "pretrained" in page.parts or page.parent.name == "model_cards"]
+TEXTS = [page for page in PAGES if page not in CARDS]
 COMMANDS = typer.main.get_command(app)
 FENCE = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+CODE = re.compile(r"`((?:refinestyle|python) [^`\n]+)`")
+VARIABLE = re.compile(r"""^(?:export )?(\w+)=["']?(.*?)["']?$""", re.MULTILINE)
+PYTHONS = {"python", "python3", ".venv/bin/python"}
+KNOWN = {"cd", "curl", "mv", "npm", "pip", "tar", ".venv/bin/pip", ".venv/bin/ruff", ".venv/bin/mypy"}  # not ours
+SHELL = {"export", "for", "do", "done"}
 OTHERS = {"--no-deps", "--nproc_per_node", "--pack-destination", "--standalone"}  # of pip, npm and torch
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 IMPORT = re.compile(r"^from (refinestyle_hub[\w.]*) import ([\w, ]+)$", re.MULTILINE)
 
 
-def options_of(command: click.Command) -> set[str]:
+def options_of(command: Any) -> set[str]:
     found = {option for p in command.params for option in [*p.opts, *p.secondary_opts] if option.startswith("-")}
     return found | {"--help"}
 
 
-def all_options(command: click.Command) -> set[str]:
+def all_options(command: Any) -> set[str]:
     found = options_of(command)
     for child in getattr(command, "commands", {}).values():
         found |= all_options(child)
@@ -43,33 +51,99 @@ def scripts() -> str:
     return "".join(path.read_text(encoding="utf-8") for path in files)
 
 
-def calls(page: Path) -> list[list[str]]:
-    """Words of each call of ``refinestyle`` in the page's code."""
-    lines = [
-        line
-        for block in FENCE.findall(page.read_text(encoding="utf-8"))
-        for line in block.replace("\\\n", " ").splitlines()
-    ]
+def shell_lines(page: Path) -> list[list[str]]:
+    """Words of each command in the page's blocks for a shell, with what its variables stand for."""
     found = []
-    for line in lines:
+    text = "".join(FENCE.findall(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    text = re.sub(r"\$\(\(.*?\)\)", "0", text)  # sums
+    for name, value in VARIABLE.findall(text):
+        text = text.replace(f"${name}", value)
+    for line in text.splitlines():
         words = shlex.split(line, comments=True)
-        if "refinestyle" in words:
-            found.append(words[words.index("refinestyle") + 1 :])
-    return found
+        while "&&" in words:
+            found.append(words[: words.index("&&")])
+            words = words[words.index("&&") + 1 :]
+        found.append(words)
+    # without variables that are set for the command, or alone
+    commands = [list(dropwhile(lambda word: re.match(r"\w+=", word), words)) for words in found]
+    return [words for words in commands if words and words[0] not in SHELL]
+
+
+def parsed(words: list[str]) -> str:
+    """What is wrong with a call of ``refinestyle``, by its own parser; nothing is done."""
+    command: Any = COMMANDS
+    try:
+        context = command.make_context("refinestyle", words)
+        while hasattr(command, "commands"):
+            rest = [*context._protected_args, *context.args]
+            name, command, rest = command.resolve_command(context, rest)
+            context = command.make_context(name, rest, parent=context)
+    except Exception as error:
+        return f"refinestyle {' '.join(words)}: {getattr(error, 'message', error)}"
+    return ""
+
+
+def script_problem(words: list[str], page: Path) -> str:
+    """What is wrong with a call of a script: it is not there, or an option is not its own."""
+    script = next((folder / words[0] for folder in (page.parent, ROOT) if (folder / words[0]).is_file()), None)
+    if script is None:
+        return f"there is no {words[0]}"
+    if script.suffix == ".sh":  # which hands its options on
+        return ""
+    source = script.read_text(encoding="utf-8")
+    beside = [script.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", source, re.MULTILINE)]
+    source += "".join(path.read_text(encoding="utf-8") for path in beside if path.is_file())
+    unknown = [word for word in words if word.startswith("--") and f'"{word.partition("=")[0]}"' not in source]
+    return f"{words[0]} has no {', '.join(unknown)}" if set(unknown) - {"--help"} else ""
+
+
+def problem(words: list[str], page: Path) -> str:
+    """What is wrong with a command in a block for a shell."""
+    if "refinestyle_hub" in words:  # of -m
+        return parsed(words[words.index("refinestyle_hub") + 1 :])
+    if words[0] == "refinestyle":
+        return parsed(words[1:])
+    if words[0] in PYTHONS | {"bash"}:
+        return "" if words[1] == "-m" else script_problem(words[1:], page)
+    return "" if words[0] in KNOWN else f"{words[0]} is no command that is known here"
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_line_for_a_shell_is_understood(page: Path) -> None:
+    assert [found for words in shell_lines(page) if (found := problem(words, page))] == []
+
+
+def test_a_wrong_line_would_be_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    lines = (
+        "refinestyle generate ffhq-1024", "refinestyle generat x", "refinestyle invert M a.png --out o --steps -1",
+        "refinestyle train generator D --out o --batch x", "python app.py --port 1", "python none.py", "rm -rf x",
+        "X=1 refinestyle info", "accelerate launch -m refinestyle_hub invert M", "true && refinestyle demo --port 0",
+    )  # fmt: skip
+    for line in lines:
+        page.write_text(f"```bash\n{line}\n```\n")
+        assert [found for words in shell_lines(page) if (found := problem(words, page))], line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_in_the_docs_exist_with_their_options(page: Path) -> None:
+def test_commands_in_the_text_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     wrong = []
-    for words in calls(page):
-        command: click.Command = COMMANDS
+    for call in [*CODE.findall(text), *re.findall(r"^(refinestyle [^\n]+)$", text, re.MULTILINE)]:
+        program, *words = shlex.split(call.partition(", then ")[0], comments=True)
+        if program == "python":
+            wrong.append(script_problem(words, page))
+            continue
+        command: Any = COMMANDS
         for word in words:
-            if word not in getattr(command, "commands", {}):
+            choices = word.split("|")  # as in list|info
+            if not set(choices) <= set(getattr(command, "commands", {})):
                 break
-            command = command.commands[word]  # type: ignore[attr-defined]
+            command = command.commands[choices[0]]
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
-        wrong += [" ".join(words)] if getattr(command, "commands", {}) or given - options_of(command) else []
-    assert wrong == []
+        known = all_options(command) if getattr(command, "commands", {}) else options_of(command)
+        wrong.append(" ".join(words) if given - known else "")
+    assert [one for one in wrong if one] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
