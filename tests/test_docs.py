@@ -83,6 +83,13 @@ def parsed(words: list[str]) -> str:
     return ""
 
 
+def source_with_neighbours(script: Path) -> str:
+    """The text of a script, and of those beside it that it takes something from, such as options."""
+    source = script.read_text(encoding="utf-8")
+    beside = [script.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", source, re.MULTILINE)]
+    return source + "".join(source_with_neighbours(path) for path in beside if path.is_file())
+
+
 def script_problem(words: list[str], page: Path) -> str:
     """What is wrong with a call of a script: it is not there, or an option is not its own."""
     script = next((folder / words[0] for folder in (page.parent, ROOT) if (folder / words[0]).is_file()), None)
@@ -90,9 +97,7 @@ def script_problem(words: list[str], page: Path) -> str:
         return f"there is no {words[0]}"
     if script.suffix == ".sh":  # which hands its options on
         return ""
-    source = script.read_text(encoding="utf-8")
-    beside = [script.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", source, re.MULTILINE)]
-    source += "".join(path.read_text(encoding="utf-8") for path in beside if path.is_file())
+    source = source_with_neighbours(script)
     unknown = [word for word in words if word.startswith("--") and f'"{word.partition("=")[0]}"' not in source]
     return f"{words[0]} has no {', '.join(unknown)}" if set(unknown) - {"--help"} else ""
 

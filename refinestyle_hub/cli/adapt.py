@@ -184,7 +184,7 @@ def _command(chosen: Mapping[str, Any], domain: TokenSet) -> str:
         words += ["--codes", str(chosen["codes"])] if chosen["codes"] else []
     for place in chosen["clip"] or []:
         words += ["--clip", "CLIP" if user_path(place).exists() else place]  # where it lies is nobody's business
-    words += ["--name", made["name"], "--tokens", str(made["settings"]["tokens"])]
+    words += ["--name", made["name"], "--out", "FOLDER", "--tokens", str(made["settings"]["tokens"])]
     return shlex.join([*words, "--steps", str(made["planned_steps"]), "--seed", str(made["seed"])])
 
 
