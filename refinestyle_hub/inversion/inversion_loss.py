@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -18,16 +19,16 @@ Distance: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, R, R] -> [N]
 FINE, SMALLEST = 256, 32  # pixels: the largest and the smallest size at which the perceptual distance is taken
 
 
-def perceptual_distances(crops: Tensor, perceptual: Perceptual) -> list[Distance]:
+def perceptual_distances(crops: Tensor, perceptual: Perceptual, compiled: bool = False) -> list[Distance]:
     """Distances from ``crops``, fine (as they are, up to 256 px) and coarse (at half that size).
 
     For w+ the coarse one will do, at a quarter of the cost. Tokens need both: each scale alone is satisfied by
-    patterns that the other finds wrong.
+    patterns that the other finds wrong. ``compiled``: where gradients are wanted, by a graph of torch.compile.
     """
 
     def at(size: int) -> Distance:
-        distance = perceptual.reference(shrink(crops, size))
-        return lambda pictures: distance(shrink(pictures, size))
+        reference = cache(lambda: perceptual.reference(shrink(crops, size), compiled))  # not all distances are used
+        return lambda pictures: reference()(shrink(pictures, size))
 
     side = min(crops.shape[-1], FINE)
     return [at(side), at(max(side // 2, SMALLEST))]
@@ -66,7 +67,7 @@ class InversionLoss:
         squares, near = self.pixels(pictures), self.perceptual[turn](pictures)  # [N]
         if not self.latest:
             with torch.no_grad():
-                self.latest = [distance(pictures) for distance in self.perceptual]
+                self.latest = [near if i == turn else other(pictures) for i, other in enumerate(self.perceptual)]
         self.latest[turn] = near.detach()
         distances = torch.stack(self.latest).mean(dim=0)
         rest = squares + penalty

@@ -98,9 +98,7 @@ def invert(
     settings, base = settings or InversionSettings(), base or generator.fingerprint()
     w_steps = (W_STEPS if start is None else 0) if w_steps is None else w_steps
     _check(generator, crops, start, start_tokens, w_steps, token_steps)
-    # The same numbers, without gradients of their own; the caller's generator keeps its flags.
-    frozen = type(generator).from_state(generator.config, generator.state_dict()).float().requires_grad_(False)
-    frozen.compiled = generator.compiled
+    frozen = _frozen(generator)
     perceptual = perceptual or Perceptual.load().to(crops.device)
     size = min(generator.config.resolution, settings.size)
     pixels: Distance = partial(mse, shrink(crops, size))
@@ -111,7 +109,7 @@ def invert(
             pictures: Tensor = frozen(w_plus, tokens, resolution=size)
         return pictures.float()
 
-    fine, coarse = perceptual_distances(crops, perceptual)
+    fine, coarse = perceptual_distances(crops, perceptual, frozen.compiled)
     rngs = [torch.Generator().manual_seed(seed) for _ in crops]  # so that no picture's answer depends on the others
 
     def report(first: int, step: int, metrics: Mapping[str, float]) -> bool:
@@ -138,13 +136,12 @@ def invert(
 
     with torch.no_grad():
         alone = frozen(w_plus).clamp(-1, 1)
-        full = frozen(w_plus, tokens).clamp(-1, 1)
-        columns = {
-            "mse": mse(crops, full),
-            "perceptual": fine(full),
-            "w_plus_mse": mse(crops, alone),
-            "w_plus_perceptual": fine(alone),
-        }
+        columns = {"w_plus_mse": mse(crops, alone), "w_plus_perceptual": fine(alone)}
+        if any(one is not None for one in tokens):
+            full = frozen(w_plus, tokens).clamp(-1, 1)
+            columns |= {"mse": mse(crops, full), "perceptual": fine(full)}
+        else:
+            columns |= {"mse": columns["w_plus_mse"], "perceptual": columns["w_plus_perceptual"]}
     shared: dict[str, Any] = {
         "perceptual_backbone": perceptual.name,
         "w_steps": w_done,
@@ -159,6 +156,15 @@ def invert(
         metrics = {name: float(values[n]) for name, values in columns.items()}
         inversions.append(Inversion(w_plus[n].clone(), tokens[n], levels[n], base=base, report=metrics | shared))
     return inversions
+
+
+def _frozen(generator: Generator) -> Generator:
+    """The generator itself, or with the same numbers one that is float32 and takes no gradients of its own."""
+    if all(p.dtype == torch.float32 and not p.requires_grad for p in generator.parameters()):
+        return generator
+    frozen = type(generator).from_state(generator.config, generator.state_dict()).float().requires_grad_(False)
+    frozen.compiled = generator.compiled
+    return frozen
 
 
 def _check(
@@ -272,6 +278,8 @@ def optimise_tokens(
     def evaluate(step: int) -> LossValues:
         now = [parameters.token_set() for parameters in sets]
         pictures = draw(codes(), now[0] if len(now) == 1 else now)
+        if not settings.norm:
+            return loss(step, pictures, pictures.new_zeros(len(sets)))
         norms = torch.stack([parameters.residual_norm().square().mean() for parameters in sets])
         return loss(step, pictures, settings.norm * norms)
 

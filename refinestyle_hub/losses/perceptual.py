@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
+from ..runtime.compiled import Compiled
 from ..runtime.defaults import standard_defaults
 from .perceptual_weights import lpips_alex, st_lpips
 
@@ -125,11 +126,19 @@ class Perceptual(nn.Module):
         """Distance [N] between pictures [N, 3, H, W] in [-1, 1]."""
         return _distance(self.embed(x), self.embed(y))
 
-    def reference(self, picture: Tensor) -> Callable[[Tensor], Tensor]:
-        """The distance to a fixed picture [N or 1, 3, H, W], whose own maps are computed once."""
+    def reference(self, picture: Tensor, compiled: bool = False) -> Callable[[Tensor], Tensor]:
+        """The distance to a fixed picture [N or 1, 3, H, W], whose own maps are computed once.
+
+        ``compiled``: where gradients are wanted, by a graph of torch.compile, which pays over many steps.
+        """
         with torch.no_grad():
-            maps = self.embed(picture)
-        return lambda x: _distance(self.embed(x), maps)
+            maps = [x.contiguous() for x in self.embed(picture)]
+
+        def distance(x: Tensor) -> Tensor:
+            graph = compiled and x.requires_grad and torch.is_grad_enabled()
+            return NEAR(self, x.contiguous(), maps) if graph else _near(self, x, maps)
+
+        return distance
 
 
 def blur_pool(x: Tensor) -> Tensor:
@@ -170,6 +179,13 @@ def _unit(x: Tensor) -> Tensor:
     """Divide by the norm over channels. Where all channels are 0 so are the result and its gradient."""
     x = x.float()
     return x * (x.square().sum(dim=1, keepdim=True) + 1e-20).rsqrt()
+
+
+def _near(network: Perceptual, x: Tensor, maps: list[Tensor]) -> Tensor:
+    return _distance(network.embed(x), maps)
+
+
+NEAR = Compiled(_near)
 
 
 def _distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
