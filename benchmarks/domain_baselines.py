@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from refinestyle_hub.adapt import Adaptation, References
 from refinestyle_hub.adapt.context import Features
+from refinestyle_hub.evaluation.domain import Draw
 from refinestyle_hub.generators.base import Generator
 
 
@@ -88,10 +89,20 @@ class FineTuning(Adaptation):
         self.adam = torch.optim.Adam(self.leaves.values(), lr=rate, betas=(0.8, 0.99))
         self.generator = self.sampler.generator = Tunable(self.generator)  # type: ignore[assignment]
 
-    def draw(self) -> Callable[[Tensor], Tensor]:
+    def draw(self, resolution: int | None = None) -> Draw:
         """Draws w+ with the best weights so far."""
-        weights = {name: p.detach().clone() for name, p in self.best.token_set().items()}
-        return lambda w_plus: self.generator(w_plus, weights).clamp(-1, 1)  # type: ignore[arg-type]
+        return drawn(self.generator, self.best, resolution)  # type: ignore[arg-type]
+
+
+def drawn(generator: Tunable, weights: Weights, resolution: int | None) -> Draw:
+    """Draws w+ with the weights of now."""
+    final = {name: p.detach().clone() for name, p in weights.token_set().items()}
+
+    @torch.no_grad()
+    def draw(w_plus: Tensor) -> Tensor:
+        return generator(w_plus, final, resolution=resolution).clamp(-1, 1)
+
+    return draw
 
 
 def one_shot(
@@ -103,16 +114,20 @@ def one_shot(
     steps: int = 200,
     rate: float = 2e-3,
     seed: int = 0,
+    window: int = 0,
+    resolution: int | None = None,
     on_step: Callable[[], None] = lambda: None,
-) -> Callable[[Tensor], Tensor]:
+) -> Draw:
     """All weights of the synthesis, from one picture (Chong and Forsyth 2022, JoJoGAN, arXiv 2112.11641, section 3).
 
     Many codes shall be drawn as the one reference: its inversion with the fine codes exchanged for random ones. Steps,
     rate, betas and the share of exchanged codes are those of the published script; the distance is L1 of frozen
-    discriminator features.
+    discriminator features, or of those that ``features`` gives.
 
     Args:
         reference: [1, 3, R, R]; ``w_plus``: of it, [1, L, D].
+        window: Side of the square that a step sees of both; 0, or a large one, sees the whole.
+        resolution: Of what is drawn afterwards.
         on_step: called after each.
 
     Returns:
@@ -123,17 +138,20 @@ def one_shot(
     adam = torch.optim.Adam(weights.parameters(), lr=rate, betas=(0.0, 0.99))
     rng = torch.Generator().manual_seed(seed)
     kept = round(COARSE * w_plus.shape[1])
-    with torch.no_grad():
-        wanted = features(reference)
     for _ in range(steps):
+        how: dict[str, Any] = {}
+        part = reference
+        if 0 < window < reference.shape[-1]:
+            top, left = torch.randint(reference.shape[-1] - window + 1, (2,), generator=rng).tolist()
+            how["window"], part = (top, left, window), reference[..., top : top + window, left : left + window]
         with torch.no_grad():
-            drawn = generator.map(torch.randn(1, generator.config.z_dim, generator=rng).to(w_plus))
-        mixed = torch.cat([w_plus[:, :kept], drawn[:, kept:]], dim=1)
-        found = features(tuned(mixed, weights.token_set()))
+            wanted = features(part)
+            other = generator.map(torch.randn(1, generator.config.z_dim, generator=rng).to(w_plus))
+        mixed = torch.cat([w_plus[:, :kept], other[:, kept:]], dim=1)
+        found = features(tuned(mixed, weights.token_set(), **how))
         loss = torch.stack([(f - w).abs().mean() for f, w in zip(found, wanted, strict=True)]).mean()
         adam.zero_grad()
         loss.backward()
         adam.step()
         on_step()
-    final = {name: p.detach().clone() for name, p in weights.token_set().items()}
-    return lambda codes: tuned(codes, final).clamp(-1, 1)
+    return drawn(tuned, weights, resolution)

@@ -1,51 +1,39 @@
-"""What a step costs before the discriminator takes part and with it, so that runs can be given the same wall clock."""
+"""What a step costs on this machine now, so that runs of other parameters can be given the same time."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from refinestyle_hub.adapt import Adaptation, AdaptSettings
 
 
-__all__ = ["Costs", "step_costs"]
+__all__ = ["step_seconds", "steps_in"]
 
-PROBE = 5  # steps of either kind whose median counts, after one to warm up
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds of a step."""
-
-    early: float
-    late: float
-    settings: AdaptSettings
-
-    def seconds(self, steps: int) -> float:
-        """Of a run."""
-        starts = self.settings.adversarial_start(steps)
-        return steps * (starts * self.early + (1 - starts) * self.late)
-
-    def steps_in(self, seconds: float) -> int:
-        """Most steps of a run that ends in time; 1 at least."""
-        fitting = 1
-        while self.seconds(fitting + 1) <= seconds:
-            fitting += 1
-        return fitting
+WARM, PROBE = 2, 4  # steps of either kind to warm up and to count: even, as terms may take turns
 
 
-def step_costs(make: Callable[..., Adaptation], settings: AdaptSettings) -> Costs:
-    """Of runs ``make(steps=, settings=)``, on this machine now."""
-    each = PROBE + 1
-    probe = replace(settings, discriminator_start=0.5, discriminator_min_steps=0, check_every=2 * each + 1)
-    run = make(steps=2 * each, settings=probe)
+def step_seconds(make: Callable[..., Adaptation], settings: AdaptSettings, steps: int) -> float:
+    """Mean processor time of a step of runs ``make(steps=, settings=)`` that are ``steps`` long.
+
+    Where a discriminator takes part for a share of such a run, steps without it and with it count by their shares.
+    """
+    start = settings.adversarial_start(steps)
+    parts = 1 if start == 1 else 2
+    length = parts * (WARM + PROBE)
+    probe = replace(settings, discriminator_start=1 / parts, discriminator_min_steps=0, check_every=2 * length)
+    run = make(steps=length + 1, settings=probe if parts == 2 else replace(settings, check_every=2 * length))
     run.step(0)  # looks for inversions, where they are wanted
     times = []
-    for _ in range(2 * each):
-        began = time.monotonic()
-        run.step()
-        times.append(time.monotonic() - began)
-    times[-1] = times[-2]  # the last step of a run also looks at fixed samples
-    return Costs(statistics.median(times[1:each]), statistics.median(times[each + 1 :]), settings)
+    for _ in range(parts):
+        run.step(WARM)
+        began = time.process_time()
+        run.step(PROBE)
+        times.append((time.process_time() - began) / PROBE)
+    return times[0] if parts == 1 else start * times[0] + (1 - start) * times[1]
+
+
+def steps_in(ours: float, theirs: float, steps: int) -> int:
+    """How many of their steps cost as much as ``steps`` of ours; 1 at least."""
+    return max(1, round(steps * ours / theirs))

@@ -52,20 +52,6 @@ def charcoal(x: Tensor, rng: torch.Generator) -> Tensor:
     return painted(lines * shading * grain, [(0.08, 0.08, 0.09), (0.93, 0.91, 0.87)])
 
 
-def woodcut(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Few flat, strong colours and dark contours."""
-    side = x.shape[-1]
-    flat = gaussian_blur(x, side / 64)
-    light = grey(flat)
-    levels = (light * 4).round() / 4
-    strong = (levels + 0.8 * (flat - 2 * light + 1)).clamp(0, 1)  # of each level the picture's hue, made stronger
-    across, down = light[..., :, 1:] - light[..., :, :-1], light[..., 1:, :] - light[..., :-1, :]
-    steep = F.pad(across.abs(), (0, 1)) + F.pad(down.abs(), (0, 0, 0, 1))
-    ink = (1 - steep * side / 12).clamp(0, 1)
-    warm = x.new_tensor([1.0, 0.92, 0.75])[:, None, None]
-    return strong * warm * ink * 2 - 1
-
-
 def copper(x: Tensor, rng: torch.Generator) -> Tensor:
     """Beaten metal: one ramp of colours, hard lights, dents."""
     light, side = grey(x), x.shape[-1]
@@ -139,6 +125,19 @@ def popart(x: Tensor, rng: torch.Generator) -> Tensor:
     return print_ * 2 - 1
 
 
+def engraving(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Dark blue ink on warm paper: firm contours, and fine waves that swell with the shade."""
+    side = x.shape[-1]
+    light = grey(x)
+    light = 0.8 * (light - gaussian_blur(light, side / 6)) + 0.75 * light + 0.2
+    ink = ((light + 0.04) / (gaussian_blur(light, side / 80) + 0.04)).clamp(0, 1) ** 4
+    rows, columns = places(x)
+    wave = (rows + 0.02 * (columns * 9).sin() + 0.012 * noise(x, 10, rng)) * math.pi * 80
+    shade = (1.15 * gaussian_blur(light, side / 150)).clamp(0, 1)
+    lines = (shade + 0.35 * (1 - shade) * wave.cos()).clamp(0, 1)
+    return painted(ink * lines, [(0.07, 0.12, 0.32), (0.42, 0.47, 0.6), (0.97, 0.94, 0.86)])
+
+
 def bronze(x: Tensor, rng: torch.Generator) -> Tensor:
     """Cast metal with bright edges, and patina in its hollows."""
     side = x.shape[-1]
@@ -166,11 +165,11 @@ def bulge(x: Tensor, rng: torch.Generator) -> Tensor:
 
 FILTERS: Mapping[str, Filter] = {
     "charcoal": charcoal,
-    "woodcut": woodcut,
     "bulge": bulge,
     "copper": copper,
     "pencil": pencil,
     "watercolour": watercolour,
     "popart": popart,
+    "engraving": engraving,
     "bronze": bronze,
 }

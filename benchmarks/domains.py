@@ -1,16 +1,16 @@
 """How good few-shot domains are, beside fine-tuning and style offsets learnt by the same terms, in one table.
 
-    python benchmarks/domains.py mini-faces-128 --data portraits-128.zip --out runs/domains
+    python benchmarks/domains.py ffhq-1024 --trunk training/ffhq-1024/data/backbone.safetensors --out runs/domains
+    python benchmarks/domains.py mini-faces-128 --data portraits-128.zip --attributes mini-faces-128
 
-The styles are filters of our own (`domain_filters.py`), put on portraits of the train split: ten of them are what a
-run sees, a thousand others are the true pictures that it is measured against. No shipped domain and no picture of
-another split is touched. Every baseline gets the wall clock of T = 4, on the same machine in the same minutes, and the
-best of three learning rates by the very figure that is reported, which flatters it.
+The styles are filters of our own (`domain_filters.py`), put on people whom the generator draws for this, or on
+portraits of the train split of ``--data``: ten of them are what a run sees, the others are the true pictures that it
+is measured against. No shipped domain and no picture of another split is touched. Every baseline gets the processor
+time of T = 4, and the best of its learning rates by the very figure that is reported, which flatters it. Seeds after
+the first repeat T = 4 and the best fine-tuning.
 
-The same command continues where it was stopped, row by row. A first look in some 20 minutes of two cores:
-
-    ... --filters charcoal bulge --rows before "T = 4" "fine-tuning*" "style offsets*" --rates 1 --steps 150
-        --samples 300 --true 300 --faces 40 --minutes 25
+The same command continues where it was stopped, row by row. A first look: --filters pencil --true 100 --samples 100
+--faces 20 --steps 40 --rates 2 --seeds 1; --quick checks that it runs.
 """
 
 from __future__ import annotations
@@ -19,26 +19,29 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+import torch.nn.functional as F
 from domain_baselines import EVERYTHING, STYLES, FineTuning, Weights, one_shot
-from domain_costs import step_costs
-from domain_filters import FILTERS, Filter
-from domain_table import table
+from domain_costs import step_seconds, steps_in
+from domain_filters import FILTERS
+from domain_table import best, table
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from refinestyle_hub import RefineStylePipeline
-from refinestyle_hub.adapt import STEPS, References, preset
+from refinestyle_hub.adapt import Adaptation, References, preset
 from refinestyle_hub.evaluation.attributes import AttributeNet
-from refinestyle_hub.evaluation.domain import TRAINING_BYTES, Draw, MetricNets, compare, sample_codes
-from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_images
+from refinestyle_hub.evaluation.domain import TRAINING_BYTES, Draw, MetricNets, compare
+from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_image, to_images
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.train.dataset import Pictures, open_pictures
@@ -46,11 +49,12 @@ from refinestyle_hub.train.dataset import Pictures, open_pictures
 
 RATES = {"fine-tuning": (1e-3, 3e-4, 3e-3), "style offsets": (2e-2, 5e-3, 8e-2)}  # the likeliest first
 PATTERNS = {"fine-tuning": EVERYTHING, "style offsets": STYLES}
-MORE = 2  # filters for which the longer list of rows is made
 SHOWN = 8  # samples in the sheets; above them the references
 REPORT = "domains.json"
+PEOPLE = 2**32  # added to the seed: people in the pictures are none of the samples
 # what figures of one table have in common
-SETUP = ("seed", "pictures", "true", "samples", "faces", "steps", "one_shot_steps", "quick")
+SETUP = ("seed", "pictures", "true", "samples", "truncation", "side", "faces", "steps", "one_shot_steps")
+QUICK = {"true": 8, "samples": 8, "faces": 0, "steps": 2, "one_shot_steps": 2, "rates": 1, "pictures": 5}
 
 
 @dataclass
@@ -61,62 +65,89 @@ class Learnt:
     numbers: int
     steps: int
     seconds: float
-    note: str = ""
-
-
-Plan = dict[str, Callable[[], Learnt]]  # by row: what makes it
+    cpu_seconds: float
 
 
 class Style:
     """A filter, the pictures that runs see, and those they are measured against."""
 
-    def __init__(self, name: str, portraits: Pictures, seen: int, true: int, seed: int) -> None:
-        order = torch.randperm(len(portraits), generator=torch.Generator().manual_seed(seed))
-        self.name, self.portraits, self.seed = name, portraits, seed
-        self.chosen, self.seen = order[: seen + true], seen
+    def __init__(self, name: str, people: Pictures, args: argparse.Namespace, resolution: int) -> None:
+        order = torch.randperm(len(people), generator=torch.Generator().manual_seed(args.seed))
+        self.name, self.people, self.resolution, self.seed = name, people, resolution, args.seed
+        self.chosen, self.seen = order[: args.pictures + args.true].tolist(), args.pictures
 
     @cached_property
     def pictures(self) -> Tensor:
-        """The same for every row; references and true pictures have no portrait in common."""
-        return filtered(self.portraits, self.chosen, FILTERS[self.name], self.seed)
+        """The same for every row, [M, 3, S, S]; references and true pictures have no person in common."""
+        rng = torch.Generator().manual_seed(self.seed)
+        found = [FILTERS[self.name](from_uint8(self.people.take([i])), rng) for i in self.chosen]
+        return torch.cat(found).clamp(-1, 1)
 
     @property
     def true(self) -> Tensor:
-        """[M, 3, R, R]."""
+        """[M, 3, S, S]."""
         return self.pictures[self.seen :]
 
-    @property
-    def references(self) -> References:
-        """What runs see."""
-        names = tuple(self.portraits.names[int(i)] for i in self.chosen[: self.seen])
-        return References(self.pictures[: self.seen], names, (False,) * len(names))
+    def references(self, count: int | None = None) -> References:
+        """What runs see, or the first of it."""
+        pictures = self.pictures[: self.seen if count is None else count]
+        if pictures.shape[-1] != self.resolution:
+            pictures = F.interpolate(pictures, (self.resolution, self.resolution), mode="bilinear")
+        names = tuple(self.people.names[i] for i in self.chosen[: len(pictures)])
+        return References(pictures, names, (True,) * len(names))
 
 
 class Bench:
     """What all rows share."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.pipe = RefineStylePipeline.from_pretrained(args.model)
-        net = AttributeNet.from_pretrained(args.attributes)
-        self.nets = MetricNets(net, self.pipe.discriminator, self.pipe.perceptual)
-        self.portraits = open_pictures(args.data, self.pipe.generator.config.resolution, "train")
-        self.codes = sample_codes(self.pipe.generator, args.samples, seed=args.seed)
+        self.args, self.pipe = args, RefineStylePipeline.from_pretrained(args.model)
+        self.resolution = self.pipe.generator.config.resolution
+        self.side = args.side = min(args.side, self.resolution)
+        net = None if args.attributes is None else AttributeNet.from_pretrained(args.attributes)
+        trunk = None if args.trunk is None else open_trunk(args.trunk)
+        self.nets = MetricNets(net, self.pipe.discriminator, self.pipe.perceptual, trunk)
+        if net is None and trunk is None and self.pipe.discriminator is None:
+            raise SystemExit("Nothing measures distances: name --trunk or --attributes.")
+        self.people = open_pictures(args.data, self.side, "train") if args.data else self.drawn()
+        self.codes = self.pipe.generator.sample(
+            args.samples, torch.Generator().manual_seed(args.seed), args.truncation
+        )
+        self.plain_pictures: dict[bytes, Tensor] = {}
+        self.costs: dict[str, float] = {}
+        self.inversions: dict[str, Tensor | None] = {}
+
+    def drawn(self) -> Pictures:
+        """People whom the generator draws, each when it is asked for."""
+        count = self.args.pictures + self.args.true
+        rng = torch.Generator().manual_seed(self.args.seed + PEOPLE)
+        codes = self.pipe.generator.sample(count, rng, self.args.truncation)
+        return Pictures(
+            [f"drawn {i}" for i in range(count)], lambda i: to_image(self.draw(codes[i : i + 1])[0]), self.side
+        )
+
+    @torch.no_grad()
+    def draw(self, w_plus: Tensor, *tokens: Any) -> Tensor:
+        """w+ [N, L, D] -> pictures [N, 3, S, S], one by one: large ones take much memory."""
+        generator = self.pipe.generator
+        return torch.cat([generator(w, *tokens, resolution=self.side).clamp(-1, 1) for w in w_plus.split(1)])
 
     def plain(self, w_plus: Tensor) -> Tensor:
-        """The generator as it is."""
-        picture: Tensor = self.pipe.generator(w_plus)
-        return picture.clamp(-1, 1)
+        """The generator as it is; every row asks for the same pictures."""
+        key = w_plus.numpy().tobytes()
+        if key not in self.plain_pictures:
+            self.plain_pictures[key] = self.draw(w_plus).half()
+        return self.plain_pictures[key].float()
 
     def style(self, name: str) -> Style:
         """One of the filters."""
-        return Style(name, self.portraits, self.args.pictures, self.args.true, self.args.seed)
+        return Style(name, self.people, self.args, self.resolution)
 
     def measure(self, learnt: Learnt, style: Style) -> dict[str, Any]:
         """The figures of a row."""
         report = compare(
             self.plain, learnt.draw, self.codes, style.true, self.nets,
-            references=style.references.pictures, faces=self.args.faces, seed=self.args.seed,
+            references=style.pictures[: style.seen], faces=self.args.faces, seed=self.args.seed,
         )  # fmt: skip
         cost = {
             "numbers": learnt.numbers,
@@ -124,91 +155,100 @@ class Bench:
             "training_bytes": TRAINING_BYTES * learnt.numbers,
             "steps": learnt.steps,
             "seconds": round(learnt.seconds, 1),
-            "learnt_with": learnt.note,
+            "cpu_seconds": round(learnt.cpu_seconds, 1),
         }
         return {**report, **cost}
 
     def strip(self, draw: Draw) -> Image.Image:
         """The row of a sheet."""
-        with torch.no_grad():
-            return contact_sheet(to_images(draw(self.codes[:SHOWN])), SHOWN)
+        images = to_images(draw(self.codes[:SHOWN]))
+        return contact_sheet([image.resize((min(self.side, 256),) * 2) for image in images], SHOWN)
+
+    def inverted(self, style: Style) -> Tensor | None:
+        """w+ of the references, where a term wants them: found for tokens, which every other row takes over."""
+        if style.name not in self.inversions:
+            run = self.pipe.adaptation(style.references(), steps=self.args.steps)
+            run.step(0)
+            self.inversions[style.name] = run.inversions
+        return self.inversions[style.name]
 
     # --- Rows ---
 
-    def tokens(self, style: Style, rank: int, steps: int, single: bool = False) -> Learnt:
-        """Ours, by the shipped settings; ``single``: from the first of the pictures."""
-        references = only(style.references) if single else style.references
-        run = self.pipe.adaptation(references, tokens=rank, steps=steps, seed=self.args.seed)
+    def run(self, run: Adaptation) -> tuple[float, float]:
+        """Do a run, and return its seconds and its seconds of the processor."""
+        began = time.process_time()
         run.run()
-        found, generator = run.token_set(), self.pipe.generator
-        return Learnt(
-            lambda w: generator(w, found).clamp(-1, 1), found.num_values, found.metadata["steps"], run.seconds,
-            f"best of {steps} steps",
-        )  # fmt: skip
+        return run.seconds, time.process_time() - began
 
-    def quick(self, style: Style) -> Learnt:
-        """Ours, in as many steps as there is time for."""
-        references = style.references
-        costs = step_costs(partial(self.pipe.adaptation, references, seed=self.args.seed), preset(len(references)))
-        return self.tokens(style, 4, min(self.args.steps, costs.steps_in(self.args.quick)))
+    def tokens(self, style: Style, rank: int, pictures: int | None = None, seed: int = 0) -> Learnt:
+        """Ours, by the shipped settings."""
+        run = self.pipe.adaptation(
+            style.references(pictures), tokens=rank, steps=self.args.steps, seed=self.args.seed + seed
+        )
+        took = self.run(run)
+        found = run.token_set()
+        return Learnt(lambda w: self.draw(w, found), found.num_values, run.steps, *took)
 
-    def tuned(self, kind: str, style: Style, rate: float) -> Learnt:
-        """Weights of the generator by the same terms, in the wall clock that T = 4 has."""
-        references = style.references
-        settings = preset(len(references))
+    def tuned(self, style: Style, kind: str, rate: float, seed: int = 0) -> Learnt:
+        """Weights of the generator by the same terms, in the time that T = 4 has."""
+        references, steps = style.references(), self.args.steps
+        settings = preset(len(references), with_discriminator=self.pipe.discriminator is not None)
         make = partial(
-            FineTuning, self.pipe.generator, references, PATTERNS[kind], rate,
-            seed=self.args.seed, discriminator=self.pipe.discriminator, perceptual=self.pipe.perceptual,
+            FineTuning, self.pipe.generator, references, PATTERNS[kind], rate, seed=self.args.seed + seed,
+            discriminator=self.pipe.discriminator, perceptual=self.pipe.perceptual,
+            inversions=self.inverted(style),
         )  # fmt: skip
-        ours = step_costs(partial(self.pipe.adaptation, references, seed=self.args.seed), settings)
-        theirs = step_costs(make, settings)
-        run = make(steps=theirs.steps_in(ours.seconds(self.args.steps)), settings=settings)
-        run.run()
+        for name, probe in (("ours", partial(self.pipe.adaptation, references)), (kind, make)):
+            if name not in self.costs:
+                self.costs[name] = step_seconds(probe, settings, steps)
+        run = make(steps=steps_in(self.costs["ours"], self.costs[kind], steps), settings=settings)
+        took = self.run(run)
         weights = run.parameters
         assert isinstance(weights, Weights)
-        note = f"rate {rate:g}, {self.args.steps / run.steps:.2f} x a step's cost"
-        return Learnt(run.draw(), weights.numel(), run.best_step, run.seconds, note)
+        draw = run.draw(self.side)
+        return Learnt(lambda w: torch.cat([draw(one) for one in w.split(1)]), weights.numel(), run.steps, *took)
 
     def one_shot(self, style: Style) -> Learnt:
         """JoJoGAN's way, from the first of the pictures."""
-        generator, first = self.pipe.generator, only(style.references)
-        began = time.monotonic()
-        inversion = self.pipe.invert_crops(first.pictures, tokens=False, seed=self.args.seed)[0]
-        features = self.pipe.adaptation(first, steps=1).sampler.features
-        assert features is not None
-        steps = self.args.one_shot_steps
-        draw = one_shot(generator, features, first.pictures, inversion.w_plus[None], steps=steps, seed=self.args.seed)
+        generator, first = self.pipe.generator, style.references(1)
+        began = time.monotonic(), time.process_time()
+        steps = None if self.pipe.encoder is None else 0  # the published script takes an encoder's answer too
+        inversion = self.pipe.invert_crops(first.pictures, tokens=False, steps=steps, seed=self.args.seed)[0]
+        sampler = self.pipe.adaptation(first, steps=1).sampler
+        assert sampler.features is not None
+        draw = one_shot(
+            generator, sampler.features, first.pictures, inversion.w_plus[None],
+            steps=self.args.one_shot_steps, seed=self.args.seed, window=sampler.settings.window, resolution=self.side,
+        )  # fmt: skip
+        took = time.monotonic() - began[0], time.process_time() - began[1]
         numbers = Weights(generator, EVERYTHING).numel()
-        return Learnt(draw, numbers, steps, time.monotonic() - began, "from one picture")
+        return Learnt(lambda w: torch.cat([draw(one) for one in w.split(1)]), numbers, self.args.one_shot_steps, *took)
 
-    def plan(self, style: Style, more: bool) -> Plan:
-        """The rows of a style that are asked for; of the baselines one for each rate."""
-        steps = self.args.steps
-        rows: Plan = {
-            "before": partial(Learnt, self.plain, 0, 0, 0.0),
-            "T = 4": partial(self.tokens, style, 4, steps),
-        }
+    def plan(self, style: Style, known: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Learnt]]]:
+        """The rows of a style; ``known`` has those that are there, and fills as they are made."""
+        yield "before", lambda: Learnt(self.plain, 0, 0, 0.0, 0.0)
+        for rank in self.args.ranks:
+            yield f"T = {rank}", partial(self.tokens, style, rank)
         for kind, rates in RATES.items():
             for rate in rates[: self.args.rates]:
-                rows[f"{kind}@{rate:g}"] = partial(self.tuned, kind, style, rate)
-        rows[f"T = 4 in {self.args.quick:g} s"] = partial(self.quick, style)
-        for rank in (1, 16, 2, 8) if more else (1, 16):
-            rows[f"T = {rank}"] = partial(self.tokens, style, rank, steps)
-        if more:
-            rows["T = 4, one picture"] = partial(self.tokens, style, 4, steps, single=True)
-            rows["JoJoGAN-like, one picture"] = partial(self.one_shot, style)
-        return {name: make for name, make in rows.items() if any(fnmatchcase(name, p) for p in self.args.rows)}
+                yield f"{kind}@{rate:g}", partial(self.tuned, style, kind, rate)
+        yield "T = 4, one picture", partial(self.tokens, style, 4, 1)
+        yield "JoJoGAN-like, one picture", partial(self.one_shot, style)
+        for seed in range(1, self.args.seeds):
+            yield f"T = 4#{seed}", partial(self.tokens, style, 4, seed=seed)
+            if name := best(known, "fine-tuning"):
+                rate = float(name.partition("@")[2])
+                yield f"{name}#{seed}", partial(self.tuned, style, "fine-tuning", rate, seed=seed)
 
 
-def only(references: References) -> References:
-    """The first."""
-    return References(references.pictures[:1], references.names[:1], references.aligned[:1])
-
-
-def filtered(portraits: Pictures, chosen: Tensor, change: Filter, seed: int) -> Tensor:
-    """The portraits with these numbers in a style, [M, 3, R, R]."""
-    rng = torch.Generator().manual_seed(seed)
-    return torch.cat([change(from_uint8(portraits.take(part)), rng).clamp(-1, 1) for part in chosen.split(50)])
+def open_trunk(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
+    """EfficientNet-Lite0 with ImageNet's weights, in timm's names: pictures in [-1, 1] -> maps of strides 8 to 32."""
+    body = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4)).eval()
+    missing, _ = body.load_state_dict(load_file(path), strict=False)
+    if missing:
+        raise SystemExit(f"{path} is not EfficientNet-Lite0 in timm's names: it has no {missing[0]}.")
+    maps: Callable[[Tensor], Sequence[Tensor]] = body.requires_grad_(False)
+    return maps  # its mean and deviation are .5, so it sees [-1, 1]
 
 
 # --- Figures as they are made ---------------------------------------------------------------------------------------
@@ -234,11 +274,14 @@ class Record:
 
     def add(self, style: Style, row: str, figures: Mapping[str, Any], strip: Image.Image) -> None:
         """Keep a row, and draw the sheet anew."""
-        part = self.report["styles"].setdefault(style.name, {"references": style.references.names, "rows": {}})
+        part = self.report["styles"].setdefault(
+            style.name, {"references": [style.people.names[i] for i in style.chosen[: style.seen]], "rows": {}}
+        )
         save_png(strip, self.strip(style.name, row))
         part["rows"][row] = {**figures, "threads": torch.get_num_threads()}
         write_folder(self.folder, {REPORT: dump_json(self.report)})
-        strips = [contact_sheet(to_images(style.pictures[:SHOWN]), SHOWN)]
+        side = (strip.height,) * 2
+        strips = [contact_sheet([image.resize(side) for image in to_images(style.pictures[:SHOWN])], SHOWN)]
         for name in part["rows"]:
             with Image.open(self.strip(style.name, name)) as image:
                 strips.append(image.convert("RGB"))
@@ -253,22 +296,29 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="bundled name or folder")
-    parser.add_argument("--data", required=True, help="zip or folder of the portraits; its train split is used")
-    parser.add_argument("--attributes", default="mini-faces-128", help="model with the attribute network")
-    parser.add_argument("--filters", nargs="+", choices=FILTERS, default=list(FILTERS)[:3])
+    parser.add_argument("--data", help="zip or folder of portraits; else the generator draws people")
+    parser.add_argument("--attributes", help="model with an attribute network that measures")
+    parser.add_argument("--trunk", type=Path, help="EfficientNet-Lite0 that measures, as prepare.py makes it")
+    parser.add_argument("--filters", nargs="+", choices=FILTERS, default=["pencil", "popart", "charcoal"])
     parser.add_argument("--rows", nargs="+", default=["*"], help="names or globs of those to make")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[4, 1, 16], help="T")
     parser.add_argument("--rates", type=int, choices=(1, 2, 3), default=3, help="learning rates of each baseline")
+    parser.add_argument("--seeds", type=int, default=1, help="of T = 4 and of the best fine-tuning")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no row is begun")
     parser.add_argument("--pictures", type=int, default=10, help="that a run sees")
-    parser.add_argument("--true", type=int, default=1000, help="pictures to measure against")
-    parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--faces", type=int, default=100, help="samples whose landmarks are compared")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of T = 4; sets the wall clock of the baselines")
+    parser.add_argument("--true", type=int, default=500, help="pictures to measure against")
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--truncation", type=float, default=0.8, help="of the samples and of the people drawn")
+    parser.add_argument("--side", type=int, default=512, help="pixels of what is compared")
+    parser.add_argument("--faces", type=int, default=100, help="samples whose landmarks and identities are compared")
+    parser.add_argument("--steps", type=int, default=90, help="of T = 4; sets the time of the baselines")
     parser.add_argument("--one-shot-steps", type=int, default=200)
-    parser.add_argument("--quick", type=float, default=60.0, help="seconds of the row for impatient users")
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes: does it run?")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/domains"))
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    vars(args).update(QUICK if args.quick else {})
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -279,10 +329,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup = {key: getattr(args, key) for key in SETUP} | {"model": bench.pipe.fingerprint.digest}
     record = Record(args.out, setup)
     left = 0
-    for place, name in enumerate(args.filters):
+    for name in args.filters:
         style = bench.style(name)
-        for row, make in bench.plan(style, more=place < MORE).items():
-            if row in record.rows(name):
+        for row, make in bench.plan(style, record.rows(name)):
+            if row in record.rows(name) or not any(fnmatchcase(row, pattern) for pattern in args.rows):
                 continue
             if time.monotonic() - began > 60 * args.minutes:
                 left += 1

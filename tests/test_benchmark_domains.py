@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny import attribute_net, tiny_generator
+from tiny import attribute_net, tiny_encoder, tiny_generator
 
 from refinestyle_hub.adapt import References, preset
-from refinestyle_hub.images import save_png, to_image
 from refinestyle_hub.losses.perceptual import Perceptual
+from refinestyle_hub.pipeline import RefineStylePipeline
 
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -92,7 +92,7 @@ def test_fine_tuning_learns_only_its_weights(baselines: ModuleType, kind: str) -
 
 def test_fine_tuning_comes_nearer_to_its_pictures(baselines: ModuleType) -> None:
     run = baselines.FineTuning(
-        tiny_generator(), references(), baselines.STYLES, 0.05, steps=30, settings=preset(5),
+        tiny_generator(), references(), baselines.STYLES, 0.05, steps=12, settings=preset(5),
         perceptual=Perceptual.load("st-lpips-alex"),
     )  # fmt: skip
     before = run._distance()
@@ -113,41 +113,55 @@ def test_one_shot_draws_the_reference_from_its_coarse_codes(baselines: ModuleTyp
     assert not draw(codes()).requires_grad
 
 
-def test_runs_of_the_same_wall_clock(baselines: ModuleType) -> None:
-    """Steps without the discriminator cost 1 s, with it 2 s; a short run does without it."""
-    from domain_costs import Costs
+def test_baselines_have_as_many_steps_as_cost_the_same(baselines: ModuleType) -> None:
+    from domain_costs import steps_in
 
-    costs = Costs(1.0, 2.0, preset(5))
-    assert costs.seconds(100) == 100
-    assert costs.seconds(400) == 100 + 2 * 300
-    assert costs.steps_in(700) == 400
-    assert costs.steps_in(60) == 60
-    assert costs.steps_in(0.1) == 1
+    assert steps_in(1.0, 2.0, 40) == 20
+    assert steps_in(1.0, 500.0, 40) == 1
 
 
-def test_what_a_step_costs_is_probed_with_and_without_the_discriminator(baselines: ModuleType) -> None:
-    from domain_costs import step_costs
+@pytest.mark.parametrize("steps", [8, 400])
+def test_what_a_step_costs_is_probed_without_and_with_the_discriminator(baselines: ModuleType, steps: int) -> None:
+    """Of a long run; a short one has none."""
+    import domain_costs
 
-    seen: list[float] = []
+    seen: list[tuple[int, float]] = []
 
     def make(steps: int, settings: Any) -> Any:
-        seen.append(settings.adversarial_start(steps))
+        seen.append((steps, settings.adversarial_start(steps)))
         return baselines.FineTuning(
             tiny_generator(), references(), baselines.STYLES, 0.01, steps=steps, settings=settings,
             perceptual=Perceptual.load("st-lpips-alex"),
         )  # fmt: skip
 
-    costs = step_costs(make, preset(5))
-    assert seen == [0.5]
-    assert min(costs.early, costs.late) > 0
-    assert costs.settings == preset(5)
+    assert domain_costs.step_seconds(make, preset(5), steps) > 0
+    each = domain_costs.WARM + domain_costs.PROBE
+    assert seen == [(2 * each + 1, 0.5) if steps == 400 else (each + 1, 1.0)]
+
+
+def test_table_shows_the_best_rate_and_the_spread_of_its_seeds(baselines: ModuleType) -> None:
+    from domain_table import best, table
+
+    def row(kernel: float) -> dict[str, Any]:
+        cost = {"numbers": 1000, "bytes": 4000, "steps": 7, "cpu_seconds": 3.2}
+        return {"trunk_features": {"kernel_x1000": kernel, "gap_closed": None}, "landmarks": None, **cost}
+
+    rows = {"T = 4": row(10), "fine-tuning@0.001": row(30), "fine-tuning@0.003": row(20)}
+    rows |= {"T = 4#1": row(14), "fine-tuning@0.003#1": row(26), "fine-tuning@0.001#1": row(1)}
+    assert best(rows, "fine-tuning") == "fine-tuning@0.003"
+    assert best(rows, "style offsets") is None
+    assert table("pencil", rows).splitlines()[2:] == [
+        "| | numbers | KB | steps | CPU s | trunk kernel x1000 |",
+        "|---|---:|---:|---:|---:|---:|",
+        "| T = 4 | 1,000 | 4 | 7 | 3 | 12 ± 3 |",
+        "| fine-tuning, rate 0.003 | 1,000 | 4 | 7 | 3 | 23 ± 4 |",
+    ]
 
 
 @pytest.mark.slow
 def test_a_whole_run(
     monkeypatch: pytest.MonkeyPatch,
     baselines: ModuleType,
-    tiny_pipeline_dir: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -155,13 +169,12 @@ def test_a_whole_run(
     import domains
 
     monkeypatch.setattr(domain_costs, "PROBE", 1)
-    rng = torch.Generator().manual_seed(0)
-    for number, picture in enumerate(torch.rand(16, 3, 32, 32, generator=rng) * 2 - 1):
-        save_png(to_image(picture), tmp_path / "portraits" / f"{number}.png")
     attribute_net().save_pretrained(tmp_path / "net")
-    out = tmp_path / "out"
-    args = f"{tiny_pipeline_dir} --data {tmp_path / 'portraits'} --attributes {tmp_path / 'net'} --out {out}"
-    args += " --filters charcoal --pictures 5 --true 9 --samples 9 --faces 0 --steps 2 --one-shot-steps 2 --quick 1"
+    generator = tiny_generator()
+    model, out = tmp_path / "model", tmp_path / "out"
+    RefineStylePipeline(generator, encoder=tiny_encoder(generator)).save_pretrained(model)
+    args = f"{model} --attributes {tmp_path / 'net'} --out {out} --filters charcoal --quick --seeds 2"
+    args += " --ranks 4 1"
     some = [*args.split(), "--rows", "before", "T = 4"]
     domains.main([*some, "--minutes", "0"])
     assert "2 rows are left: the same command continues." in capsys.readouterr().out
@@ -171,15 +184,18 @@ def test_a_whole_run(
     assert set(made) == {"before", "T = 4"}
     domains.main(args.split())
     printed = capsys.readouterr().out
-    report = json.loads((out / "domains.json").read_text())
-    rows = report["styles"]["charcoal"]["rows"]
-    assert {"before", "T = 1", "T = 4", "T = 16", "T = 2", "T = 8", "JoJoGAN-like, one picture"} <= set(rows)
-    assert sum(name.startswith("fine-tuning@") for name in rows) == 3
+    rows = json.loads((out / "domains.json").read_text())["styles"]["charcoal"]["rows"]
+    single = {"T = 4, one picture", "JoJoGAN-like, one picture"}
+    assert set(rows) == {"before", "T = 4", "T = 1", "T = 4#1", *single} | {
+        "fine-tuning@0.001", "fine-tuning@0.001#1", "style offsets@0.02"
+    }  # fmt: skip
     assert {name: rows[name] for name in made} == made  # what was there was not made again
     assert rows["before"]["attribute_features"]["gap_closed"] == 0
     assert rows["T = 4"]["numbers"] < rows["fine-tuning@0.001"]["numbers"]
-    assert printed.count("| fine-tuning |") == 1  # the best rate alone
+    assert printed.count("| fine-tuning, rate 0.001 |") == 1
     with Image.open(out / "charcoal.png") as sheet:
         assert sheet.height == (len(rows) + 1) * 34 - 2
-    with pytest.raises(SystemExit, match="figures of another samples"):
-        domains.main([*args.split(), "--samples", "8"])
+    with pytest.raises(SystemExit, match="figures of another truncation"):
+        domains.main([*args.split(), "--truncation", "0.5"])
+    with pytest.raises(SystemExit, match="Nothing measures distances"):
+        domains.main([str(model), "--out", str(tmp_path / "none")])

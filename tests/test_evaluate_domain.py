@@ -19,7 +19,7 @@ from refinestyle_hub.cli.evaluate import find_domain
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.errors import ConfigError, MissingDependencyError, ShapeError
 from refinestyle_hub.evaluation.domain import MetricNets, card_metrics, compare, evaluate_domain, sample_codes
-from refinestyle_hub.evaluation.drift import Landmarks, attribute_drift
+from refinestyle_hub.evaluation.drift import Faces, attribute_drift
 from refinestyle_hub.faces import dlib_models
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.images import save_png, to_image, to_tensor
@@ -98,10 +98,25 @@ def test_few_true_pictures_are_said_to_bias_the_frechet_distance(nets: MetricNet
 
 def test_absent_judges_leave_gaps_with_a_reason() -> None:
     found = compare(Toy(), darker, codes(4), darker(codes(4)), MetricNets(), faces=0)
-    for name in ("attribute_features", "discriminator_features", "diversity", "landmarks", "attributes"):
+    for name in (
+        "trunk_features",
+        "attribute_features",
+        "discriminator_features",
+        "diversity",
+        "landmarks",
+        "attributes",
+    ):
         assert found[name] is None
-    assert len(found["notes"]) == 4  # two networks, the perceptual distance, landmarks
+    assert len(found["notes"]) == 5  # three networks, the perceptual distance, landmarks
     assert card_metrics(found, "nothing") == ()
+
+
+def test_a_trunk_measures_at_all_its_depths(nets: MetricNets) -> None:
+    """Maps of the pictures themselves and of their halves: two samples of one brightness are the same set."""
+    trunk = MetricNets(trunk=lambda x: [x[..., ::8, ::8], x[..., ::16, ::16]])
+    found = compare(Toy(), darker, codes(20), darker(codes(20, seed=1)), trunk, faces=0)["trunk_features"]
+    assert found["before_kernel_x1000"] > 5 * abs(found["kernel_x1000"])
+    assert found["gap_closed"] > 0.8
 
 
 def test_wrong_sizes_and_numbers_are_typed_errors(nets: MetricNets) -> None:
@@ -150,9 +165,9 @@ def test_landmarks_of_a_moved_face_drift_by_the_move(astronaut: Image.Image) -> 
     face = to_tensor(astronaut.crop((128, 0, 384, 256)))
     moved = torch.roll(face, 8, dims=3)
     blank = torch.zeros_like(face)
-    landmarks = Landmarks(10)
-    landmarks.add(torch.cat([face, face, blank]), torch.cat([moved, blank, face]))
-    found = landmarks.report([])
+    looks = Faces(10)
+    looks.add(torch.cat([face, face, blank]), torch.cat([moved, blank, face]))
+    found = looks.report([])
     assert found is not None
     assert (found["pictures"], found["share"], found["share_before"]) == (
         3,
@@ -162,7 +177,8 @@ def test_landmarks_of_a_moved_face_drift_by_the_move(astronaut: Image.Image) -> 
     # 8 pixels; her eyes are some 40 apart
     assert 0.15 < found["drift"] < 0.3
     assert found["median"] == found["drift"]
-    same = Landmarks(1)
+    assert 0 < found["identity"] < 0.3  # the same picture, moved
+    same = Faces(1)
     same.add(face, face)
     assert same.drifts == [0.0]
     same.add(face, face)  # beyond the limit
@@ -170,9 +186,10 @@ def test_landmarks_of_a_moved_face_drift_by_the_move(astronaut: Image.Image) -> 
 
 
 def test_no_face_anywhere_is_a_share_of_none() -> None:
-    landmarks = Landmarks(2)
-    landmarks.add(torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64))
-    assert landmarks.report([]) == {"drift": None, "median": None, "pictures": 2, "share": 0.0, "share_before": 0.0}
+    looks = Faces(2)
+    looks.add(torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64))
+    none = dict.fromkeys(("drift", "median", "identity"))
+    assert looks.report([]) == {**none, "pictures": 2, "share": 0.0, "share_before": 0.0}
 
 
 def test_without_dlib_the_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +197,9 @@ def test_without_dlib_the_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         raise MissingDependencyError("dlib is not installed.")
 
     monkeypatch.setattr(dlib_models.FaceModels, "detect", absent)
-    landmarks, notes = Landmarks(2), []
-    landmarks.add(torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64))
-    assert landmarks.report(notes) is None
+    looks, notes = Faces(2), []
+    looks.add(torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64))
+    assert looks.report(notes) is None
     assert notes == ["No landmarks: dlib is not installed."]
 
 

@@ -51,7 +51,8 @@ def domain(
     from ..images import from_uint8
     from ..train.dataset import open_pictures
 
-    nets = MetricNets(AttributeNet.from_pretrained(attributes).to(device), pipe.discriminator, pipe.perceptual)
+    trunk = None if pipe.encoder is None else pipe.encoder.first.backbone
+    nets = MetricNets(AttributeNet.from_pretrained(attributes).to(device), pipe.discriminator, pipe.perceptual, trunk)
     size = pipe.generator.config.resolution
     pictures = open_pictures(true, size, None)
     around = None
@@ -142,8 +143,10 @@ def _write_card(folder: Path, report: dict[str, Any], dataset: str) -> None:
 
 def _table(report: dict[str, Any]) -> str:
     """The report for people."""
+    from ..evaluation.domain import FEATURES
+
     lines = []
-    for name in ("attribute_features", "discriminator_features"):
+    for name in FEATURES:
         if (part := report[name]) is not None:
             kernel = f"kernel x1000 {part['kernel_x1000']:.1f} +- {part['kernel_x1000_std']:.1f}"
             closed = "" if part["gap_closed"] is None else f", {part['gap_closed']:.0%} of the gap closed"
@@ -158,6 +161,8 @@ def _table(report: dict[str, Any]) -> str:
     if (part := report["landmarks"]) is not None:
         drift = "none measured" if part["drift"] is None else f"{part['drift']:.3f} distances between the eyes"
         lines.append(f"landmark drift: {drift}, in {part['share']:.0%} of {part['pictures']} pictures")
+        if part["identity"] is not None:
+            lines.append(f"identity distance: {part['identity']:.3f} (dlib; under 0.6 likely one person)")
     if (part := report["attributes"]) is not None and part["content_deviations"] is not None:
         drift = f"{part['content_deviations']:.2f} standard deviations"
         lines.append(f"drift of pose and expression: {drift}, in {part['share']:.0%} of the readings")

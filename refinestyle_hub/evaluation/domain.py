@@ -23,16 +23,25 @@ from ..losses.pixel import shrink
 from ..tokens.token_set import TokenSet
 from . import metrics
 from .attributes import AttributeNet
-from .drift import Landmarks, attribute_drift
+from .drift import Faces, attribute_drift
 
 
-__all__ = ["TRAINING_BYTES", "Draw", "MetricNets", "card_metrics", "compare", "evaluate_domain", "sample_codes"]
+__all__ = [
+    "FEATURES",
+    "TRAINING_BYTES",
+    "Draw",
+    "MetricNets",
+    "card_metrics",
+    "compare",
+    "evaluate_domain",
+    "sample_codes",
+]
 
 Draw: TypeAlias = Callable[[Tensor], Tensor]  # w+ [n, L, D] -> pictures [n, 3, R, R]
 OnBatch: TypeAlias = Callable[[int, int], None]  # samples done, and all of them
 Levels: TypeAlias = list[Tensor]  # features [N, F] of one network at one or several depths
 
-FEATURES = ("attribute_features", "discriminator_features")
+FEATURES = ("trunk_features", "attribute_features", "discriminator_features")
 BATCH = 16
 FINE = 256  # pixels: what the perceptual distance looks at, at most
 SHOWN = 250  # samples whose diversity is measured: their feature maps are kept in memory
@@ -48,10 +57,13 @@ class MetricNets:
     attributes: AttributeNet | None = None
     discriminator: Discriminator | None = None
     perceptual: Perceptual | None = None
+    trunk: Callable[[Tensor], Sequence[Tensor]] | None = None  # of any pictures, at FINE px -> maps [N, C, h, w]
 
     def levels(self, pictures: Tensor) -> dict[str, Levels]:
-        """Features of pictures [N, 3, R, R] by network: of the attributes, and of the discriminator's every block."""
+        """Features of pictures [N, 3, R, R] by network, at its depths; of maps their means."""
         found: dict[str, Levels] = {}
+        if self.trunk is not None:
+            found["trunk_features"] = [x.float().mean(dim=(2, 3)) for x in self.trunk(shrink(pictures, FINE))]
         if self.attributes is not None:
             found["attribute_features"] = [self.attributes.features(pictures)]
         if self.discriminator is not None:
@@ -157,7 +169,7 @@ def compare(
     goal = _gather([nets.levels(part) for part in _batches(true)])
     before, after, maps = [], [], []
     readings: list[tuple[Tensor, Tensor]] = []
-    landmarks = Landmarks(faces)
+    looks = Faces(faces)
     for start in range(0, len(w_plus), BATCH):
         codes = w_plus[start : start + BATCH]
         source, sample = plain(codes), adapted(codes)
@@ -169,7 +181,7 @@ def compare(
             maps.append(_flat_maps(nets.perceptual, sample))
         if nets.attributes is not None:
             readings.append((nets.attributes(source).values, nets.attributes(sample).values))
-        landmarks.add(source, sample)
+        looks.add(source, sample)
         if on_batch is not None:
             on_batch(min(start + BATCH, len(w_plus)), len(w_plus))
 
@@ -186,7 +198,7 @@ def compare(
         "seed": seed,
         **sets,
         "diversity": _diversity(nets.perceptual, maps, clusters, references is not None, seed, notes),
-        "landmarks": landmarks.report(notes),
+        "landmarks": looks.report(notes),
         "attributes": attribute_drift(nets.attributes, readings),
         "notes": notes,
     }
@@ -310,6 +322,7 @@ def card_metrics(report: Mapping[str, Any], dataset: str, command: str = "") -> 
         add(f"Frechet distance in {what}", part, "frechet")
     perceptual = (report["diversity"] or {}).get("perceptual", "")
     add("Intra-perceptual diversity", "diversity", "intra_perceptual", "samples", version=perceptual)
+    add("Identity distance", "landmarks", "identity", "pictures", version="dlib")
     add("Landmark drift", "landmarks", "drift", "pictures", "eye distances", "dlib")
     add("Share of pictures with landmarks", "landmarks", "share", "pictures", version="dlib")
     add("Drift of pose and expression", "attributes", "content_deviations", unit="sd")

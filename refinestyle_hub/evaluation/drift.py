@@ -1,4 +1,4 @@
-"""How far pose and expression moved when a sample changed its style: by landmarks, and by what a network reads."""
+"""How far pose, expression and identity moved with a change of style: by dlib, and by what a network reads."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from torch import Tensor
 from ..errors import FaceNotFoundError, MissingDependencyError
 from ..faces.detect import find_faces
 from ..faces.dlib_models import Floats
+from ..faces.identity import identity_distance
 from ..images import to_image
 from .attributes import AttributeNet
 
 
-__all__ = ["Landmarks", "attribute_drift"]
+__all__ = ["Faces", "attribute_drift"]
 
 CONTENT = ("yaw", "pitch", "smile", "mouth_open", "brow")  # what a change of style should leave as it is
 READABLE = 4.0  # standard deviations from the mean of its training pictures up to which a reading counts
 
 
-class Landmarks:
-    """dlib's 68 points before and after, for the first ``limit`` samples."""
+class Faces:
+    """dlib's 68 points and its identity embeddings before and after, for the first ``limit`` samples."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.found = 0  # faces before the change
         self.drifts: list[float | None] = []  # in distances between the eyes; None: no face before or after
+        self.identities: list[float | None] = []  # identity distances, likewise
         self.missing = ""  # why there are none
 
     def add(self, source: Tensor, adapted: Tensor) -> None:
@@ -38,21 +40,25 @@ class Landmarks:
                 return
             try:
                 before, after = _points(old), _points(new)
+                identity = None if before is None or after is None else identity_distance(to_image(old), to_image(new))
             except MissingDependencyError as error:
                 self.missing = str(error).splitlines()[0]
                 return
             self.found += before is not None
             self.drifts.append(None if before is None or after is None else _drift(before, after))
+            self.identities.append(identity)
 
     def report(self, notes: list[str]) -> dict[str, Any] | None:
-        """Mean and median drift, and the share of the pictures in which it could be measured."""
+        """Mean and median drift, mean identity distance, and the share of the pictures in which they were measured."""
         if not self.drifts:
             notes.append(f"No landmarks: {self.missing or 'none were asked for.'}")
             return None
         measured = [drift for drift in self.drifts if drift is not None]
+        known = [distance for distance in self.identities if distance is not None]
         return {
             "drift": float(np.mean(measured)) if measured else None,
             "median": float(np.median(measured)) if measured else None,
+            "identity": float(np.mean(known)) if known else None,
             "pictures": len(self.drifts),
             "share": len(measured) / len(self.drifts),  # a face found before and after
             "share_before": self.found / len(self.drifts),
