@@ -45,14 +45,10 @@ class Guard:
         elif _leads_out(body):
             refusal = "Pictures must be uploaded; addresses are not read."
             await JSONResponse({"detail": refusal}, 422)(scope, receive, send)
-        elif _is_call(scope["path"]):
+        elif "/gradio_api/call/" in scope["path"] or scope["path"].endswith("/gradio_api/queue/join"):
             await _call(self.app, scope, _replay(body, receive), send)
         else:
             await self.app(scope, _replay(body, receive), send)
-
-
-def _is_call(path: str) -> bool:
-    return "/gradio_api/call/" in path or path.endswith("/gradio_api/queue/join")
 
 
 async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -225,14 +225,9 @@ class Jobs:
             closed.set()
 
     def _inverted(
-        self,
-        crop: Pixels,
-        steps: int,
-        tokens: bool,
-        seed: int,
-        on_step: OnStep,
+        self, crop: Pixels, steps: int, tokens: bool, seed: int, on_step: OnStep,
         on_pictures: Callable[[torch.Tensor], object],
-    ) -> InversionResult:
+    ) -> InversionResult:  # fmt: skip
         how: dict[str, Any] = {"steps": steps, "tokens": tokens, "seed": seed}
         (found,) = self.pipe.invert_crops(
             to_tensor(Image.fromarray(crop)), **how, on_step=on_step, on_pictures=on_pictures

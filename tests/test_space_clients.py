@@ -237,8 +237,10 @@ def test_uploads_have_a_limit_and_no_way_around_it(url: str) -> None:
     assert ".." not in json.dumps(answer.json())
 
 
-@pytest.mark.parametrize("content", [b"", b"GIF89a", b"no picture"])
-def test_no_answer_is_empty(connect: Any, tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"", "The file is empty"), (b"GIF89a", "damaged"), (b"no picture", "This is a text file")]
+)
+def test_no_answer_is_empty(connect: Any, tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(AppError, match="This file is not a picture we can read"):
+    with pytest.raises(AppError, match=told):
         connect().predict(photo=handle_file(str(tmp_path / "x.png")), aligned=True, api_name="/invert")

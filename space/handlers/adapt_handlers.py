@@ -74,16 +74,9 @@ class AdaptHandlers:
         return f"About {_duration(seconds)} of GPU time, in turns of {limits.TURN_SECONDS:.0f} s."
 
     def adapt(
-        self,
-        pictures: list[str] | None,
-        name: str,
-        rights: bool,
-        steps: int,
-        tokens: int,
-        seed: int,
-        session: Session,
-        request: gr.Request,
-    ) -> Iterator[tuple[Any, str, Any, Session]]:
+        self, pictures: list[str] | None, name: str, rights: bool, steps: int, tokens: int, seed: int,
+        session: Session, request: gr.Request,
+    ) -> Iterator[tuple[Any, str, Any, Session]]:  # fmt: skip
         """Make a domain from 1 to 20 pictures of a style; later /stylise and /export calls of the session know it.
 
         Args:

@@ -88,17 +88,9 @@ class PhotoHandlers:
     # --- The face ---
 
     def read(
-        self,
-        session: Session,
-        photo: str | None,
-        aligned: bool,
-        face: int,
-        steps: int,
-        tokens: bool,
-        seed: int,
-        detected: DetectedFaces | None,
-        request: gr.Request,
-    ) -> Iterator[Any]:
+        self, session: Session, photo: str | None, aligned: bool, face: int, steps: int, tokens: bool, seed: int,
+        detected: DetectedFaces | None, request: gr.Request,
+    ) -> Iterator[Any]:  # fmt: skip
         """The face comes to the canvas: first what the encoder makes of it, then closer while one watches."""
         with messages.explained():
             if not photo:
@@ -147,16 +139,9 @@ class PhotoHandlers:
     # --- For clients of the API ---
 
     def invert(
-        self,
-        photo: str | None,
-        aligned: bool,
-        face: int,
-        steps: int,
-        tokens: bool,
-        seed: int,
-        session: Session,
+        self, photo: str | None, aligned: bool, face: int, steps: int, tokens: bool, seed: int, session: Session,
         request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """Find the w+ codes and tokens with which the generator draws a face; /edit and /stylise go on from there.
 
         Args:

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
 
 from refinestyle_hub import cards
 from refinestyle_hub.hub.push import with_base_terms
@@ -51,16 +54,8 @@ class ShareHandlers:
         api: makes the client for a token; ``huggingface_hub.HfApi``.
     """
 
-    def __init__(self, jobs: Jobs, base_model: str, api: Callable[..., Any] | None = None) -> None:
-        self.jobs = jobs
-        self.base_model = base_model
-        self._api = api
-
-    def api(self, token: str | bool) -> Any:
-        """The Hub's client; ``False``: for nobody, whatever the app itself may read."""
-        from huggingface_hub import HfApi
-
-        return (self._api or HfApi)(token=token)
+    def __init__(self, jobs: Jobs, base_model: str, api: Callable[..., Any] = HfApi) -> None:
+        self.jobs, self.base_model, self.api = jobs, base_model, api
 
     # --- Out ---
 
@@ -132,10 +127,7 @@ class ShareHandlers:
 
     def _checked_repo(self, name: str) -> str:
         """The newest commit of a repo whose files are those of a domain, by names and sizes, before any is read."""
-        from huggingface_hub.errors import HfHubHTTPError
-        from huggingface_hub.hf_api import RepoFile
-
-        api = self.api(False)
+        api = self.api(token=False)  # nobody's, whatever the app itself may read
         try:
             commit = str(api.model_info(name).sha)
             entries = api.list_repo_tree(name, revision=commit)
@@ -170,15 +162,9 @@ class ShareHandlers:
     # --- To one's own account ---
 
     def push(
-        self,
-        name: str | None,
-        licence: str,
-        public: bool,
-        preview: bool,
-        session: Session,
-        profile: gr.OAuthProfile | None,
-        oauth: gr.OAuthToken | None,
-    ) -> str:
+        self, name: str | None, licence: str, public: bool, preview: bool, session: Session,
+        profile: gr.OAuthProfile | None, oauth: gr.OAuthToken | None,
+    ) -> str:  # fmt: skip
         """Put a domain into a new repo of the signed-in user; private unless ``public``."""
         with messages.explained():
             if profile is None or oauth is None:
@@ -190,7 +176,7 @@ class ShareHandlers:
             domain = self._domain(name, session.shelf)
             repo_id = f"{profile.username}/{clean_name(name)}"
             files = self._files(domain, repo_id, licence, preview)
-            self._commit(self.api(oauth.token), repo_id, files, not public)
+            self._commit(self.api(token=oauth.token), repo_id, files, not public)
             link = f" · link to this demo with it: `?domain={repo_id}`" if public else ""
             return f"[{repo_id}](https://huggingface.co/{repo_id}) is yours{link}"
 
@@ -217,9 +203,6 @@ class ShareHandlers:
 
     def _commit(self, api: Any, repo_id: str, files: dict[str, bytes], private: bool) -> None:
         """A new repo and one commit. What the Hub says is not passed on: it could hold the token."""
-        from huggingface_hub import CommitOperationAdd
-        from huggingface_hub.errors import HfHubHTTPError
-
         told = {401: messages.MAY_NOT, 403: messages.MAY_NOT, 409: messages.TAKEN, 429: messages.TOO_OFTEN}
         created = False
         try:

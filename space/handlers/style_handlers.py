@@ -127,15 +127,9 @@ class StyleHandlers:
     # --- For clients of the API ---
 
     def stylise(
-        self,
-        domains: Mix | None,
-        on: str,
-        seed: int,
-        session: Session,
-        inversion_file: str | None = None,
-        edits: dict[str, Any] | None = None,
-        domain_file: str | None = None,
-    ) -> tuple[Pair, str, Session]:
+        self, domains: Mix | None, on: str, seed: int, session: Session, inversion_file: str | None = None,
+        edits: dict[str, Any] | None = None, domain_file: str | None = None,
+    ) -> tuple[Pair, str, Session]:  # fmt: skip
         """Draw a face in a mix of domains: that of a file, or of the last /invert of this session, or random ones.
 
         Args:
