@@ -24,6 +24,7 @@ from .generators.codes import fit_codes
 from .generators.discriminator import Discriminator
 from .generators.drawing import Rows, draw
 from .generators.seeds import latents_of_seeds
+from .hub.later import Later, LazyPart, then
 from .hub.pretrained_pipeline import PretrainedPipeline
 from .hub.push import Pushable
 from .images import OutputType, PictureSource, to_output, to_tensor
@@ -57,6 +58,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
     parts = {"generator": Generator, "discriminator": Discriminator, "encoder": Encoder, "directions": Directions}
     domain_class = TokenSet
     settings = {"inversion": InversionSettings}
+    encoder = LazyPart[Encoder]()
     domains: dict[str, TokenSet]
 
     @standard_defaults()
@@ -66,7 +68,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         discriminator: Discriminator | None = None,
         directions: Directions | None = None,
         domains: Mapping[str, TokenSet] | None = None,
-        encoder: Encoder | None = None,
+        encoder: Encoder | Later[Encoder] | None = None,
         *,
         inversion: InversionSettings | None = None,
         allow_base_mismatch: bool = False,
@@ -74,12 +76,11 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         self.generator, self.discriminator, self.encoder = generator, discriminator, encoder
         self.directions = directions if directions is not None else Directions({})
         self.domains = dict(domains or {})
-        self.inversion = inversion or InversionSettings()
-        self.allow_base_mismatch = allow_base_mismatch
+        self.inversion, self.allow_base_mismatch = inversion or InversionSettings(), allow_base_mismatch
         if self._shares_codes(self.directions.config.base, "The set of directions"):
             self.directions = self.directions.fit(generator.num_ws)
         if encoder is not None and self._shares_codes(encoder.config.base, "The encoder"):
-            self.encoder = encoder.without_tokens().train(encoder.training)
+            self.encoder = then(encoder, Encoder.without_tokens)
         for name, tokens in self.domains.items():
             self._check_base(tokens.base, f"The domain {name!r}")
 
@@ -271,8 +272,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
 
     def _codes(self, face: Inversion) -> Tensor:
         """w+ [L, D] of a face for this generator, once it and its tokens are known to fit."""
-        if face.tokens is not None:
-            self._check_base(face.tokens.base, "The inversion")
+        self._check_base(face.tokens.base if face.tokens else None, "The inversion")
         shares = self._shares_codes(face.base, "The inversion")
         return fit_codes(face.w_plus, self.generator.num_ws) if shares else face.w_plus
 

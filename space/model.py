@@ -46,7 +46,10 @@ def load(name: str | None = None) -> tuple[RefineStylePipeline, str, str]:
 
 def _ready(name: str) -> RefineStylePipeline:
     pipe = RefineStylePipeline.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
-    _ = pipe.perceptual  # loads it: before a worker is forked, and before the first visitor waits for it
+    _ = (
+        pipe.perceptual,
+        pipe.encoder,
+    )  # loads them: before a worker is forked, and before the first visitor waits for them
     if pipe.generator.compiled:
         compile_behind()
         threading.Thread(target=_warm, args=(pipe,), name="warm", daemon=True).start()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import tiny_encoder
 
 from refinestyle_hub.config import DiscriminatorConfig, StyleGAN2Config
 from refinestyle_hub.editing.directions import Direction, Directions
@@ -25,6 +26,7 @@ from refinestyle_hub.errors import (
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
+from refinestyle_hub.hub.later import Later
 from refinestyle_hub.images import to_tensor
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.inversion.inversion_settings import InversionSettings
@@ -232,6 +234,21 @@ def test_a_photo_is_cropped_inverted_and_pasted_back(pipe: RefineStylePipeline, 
     assert (pasted[-50:] == np.asarray(astronaut)[-50:]).all()
     with pytest.raises(ShapeError, match="found in a photo of"):
         face.paste_back(astronaut.resize((300, 300)), red)
+
+
+def test_an_encoder_is_loaded_when_it_is_first_used(pipe: RefineStylePipeline, tmp_path: Path) -> None:
+    """Its backbone imports for longer than a picture takes; but what is missing is told at once."""
+    RefineStylePipeline(pipe.generator, encoder=tiny_encoder(pipe.generator)).save_pretrained(tmp_path)
+    loaded = RefineStylePipeline.from_pretrained(tmp_path).to(torch.bfloat16)
+    loaded.generate(0)
+    assert isinstance(vars(loaded)["encoder"], Later)
+    assert loaded.encoder is loaded.encoder
+    assert loaded.encoder is not None
+    assert not loaded.encoder.training
+    assert loaded.encoder.w_avg.dtype == torch.bfloat16
+    (tmp_path / "encoder" / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"encoder/model\.safetensors"):
+        RefineStylePipeline.from_pretrained(tmp_path)
 
 
 def test_moving_keeps_what_is_drawn(pipe: RefineStylePipeline, faces: list[Inversion]) -> None:

@@ -160,7 +160,7 @@ class Encoder(Pretrained, Pushable, nn.Module):
         encoder = Encoder(replace(self.config, network=network))
         states = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("second.")}
         encoder.load_state_dict(states)
-        return encoder.to(self.w_avg.device)
+        return encoder.to(self.w_avg.device).train(self.training)
 
     def _first(self, images: Tensor) -> tuple[Tensor, dict[str, LayerTokens]]:
         """w+ [N, L, D], and the tokens of a one-stage encoder."""

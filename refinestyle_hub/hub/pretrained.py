@@ -24,7 +24,8 @@ from ..storage.atomic import write_folder
 from ..storage.index import CONFIG, join, model_folders
 from ..storage.model_folder import INDEX, Source
 from ..storage.schema import config_from_json, config_to_json, dump_json, read_json
-from ..storage.tensors import encode_tensors, read_header, read_tensors
+from ..storage.tensors import Header, encode_tensors, read_header, read_tensors
+from .later import Later
 from .sources import HubOptions, known_options, open_source
 
 
@@ -221,8 +222,22 @@ class Pretrained:
         return cls._read(_locate_weights(source, folder, cls.stem, variant), config_path, dtype)
 
     @classmethod
+    def later(cls: type[P], source: Source, *, subfolder: str | None = None, variant: str | None = None) -> Later[P]:
+        """``from_source`` for a part that may never be used. Its files are found and its config is read at once."""
+        folder, config_path = locate_config(source, cls.part, subfolder)
+        weights = _locate_weights(source, folder, cls.stem, variant)
+        _, config, _ = cls._described(weights, config_path)
+        return Later(config, lambda: cls._read(weights, config_path, torch.float32))
+
+    @classmethod
     @standard_defaults()
     def _read(cls: type[P], weights: Path, config_path: Path | None, dtype: torch.dtype) -> P:
+        made, config, header = cls._described(weights, config_path)
+        return made.from_state(config, read_tensors(weights, made.template(config), dtype, header))
+
+    @classmethod
+    def _described(cls: type[P], weights: Path, config_path: Path | None) -> tuple[type[P], Any, Header]:
+        """The class and the config of what a file of weights holds, and its header."""
         header = read_header(weights)
         data = read_json(config_path) if config_path else header.config
         if data is None:
@@ -235,4 +250,4 @@ class Pretrained:
         where = config_path or weights
         made = cls.class_named(data.get("class"), where)
         config: Any = config_from_json(made.__name__, made.config_class, data, where)
-        return made.from_state(config, read_tensors(weights, made.template(config), dtype, header))
+        return made, config, header

@@ -17,6 +17,7 @@ from ..runtime.devices import floating, usable_device
 from ..storage.index import PipelineIndex, join, read_index, save_index
 from ..storage.model_folder import INDEX
 from ..storage.schema import from_json
+from .later import LazyPart
 from .pretrained import Pretrained
 from .sources import HubOptions, known_options, open_source
 
@@ -87,7 +88,8 @@ class PretrainedPipeline:
         for name in (first, *(name for name in others if name in index.parts)):
             kind = cls.parts[name]
             half = variant if issubclass(kind, nn.Module) else None
-            found[name] = kind.from_source(source, subfolder=join(subfolder, name), variant=half)
+            load = kind.later if isinstance(getattr(cls, name, None), LazyPart) else kind.from_source
+            found[name] = load(source, subfolder=join(subfolder, name), variant=half)
         found[first].requires_grad_(False)
         if compiled:
             found[first].compile()
