@@ -96,6 +96,15 @@ class AdaptProgress:
     face: Pixels | None  # the visitor's face with it
 
 
+@dataclass(eq=False)
+class Warm:
+    """An adaptation as its last turn left it in this process: the next turn need not build it anew."""
+
+    adaptation: Adaptation
+    plain: list[Pixels]  # fixed samples without the domain
+    state: AdaptState | None = None  # of the run that goes on with it
+
+
 def inversion_seconds(crop: Pixels, steps: int, tokens: bool, seed: int, flag: str) -> int:
     """What to ask ZeroGPU for: the more seconds, the later the turn comes."""
     megapixels: float = crop[..., 0].size / 2**20
@@ -121,7 +130,8 @@ class Jobs:
         self.draw: Callable[..., list[list[Pixels]]] = gpu(duration=10)(self._draw)
         self.adapt: Callable[..., AdaptProgress] = gpu(duration=adaptation_seconds)(self._adapt)
         self.keep: Callable[..., tuple[TokenSet, AdaptProgress]] = gpu(duration=15)(self._keep)
-        fixed, each = (0.3, 25 if pipe.discriminator else 3) if pipe.device.type == "cpu" else (0.05, 0.15)
+        self._warm: Warm | None = None
+        fixed, each = (0.3, 25 if pipe.discriminator else 1) if pipe.device.type == "cpu" else (0.05, 0.15)
         self.step_seconds = fixed + each * self.size**2 / 2**20  # of an adaptation; an estimate, and measured later
 
     @property
@@ -243,34 +253,41 @@ class Jobs:
         return self._turn("adapt", lambda: self._adapted(run, count, face, flag))
 
     def _adapted(self, run: AdaptRun, count: int, face: Inversion | None, flag: str) -> AdaptProgress:
-        adaptation = self._resumed(run)
+        warm = self._resumed(run)
+        adaptation, warm.state = warm.adaptation, None  # a turn that breaks off leaves nothing to go on with
         while count > 0 and not adaptation.finished and not os.path.exists(flag):
             adaptation.step()
             count -= 1
         seconds = adaptation.seconds / adaptation.done if adaptation.done else run.step_seconds
         tokens = adaptation.average.token_set(adaptation.base)
-        run = replace(run, state=adaptation.state(), step_seconds=seconds)
-        return self._progress(adaptation, run, face, tokens, "now")
+        warm.state = adaptation.state()
+        return self._progress(warm, replace(run, state=warm.state, step_seconds=seconds), face, tokens, "now")
 
     def _keep(self, run: AdaptRun, name: str, face: Inversion | None) -> tuple[TokenSet, AdaptProgress]:
         """The domain of a run in its best state, and what that draws."""
         return self._turn("adapt", lambda: self._kept(run, name, face))
 
     def _kept(self, run: AdaptRun, name: str, face: Inversion | None) -> tuple[TokenSet, AdaptProgress]:
-        adaptation = self._resumed(run)
-        domain = adaptation.token_set({"name": name, "rights": RIGHTS}).to("cpu")
-        return domain, self._progress(adaptation, run, face, domain, "best")
+        warm = self._resumed(run)
+        self._warm = None  # it has ended: others need the memory
+        domain = warm.adaptation.token_set({"name": name, "rights": RIGHTS}).to("cpu")
+        return domain, self._progress(warm, run, face, domain, "best")
 
     def _progress(
-        self, adaptation: Adaptation, run: AdaptRun, face: Inversion | None, tokens: TokenSet, which: Preview
+        self, warm: Warm, run: AdaptRun, face: Inversion | None, tokens: TokenSet, which: Preview
     ) -> AdaptProgress:
-        plain, adapted = (
-            [np.asarray(image) for image in to_images(adaptation.preview(limits.PREVIEWS, kind))]
-            for kind in ("plain", which)
-        )
         how: dict[str, Any] = {"resolution": min(self.size, limits.DRAG_SIDE), "output_type": "np"}
         drawn = None if face is None else self.pipe.render(face, domains={tokens: 1.0}, **how)
-        return AdaptProgress(run, plain, adapted, drawn)
+        return AdaptProgress(run, warm.plain, _samples(warm.adaptation, which), drawn)
 
-    def _resumed(self, run: AdaptRun) -> Adaptation:
-        return self.pipe.adaptation(run.references, steps=run.steps, tokens=run.tokens, seed=run.seed, state=run.state)
+    def _resumed(self, run: AdaptRun) -> Warm:
+        """The run as its last turn left it, where that was the last turn here; else it is built from its state."""
+        if self._warm is None or run.state is None or self._warm.state is not run.state:
+            how: dict[str, Any] = {"steps": run.steps, "tokens": run.tokens, "seed": run.seed}
+            adaptation = self.pipe.adaptation(run.references, state=run.state, **how)
+            self._warm = Warm(adaptation, _samples(adaptation, "plain"))
+        return self._warm
+
+
+def _samples(adaptation: Adaptation, which: Preview) -> list[Pixels]:
+    return [np.asarray(image) for image in to_images(adaptation.preview(limits.PREVIEWS, which))]

@@ -166,6 +166,23 @@ def test_the_domain_does_not_depend_on_the_chunks(pipe: RefineStylePipeline, run
     assert not work.turns.locked()
 
 
+def test_a_turn_goes_on_where_the_last_ended_and_an_older_state_is_built_anew(
+    pipe: RefineStylePipeline, run: AdaptRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int] = []
+    build = pipe.adaptation
+    monkeypatch.setattr(pipe, "adaptation", lambda *args, **how: built.append(1) or build(*args, **how))
+    work = Jobs(pipe)
+    first = work.adapt(run, 1, None, "/nowhere").run
+    second = work.adapt(first, 1, None, "/nowhere").run
+    assert len(built) == 1
+    again = work.adapt(first, 1, None, "/nowhere").run
+    assert len(built) == 2
+    assert second.state is not None
+    assert again.state is not None
+    assert all(torch.equal(tensor, again.state.tensors[name]) for name, tensor in second.state.tensors.items())
+
+
 def test_the_last_pictures_are_those_of_the_domain_that_is_kept(pipe: RefineStylePipeline, run: AdaptRun) -> None:
     """Not of the last step, where an earlier one was better: here one that changes nothing."""
     work = Jobs(pipe)

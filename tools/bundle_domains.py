@@ -2,6 +2,7 @@
 
     python tools/bundle_domains.py mini-faces-128 ../shared/data/domains --align none --steps 300
     python tools/bundle_domains.py ffhq-1024 pictures --runs runs
+    python tools/bundle_domains.py ffhq-1024 pictures --only pencil --steps 36 --set mixing=1 rate=0.009 --scale 0.75
 
 Previews are of random seeds: in rows, the plain samples and the same samples in the domain.
 """
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from write_cards import write_cards
 
 from refinestyle_hub import RefineStylePipeline, TokenSet, cards
-from refinestyle_hub.adapt import AdaptState, load_references
+from refinestyle_hub.adapt import AdaptState, load_references, preset
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.images import contact_sheet, save_png
 from refinestyle_hub.storage.index import read_index, save_index
@@ -75,7 +76,9 @@ def make(pipe: RefineStylePipeline, pictures: Path, runs: Path, rights: str, arg
     references = load_references(pictures, pipe.generator.config.resolution, args.align)
     print(f"{pictures.name}: {' '.join(references.lacks) or 'nothing is missing'}")
     state = runs / f"{pictures.name}.safetensors"
-    run = pipe.adaptation(references, AdaptState.at(state), steps=args.steps, tokens=args.tokens)
+    settings = preset(len(references), args.tokens, with_discriminator=pipe.discriminator is not None)
+    settings = replace(settings, **{name: float(value) for name, value in (pair.split("=") for pair in args.set)})
+    run = pipe.adaptation(references, AdaptState.at(state), steps=args.steps, settings=settings)
     with tqdm(desc=pictures.name, total=run.steps, unit="step") as bar:
 
         def on_step(step: int, steps: int, metrics: object) -> bool:
@@ -84,20 +87,35 @@ def make(pipe: RefineStylePipeline, pictures: Path, runs: Path, rights: str, arg
 
         tokens = run.make({"name": pictures.name, "rights": rights}, on_step, state)
     args.seconds = run.seconds
-    return tokens
+    return scaled(tokens, args.scale)
+
+
+def scaled(tokens: TokenSet, factor: float) -> TokenSet:
+    """A set whose strength 1 is another, which its metadata say."""
+    return tokens if factor == 1 else replace(tokens.scale(factor), metadata={**tokens.metadata, "scaled": factor})
+
+
+def command(model: str, name: str, pictures: str, args: argparse.Namespace) -> str:
+    """What makes the domain: users' own command where it can, else this one."""
+    align = "" if args.align == "auto" else f" --align {args.align}"
+    steps = "" if args.steps is None else f" --steps {args.steps}"
+    if not args.set and args.scale == 1:
+        return f"refinestyle adapt {model} {name}/* --name {name}{align}{steps}"
+    ours = f"python tools/bundle_domains.py {model} {pictures} --only {name}{align}{steps}"
+    chosen = f" --set {' '.join(args.set)}" if args.set else ""
+    return f"{ours}{chosen}{'' if args.scale == 1 else f' --scale {args.scale:g}'}"
 
 
 def card(model: str, name: str, tokens: TokenSet, picture: str, data: str, args: argparse.Namespace) -> cards.Card:
     """What is said about a domain."""
-    count, steps = tokens.metadata["pictures"], tokens.metadata["planned_steps"]
-    align = "" if args.align == "auto" else f" --align {args.align}"
+    count = tokens.metadata["pictures"]
     return cards.Card(
         **TERMS[model],
         title=f"{model}: {name}",
         summary=f"The style of {count} pictures as a token set for {model}.",
         base_model=model,
         data=f"{count} {data} They are not paired with the generator's samples.",
-        training=f"refinestyle adapt {model} {name}/* --name {name}{align} --steps {steps}",
+        training=command(model, name, args.domains.name, args),
         cost=f"{args.seconds / 60:.1f} minutes on {args.machine}",
         pictures=(cards.Picture(picture, "Samples plain, at strength 0.5, and at strength 1"),),
     )
@@ -111,6 +129,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, help="names of those to make")
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--tokens", type=int, default=4)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER", help="settings beside the preset's")
+    parser.add_argument("--scale", type=float, default=1.0, help="what strength 1 shall be, in strengths of the run")
     parser.add_argument("--align", choices=("auto", "none"), default="auto")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept, to go on with them")
     parser.add_argument("--machine", default="two cores of a shared machine")

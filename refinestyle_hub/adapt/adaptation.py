@@ -42,7 +42,7 @@ from .state import AdaptState
 __all__ = ["STEPS", "STEPS_WITHOUT_DISCRIMINATOR", "Adaptation", "Preview"]
 
 Preview: TypeAlias = Literal["now", "best", "plain"]
-STEPS, STEPS_WITHOUT_DISCRIMINATOR = 500, 40
+STEPS, STEPS_WITHOUT_DISCRIMINATOR = 500, 90
 PREVIEWS = 8  # fixed samples, to measure the distance by and to show
 PREVIEW_TRUNCATION = 0.7
 SLACK = 1.2  # the distance misses some of what the discriminator improves, so it may grow by this factor

@@ -76,8 +76,8 @@ class AdaptSettings:
 
 WITHOUT_DISCRIMINATOR = AdaptSettings(
     batch=1,
-    rate=0.009,
-    colour_rate=0.02,
+    rate=0.006,
+    colour_rate=0.012,
     truncation=0.8,
     window=384,
     alternate=True,
@@ -91,7 +91,7 @@ WITHOUT_DISCRIMINATOR = AdaptSettings(
     between=0.0,
     within=1.0,
     reconstruction=2.0,
-    check_every=40,
+    check_every=45,
 )
 
 
