@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -94,6 +95,25 @@ def _with(network: Generator, tokens: Any, w_plus: Tensor) -> Tensor:
     return network(w_plus, tokens)
 
 
+def graphed(case: Case, w_plus: Tensor) -> Case:
+    """The case as a CUDA graph: its kernels are launched as one. Without gradients, and for this batch alone."""
+    given, stream = w_plus.clone(), torch.cuda.Stream()
+    with torch.no_grad(), torch.cuda.stream(stream):
+        for _ in range(2):
+            case.forward(given)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph, stream=stream):
+        picture = case.forward(given)
+
+    def replay(codes: Tensor) -> Tensor:
+        given.copy_(codes)
+        graph.replay()
+        return picture
+
+    return Case(f"{case.name} graph", replay)
+
+
 def stylegan2(args: argparse.Namespace, size: int, n: int) -> list[Case]:
     """The bare chain first: all others are measured by it."""
     config = config_f(size, args.quick)
@@ -124,13 +144,13 @@ def ffhq(args: argparse.Namespace, n: int) -> list[Case]:
     return cases
 
 
-def measured(cases: list[Case], w_plus: Tensor, rounds: int, backward: bool) -> dict[str, Any]:
+def measured(args: argparse.Namespace, cases: list[Case], w_plus: Tensor, backward: bool) -> dict[str, Any]:
     works: dict[str, Work] = {}
     for case in cases:
-        if backward and case.name.startswith("OpenVINO"):
+        if backward and (case.name.startswith("OpenVINO") or case.name.endswith(" graph")):
             continue
         works[case.name] = partial(case.descended if backward else case.only_drawn, w_plus)
-    found = interleaved(works, rounds)
+    found = interleaved(works, args.rounds, time.process_time if args.cpu_time else time.perf_counter)
     first = next(iter(found.values()))
     return {
         name: {"seconds": taken, "ratio": taken / first, "MiB": peak_memory(works[name])}
@@ -155,7 +175,9 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--fp16", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--graphs", action="store_true", help="CUDA graphs as well, where there is CUDA")
     parser.add_argument("--no-backward", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true", help="count the time of one thread on the processor")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
@@ -170,8 +192,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.sizes, args.batches, args.rounds, args.model = [32], [1, 2], 1, "mini-faces-128"
+        args.ffhq = False
     args.halves = [torch.bfloat16] * args.bf16 + [torch.float16] * args.fp16
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1 if args.cpu_time else args.threads)
     report: dict[str, Any] = {"machine": machine()}
     print(f"{report['machine']}\n", flush=True)
     if args.way:
@@ -187,9 +210,11 @@ def main() -> None:
                 network = cases[1].draw if isinstance(cases[1].draw, Generator) else cases[0].draw
                 assert isinstance(network, Generator)
                 w_plus = network.sample(n, torch.Generator().manual_seed(0))
+                if args.graphs and args.device.type == "cuda":
+                    cases += [graphed(case, w_plus) for case in cases if case.name.startswith(("plain", "one set"))]
                 for backward in (False, True)[: 1 if args.no_backward else 2]:
                     title = f"{name}, batch {n}, forward{' and backward' * backward}"
-                    report[title] = measured(cases, w_plus, args.rounds, backward)
+                    report[title] = measured(args, cases, w_plus, backward)
                     print(table(title, report[title]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))

@@ -14,6 +14,7 @@ import torch
 
 
 Work = Callable[[], object]
+Clock = Callable[[], float]
 
 
 def wait() -> None:
@@ -22,23 +23,24 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def seconds(work: Work) -> float:
+def seconds(work: Work, clock: Clock = time.perf_counter) -> float:
     wait()
-    began = time.perf_counter()
+    began = clock()
     work()
     wait()
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def interleaved(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
+def interleaved(works: Mapping[str, Work], rounds: int, clock: Clock = time.perf_counter) -> dict[str, float]:
     """Median seconds of each case over rounds that go through all of them, after one that warms up.
 
-    On a machine that others use as well, a noisy moment then meets all cases, and ratios stay meaningful.
+    On a machine that others use as well, a noisy moment then meets all cases, and ratios stay meaningful; with
+    ``time.process_time`` and one thread, also where others take most of it.
     """
     found: dict[str, list[float]] = {name: [] for name in works}
     for i in range(rounds + 1):
         for name, work in works.items():
-            taken = seconds(work)
+            taken = seconds(work, clock)
             if i:
                 found[name].append(taken)
     return {name: statistics.median(values) for name, values in found.items()}

@@ -55,6 +55,8 @@ def _round(root: Path, model: str, quick: bool) -> dict[str, float]:
 
 def steps(model: str, quick: bool) -> dict[str, float]:
     """Seconds of each step in this process, the second time where it is short."""
+    import torch
+
     from refinestyle_hub.faces.photo import read_photo
     from refinestyle_hub.images import to_tensor
     from refinestyle_hub.pipeline import RefineStylePipeline
@@ -69,8 +71,9 @@ def steps(model: str, quick: bool) -> dict[str, float]:
             values.append(time.perf_counter() - began)
         taken[name] = min(values)
 
-    timed("load", lambda: RefineStylePipeline.from_pretrained(model))
-    pipe = RefineStylePipeline.from_pretrained(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    timed("load", lambda: RefineStylePipeline.from_pretrained(model, device=device))
+    pipe = RefineStylePipeline.from_pretrained(model, device=device)
     size, few = pipe.generator.config.resolution, 4 if quick else 24
     timed("detect and align", lambda: read_photo(PHOTO, "required").crop(size))
     crop = to_tensor(read_photo(PHOTO, "required").crop(size).image)
