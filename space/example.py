@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from refinestyle_hub.errors import RefineStyleHubError
-from refinestyle_hub.faces.photo import read_photo
+from refinestyle_hub.faces.align import cut
+from refinestyle_hub.images import load_picture
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 
@@ -18,13 +18,9 @@ EXAMPLES = Path(__file__).parent / "examples"
 
 
 def astronaut(pipe: RefineStylePipeline) -> Subject | None:
-    """The astronaut as the generator draws her; None for another generator, or without face models."""
-    file, photo = EXAMPLES / "astronaut.safetensors", EXAMPLES / "astronaut.jpg"
-    try:
-        face = Inversion.from_pretrained(file)
-        if face.base is None or face.base.digest != pipe.fingerprint.digest:
-            return None
-        crop = read_photo(photo).crop(pipe.generator.config.resolution)
-    except RefineStyleHubError:
+    """The astronaut as the generator draws her; None for another generator."""
+    face, photo = Inversion.from_pretrained(EXAMPLES / "astronaut.safetensors"), EXAMPLES / "astronaut.jpg"
+    if face.base is None or face.base.digest != pipe.fingerprint.digest or face.quad is None:
         return None
+    crop = cut(load_picture(photo), face.quad.double().numpy(), pipe.generator.config.resolution)
     return Subject.of(face, np.asarray(crop.image), str(photo))

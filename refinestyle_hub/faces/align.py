@@ -16,7 +16,7 @@ from .detect import Face, fill_around, horizontal, plain
 from .dlib_models import Floats
 
 
-__all__ = ["Crop", "align", "face_quad", "homography"]
+__all__ = ["Crop", "align", "cut", "face_quad", "homography"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +48,16 @@ def face_quad(landmarks: Floats) -> Floats:
 
 
 def align(image: Image.Image, face: Face, size: int) -> Crop:
-    """Cut the FFHQ crop of `face` from the picture it was found in, resampled to size x size.
+    """Cut the FFHQ crop of ``face`` from the picture it was found in, see ``cut``."""
+    return cut(image, face_quad(face.landmarks), size)
+
+
+def cut(image: Image.Image, quad: Floats, size: int) -> Crop:
+    """Cut the square with the corners ``quad`` [4, 2] from a picture, resampled to size x size.
 
     Where the square reaches over the picture's edge, the picture is mirrored, blurred and faded to its median colour.
     """
     image = plain(image)
-    quad = face_quad(face.landmarks)
     side = float(np.hypot(*(quad[3] - quad[0])))
     corners = quad + 0.5  # from here on (0, 0) is the corner of the first pixel
 

@@ -50,14 +50,14 @@ class Photo:
         Raises:
             FaceNotFoundError: There are faces, but none of that number.
         """
-        face, size = whole(face, "face", 0), whole(size, "size", 1, MAX_SIDE)
+        face, size = whole(face, "face"), whole(size, "size", 1, MAX_SIDE)
         if face and not self.faces:
             raise FaceNotFoundError(
                 f"The picture is taken as it is, without looking for faces: leave face={face} out."
             )
         if not self.faces:
             return Crop(ImageOps.fit(self.image, (size, size), Image.Resampling.LANCZOS))
-        if face >= len(self.faces):
+        if not 0 <= face < len(self.faces):
             count = len(self.faces)
             raise FaceNotFoundError(f"The picture has {count} face(s), counted from 0; there is no face {face}.")
         return align(self.image, self.faces[face], size)
