@@ -94,7 +94,7 @@ def test_short_sets_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("rank", [0, -1])
 def test_at_least_one_token(rank: int) -> None:
-    with pytest.raises(ConfigError, match="at least 1 token"):
+    with pytest.raises(ConfigError, match="rank must be a whole number of 1 or more"):
         make(4, 3, "scaled").compress(rank)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def test_a_second_run_goes_on(pipe: RefineStylePipeline, folder: Path, tmp_path:
 def test_inversions_of_one_folder_are_made_in_one_way(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
     """So that nobody takes quick answers for those of many steps."""
     where, out = folder / "more", tmp_path / "out"
-    endless = InversionSettings(patience=math.inf)  # type: ignore[arg-type]
+    endless = InversionSettings(patience=10**9)
     inverted(pipe, where, tmp_path / "endless", aligned=True, steps=0, settings=endless)
     inverted(pipe, where, out, aligned=True, steps=0)
     untrained = Encoder.for_generator(pipe.generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1)
