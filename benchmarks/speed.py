@@ -198,7 +198,7 @@ def main() -> None:
     report: dict[str, Any] = {"machine": machine()}
     print(f"{report['machine']}\n", flush=True)
     if args.way:
-        report["way"] = speed_way.compare(args.model, args.against, args.rounds, args.quick)
+        report["way"] = speed_way.compare(args.model, args.against, args.rounds, args.quick, args.cpu_time)
     elif args.plots:
         report["growth"] = speed_growth.draw(args.plots, args.device, args.rounds, args.quick)
     else:

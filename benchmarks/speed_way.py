@@ -24,13 +24,13 @@ FIRST = (
 )
 
 
-def compare(model: str, against: Path | None, rounds: int, quick: bool) -> dict[str, dict[str, float]]:
+def compare(model: str, against: Path | None, rounds: int, quick: bool, cpu_time: bool) -> dict[str, dict[str, float]]:
     """Print, and return, medians by step: of this checkout ("now") and of the other one ("before")."""
     checkouts = {"now": ROOT} | ({"before": against.resolve()} if against else {})
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
     for _ in range(rounds):
         for name, root in checkouts.items():
-            runs[name].append(_round(root, model, quick))
+            runs[name].append(_round(root, model, quick, cpu_time))
     found = {
         step: {name: statistics.median(run[step] for run in several) for name, several in runs.items()}
         for step in runs["now"][0]
@@ -43,17 +43,24 @@ def compare(model: str, against: Path | None, rounds: int, quick: bool) -> dict[
     return found
 
 
-def _round(root: Path, model: str, quick: bool) -> dict[str, float]:
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    began = time.perf_counter()
+def _round(root: Path, model: str, quick: bool, cpu_time: bool) -> dict[str, float]:
+    environment = {**os.environ, "PYTHONPATH": str(root), **({"OMP_NUM_THREADS": "1"} if cpu_time else {})}
+    clock = _children if cpu_time else time.perf_counter
+    began = clock()
     subprocess.run([sys.executable, "-c", FIRST, model], env=environment, check=True)
-    first = time.perf_counter() - began
-    command = [sys.executable, __file__, model, *["quick"] * quick]
+    first = clock() - began
+    command = [sys.executable, __file__, model, *["quick"] * quick, *["cpu"] * cpu_time]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return {"process start to first picture": first, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def steps(model: str, quick: bool) -> dict[str, float]:
+def _children() -> float:
+    """Seconds that processes which have ended took of the processor."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+def steps(model: str, quick: bool, clock: Callable[[], float]) -> dict[str, float]:
     """Seconds of each step in this process, the second time where it is short."""
     import torch
 
@@ -66,9 +73,9 @@ def steps(model: str, quick: bool) -> dict[str, float]:
     def timed(name: str, work: Callable[[], object], times: int = 3) -> None:
         values = []
         for _ in range(1 if quick else times):
-            began = time.perf_counter()
+            began = clock()
             work()
-            values.append(time.perf_counter() - began)
+            values.append(clock() - began)
         taken[name] = min(values)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -79,14 +86,14 @@ def steps(model: str, quick: bool) -> dict[str, float]:
     crop = to_tensor(read_photo(PHOTO, "required").crop(size).image)
     pipe.invert_crops(crop, steps=0)
     timed("invert, no steps", lambda: pipe.invert(PHOTO, steps=0))
-    clock: list[float] = []
+    ticks: list[float] = []
     count = 3 if quick else 30
     timed(
         "invert, 30 steps",
-        lambda: pipe.invert(PHOTO, steps=count, on_step=lambda *_: clock.append(time.perf_counter())),
+        lambda: pipe.invert(PHOTO, steps=count, on_step=lambda *_: ticks.append(clock())),
         1,
     )
-    taken["one step of it"] = statistics.median(b - a for a, b in zip(clock, clock[1:], strict=False))
+    taken["one step of it"] = statistics.median(b - a for a, b in zip(ticks, ticks[1:], strict=False))
     face = pipe.invert(PHOTO, steps=1)
     smile: Mapping[str, object] = {next(iter(pipe.directions)): 1.0}
     mix = dict.fromkeys(list(pipe.domains)[:3], 0.4)
@@ -102,4 +109,5 @@ def steps(model: str, quick: bool) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(steps(sys.argv[1], "quick" in sys.argv[2:])))
+    chosen = time.process_time if "cpu" in sys.argv[2:] else time.perf_counter
+    print(json.dumps(steps(sys.argv[1], "quick" in sys.argv[2:], chosen)))
