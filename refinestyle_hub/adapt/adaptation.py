@@ -204,18 +204,20 @@ class Adaptation:
             self.inversions = torch.stack([one.w_plus for one in found])
 
     def seconds_left(self) -> float:
-        """About how long the steps that are left will take here: from those done, or else from a trial of one."""
+        """About how long the steps that are left will take here: from those done, or else from a trial of two."""
         if self.done:
             return self.seconds / self.done * (self.steps - self.done)
         self._invert_references()
+        self._gradients(0)  # the first of all takes longer
         began = time.monotonic()
-        self._gradients()
-        return (time.monotonic() - began) * self.steps
+        for step in range(2):  # terms may take turns
+            self._gradients(step)
+        return (time.monotonic() - began) / 2 * self.steps
 
-    def _gradients(self) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
+    def _gradients(self, step: int) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
         """Context, terms and gradients of a step; by the tokens alone, since terms have networks of their own."""
-        context = self.sampler.context(self.done, self.steps, self.parameters, self.inversions)
-        losses = {term.name: term(context) for term in self._terms_at(self.done)}
+        context = self.sampler.context(step, self.steps, self.parameters, self.inversions)
+        losses = {term.name: term(context) for term in self._terms_at(step)}
         total = self._weigh(context, losses)
         metrics = {name: float(loss.detach()) for name, loss in losses.items()}
         return context, metrics, torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
@@ -229,7 +231,7 @@ class Adaptation:
 
     def _step(self) -> dict[str, float]:
         # a step of the tokens
-        context, metrics, gradients = self._gradients()
+        context, metrics, gradients = self._gradients(self.done)
         for leaf, gradient in zip(self.leaves.values(), gradients, strict=True):
             leaf.grad = gradient
         set_learning_rate(self.adam, warmup_cooldown(self.done / self.steps, WARMUP))
