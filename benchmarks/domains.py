@@ -51,7 +51,7 @@ RATES = {"fine-tuning": (1e-3, 3e-4, 3e-3), "style offsets": (2e-2, 5e-3, 8e-2)}
 PATTERNS = {"fine-tuning": EVERYTHING, "style offsets": STYLES}
 SHOWN = 8  # samples in the sheets; above them the references
 REPORT = "domains.json"
-PEOPLE = 2**32  # added to the seed: people in the pictures are none of the samples
+PEOPLE = 10**6  # added to the seed (whose low 32 bits count): people in the pictures are none of the samples
 # what figures of one table have in common
 SETUP = ("seed", "pictures", "true", "samples", "truncation", "side", "faces", "steps", "one_shot_steps")
 QUICK = {"true": 8, "samples": 8, "faces": 0, "steps": 2, "one_shot_steps": 2, "rates": 1, "pictures": 5}

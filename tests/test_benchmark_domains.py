@@ -13,6 +13,7 @@ from PIL import Image
 from tiny import attribute_net, tiny_encoder, tiny_generator
 
 from refinestyle_hub.adapt import References, preset
+from refinestyle_hub.images import from_uint8
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 
@@ -156,6 +157,20 @@ def test_table_shows_the_best_rate_and_the_spread_of_its_seeds(baselines: Module
         "| T = 4 | 1,000 | 4 | 7 | 3 | 12 ± 3 |",
         "| fine-tuning, rate 0.003 | 1,000 | 4 | 7 | 3 | 23 ± 4 |",
     ]
+
+
+def test_people_in_the_pictures_are_none_of_the_samples(
+    baselines: ModuleType, tmp_path: Path, tiny_pipeline_dir: Path
+) -> None:
+    import domains
+
+    attribute_net().save_pretrained(tmp_path / "net")
+    bench = domains.Bench(
+        domains.arguments([str(tiny_pipeline_dir), "--attributes", str(tmp_path / "net"), "--quick", "--seed", "3"])
+    )
+    samples = bench.plain(bench.codes)
+    pictures = from_uint8(bench.people.take(list(range(len(bench.people)))))
+    assert torch.cdist(pictures.flatten(1), samples.flatten(1)).min() > 1
 
 
 @pytest.mark.slow
