@@ -18,6 +18,7 @@ from torch import Tensor, _inductor
 from torch._dynamo.testing import CompileCounter
 
 from refinestyle_hub import Generator, RefineStylePipeline
+from refinestyle_hub.cli import main
 from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.generators import buckets
@@ -182,3 +183,16 @@ def test_who_asks_for_it(tiny_pipeline_dir: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(SWITCH, "yes")
     with pytest.raises(ConfigError, match="is 1 to compile and 0 not to, not 'yes'"):
         wanted(None)
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_the_command_line_asks_for_it(
+    option: bool, counter: CompileCounter, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    arguments = ["generate", str(tiny_pipeline_dir), "--seeds", "0-1", "--out", str(tmp_path), *["--compile"] * option]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    assert len(list(tmp_path.glob("*.png"))) == 2
+    assert counter.frame_count == option
