@@ -132,7 +132,7 @@ def test_an_error_of_the_compiler_is_a_note(monkeypatch: pytest.MonkeyPatch, cap
             assert torch.equal(generator(latent(1, 0, SMALL)), plain(latent(1, 0, SMALL)))
     assert made.failed
     (note,) = caplog.messages
-    assert note.startswith("torch.compile failed, so nothing is compiled")
+    assert note.startswith("torch.compile failed, so nothing more is compiled")
     assert "\n" not in note
 
 

@@ -63,7 +63,7 @@ def _serve(line: queue.SimpleQueue[Callable[[], object]]) -> None:
 class Compiled(Generic[R]):
     """A function of tensors and networks, compiled when a kind of arguments is first seen.
 
-    Meanwhile other threads compute without. So does every call after an error of the compiler, of which a note tells.
+    Meanwhile other threads compute without. After an error of the compiler, which a note tells, so do all new kinds.
     What was compiled is kept in our folder of the cache, or where TORCHINDUCTOR_CACHE_DIR says.
     """
 
@@ -81,6 +81,8 @@ class Compiled(Generic[R]):
         answer: R | None = None
         if kind in self._ready:
             answer = self._attempt(args)
+            if answer is None:
+                self._ready.discard(kind)
         elif not self.failed and (kind in self.kinds or len(self.kinds) < LIMIT):
             if _behind is None:
                 answer = self._compile(kind, args)
@@ -114,7 +116,6 @@ class Compiled(Generic[R]):
             return self._graphs(*args)
         except Exception as error:  # of the compiler; were it of the function, it would come again without
             self.failed = True
-            self._ready.clear()
             log.warning(_explained(error))
             return None
 
@@ -169,5 +170,5 @@ def _explained(error: BaseException) -> str:
         if type(cause).__name__ == "InvalidCxxCompiler":
             return NO_COMPILER
         cause = getattr(cause, "inner_exception", None) or cause.__cause__ or cause.__context__
-    reason = printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
-    return f"torch.compile failed, so nothing is compiled: all goes at the usual speed. It says {reason!r}."
+    reason = printable(next(iter(str(error).strip().splitlines()), type(error).__name__), 200)
+    return f"torch.compile failed, so nothing more is compiled: the rest goes at the usual speed. It says {reason!r}."
