@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import distance, latent, tiny_generator, token_set
-from torch import Tensor, _inductor
+from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from refinestyle_hub import Generator, RefineStylePipeline
@@ -51,21 +51,31 @@ def pair() -> tuple[Generator, Generator]:
     return generator, plain
 
 
-def activated(network: torch.nn.Linear, x: Tensor) -> Tensor:
-    """As small as C++ can be: for a whole generator a compiler takes a minute."""
+# The function is as small as C++ can be: for a whole generator a compiler takes a minute. It has a process of its own,
+# since inductor brings setuptools, which does not bear whatever else was imported in that of the tests.
+COMPILED = """
+import torch
+from refinestyle_hub.runtime.compiled import Compiled, _keep_on_disk
+
+_keep_on_disk()  # before inductor chooses a folder of its own, as it does when it is imported
+from torch import _inductor
+from torch._inductor import cpu_vec_isa
+
+def activated(network, x):
     return torch.nn.functional.leaky_relu(x + network.bias, 0.2) * 2
 
+cpu_vec_isa.valid_vec_isa_list = list  # to try each one takes longest
+made, network, x = Compiled(activated), torch.nn.Linear(8, 8), torch.arange(64.0).reshape(8, 8) - 32
+with torch.no_grad(), _inductor.config.patch(compile_threads=1, cpp_cache_precompile_headers=False):
+    torch.testing.assert_close(made(network, x), activated(network, x))
+assert made.kinds and not made.failed
+"""
 
-def test_what_is_compiled_is_the_same_and_kept_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    torch._dynamo.reset()
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
-    monkeypatch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", list)  # to try each one takes longest
-    made, network, x = Compiled(activated), torch.nn.Linear(8, 8), torch.arange(64.0).reshape(8, 8) - 32
-    with torch.no_grad(), _inductor.config.patch(compile_threads=1, cpp_cache_precompile_headers=False):
-        torch.testing.assert_close(made(network, x), activated(network, x))
-    assert not made.failed
-    assert made.kinds
+
+def test_what_is_compiled_is_the_same_and_kept_on_disk(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_ASSETS_CACHE": str(tmp_path)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    subprocess.run([sys.executable, "-c", COMPILED], check=True, env=environment)
     assert any((tmp_path / "refinestyle-hub" / "compiled").rglob("*.so"))
 
 

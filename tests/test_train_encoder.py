@@ -201,7 +201,7 @@ def test_bad_input_is_named(tiny: EncoderTraining, tmp_path: Path) -> None:
         ({"ood_fraction": 1.5}, "shares"),
         ({"mixing": -3.0}, "shares"),
         ({"clip": 0.0}, "positive"),
-        ({"learning_rate": math.nan}, "positive"),
+        ({"learning_rate": math.nan}, "learning_rate must be a finite number"),
         ({"perceptual_size": 0}, "at least 32"),
         ({"seed": -1}, "seed"),
         ({"stages": "one", "pictures": 0}, "no pictures to learn from"),
