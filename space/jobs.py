@@ -23,6 +23,7 @@ from PIL import Image
 
 from refinestyle_hub.adapt import Adaptation, AdaptState, Preview, References
 from refinestyle_hub.images import to_images, to_tensor
+from refinestyle_hub.inversion.crops import codes_of
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.inversion.optimise import OnStep
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -40,12 +41,13 @@ from .turns import Turns
 
 @dataclass(frozen=True)
 class InversionStep:
-    """The progress of an inversion."""
+    """The progress of an inversion, whose step 0 is where it starts: a face that one can edit meanwhile."""
 
     step: int
     steps: int
     metrics: Mapping[str, float]
     picture: Pixels  # what is drawn now
+    start: Inversion | None = None  # of step 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +188,7 @@ class Jobs:
     # --- Inversion ---
 
     def _invert(self, crop: Pixels, steps: int, tokens: bool, seed: int, flag: str) -> Iterator[InversionUpdate]:
-        """Invert an aligned crop [S, S, 3]; yields every ``CHUNK_SECONDS``, at last the result.
+        """Invert an aligned crop [S, S, 3]; yields the start, then every ``CHUNK_SECONDS``, at last the result.
 
         It ends early, with the best so far, once the file ``flag`` exists (a file, because nothing else reaches a
         forked worker), when the time is up, or when the generator is closed.
@@ -217,6 +219,7 @@ class Jobs:
                     if closed.is_set():  # nobody waits for it any more
                         return
                     began = turn = time.monotonic()
+                    updates.put(self._started(crop, steps))
                     updates.put(self._inverted(crop, steps, tokens, seed, on_step, on_pictures))
             except BaseException as error:  # raised again where the result is awaited
                 updates.put(error)
@@ -233,6 +236,16 @@ class Jobs:
                     return
         finally:
             closed.set()
+
+    def _started(self, crop: Pixels, steps: int) -> InversionStep:
+        """The codes that the encoder finds at once, or the mean face: drawn small, and not measured."""
+        pipe = self.pipe
+        with torch.no_grad():
+            pixels = to_tensor(Image.fromarray(crop)).to(pipe.device)
+            codes = codes_of(pipe.encoder, pixels, pipe.generator)[0] if pipe.encoder else pipe.generator.mean_latent
+        start = Inversion(codes.expand(pipe.generator.num_ws, -1).cpu(), base=pipe.fingerprint)
+        drawn = pipe.render(start, resolution=min(self.size, limits.DRAG_SIDE), output_type="np")
+        return InversionStep(0, steps, {}, drawn, start)
 
     def _inverted(
         self, crop: Pixels, steps: int, tokens: bool, seed: int, on_step: OnStep,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import torch
 
 from refinestyle_hub.errors import FetchError, RefineStyleHubError
+from refinestyle_hub.faces.identity import identity_distance
+from refinestyle_hub.images import load_picture
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.runtime.compiled import compile_behind
 from refinestyle_hub.storage.model_folder import is_repo_id
 
 from . import limits
+from .example import EXAMPLES
 
 
 DEFAULT = "ffhq-1024"  # its weights are fetched at the first start
@@ -52,12 +56,16 @@ def _ready(name: str) -> RefineStylePipeline:
     )  # loads them: before a worker is forked, and before the first visitor waits for them
     if pipe.generator.compiled:
         compile_behind()
-        threading.Thread(target=_warm, args=(pipe,), name="warm", daemon=True).start()
+    threading.Thread(target=_warm, args=(pipe,), name="warm", daemon=True).start()
     return pipe
 
 
 def _warm(pipe: RefineStylePipeline) -> None:
-    """Do once what visitors do most: all of it is then compiled, in the background, before they come."""
+    """Do once what visitors do most, in the background: what it needs is then loaded and compiled before they come."""
+    with contextlib.suppress(RefineStyleHubError):  # where no face can be found, visitors are told
+        identity_distance(*[load_picture(EXAMPLES / "astronaut.jpg")] * 2)
+    if not pipe.generator.compiled:
+        return
     faces = pipe.invert_crops(pipe.generate([0], output_type="pt"), steps=1)
     whole = pipe.generator.config.resolution
     for side in (min(limits.DRAG_SIDE, whole), whole):

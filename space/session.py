@@ -30,12 +30,11 @@ class Subject:
     inversion: Inversion  # without its crop
     crop_webp: bytes  # what was inverted; as good as the eye can tell
     photo: str | None = None  # the file that the crop was cut from; the cache may have swept it
-    likeness: float | None = None  # identity distance of reconstruction and crop; None: not measured, or no face found
 
     @staticmethod
-    def of(inversion: Inversion, crop: Pixels, photo: str | None = None, likeness: float | None = None) -> Subject:
+    def of(inversion: Inversion, crop: Pixels, photo: str | None = None) -> Subject:
         """Raises the message for a visitor if it is too large to keep."""
-        subject = Subject(replace(inversion, crop=None), webp(crop), photo, likeness)
+        subject = Subject(replace(inversion, crop=None), webp(crop), photo)
         tensors = subject.inversion.state_dict().values()
         if sum(t.numel() * t.element_size() for t in tensors) + len(subject.crop_webp) > limits.SUBJECT_BYTES:
             raise messages.refuse(messages.TOO_LARGE_FOR_SESSION)

@@ -82,7 +82,7 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
             gr.HTML(f"<p>{html.escape(notice)}</p>", elem_id="notice")
         chosen, strengths = style.controls()
         session = gr.State(first, time_to_live=limits.STATE_SECONDS)
-        photos, styles = PhotoHandlers(jobs, stops), StyleHandlers(on)
+        photos, styles = PhotoHandlers(on, stops), StyleHandlers(on)
         adapting, sharing = AdaptHandlers(jobs, stops), ShareHandlers(jobs, name)
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=6, min_width=300, elem_id="stage"):
@@ -97,7 +97,7 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
                     sliders = edit.build(on)
                 page.controls.extend([*sliders, chosen, *strengths])
                 with photo_tab:
-                    photo.build(page, photos, on)
+                    photo.build(page, photos)
                 with gr.Tab("Style", id="style") as tab:
                     style.build(page, styles, tab, chosen, strengths)
                 with gr.Tab("Adapt", id="adapt"):

@@ -90,7 +90,7 @@ def invert(on: PhotoHandlers, photo: str | None, name: str = "me", **other: Any)
     """A session, and all that its canvas was told while a photo was read: in four steps, unless told otherwise."""
     session = visitor()
     values = {"aligned": False, "face": 0, "steps": 4, "tokens": True, "seed": 0, "detected": None, **other}
-    return session, list(on.read(session, photo, *values.values(), request(name)))
+    return session, [view for view, *_ in on.read(session, photo, *values.values(), request(name))]
 
 
 def seen(address: str) -> Any:

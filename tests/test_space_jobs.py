@@ -16,6 +16,7 @@ import torch
 from space_parts import request, whole
 
 from refinestyle_hub.adapt import AdaptState, References
+from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.pipeline import RefineStylePipeline
 from space import jobs, limits
@@ -73,10 +74,26 @@ def test_progress_comes_in_chunks(
     tiny_pipe: RefineStylePipeline, crop: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
-    updates = list(Jobs(tiny_pipe).invert(crop, 6, True, 0, "/nowhere"))
-    steps = [update.step for update in updates if isinstance(update, InversionStep)]
-    assert steps == [1, 2, 3, 4, 5, 6]
-    assert all(update.metrics["perceptual"] > 0 for update in updates if isinstance(update, InversionStep))
+    updates = Jobs(tiny_pipe).invert(crop, 6, True, 0, "/nowhere")
+    start, *steps = [update for update in updates if isinstance(update, InversionStep)]
+    assert start.step == 0
+    assert [update.step for update in steps] == [1, 2, 3, 4, 5, 6]
+    assert all(update.metrics["perceptual"] > 0 and update.start is None for update in steps)
+
+
+def test_the_start_is_what_the_encoder_finds_or_the_mean_face(tiny_pipe: RefineStylePipeline, crop: Pixels) -> None:
+    generator = tiny_pipe.generator
+    encoder = Encoder.for_generator(generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1).eval()
+    with torch.no_grad():
+        encoder.w_avg.add_(0.1)
+    for pipe in (tiny_pipe, RefineStylePipeline(generator, encoder=encoder)):
+        pipe.perceptual = tiny_pipe.perceptual
+        first = next(Jobs(pipe).invert(crop, 0, True, 0, "/nowhere"))
+        assert isinstance(first, InversionStep)
+        assert first.start is not None
+        moved = 0.1 if pipe.encoder else 0.0
+        assert torch.allclose(first.start.w_plus, generator.mean_latent.expand(generator.num_ws, -1) + moved)
+        assert np.array_equal(pipe.render(first.start, output_type="np"), first.picture)
 
 
 def test_stop_keeps_what_was_reached(

@@ -21,6 +21,7 @@ from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
 from space.admission import Stops
 from space.handlers import photo_handlers
+from space.handlers.canvas_handlers import CanvasHandlers
 from space.handlers.photo_handlers import PhotoHandlers
 from space.jobs import Jobs
 from space.session import DetectedFaces, Look, Session, Subject
@@ -30,7 +31,7 @@ from space.session import DetectedFaces, Look, Session, Subject
 def on(tiny_pipe: RefineStylePipeline, stops: Stops, monkeypatch: pytest.MonkeyPatch) -> PhotoHandlers:
     # Looking for a face in what a random generator draws takes long, and there is none.
     monkeypatch.setattr(photo_handlers, "identity_distance", lambda a, b: 0.42)
-    return PhotoHandlers(Jobs(tiny_pipe), stops)
+    return PhotoHandlers(CanvasHandlers(Jobs(tiny_pipe), None), stops)
 
 
 @pytest.fixture
@@ -107,11 +108,12 @@ def test_a_likeness_comes_first_and_closer_ones_while_one_watches(
     assert re.fullmatch(r"Step 2 of 4 · about \d+ s left", steps[1]["progress"]["text"])
     assert all("after" in view for view in steps)
     assert comparing["progress"]["share"] == 1
-    assert done == {"progress": None}
+    assert done["progress"] is None
+    assert alike(seen(done["after"]), on.jobs.pipe.render(subject_of(session).inversion, output_type="np"))
     assert session.look == Look(subject_of(session))
     assert subject_of(session).inversion.report["identity"] == 0.42
     assert len(session.past) == 1  # the likeness and what became of it are one look
-    assert session.shown is None  # so that it is drawn now
+    assert on.canvas.draw(session)[0] == gr.skip()  # it is there already
 
 
 def test_who_edits_meanwhile_is_not_interrupted(
@@ -120,10 +122,13 @@ def test_who_edits_meanwhile_is_not_interrupted(
     monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
     session = visitor()
     running = on.read(session, photo, False, 0, 4, True, 0, None, request())
-    next(running), next(running)
+    next(running)
+    _, *controls = next(running)
+    assert controls == list(on.canvas.controls(session))
     first = session.look.source
+    assert "A first likeness" in on.canvas.view(session)["note"]
     session.put(Look(first, {"smile": 1.0}))
-    views = list(running)
+    views = [view for view, *_ in running]
     assert not any("after" in view for view in views)  # the picture is that of the edit
     assert session.look == Look(subject_of(session), {"smile": 1.0})
     assert session.look.source is not first

@@ -55,7 +55,7 @@ class CanvasHandlers:
         with messages.explained():
             now = session.look, session.in_photo
             if now == session.shown:
-                return gr.skip(), *self._skipped()
+                return gr.skip(), *self.skipped()
             view = self.view(session)
             session.shown = now
             return view, *self.controls(session)
@@ -76,12 +76,12 @@ class CanvasHandlers:
             session.put(self._asked(session, values))
         return self.draw(session)[0]
 
-    def view(self, session: Session) -> View:
-        """All that the canvas shows of a look."""
+    def view(self, session: Session, known: Pixels | None = None) -> View:
+        """All that the canvas shows of a look, which may be ``known`` already as it is drawn."""
         look, subject = session.look, session.look.subject
         plain = Look(look.source)
         looks = [look] if subject or look == plain else [look, plain]
-        drawn = self._drawn(session, looks, self.jobs.size)
+        drawn = self._drawn(session, looks, self.jobs.size) if known is None else [known]
         before = drawn[-1] if subject is None else subject.crop
         after = self._placed(session, drawn[0], limits.WHOLE_SIDE)
         if self._whole(session):
@@ -170,7 +170,7 @@ class CanvasHandlers:
             if left_out:
                 gr.Info(f"The link has what is not here: {html.escape(', '.join(left_out)[:80])}.")
             if look == session.look:
-                return {"ready": True}, *self._skipped()
+                return {"ready": True}, *self.skipped()
             session.look = look
             view, *controls = self.draw(session)
             return {**view, "ready": True}, *controls
@@ -194,7 +194,8 @@ class CanvasHandlers:
         unused = [gr.update(value=0, visible=False) for _ in range(limits.MIXED - len(strengths))]
         return (*edits, chosen, *strengths, *unused)
 
-    def _skipped(self) -> tuple[Any, ...]:
+    def skipped(self) -> tuple[Any, ...]:
+        """The controls as they are."""
         return (gr.skip(),) * (1 + len(self.directions) + limits.MIXED)
 
     # --- For clients of the API ---
@@ -241,6 +242,8 @@ def faces_of(look: Look) -> Faces:
 def _likeness(subject: Subject) -> str:
     """Whether it is the person, in a word and a number; the field's figures for who wants them."""
     report: Mapping[str, Any] = subject.inversion.report
+    if not report:
+        return "A first likeness; it is getting closer."
     distance = report.get("identity")
     if distance is None:
         told = "<b>Same person?</b> Not measured: no face was found in one of the two."

@@ -25,16 +25,18 @@ from .. import images, limits, messages, tokenfiles
 from ..admission import Stops
 from ..files import picture_file
 from ..images import Pixels, address
-from ..jobs import InversionResult, Jobs, RenderSpec
+from ..jobs import InversionResult, InversionStep, RenderSpec
 from ..session import DetectedFaces, Look, Session, Subject
 from ..updates import hide, show
+from .canvas_handlers import CanvasHandlers
 
 
 class PhotoHandlers:
     """The handlers of Photo for one pipeline."""
 
-    def __init__(self, jobs: Jobs, stops: Stops) -> None:
-        self.jobs = jobs
+    def __init__(self, canvas: CanvasHandlers, stops: Stops) -> None:
+        self.canvas = canvas
+        self.jobs = canvas.jobs
         self.stops = stops
 
     # --- The photo ---
@@ -90,39 +92,43 @@ class PhotoHandlers:
     def read(
         self, session: Session, photo: str | None, aligned: bool, face: int, steps: int, tokens: bool, seed: int,
         detected: DetectedFaces | None, request: gr.Request,
-    ) -> Iterator[Any]:  # fmt: skip
-        """The face comes to the canvas: first what the encoder makes of it, then closer while one watches."""
+    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+        """The face comes to the canvas: first what the encoder makes of it, then closer while one watches.
+
+        Yields what the canvas shows, and the controls.
+        """
         with messages.explained():
+            same = self.canvas.skipped()
             if not photo:
-                yield gr.skip()
+                yield gr.skip(), *same
                 return
             crop = self._crop(photo, aligned, face, detected)
             pixels = np.asarray(crop.image)
-            yield {"before": address(pixels), "progress": {"share": 0, "text": "Waiting for its turn"}}
+            yield {"before": address(pixels), "progress": {"share": 0, "text": "Waiting for its turn"}}, *same
             flag = str(self.stops.flag(request.session_hash, "invert"))
-            *_, first = self.jobs.invert(pixels, 0, tokens, seed, flag)
-            assert isinstance(first, InversionResult)
-            source = self._subject(first.inversion, crop, photo)
-            session.put(Look(source))
-            waiting = {"share": 0, "text": f"A first likeness; {steps} steps to go"}
-            yield {"after": address(first.reconstruction), "before": address(pixels), "progress": waiting, "note": ""}
-            result, began = first, time.monotonic()
-            for update in self.jobs.invert(pixels, steps, tokens, seed, flag) if steps else ():
+            for update in self.jobs.invert(pixels, steps, tokens, seed, flag):
                 if isinstance(update, InversionResult):
                     result = update
                     continue
-                left = (time.monotonic() - began) * (update.steps - update.step) / update.step
-                text = f"Step {update.step} of {update.steps} · about {max(left, 1):.0f} s left"
-                view: dict[str, Any] = {"progress": {"share": update.step / update.steps, "text": text}}
+                if update.start is not None:
+                    source, began = self._subject(update.start, crop, photo), time.monotonic()
+                    session.put(Look(source))
+                    session.in_photo = False
+                view: dict[str, Any] = {"progress": _progress(update, time.monotonic() - began)}
                 if session.look == Look(source) and not session.in_photo:  # nobody edits meanwhile
                     session.shown = None
-                    view["after"] = address(update.picture)
-                yield view
-            yield {"progress": {"share": 1, "text": "Comparing with the photo"}}
+                    view |= {"after": address(update.picture), "note": ""}
+                yield view, *(same if update.step else self.canvas.controls(session))
+            yield {"progress": {"share": 1, "text": "Comparing with the photo"}}, *same
             identity = self._identity(crop.image, result.reconstruction)
             report = {**result.inversion.report, **({} if identity is None else {"identity": identity})}
-            session.exchange(source, self._subject(replace(result.inversion, report=report), crop, photo))
-            yield {"progress": None}
+            better = self._subject(replace(result.inversion, report=report), crop, photo)
+            session.exchange(source, better)
+            view = {"progress": None}
+            if session.look == Look(better) and not session.in_photo:
+                session.shown = session.look, False
+                view |= self.canvas.view(session, result.reconstruction)
+            yield view, *same
 
     def _subject(self, inversion: Inversion, crop: Crop, photo: str) -> Subject:
         return Subject.of(inversion.in_photo(crop), np.asarray(crop.image), photo if crop.quad is not None else None)
@@ -168,7 +174,7 @@ class PhotoHandlers:
                     pair = picture_file(pixels), picture_file(update.reconstruction)
                     file = tokenfiles.inversion_file(subject.inversion)
                     yield pair, self._stages(pixels, update), _summary(update, steps), file, session
-                else:
+                elif update.step:
                     note = f"step {update.step}/{update.steps}, distance {update.metrics['perceptual']:.3f}"
                     yield gr.skip(), gr.skip(), note, gr.skip(), session
 
@@ -180,6 +186,15 @@ class PhotoHandlers:
         if face.tokens is not None:
             stages.append((last, f"tokens · {face.report['perceptual']:.3f}"))
         return [(picture_file(pixels), caption) for pixels, caption in stages]
+
+
+def _progress(update: InversionStep, seconds: float) -> dict[str, Any]:
+    """The bar of the canvas, ``seconds`` after the first likeness."""
+    if not update.step:
+        return {"share": 0, "text": f"A first likeness; {update.steps} steps to go"}
+    left = seconds * (update.steps - update.step) / update.step
+    text = f"Step {update.step} of {update.steps} · about {max(left, 1):.0f} s left"
+    return {"share": update.step / update.steps, "text": text}
 
 
 def _summary(result: InversionResult, steps: int) -> str:

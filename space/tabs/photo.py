@@ -7,14 +7,14 @@ import random
 import gradio as gr
 
 from .. import limits
-from ..handlers.canvas_handlers import CanvasHandlers
 from ..handlers.photo_handlers import PhotoHandlers
 from ..page import HIDDEN, Page, number, photo_file
 from ..updates import hide
 
 
-def build(page: Page, on: PhotoHandlers, canvas: CanvasHandlers) -> None:
+def build(page: Page, on: PhotoHandlers) -> None:
     """The layout."""
+    canvas = on.canvas
     detected = gr.State(None, time_to_live=limits.STATE_SECONDS)
     face = number("face", visible=False, elem_id="face")
     photo = photo_file(
@@ -61,8 +61,9 @@ def build(page: Page, on: PhotoHandlers, canvas: CanvasHandlers) -> None:
     looked.failure(lambda: [*[hide()] * 3, 0, None], None, [framed, crops, faces, face, detected], **HIDDEN)
     chosen = crops.select(on.choose, [detected], [face], **HIDDEN)
     inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected]
+    shown = [page.canvas, *page.controls]
     for started in (looked.success, chosen.success, again.click):
-        read = started(on.read, inputs, [page.canvas], **page.hidden("invert"))
+        read = started(on.read, inputs, shown, **page.hidden("invert"))
         read.failure(lambda: {"progress": None}, None, [page.canvas], **HIDDEN)
         page.show(read)
     page.canvas.stop(page.while_waiting("invert", on.stop), None, [page.canvas], **HIDDEN)
