@@ -17,11 +17,11 @@ from refinestyle_hub.runtime.compiled import compile_behind
 from refinestyle_hub.storage.model_folder import is_repo_id
 
 from . import limits
-from .example import EXAMPLES
 
 
 DEFAULT = "ffhq-1024"  # its weights are fetched at the first start
 BUNDLED = "mini-faces-128"  # always there
+PHOTO = Path(__file__).parent / "examples" / "astronaut.jpg"
 
 log = logging.getLogger("refinestyle.space")
 
@@ -63,7 +63,7 @@ def _ready(name: str) -> RefineStylePipeline:
 def _warm(pipe: RefineStylePipeline) -> None:
     """Do once what visitors do most, in the background: what it needs is then loaded and compiled before they come."""
     with contextlib.suppress(RefineStyleHubError):  # where no face can be found, visitors are told
-        identity_distance(*[load_picture(EXAMPLES / "astronaut.jpg")] * 2)
+        identity_distance(*[load_picture(PHOTO)] * 2)
     if not pipe.generator.compiled:
         return
     faces = pipe.invert_crops(pipe.generate([0], output_type="pt"), steps=1)

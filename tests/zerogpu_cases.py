@@ -24,13 +24,26 @@ from space.jobs import AdaptRun, InversionResult, Jobs, RenderSpec
 from space.threads import Threads
 
 
-@pytest.fixture(autouse=True)
+PICTURES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+ANY = References(PICTURES, tuple("abcde"), (False,) * 5)
+
+
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """A fork does not take the pool of threads along."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded(one_thread: None, tiny_pipe: RefineStylePipeline) -> None:
+    """What PyTorch loads with the first step: once here, and not in each fork."""
+    adaptation = whole(tiny_pipe).adaptation(ANY, steps=2, tokens=2)
+    adaptation.step()
+    adaptation.step()
+    tiny_pipe.invert_crops(ANY.pictures[:1], steps=2)
 
 
 def test_a_fork_has_threads_of_its_own() -> None:
@@ -56,8 +69,7 @@ def test_inversion(tiny_pipe: RefineStylePipeline, stops: Stops) -> None:
 
 
 def test_adaptation(tiny_pipe: RefineStylePipeline) -> None:
-    pictures = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    run = AdaptRun(References(pictures, tuple("abcde"), (False,) * 5), steps=5, tokens=2, seed=3, step_seconds=0.1)
+    run = AdaptRun(ANY, steps=5, tokens=2, seed=3, step_seconds=0.1)
     work = Jobs(whole(tiny_pipe), FakeZeroGPU())
     chunk = work.adapt(run, 2, None, "/nowhere")
     domain, _ = work.keep(work.adapt(chunk.run, 1, None, "/nowhere").run, "ink", None)
