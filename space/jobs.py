@@ -144,31 +144,20 @@ class Jobs:
     def _draw(
         self, faces: Faces, specs: Sequence[RenderSpec], sets: Mapping[str, TokenSet], side: int = 0
     ) -> list[list[Pixels]]:
-        """Every face by every spec, drawn in one batch: for each spec a list of pictures.
+        """Every face by every spec: for each spec a list of pictures.
 
-        A domain is looked up in ``sets``, then among the pipeline's own. ``side`` makes the pictures smaller, and
-        drawing faster.
+        A domain is looked up in ``sets``, then among the pipeline's own. ``side`` makes the pictures smaller. Specs
+        are drawn one after another: in a batch, each picture would carry the domains of all.
         """
-        count = 1 if isinstance(faces, Inversion) else len(faces)
-        edits, domains = (
-            {
-                name: torch.tensor([part.get(name, 0.0) for part in parts]).repeat_interleave(count)
-                for name in dict.fromkeys(name for part in parts for name in part)
-            }
-            for parts in ([spec.edits for spec in specs], [spec.domains for spec in specs])
-        )
-        styles: dict[str | TokenSet, Any] = {sets.get(name, name): strength for name, strength in domains.items()}
+        how: dict[str, Any] = {"resolution": min(side or self.size, self.size), "output_type": "np"}
 
-        how: dict[str, Any] = {"edits": edits, "domains": styles, "output_type": "np"}
-        how["resolution"] = min(side or self.size, self.size)
-
-        def work() -> Any:
+        def drawn(spec: RenderSpec) -> list[Pixels]:
+            domains = {sets.get(name, name): strength for name, strength in spec.domains.items()}
             if isinstance(faces, Inversion):
-                return self.pipe.render([faces] * len(specs), **how)
-            return self.pipe.generate(faces * len(specs), **how)
+                return [self.pipe.render(faces, edits=spec.edits, domains=domains, **how)]
+            return list(self.pipe.generate(faces, edits=spec.edits, domains=domains, **how))
 
-        drawn = self._turn("draw", work)
-        return [list(drawn[first : first + count]) for first in range(0, len(drawn), count)]
+        return self._turn("draw", lambda: [drawn(spec) for spec in specs])
 
     def _turn(self, kind: str, work: Callable[[], T]) -> T:
         """Do the work on the thread of its kind, when the kind has its turn."""

@@ -17,6 +17,7 @@ from space_parts import domain, pixels, told, visitor, whole
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from space import limits, messages
+from space.handlers import style_handlers
 from space.handlers.canvas_handlers import CanvasHandlers
 from space.handlers.style_handlers import FACE, FADE, RANDOM, TOUR, StyleHandlers, morph
 from space.jobs import Jobs
@@ -54,8 +55,12 @@ def face_of(session: Session) -> Inversion:
 # --- Choosing ---
 
 
-def test_the_gallery_shows_the_face_in_every_domain(on: StyleHandlers, session: Session) -> None:
-    gallery, empty = on.enter(session)
+def test_the_gallery_shows_the_face_in_every_domain(
+    on: StyleHandlers, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style_handlers, "ROW", 2)
+    (row, _), (gallery, empty) = on.enter(session)
+    assert row["value"] == gallery["value"][:2]
     assert [name for _, name in gallery["value"]] == ["ink", "wax", "mine"]
     assert len({pixels(file).tobytes() for file, _ in gallery["value"]}) == 3
     assert not empty["visible"]
@@ -65,7 +70,7 @@ def test_the_gallery_shows_the_face_in_every_domain(on: StyleHandlers, session: 
 
 def test_a_model_without_domains_says_how_to_get_some(on: StyleHandlers) -> None:
     on.jobs.pipe.domains.clear()
-    gallery, empty = on.enter(visitor())
+    ((gallery, empty),) = on.enter(visitor())
     assert empty["value"] == messages.NO_DOMAINS
     assert not gallery["visible"]
     with told("This model comes without domains"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -29,6 +29,7 @@ from .canvas_handlers import CanvasHandlers, faces_of
 
 
 FACE, RANDOM = "my face", "random faces"
+ROW = 4  # pictures of the gallery beside each other
 FADE, TOUR = "the face becomes what it is now", "from one chosen style to the next"
 STYLED = "refinestyle-domain.png"
 SHEET = "refinestyle-all-domains.png"
@@ -46,15 +47,18 @@ class StyleHandlers:
 
     # --- Choosing ---
 
-    def enter(self, session: Session) -> tuple[Any, Any]:
-        """The tab was opened: the face in each domain, drawn in one batch."""
+    def enter(self, session: Session) -> Iterator[tuple[Any, Any]]:
+        """The tab was opened: the face in each domain, row by row."""
         with messages.explained():
             names, look = self.canvas.domains(session), session.look
             if not names:
-                return hide(), show(messages.NO_DOMAINS)
-            drawn = self._each(faces_of(look), look.edits, names, session)[1:]
-            pictures = [cache_file(webp(row[0]), "style.webp") for row in drawn]
-            return show(list(zip(pictures, names, strict=True))), hide()
+                yield hide(), show(messages.NO_DOMAINS)
+            tiles: list[tuple[str, str]] = []
+            for first in range(0, len(names), ROW):
+                drawn = self._each(faces_of(look), look.edits, names[first : first + ROW], session)
+                pictures = [cache_file(webp(picture), "style.webp") for (picture,) in drawn]
+                tiles += zip(pictures, names[first:], strict=False)
+                yield show([*tiles]), hide()
 
     def toggle(self, session: Session, event: gr.SelectData) -> None:
         """A picture of the gallery was clicked: its domain is chosen, or not any more."""
@@ -91,8 +95,8 @@ class StyleHandlers:
             names, look = self.canvas.domains(session), session.look
             if not names:
                 raise messages.refuse(messages.NO_DOMAINS.replace("**", ""))
-            mine = self._each(faces_of(look), look.edits, names, session)
-            others = self._each(tuple(range(limits.SEEDS - 1)), {}, names, session)
+            mine = self._each(faces_of(look), look.edits, ["", *names], session)
+            others = self._each(tuple(range(limits.SEEDS - 1)), {}, ["", *names], session)
             rows = [[row[0] for row in mine], *map(list, zip(*others, strict=True))]
             file = picture_file(side_by_side([picture for row in rows for picture in row], len(mine)), SHEET)
             return show(file), show(file)
@@ -120,8 +124,8 @@ class StyleHandlers:
     def _each(
         self, faces: Faces, edits: Mapping[str, float], names: list[str], session: Session
     ) -> list[list[Pixels]]:
-        """Plain, then in each domain; small."""
-        specs = [RenderSpec(edits), *(RenderSpec(edits, {name: 1.0}) for name in names)]
+        """In each domain, and in none where the name is empty; small."""
+        specs = [RenderSpec(edits, {name: 1.0} if name else {}) for name in names]
         return self.jobs.draw(faces, specs, session.shelf.domains, limits.THUMB)
 
     # --- For clients of the API ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from .. import limits, messages
-from ..handlers.style_handlers import FADE, TOUR, StyleHandlers
+from ..handlers.style_handlers import FADE, ROW, TOUR, StyleHandlers
 from ..page import HIDDEN, Page
 
 
@@ -31,7 +31,7 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab, chosen: gr.Dropdown, slide
     """The layout, with the ``controls``."""
     empty = gr.Markdown(messages.NO_DOMAINS, visible=False, elem_id="no-domains")
     gallery = gr.Gallery(
-        label="Styles", show_label=False, columns=4, height="auto", visible=False, interactive=False,
+        label="Styles", show_label=False, columns=ROW, height="auto", visible=False, interactive=False,
         allow_preview=False, object_fit="contain", buttons=[], elem_id="domains",
     )  # fmt: skip
     for control in (chosen, *sliders):
