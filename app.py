@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # PyTorch's threads wait for each other asleep. Awake, they wait for a core that a browser or another program has, and
 # hold the other one meanwhile: a step was seen to take several times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large maps come in pages of 2 MiB, which cost less to get
 
 import spaces  # before torch, on ZeroGPU
 

@@ -19,16 +19,25 @@ Distance: TypeAlias = Callable[[Tensor], Tensor]  # pictures [N, 3, R, R] -> [N]
 FINE, SMALLEST = 256, 32  # pixels: the largest and the smallest size at which the perceptual distance is taken
 
 
-def perceptual_distances(crops: Tensor, perceptual: Perceptual, compiled: bool = False) -> list[Distance]:
+def perceptual_distances(
+    crops: Tensor, perceptual: Perceptual, compiled: bool = False, half: bool = False
+) -> list[Distance]:
     """Distances from ``crops``, fine (as they are, up to 256 px) and coarse (at half that size).
 
     For w+ the coarse one will do, at a quarter of the cost. Tokens need both: each scale alone is satisfied by
-    patterns that the other finds wrong. ``compiled``: where gradients are wanted, by a graph of torch.compile.
+    patterns that the other finds wrong. Where gradients are wanted, ``compiled`` takes them by a graph of
+    torch.compile, and ``half`` computes the network's maps in bfloat16 and compares them in float32.
     """
 
     def at(size: int) -> Distance:
         reference = cache(lambda: perceptual.reference(shrink(crops, size), compiled))  # not all distances are used
-        return lambda pictures: reference()(shrink(pictures, size))
+
+        def distance(pictures: Tensor) -> Tensor:
+            near, bf16 = reference(), half and pictures.requires_grad  # the crops' own maps are in float32
+            with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bf16):
+                return near(shrink(pictures, size))
+
+        return distance
 
     side = min(crops.shape[-1], FINE)
     return [at(side), at(max(side // 2, SMALLEST))]

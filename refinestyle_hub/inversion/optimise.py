@@ -109,7 +109,7 @@ def invert(
             pictures: Tensor = frozen(w_plus, tokens, resolution=size)
         return pictures.float()
 
-    fine, coarse = perceptual_distances(crops, perceptual, frozen.compiled)
+    fine, coarse = perceptual_distances(crops, perceptual, frozen.compiled, half)
     rngs = [torch.Generator().manual_seed(seed) for _ in crops]  # so that no picture's answer depends on the others
 
     def report(first: int, step: int, metrics: Mapping[str, float]) -> bool:
