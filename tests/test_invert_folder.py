@@ -216,7 +216,7 @@ def test_two_processes_share_a_folder(pipe: RefineStylePipeline, folder: Path, t
         "model, folder, out = sys.argv[1:]",
         "seen = []",
         "pipe = RefineStylePipeline.from_pretrained(model)",
-        "how = {'encoder': pipe.encoder, 'perceptual': pipe.perceptual, 'aligned': True}",
+        "how = {'encoder': pipe.encoder, 'perceptual': pipe.perceptual, 'aligned': True, 'steps': 2}",
         "report = invert_folder(pipe.generator, folder, out, **how, on_picture=lambda *n: seen.append(n))",
         "text = json.dumps({**asdict(report), 'seen': seen})",
         "Path(out + '-' + os.environ['RANK'] + '.json').write_text(text)",

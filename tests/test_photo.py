@@ -35,12 +35,15 @@ def test_a_half_hidden_face_is_found_by_the_network(astronaut: Image.Image, monk
 @pytest.mark.slow
 def test_real_photos_in_which_the_first_detector_finds_nothing(shared_data: Path) -> None:
     photos = sorted((shared_data / "real" / "no-hog-face").glob("*.jpg"))
-    faces = [read_photo(photo, "optional").faces for photo in photos]
-    assert len(faces) == 6
-    assert [len(found) for found in faces].count(1) == 5
-    (hidden,) = (photo for photo, found in zip(photos, faces, strict=True) if not found)
-    with pytest.raises(FaceNotFoundError, match="No face found"):
-        read_photo(hidden)
+    found, refused = [], []
+    for photo in photos:
+        try:
+            found.append(len(read_photo(load_picture(photo).reduce(2)).faces))  # the search is as thorough at 500 px
+        except FaceNotFoundError as error:
+            refused.append(str(error))
+    assert found == [1] * 5
+    assert len(refused) == 1
+    assert "No face found" in refused[0]
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from refinestyle_hub import Generator, TokenSet
+from refinestyle_hub import Generator, RefineStylePipeline, TokenSet
 from refinestyle_hub.errors import FetchError, ModelNotFoundError
 
 
@@ -26,10 +27,12 @@ def fetched() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fetched")
 def test_the_quickstart_runs(astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few steps, and the first two blocks with the small model: what they name, the large one has too."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 3
     assert "pipe.adapt" in blocks[1]
-    blocks[0] = blocks[0].replace("steps=100", "steps=2")
+    assert "smile" in RefineStylePipeline.from_pretrained("ffhq-1024").directions
+    blocks[0] = blocks[0].replace("steps=100", "steps=2").replace("ffhq-1024", "mini-faces-128")
     blocks[1] = blocks[1].replace('name="pencil"', 'name="pencil", steps=2')  # of 500
     monkeypatch.chdir(tmp_path)
     astronaut.save("me.jpg")
@@ -39,8 +42,11 @@ def test_the_quickstart_runs(astronaut: Image.Image, tmp_path: Path, monkeypatch
     for block in blocks:
         exec(compile(block, "README.md", "exec"), space)
     with Image.open("again.png") as again, Image.open("smiling.png") as smiling:
-        assert again.size == smiling.size == (1024, 1024)
+        assert again.size == smiling.size == (128, 128)
         assert again.tobytes() != smiling.tobytes()
+    pictures = space["pictures"]  # of the last block
+    assert isinstance(pictures, torch.Tensor)
+    assert pictures.shape == (4, 3, 1024, 1024)
     assert Path("me.safetensors").exists()
     assert Path("drawn.png").exists()
     assert TokenSet.from_pretrained("my-pencil").metadata["pictures"] == 3
