@@ -252,28 +252,30 @@ class Jobs:
 
     def _adapt(self, run: AdaptRun, count: int, face: Inversion | None, flag: str) -> AdaptProgress:
         """Take up to ``count`` more steps; none begins once the file ``flag`` exists."""
-        return self._turn("adapt", lambda: self._adapted(run, count, face, flag))
 
-    def _adapted(self, run: AdaptRun, count: int, face: Inversion | None, flag: str) -> AdaptProgress:
-        warm = self._resumed(run)
-        adaptation, warm.state = warm.adaptation, None  # a turn that breaks off leaves nothing to go on with
-        while count > 0 and not adaptation.finished and not os.path.exists(flag):
-            adaptation.step()
-            count -= 1
-        seconds = adaptation.seconds / adaptation.done if adaptation.done else run.step_seconds
-        tokens = adaptation.average.token_set(adaptation.base)
-        warm.state = adaptation.state()
-        return self._progress(warm, replace(run, state=warm.state, step_seconds=seconds), face, tokens, "now")
+        def work() -> AdaptProgress:
+            warm = self._resumed(run)
+            adaptation, warm.state = warm.adaptation, None  # a turn that breaks off leaves nothing to go on with
+            last = adaptation.done + count
+            while adaptation.done < last and not adaptation.finished and not os.path.exists(flag):
+                adaptation.step()
+            seconds = adaptation.seconds / adaptation.done if adaptation.done else run.step_seconds
+            tokens = adaptation.average.token_set(adaptation.base)
+            warm.state = adaptation.state()
+            return self._progress(warm, replace(run, state=warm.state, step_seconds=seconds), face, tokens, "now")
+
+        return self._turn("adapt", work)
 
     def _keep(self, run: AdaptRun, name: str, face: Inversion | None) -> tuple[TokenSet, AdaptProgress]:
         """The domain of a run in its best state, and what that draws."""
-        return self._turn("adapt", lambda: self._kept(run, name, face))
 
-    def _kept(self, run: AdaptRun, name: str, face: Inversion | None) -> tuple[TokenSet, AdaptProgress]:
-        warm = self._resumed(run)
-        self._warm = None  # it has ended: others need the memory
-        domain = warm.adaptation.token_set({"name": name, "rights": RIGHTS}).to("cpu")
-        return domain, self._progress(warm, run, face, domain, "best")
+        def work() -> tuple[TokenSet, AdaptProgress]:
+            warm = self._resumed(run)
+            self._warm = None  # it has ended: others need the memory
+            domain = warm.adaptation.token_set({"name": name, "rights": RIGHTS}).to("cpu")
+            return domain, self._progress(warm, run, face, domain, "best")
+
+        return self._turn("adapt", work)
 
     def _progress(
         self, warm: Warm, run: AdaptRun, face: Inversion | None, tokens: TokenSet, which: Preview
