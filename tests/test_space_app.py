@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -13,8 +14,10 @@ import pytest
 import tomllib
 from huggingface_hub import constants
 from PIL import Image
+from space_parts import wait_for
 from zero_gpu import FakeZeroGPU
 
+from refinestyle_hub.errors import FaceNotFoundError
 from refinestyle_hub.pipeline import RefineStylePipeline
 from space import limits, model
 from space.ui import build, launch_settings
@@ -132,6 +135,26 @@ def test_every_example_is_small_and_its_source_is_named() -> None:
         assert f"`{named}`" in (folder / "README.md").read_text(encoding="utf-8")
         with Image.open(example) as picture:
             assert not picture.getexif()
+
+
+@pytest.mark.parametrize("error", [None, FaceNotFoundError("none there")])
+def test_the_face_models_are_loaded_before_the_first_visitor_comes(
+    tiny_pipeline_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    asked: list[Image.Image] = []
+    failed: list[object] = []
+
+    def measured(*pictures: Image.Image) -> float:
+        asked.extend(pictures)
+        if error:
+            raise error  # it is the visitors' to be told
+        return 0.0
+
+    monkeypatch.setattr(model, "identity_distance", measured)
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    model.load(str(tiny_pipeline_dir))
+    wait_for(lambda: len(asked) == 2 and "warm" not in [thread.name for thread in threading.enumerate()])
+    assert not failed
 
 
 def test_a_model_that_cannot_be_loaded_is_replaced_and_said(
