@@ -27,6 +27,7 @@ from refinestyle_hub.inversion.crops import codes_of
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.inversion.optimise import OnStep
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
@@ -146,10 +147,12 @@ class Jobs:
     ) -> list[list[Pixels]]:
         """Every face by every spec: for each spec a list of pictures.
 
-        A domain is looked up in ``sets``, then among the pipeline's own. ``side`` makes the pictures smaller. Specs
-        are drawn one after another: in a batch, each picture would carry the domains of all.
+        A domain is looked up in ``sets``, then among the pipeline's own. ``side`` makes the pictures smaller, for a
+        first look: then also in bfloat16. Specs are drawn one after another: in a batch, each picture would carry the
+        domains of all.
         """
-        how: dict[str, Any] = {"resolution": min(side or self.size, self.size), "output_type": "np"}
+        side = min(side or self.size, self.size)
+        how: dict[str, Any] = {"resolution": side, "output_type": "np"}
 
         def drawn(spec: RenderSpec) -> list[Pixels]:
             domains = {sets.get(name, name): strength for name, strength in spec.domains.items()}
@@ -157,7 +160,11 @@ class Jobs:
                 return [self.pipe.render(faces, edits=spec.edits, domains=domains, **how)]
             return list(self.pipe.generate(faces, edits=spec.edits, domains=domains, **how))
 
-        return self._turn("draw", lambda: [drawn(spec) for spec in specs])
+        def work() -> list[list[Pixels]]:
+            with in_bf16(self.pipe.device, side < self.size):
+                return [drawn(spec) for spec in specs]
+
+        return self._turn("draw", work)
 
     def _turn(self, kind: str, work: Callable[[], T]) -> T:
         """Do the work on the thread of its kind, when the kind has its turn."""

@@ -13,6 +13,7 @@ from refinestyle_hub.errors import FetchError, RefineStyleHubError
 from refinestyle_hub.faces.identity import identity_distance
 from refinestyle_hub.images import load_picture
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.runtime.compiled import compile_behind
 from refinestyle_hub.storage.model_folder import is_repo_id
 
@@ -70,4 +71,5 @@ def _warm(pipe: RefineStylePipeline) -> None:
     whole = pipe.generator.config.resolution
     for side in (min(limits.DRAG_SIDE, whole), whole):
         for refine in (1.0, 0.0):
-            pipe.render(faces, refine=refine, resolution=side)
+            with in_bf16(pipe.device, side < whole):
+                pipe.render(faces, refine=refine, resolution=side)

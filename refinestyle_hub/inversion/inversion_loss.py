@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import shrink
+from ..runtime.bf16 import in_bf16
 
 
 __all__ = ["FINE", "Distance", "InversionLoss", "LossValues", "perceptual_distances"]
@@ -26,15 +27,16 @@ def perceptual_distances(
 
     For w+ the coarse one will do, at a quarter of the cost. Tokens need both: each scale alone is satisfied by
     patterns that the other finds wrong. Where gradients are wanted, ``compiled`` takes them by a graph of
-    torch.compile, and ``half`` computes the network's maps in bfloat16 and compares them in float32.
+    torch.compile, and ``half`` computes the network's maps in bfloat16 where the processor has it; they are compared
+    in float32.
     """
 
     def at(size: int) -> Distance:
         reference = cache(lambda: perceptual.reference(shrink(crops, size), compiled))  # not all distances are used
 
         def distance(pictures: Tensor) -> Tensor:
-            near, bf16 = reference(), half and pictures.requires_grad  # the crops' own maps are in float32
-            with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bf16):
+            near = reference()  # the crops' own maps are in float32
+            with in_bf16(pictures.device, half and pictures.requires_grad):
                 return near(shrink(pictures, size))
 
         return distance

@@ -27,7 +27,7 @@ from ..images import to_uint8
 from ..losses.code_spread import code_spread
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import mse, shrink
-from ..runtime.bf16 import has_bf16
+from ..runtime.bf16 import in_bf16
 from ..runtime.defaults import standard_defaults
 from ..runtime.optim import warmup_cooldown
 from ..runtime.precision import plain
@@ -102,10 +102,10 @@ def invert(
     perceptual = perceptual or Perceptual.load().to(crops.device)
     size = min(generator.config.resolution, settings.size)
     pixels: Distance = partial(mse, shrink(crops, size))
-    half = settings.precision == "bf16" and has_bf16(crops.device)
+    half = settings.precision == "bf16"
 
     def draw(w_plus: Tensor, tokens: TokenSet | Sequence[TokenSet | None] | None) -> Tensor:
-        with torch.autocast(crops.device.type, torch.bfloat16, enabled=half):
+        with in_bf16(crops.device, half):
             pictures: Tensor = frozen(w_plus, tokens, resolution=size)
         return pictures.float()
 
