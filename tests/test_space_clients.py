@@ -63,7 +63,7 @@ def test_two_sessions_never_meet(connect: Any, photo: str, tmp_path: Path, tiny_
 
     def work(who: int) -> list[Any]:
         seen = []
-        for strength in (0.5, 1.0, 1.5):
+        for strength in (0.5, 1.5):
             client, file = clients[who], (photo, flipped)[who]
             pair, *_ = client.predict(photo=handle_file(file), steps=2, aligned=True, api_name="/invert")
             edited, download = client.predict(edits={"smile": strength}, before="photo", api_name="/edit")
@@ -76,7 +76,7 @@ def test_two_sessions_never_meet(connect: Any, photo: str, tmp_path: Path, tiny_
     assert not {p for pictures in first for p in pictures} & {p for pictures in second for p in pictures}
     for pictures in (first, second):
         assert len({p[0] for p in pictures}) == len({p[1] for p in pictures}) == 1  # the same each time
-        assert len({p[3] for p in pictures}) == 3
+        assert len({p[3] for p in pictures}) == 2
         assert len({p[2] for p in pictures}) == 1  # the session's own photo is what its edit is compared with
     assert tiny_pipe.generator.fingerprint() == before
 
