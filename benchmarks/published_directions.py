@@ -8,7 +8,7 @@ names are passed over. Directions for the first StyleGAN have another latent spa
 instruments are those of ``directions.py``.
 
 Every direction, ours too, is applied on both sides with the strength that moves its attribute by one deviation over
-drawn faces, whatever its own unit is. What is left of a deviation is divided out. Columns:
+drawn faces, whatever its own unit is. What is left of a deviation, a third at most, is divided out. Columns:
 
 - length: of the offset in w, mean over the codes that move (w is 7 from its mean, on average)
 - leak: mean over the other attributes of the absolute mean change, in deviations; the largest of them by name
@@ -60,9 +60,8 @@ NAMES = {  # published name -> our attribute, where they differ
 }
 START = 2.5  # length in w of the first try
 LONGEST = 12.0  # length in w at which a search ends
-NEAR = 0.4  # logarithm of the effect, from one deviation, that is near enough
-TRIES = 5
-FEW = 3  # faces that a strength is searched on
+NEAR, FAR = 0.08, 0.3  # distance of the effect's logarithm from one deviation: at which a search ends, and at most
+TRIES = 6
 COLUMNS = ("length", "leak", "pictures", "identity", "found")
 
 
@@ -96,23 +95,25 @@ class Comparison:
         self.plain = bench.see(faces, still, (0.0,), identities=True)
 
     def equal(self, name: str, direction: Direction) -> tuple[float, Seen] | None:
-        """The strength (negative where the file points the other way) for one deviation, and both sides of all faces.
+        """The strength (negative where the file points the other way) for one deviation, and both sides of the faces.
 
-        It is searched on a few faces. None: it is out of reach.
+        None: it is out of reach, or what it does jumps past a deviation.
         """
         own, length = self.names.index(name), moving_length(direction, self.num_ws)
         told = direction.info.effect.get(name)  # ours say what strength 1 does
         strength = 1 / told if told else START / length
+        nearest: tuple[float, float, Seen] | None = None
         for _ in range(TRIES):
-            few = self.bench.see(self.faces[:FEW], direction, (-strength, strength), identities=True)
-            effect = float((few.attributes[1] - few.attributes[0])[:, own].mean()) / 2
-            if abs(np.log(max(abs(effect), 1e-6))) < NEAR:
-                rest = self.bench.see(self.faces[FEW:], direction, (-strength, strength), identities=True)
-                return float(np.copysign(strength, effect)), _joined(few, rest, turned=effect < 0)
-            if abs(strength) * length >= LONGEST and abs(effect) < 1:
-                return None
+            seen = self.bench.see(self.faces, direction, (-strength, strength), identities=True)
+            effect = float((seen.attributes[1] - seen.attributes[0])[:, own].mean()) / 2
+            away = abs(float(np.log(max(abs(effect), 1e-6))))
+            if nearest is None or away < nearest[0]:
+                turned = Seen(seen.attributes[::-1], seen.identities[::-1]) if effect < 0 else seen
+                nearest = away, float(np.copysign(strength, effect)), turned
+            if away < NEAR or (strength * length >= LONGEST and abs(effect) < 1):
+                break
             strength = min(strength * float(np.clip(1 / max(abs(effect), 1e-6), 0.3, 2.5)), LONGEST / length)
-        return None
+        return nearest[1:] if nearest and nearest[0] < FAR else None
 
     def row(self, name: str, direction: Direction) -> dict[str, Any]:
         """One line of the table."""
@@ -141,13 +142,6 @@ class Comparison:
             "found": float(np.mean([a is not None for side in seen.identities for a in side])),
             "leaks": {self.names[k]: round(float(mean[k]) / effect, 3) for k in others},
         }
-
-
-def _joined(few: Seen, rest: Seen, turned: bool) -> Seen:
-    """Both sides of all faces, the one with less of the attribute first."""
-    attributes = np.concatenate([few.attributes, rest.attributes], axis=1)
-    identities = [[*a, *b] for a, b in zip(few.identities, rest.identities, strict=True)]
-    return Seen(attributes[::-1], identities[::-1]) if turned else Seen(attributes, identities)
 
 
 def better(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool | None:
@@ -198,8 +192,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/published"))
     add_instruments(parser)
     args = parser.parse_args(argv)
-    if args.drawn <= FEW:
-        parser.error(f"--drawn: more than the {FEW} faces that a strength is searched on.")
+    if args.drawn < 1:
+        parser.error("--drawn: one face or more.")
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     kept = args.out / "published.json"
