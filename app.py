@@ -10,9 +10,9 @@ os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "re
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
 os.environ.setdefault("GRADIO_SSR_MODE", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# PyTorch's threads wait for each other asleep. Awake, they wait for a core that a browser or another program has, and
-# hold the other one meanwhile: a step was seen to take several times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# PyTorch's threads soon sleep where they wait for each other. Awake, they wait for a core that a browser or another
+# program has, and hold the other one meanwhile: a step was seen to take several times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large maps come in pages of 2 MiB, which cost less to get
 
 import spaces  # before torch, on ZeroGPU
