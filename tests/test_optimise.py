@@ -19,6 +19,7 @@ from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.inversion.inversion_settings import InversionSettings
 from refinestyle_hub.inversion.optimise import invert
+from refinestyle_hub.losses.identity_network import IdentityDistance
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 
@@ -205,6 +206,21 @@ def test_w_plus_moves_beneath_the_tokens_where_it_has_a_rate(
     assert torch.equal(still.w_plus, start[0])
     assert not torch.equal(moved.w_plus, start[0])
     assert loss(moved, 0.1) < loss(still, 0.1)
+
+
+def test_tokens_come_nearer_in_a_faces_features_where_these_have_a_weight(
+    generator: Generator, perceptual: Perceptual, foreign: Tensor
+) -> None:
+    start = generator.mean_latent.expand(1, generator.num_ws, -1)
+    how: dict[str, Any] = {"start": start, "token_steps": 20, "perceptual": perceptual}
+    near = IdentityDistance.load().reference(foreign)
+
+    def distance(weight: float) -> float:
+        (found,) = invert(generator, foreign, settings=InversionSettings(identity=weight), **how)
+        with torch.no_grad():
+            return float(near(0, generator(found.w_plus[None], found.tokens)))
+
+    assert distance(0.1) < 0.95 * distance(0.0)
 
 
 @pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 16}, {"scales": 3}, {"precision": "fp8"}])

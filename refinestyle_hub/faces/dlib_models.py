@@ -85,6 +85,11 @@ class FaceModels:
             shape = self._dlib.full_object_detection(self._dlib.rectangle(*box), points)
             return np.array(self._identity.compute_face_descriptor(pixels, shape), dtype=np.float64)
 
+    @property
+    def identity_file(self) -> Path:
+        """The file of the identity network."""
+        return _locate(IDENTITY_FILE, self.source)
+
     @cached_property
     def _dlib(self) -> Any:
         return optional("dlib", "Finding faces", *PACKAGES, otherwise=OTHERWISE)

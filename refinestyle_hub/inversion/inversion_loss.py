@@ -1,4 +1,4 @@
-"""What an inversion minimises: pixels, perceptual distance at two sizes, and a regulariser."""
+"""What an inversion minimises: pixels, perceptual distance at two sizes, features of the face, and a regulariser."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LossValues(NamedTuple):
 
 
 class InversionLoss:
-    """Pixels, perceptual distance and regularisers.
+    """Pixels, perceptual distance, identity and regularisers.
 
     A step descends one of the perceptual distances, in turn, for they are most of its cost; answers are compared by
     the mean of what each gave last.
@@ -66,9 +66,10 @@ class InversionLoss:
         perceptual: Sequence[Distance],
         weight: float,
         on_pictures: Callable[[Tensor], object] | None = None,  # called with those of each step, [N, 3, R, R]
+        identity: Callable[[int, Tensor], Tensor] | None = None,  # of the step and its pictures, [N]; has its weight
     ) -> None:
         self.pixels, self.perceptual, self.weight = pixels, perceptual, weight
-        self.on_pictures = on_pictures
+        self.on_pictures, self.identity = on_pictures, identity
         self.latest: list[Tensor] = []  # [N] of each perceptual distance
 
     def __call__(self, step: int, pictures: Tensor, penalty: Tensor) -> LossValues:
@@ -82,5 +83,7 @@ class InversionLoss:
         self.latest[turn] = near.detach()
         distances = torch.stack(self.latest).mean(dim=0)
         rest = squares + penalty
+        if self.identity is not None:
+            rest = rest + self.identity(step, pictures)
         metrics = {"mse": float(squares.detach().mean()), "perceptual": float(distances.mean())}
         return LossValues(rest + self.weight * near, rest.detach() + self.weight * distances, metrics)

@@ -25,6 +25,7 @@ from ..errors import ConfigError, ShapeError
 from ..generators.base import Generator
 from ..images import to_uint8
 from ..losses.code_spread import code_spread
+from ..losses.identity_network import IdentityDistance
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import mse, shrink
 from ..runtime.bf16 import in_bf16
@@ -91,7 +92,7 @@ def invert(
     Raises:
         ShapeError: Crops or starts have another size or number.
         ConfigError: A number of steps is negative.
-        MissingDependencyError, ModelFileError: The perceptual distance cannot be loaded.
+        MissingDependencyError, ModelFileError: The perceptual distance or the identity network cannot be loaded.
     """
     began, generator, seed = time.monotonic(), plain(generator), check_seed(seed)
     crops = crops.clone().float()  # one that was made in inference mode could not be descended on
@@ -127,7 +128,8 @@ def invert(
         )
         w_plus = torch.stack(found)
     if token_steps and stopped != "cancelled":
-        loss = InversionLoss(pixels, [fine, coarse][: settings.scales], settings.perceptual, on_pictures)
+        scales = [fine, coarse][: settings.scales]
+        loss = InversionLoss(pixels, scales, settings.perceptual, on_pictures, _identity(crops, settings.identity))
         pairs, token_done, stopped = optimise_tokens(
             frozen, draw, w_plus, start_tokens, loss, token_steps, settings, rngs, partial(report, w_steps)
         )
@@ -156,6 +158,14 @@ def invert(
         metrics = {name: float(values[n]) for name, values in columns.items()}
         inversions.append(Inversion(w_plus[n].clone(), tokens[n], levels[n], base=base, report=metrics | shared))
     return inversions
+
+
+def _identity(crops: Tensor, weight: float) -> Callable[[int, Tensor], Tensor] | None:
+    """The weighted distance of a step's pictures from the crops in the features of a face, if it has a weight."""
+    if not weight:
+        return None
+    distance = IdentityDistance.load(crops.device).reference(crops)
+    return lambda step, pictures: weight * distance(step, pictures)
 
 
 def _frozen(generator: Generator) -> Generator:

