@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,15 +209,17 @@ def test_w_plus_moves_beneath_the_tokens_where_it_has_a_rate(
     assert loss(moved, 0.1) < loss(still, 0.1)
 
 
-def test_tokens_come_nearer_in_a_faces_features_where_these_have_a_weight(
-    generator: Generator, perceptual: Perceptual, foreign: Tensor
+@pytest.mark.parametrize("phase", ["token", "w"])
+def test_a_faces_features_come_nearer_where_they_have_a_weight(
+    phase: str, generator: Generator, perceptual: Perceptual, foreign: Tensor
 ) -> None:
     start = generator.mean_latent.expand(1, generator.num_ws, -1)
-    how: dict[str, Any] = {"start": start, "token_steps": 20, "perceptual": perceptual}
+    how: dict[str, Any] = {"start": start, "token_steps": 0, "perceptual": perceptual} | {f"{phase}_steps": 20}
     near = IdentityDistance.load().reference(foreign)
 
     def distance(weight: float) -> float:
-        (found,) = invert(generator, foreign, settings=InversionSettings(identity=weight), **how)
+        settings = replace(WEAK, identity=weight, w_identity=weight, near_rate=0.2)
+        (found,) = invert(generator, foreign, settings=settings, **how)
         with torch.no_grad():
             return float(near(0, generator(found.w_plus[None], found.tokens)))
 

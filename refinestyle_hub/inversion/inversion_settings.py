@@ -28,9 +28,8 @@ class InversionSettings:
 
     perceptual: float = 0.1  # on the perceptual distance, where tokens are sought
     w_perceptual: float = 0.3  # the same where w+ is
-    identity: float = (
-        0.0  # on the features of faces aligned as FFHQ's, see `losses.identity_network`, where tokens are sought
-    )
+    identity: float = 0.0  # on features of faces aligned as FFHQ's, where tokens are sought: `losses.identity_network`
+    w_identity: float = 0.0  # the same where w+ is
     w_rate: float = 0.2  # Adam's, in standard deviations of w, from the mean latent
     near_rate: float = 0.03  # the same from a start that was given: what an encoder found is not to be lost
     w_warmup: float = 0.05  # share of the steps in which it rises
@@ -50,7 +49,7 @@ class InversionSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        weights = ("perceptual", "w_perceptual", "identity", "prior", "spread", "norm")
+        weights = ("perceptual", "w_perceptual", "identity", "w_identity", "prior", "spread", "norm")
         for name in (*weights, "w_rate", "near_rate", "token_rate", "code_rate"):
             real(getattr(self, name), name, 0)
         whole(self.rank, "rank", 1, MAX_TOKENS)

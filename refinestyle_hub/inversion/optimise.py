@@ -122,14 +122,15 @@ def invert(
     w_done, token_done, stopped = 0, 0, "finished"
     if w_steps:
         rate = settings.w_rate if start is None else settings.near_rate
-        loss = InversionLoss(pixels, [coarse], settings.w_perceptual, on_pictures)
+        identity = _identity(crops, settings.w_identity)
+        loss = InversionLoss(pixels, [coarse], settings.w_perceptual, on_pictures, identity)
         found, w_done, stopped = optimise_codes(
             frozen, draw, w_plus, start_tokens, loss, w_steps, rate, settings, rngs, partial(report, 0)
         )
         w_plus = torch.stack(found)
     if token_steps and stopped != "cancelled":
-        scales = [fine, coarse][: settings.scales]
-        loss = InversionLoss(pixels, scales, settings.perceptual, on_pictures, _identity(crops, settings.identity))
+        scales, identity = [fine, coarse][: settings.scales], _identity(crops, settings.identity)
+        loss = InversionLoss(pixels, scales, settings.perceptual, on_pictures, identity)
         pairs, token_done, stopped = optimise_tokens(
             frozen, draw, w_plus, start_tokens, loss, token_steps, settings, rngs, partial(report, w_steps)
         )
