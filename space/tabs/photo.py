@@ -42,7 +42,7 @@ def build(page: Page, on: PhotoHandlers) -> None:
             info="The picture is a face crop as in FFHQ: no face is looked for.",
         )  # fmt: skip
         steps = gr.Slider(
-            0, limits.MAX_STEPS, limits.DEFAULT_STEPS[on.jobs.pipe.encoder is not None], step=10, precision=0,
+            0, limits.MAX_STEPS, limits.DEFAULT_STEPS[on.jobs.pipe.encoder is not None], step=2, precision=0,
             label="Steps", info="More steps come closer to the photo and take longer.", elem_id="steps",
         )  # fmt: skip
         tokens = gr.Checkbox(
