@@ -47,7 +47,7 @@ from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.train.dataset import Pictures, open_pictures
 
 
-RATES = {"fine-tuning": (1e-3, 3e-4, 3e-3), "style offsets": (2e-2, 5e-3, 8e-2)}  # the likeliest first
+RATES = {"fine-tuning": (3e-4, 1e-3, 1e-4), "style offsets": (2e-2, 5e-3, 8e-2)}  # the likeliest first
 PATTERNS = {"fine-tuning": EVERYTHING, "style offsets": STYLES}
 SHOWN = 8  # samples in the sheets; above them the references
 REPORT = "domains.json"
