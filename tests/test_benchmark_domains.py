@@ -202,12 +202,12 @@ def test_a_whole_run(
     rows = json.loads((out / "domains.json").read_text())["styles"]["charcoal"]["rows"]
     single = {"T = 4, one picture", "JoJoGAN-like, one picture"}
     assert set(rows) == {"before", "T = 4", "T = 1", "T = 4#1", *single} | {
-        "fine-tuning@0.001", "fine-tuning@0.001#1", "style offsets@0.02"
+        "fine-tuning@0.0003", "fine-tuning@0.0003#1", "style offsets@0.02"
     }  # fmt: skip
     assert {name: rows[name] for name in made} == made  # what was there was not made again
     assert rows["before"]["attribute_features"]["gap_closed"] == 0
-    assert rows["T = 4"]["numbers"] < rows["fine-tuning@0.001"]["numbers"]
-    assert printed.count("| fine-tuning, rate 0.001 |") == 1
+    assert rows["T = 4"]["numbers"] < rows["fine-tuning@0.0003"]["numbers"]
+    assert printed.count("| fine-tuning, rate 0.0003 |") == 1
     with Image.open(out / "charcoal.png") as sheet:
         assert sheet.height == (len(rows) + 1) * 34 - 2
     with pytest.raises(SystemExit, match="figures of another truncation"):
