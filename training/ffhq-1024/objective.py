@@ -38,16 +38,18 @@ class Objective:
         self.identity = filled(IdentityDistance(), data / "identity.safetensors").to(self.device)
         self.generator, self.encoder = generator, encoder
         self.inverse = torch.linalg.inv(encoder.basis)
-        self.rng = torch.Generator(self.device).manual_seed(0)
+        self.rng, self.turn = torch.Generator(self.device).manual_seed(0), 0
         self.metric = self._visibility(samples)
 
     def pictures(self, rendered: Tensor, wanted: Tensor, training: bool = True) -> dict[str, Tensor]:
-        """Each distance [N]; in training the chips of identity are off at random."""
+        """Each distance [N]; in training the chips of identity are off at random, and those of features take turns."""
         x, y = rendered.float(), wanted.float()
         found = {"l2": mse(x, y)}
+        self.turn = self.turn + 1 if training else 0
         with autocast(self.device):
             found["lpips"] = self.perceptual(x, y)
             found["identity"] = self.identity(x, y, self.rng if training else None)
+            found["features"] = self.identity.reference(y)(self.turn, x)
         return found
 
     def latent(self, w: Tensor, known: Tensor) -> Tensor:

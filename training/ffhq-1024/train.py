@@ -34,7 +34,7 @@ from refinestyle_hub.train.encoder_objective import residual_norm
 
 
 TOKEN_LAYERS = ("b16.*", "b32.*", "b64.*", "b128.*", "b256.*")
-WEIGHTS = {"l2": 0.8, "lpips": 0.8, "identity": 1.0, "latent": 0.5, "spread": 0.02, "norm": 0.01}
+WEIGHTS = {"l2": 0.8, "lpips": 0.8, "latent": 0.5, "spread": 0.02, "norm": 0.01}
 PHASES = {"latent": "first", "pictures": "first", "tokens": "second"}  # and the stage that learns in each
 EVALUATED = 32  # pictures of each kind
 
@@ -192,7 +192,9 @@ class Run:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         terms = self.terms(n)
-        weights = WEIGHTS | {"identity": args.identity} | ({"latent": 1.0} if self.phase == "latent" else {})
+        weights = WEIGHTS | {"identity": args.identity, "features": args.features}
+        if self.phase == "latent":
+            weights["latent"] = 1.0
         # squared: nothing pulls at a person who is found, and what is far counts most
         parts = {k: x.square() if k == "identity" else x for k, x in terms.items() if k in weights}
         loss = sum((weights[k] * x.mean() for k, x in parts.items()), torch.zeros([], device=self.device))
@@ -291,6 +293,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--head-lr", type=float, default=1e-2, help="of the token heads' weights")
     parser.add_argument("--identity", type=float, default=2.0, help="weight of the squared identity distance")
+    parser.add_argument("--features", type=float, default=0.1, help="weight of the distance in the face's features")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--latent-batch", type=int, default=128)
     parser.add_argument("--tokens-batch", type=int, default=48)
