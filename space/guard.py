@@ -6,11 +6,14 @@ Gradio would decode a ``data:`` address of any size and fetch any public address
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
+from functools import partial
 from typing import Any
 
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,26 +32,24 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 413, 422 or 507."""
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        if scope["path"].endswith("/gradio_api/upload"):
-            if shutil.disk_usage(tempfile.gettempdir()).free < self.room:
-                refusal = "There is no room for more files just now. Try again in an hour."
-                await JSONResponse({"detail": refusal}, 507)(scope, receive, send)
+        app, path = self.app, scope.get("path", "")
+        if scope["type"] == "http" and scope["method"] == "POST":
+            if path.endswith("/gradio_api/upload"):
+                if shutil.disk_usage(tempfile.gettempdir()).free < self.room:
+                    app = _refusal(507, "There is no room for more files just now. Try again in an hour.")
+            elif (body := await _read(scope, receive, self.limit)) is None:
+                app = _refusal(413, "The request is too large. Upload files first.")
+            elif _leads_out(body):
+                app = _refusal(422, "Pictures must be uploaded; addresses are not read.")
             else:
-                await self.app(scope, receive, send)
-            return
-        body = await _read(receive, self.limit)
-        if body is None:
-            await JSONResponse({"detail": "The request is too large. Upload files first."}, 413)(scope, receive, send)
-        elif _leads_out(body):
-            refusal = "Pictures must be uploaded; addresses are not read."
-            await JSONResponse({"detail": refusal}, 422)(scope, receive, send)
-        elif "/gradio_api/call/" in scope["path"] or scope["path"].endswith("/gradio_api/queue/join"):
-            await _call(self.app, scope, _replay(body, receive), send)
-        else:
-            await self.app(scope, _replay(body, receive), send)
+                receive = _replay(body, receive)
+                if "/gradio_api/call/" in path or path.endswith("/gradio_api/queue/join"):
+                    app = partial(_call, app)
+        await app(scope, receive, send)
+
+
+def _refusal(status: int, detail: Any) -> ASGIApp:
+    return JSONResponse({"detail": detail}, status)
 
 
 async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,28 +58,25 @@ async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Non
     Gradio answers 400 to a value that its component refuses, which its own client shows without the sentence, and 500
     to a name that no parameter has.
     """
-    refused, body = False, bytearray()
+    answer: list[Message] = []  # the start, then the body: short, for what a call does is told by another request
 
-    async def watched(message: Message) -> None:
-        nonlocal refused
-        if message["type"] == "http.response.start":
-            refused = message["status"] in (400, 500)
-        if not refused:
-            await send(message)
-        elif message["type"] == "http.response.body":
-            body.extend(message.get("body", b""))
+    async def keep(message: Message) -> None:
+        answer.append(message)
 
     try:
-        await app(scope, receive, watched)
+        await app(scope, receive, keep)
     except (TypeError, KeyError) as error:  # of Gradio, before anything was answered
-        refused, told = True, str(error).strip("'").partition(" Please click")[0]
+        told = str(error).strip("'").partition(" Please click")[0]
     else:
-        told = _detail(bytes(body)) if refused else ""
-    if refused:
-        if "session_hash" in told:
-            told += " Calls by name have no session: use /gradio_api/call/, or hand a face on as inversion_file."
-        detail = [{"__type__": "validate", "is_valid": False, "message": told}]
-        await JSONResponse({"detail": detail}, 422)(scope, receive, send)
+        if not answer or answer[0]["status"] not in (400, 500):
+            for message in answer:
+                await send(message)
+            return
+        told = _detail(b"".join(message.get("body", b"") for message in answer))
+    if "session_hash" in told:
+        told += " Calls by name have no session: use /gradio_api/call/, or hand a face on as inversion_file."
+    detail = [{"__type__": "validate", "is_valid": False, "message": told}]
+    await _refusal(422, detail)(scope, receive, send)
 
 
 def _detail(body: bytes) -> str:
@@ -89,18 +87,15 @@ def _detail(body: bytes) -> str:
     return str(found)
 
 
-async def _read(receive: Receive, limit: int) -> bytes | None:
+async def _read(scope: Scope, receive: Receive, limit: int) -> bytes | None:
     """The whole body, or None as soon as it is longer than ``limit``."""
     body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":  # the client is gone
-            return bytes(body)
-        body += message.get("body", b"")
-        if len(body) > limit:
-            return None
-        if not message.get("more_body"):
-            return bytes(body)
+    with contextlib.suppress(ClientDisconnect):  # of what came before, the app makes what it will
+        async for chunk in Request(scope, receive).stream():
+            body += chunk
+            if len(body) > limit:
+                return None
+    return bytes(body)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -114,19 +109,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _leads_out(body: bytes) -> bool:
-    try:
-        waiting: list[Any] = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return False  # not JSON: no file can be named in it, and Gradio will say so
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting.extend(value)
-        elif isinstance(value, dict):
-            if _starts(value.get("path"), REMOTE) or _starts(value.get("url"), ("data:",)):
-                return True
-            waiting.extend(value.values())
-    return False
+    found: list[bool] = []
+
+    def look(value: dict[str, Any]) -> None:
+        found.append(_starts(value.get("path"), REMOTE) or _starts(value.get("url"), ("data:",)))
+
+    with contextlib.suppress(ValueError, RecursionError):  # not JSON: Gradio will say so
+        json.loads(body, object_hook=look)  # called with each object of the text
+    return any(found)
 
 
 def _starts(value: object, prefixes: tuple[str, ...]) -> bool:

@@ -23,9 +23,8 @@ class Threads:
     """Threads by kind. Each starts when it is first needed and ends with this object or with the process."""
 
     def __init__(self) -> None:
-        self._lines: dict[
-            tuple[int, str], Line
-        ] = {}  # by process too: a fork inherits the queues, but not the threads
+        # By process too: a fork inherits the queues, but not the threads.
+        self._lines: dict[tuple[int, str], Line] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, _end, self._lines)
 
@@ -36,33 +35,25 @@ class Threads:
     def start(self, kind: str, work: Callable[[], T]) -> Future[T]:
         """Queue the work behind what the thread of its kind has been given before."""
         future: Future[T] = Future()
-        self._line(kind).put((work, future))  # type: ignore[arg-type]
-        return future
-
-    def _line(self, kind: str) -> Line:
         key = os.getpid(), kind
         with self._lock:
             if key not in self._lines:
                 self._lines[key] = queue.SimpleQueue()
                 threading.Thread(target=_serve, args=(self._lines[key],), name=kind, daemon=True).start()
-            return self._lines[key]
+        self._lines[key].put((work, future))  # type: ignore[arg-type]
+        return future
 
 
 def _serve(line: Line) -> None:
     while given := line.get():
-        _do(*given)
-        del given  # nothing of a visitor is kept until the next comes
+        work, future = given
+        try:
+            future.set_result(work())
+        except BaseException as error:  # raised again where the result is awaited
+            future.set_exception(error)
+        del given, work, future  # nothing of a visitor is kept until the next comes
 
 
 def _end(lines: dict[tuple[int, str], Line]) -> None:
     for line in lines.values():
         line.put(None)
-
-
-def _do(work: Callable[[], object], future: Future[object]) -> None:
-    try:
-        result = work()
-    except BaseException as error:  # raised again where the result is awaited
-        future.set_exception(error)
-    else:
-        future.set_result(result)
