@@ -80,12 +80,9 @@ def admit(demo: gr.Blocks, request: gr.Request, inputs: int, line: str) -> list[
     Clients choose the name of their session themselves, so each address has a limit as well.
     """
     session, origin = request.session_hash, address(request)
-    if line in KINDS:
-        free = queued_jobs(demo, session, KINDS) < limits.JOBS_PER_SESSION
-    elif line in DEVICE:
-        free = queued_jobs(demo, session, {line}) < limits.DRAWS_PER_SESSION
-    else:
-        free = queued_jobs(demo, session, {line}) < limits.SMALL_JOBS_PER_SESSION
+    most = {**dict.fromkeys(KINDS, limits.JOBS_PER_SESSION), "draw": limits.DRAWS_PER_SESSION}
+    lines = KINDS if line in KINDS else (line,)  # inversions and adaptations are counted together
+    free = queued_jobs(demo, session, lines) < most.get(line, limits.SMALL_JOBS_PER_SESSION)
     if line == "adapt":  # the longest: one of a session
         free = free and not queued_jobs(demo, session, {line})
     neighbours = sum(address(event.request) == origin for event in queued_events(demo)) if origin else 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import threading
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from refinestyle_hub.storage.atomic import write_file
 
 from . import limits
-from .images import Pixels
+from .images import Pixels, encoded
 
 
 FRAME_MS = 70  # of a film
@@ -36,16 +35,13 @@ XMP = f"""<?xpacket begin="\N{BYTE ORDER MARK}" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 def marked(pixels: Pixels, kind: str = "PNG") -> bytes:
     """A picture as a PNG or JPEG file with the mark, and no other metadata."""
-    data, picture = io.BytesIO(), Image.fromarray(pixels)
     if kind == "JPEG":
         segment = b"http://ns.adobe.com/xap/1.0/\0" + XMP.encode()
         extra = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment  # APP1
-        picture.save(data, "JPEG", quality=95, subsampling=0, extra=extra)
-    else:
-        info = PngInfo()
-        info.add_itxt("XML:com.adobe.xmp", XMP)
-        picture.save(data, "PNG", pnginfo=info)
-    return data.getvalue()
+        return encoded(pixels, "JPEG", quality=95, subsampling=0, extra=extra)
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", XMP)
+    return encoded(pixels, "PNG", pnginfo=info)
 
 
 def cache_file(data: bytes, name: str) -> str:
@@ -66,11 +62,9 @@ def picture_file(pixels: Pixels, name: str = "picture.png") -> str:
 
 def film_file(frames: Sequence[Pixels], name: str = "film.webp") -> str:
     """Frames forwards and backwards in an endless loop, as an animated, marked WebP in the cache."""
-    images = [Image.fromarray(frame) for frame in [*frames, *frames[-2:0:-1]]]
-    data = io.BytesIO()
+    others = [Image.fromarray(frame) for frame in [*frames[1:], *frames[-2:0:-1]]]
     how = {"duration": FRAME_MS, "loop": 0, "quality": 88, "method": 3, "xmp": XMP.encode()}
-    images[0].save(data, "WEBP", save_all=True, append_images=images[1:], **how)
-    return cache_file(data.getvalue(), name)
+    return cache_file(encoded(frames[0], "WEBP", save_all=True, append_images=others, **how), name)
 
 
 def sweep_cache() -> None:

@@ -8,11 +8,12 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from refinestyle_hub.adapt import MAX_PICTURES, References, load_references
 from refinestyle_hub.errors import FaceNotFoundError, PictureError
@@ -49,15 +50,10 @@ def open_photo(path: str | None, faces: FaceSearch = "required") -> Photo:
     return Photo(photo.image, large)
 
 
-def crop_of(photo: Photo, size: int, face: int = 0) -> Pixels:
-    """The aligned crop of a face, or the central square of a photo without faces, [size, size, 3]."""
-    return np.asarray(photo.crop(size, face).image)
-
-
 def framed(photo: Photo, chosen: int) -> Pixels:
     """A small copy of the photo with a frame around the crop of each face; that of the chosen face stands out."""
-    scale = FRAMED / max(photo.image.size)
-    small = photo.image.resize([max(round(side * scale), 1) for side in photo.image.size])
+    small = ImageOps.contain(photo.image, (FRAMED, FRAMED))
+    scale = small.width / photo.image.width
     draw = ImageDraw.Draw(small)
     for index, face in enumerate(photo.faces):
         corners = [(float(x), float(y)) for x, y in (face_quad(face.landmarks) + 0.5) * scale]
@@ -99,11 +95,16 @@ def side_by_side(pictures: Sequence[Pixels], columns: int, side: int = 0) -> Pix
 # --- Pictures as they travel ---
 
 
+def encoded(pixels: Pixels, kind: str, **how: Any) -> bytes:
+    """A picture as the contents of a file, saved by Pillow as it is told."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, kind, **how)
+    return data.getvalue()
+
+
 def webp(pixels: Pixels) -> bytes:
     """A picture to keep: a tenth as large as PNG, and no eye can tell."""
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "WEBP", quality=95, method=2)
-    return data.getvalue()
+    return encoded(pixels, "WEBP", quality=95, method=2)
 
 
 def opened(data: bytes) -> Pixels:
@@ -114,12 +115,5 @@ def opened(data: bytes) -> Pixels:
 
 def address(pixels: Pixels) -> str:
     """A picture to look at, as an address that holds it whole: JPEG, which is written in an instant, in no file."""
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "JPEG", quality=90, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
-def reduced(image: Image.Image, side: int) -> Image.Image:
-    """A picture whose longer side has ``side`` pixels at most."""
-    scale = side / max(image.size)
-    return image if scale >= 1 else image.resize([max(round(s * scale), 1) for s in image.size], reducing_gap=2)
+    content = encoded(pixels, "JPEG", quality=90, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"

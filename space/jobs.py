@@ -12,7 +12,9 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -25,7 +27,6 @@ from refinestyle_hub.adapt import Adaptation, AdaptState, Preview, References
 from refinestyle_hub.images import to_images, to_tensor
 from refinestyle_hub.inversion.crops import codes_of
 from refinestyle_hub.inversion.inversion import Inversion
-from refinestyle_hub.inversion.optimise import OnStep
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.tokens.token_set import TokenSet
@@ -189,71 +190,54 @@ class Jobs:
         It ends early, with the best so far, once the file ``flag`` exists (a file, because nothing else reaches a
         forked worker), when the time is up, or when the generator is closed.
         """
-        updates: queue.SimpleQueue[InversionUpdate | BaseException] = queue.SimpleQueue()
+        updates: queue.SimpleQueue[InversionStep | Future[InversionResult | None]] = queue.SimpleQueue()
         closed = threading.Event()
         began = turn = shown = time.monotonic()
-        drawn = torch.empty(0)
-
-        def on_pictures(pictures: torch.Tensor) -> None:
-            nonlocal drawn
-            drawn = pictures
+        drawn: deque[torch.Tensor] = deque(maxlen=1)  # the pictures of the last step
 
         def on_step(step: int, steps: int, metrics: Mapping[str, float]) -> bool:
             nonlocal turn, shown
             if step == 1 or time.monotonic() > shown + limits.CHUNK_SECONDS:
                 shown = time.monotonic()
-                updates.put(InversionStep(step, steps, metrics, np.asarray(to_images(drawn)[0])))
+                updates.put(InversionStep(step, steps, metrics, np.asarray(to_images(drawn[0])[0])))
             if time.monotonic() > turn + limits.CHUNK_SECONDS:
                 self.turns.give_way()
                 turn = time.monotonic()
             return closed.is_set() or time.monotonic() > began + limits.JOB_SECONDS or os.path.exists(flag)
 
-        def work() -> None:
+        def work() -> InversionResult | None:
             nonlocal began, turn
-            try:
-                with self.turns.of("invert"):
-                    if closed.is_set():  # nobody waits for it any more
-                        return
-                    began = turn = time.monotonic()
-                    updates.put(self._started(crop, steps))
-                    updates.put(self._inverted(crop, steps, tokens, seed, on_step, on_pictures))
-            except BaseException as error:  # raised again where the result is awaited
-                updates.put(error)
+            with self.turns.of("invert"):
+                if closed.is_set():  # nobody waits for it any more
+                    return None
+                began = turn = time.monotonic()
+                pixels = to_tensor(Image.fromarray(crop))
+                updates.put(self._started(pixels, steps))
+                how: dict[str, Any] = {"steps": steps, "tokens": tokens, "seed": seed}
+                (found,) = self.pipe.invert_crops(pixels, **how, on_step=on_step, on_pictures=drawn.append)
+                here = replace(found, w_plus=found.w_plus.cpu(), tokens=found.tokens and found.tokens.to("cpu"))
+                return InversionResult(here, self.pipe.render(found, output_type="np"))
 
-        self.threads.start("invert", work)
+        ended = self.threads.start("invert", work)
+        ended.add_done_callback(updates.put)
         try:
-            while True:
-                update = updates.get()
-                if isinstance(update, BaseException):
-                    with messages.explained():
-                        raise update
-                yield update
-                if isinstance(update, InversionResult):
-                    return
+            with messages.explained():
+                while isinstance(update := updates.get(), InversionStep):
+                    yield update
+                if result := update.result():
+                    yield result
         finally:
             closed.set()
 
-    def _started(self, crop: Pixels, steps: int) -> InversionStep:
+    def _started(self, pixels: torch.Tensor, steps: int) -> InversionStep:
         """The codes that the encoder finds at once, or the mean face: drawn small, and not measured."""
         pipe = self.pipe
         with torch.no_grad():
-            pixels = to_tensor(Image.fromarray(crop)).to(pipe.device)
+            pixels = pixels.to(pipe.device)
             codes = codes_of(pipe.encoder, pixels, pipe.generator)[0] if pipe.encoder else pipe.generator.mean_latent
         start = Inversion(codes.expand(pipe.generator.num_ws, -1).cpu(), base=pipe.fingerprint)
         drawn = pipe.render(start, resolution=min(self.size, limits.DRAG_SIDE), output_type="np")
         return InversionStep(0, steps, {}, drawn, start)
-
-    def _inverted(
-        self, crop: Pixels, steps: int, tokens: bool, seed: int, on_step: OnStep,
-        on_pictures: Callable[[torch.Tensor], object],
-    ) -> InversionResult:  # fmt: skip
-        how: dict[str, Any] = {"steps": steps, "tokens": tokens, "seed": seed}
-        (found,) = self.pipe.invert_crops(
-            to_tensor(Image.fromarray(crop)), **how, on_step=on_step, on_pictures=on_pictures
-        )
-        drawn = self.pipe.render(found, output_type="np")
-        tokens_here = found.tokens and found.tokens.to("cpu")
-        return InversionResult(replace(found, w_plus=found.w_plus.cpu(), tokens=tokens_here), drawn)
 
     # --- Adaptation: one call is one turn, and its value holds all that the next one needs ---
 

@@ -1,4 +1,4 @@
-"""Which model the demo draws with."""
+"""Which model the demo draws with, and the face that a visit begins with."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ import logging
 import threading
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from refinestyle_hub.errors import FetchError, RefineStyleHubError
+from refinestyle_hub.faces.align import cut
 from refinestyle_hub.faces.identity import identity_distance
 from refinestyle_hub.images import load_picture
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.runtime.compiled import compile_behind
 from refinestyle_hub.storage.model_folder import is_repo_id
 
 from . import limits
+from .session import Subject
 
 
 DEFAULT = "ffhq-1024"  # its weights are fetched at the first start
 BUNDLED = "mini-faces-128"  # always there
-PHOTO = Path(__file__).parent / "examples" / "astronaut.jpg"
+EXAMPLES = Path(__file__).parent / "examples"
+PHOTO = EXAMPLES / "astronaut.jpg"
 
 log = logging.getLogger("refinestyle.space")
 
@@ -51,10 +56,8 @@ def load(name: str | None = None) -> tuple[RefineStylePipeline, str, str]:
 
 def _ready(name: str) -> RefineStylePipeline:
     pipe = RefineStylePipeline.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
-    _ = (
-        pipe.perceptual,
-        pipe.encoder,
-    )  # loads them: before a worker is forked, and before the first visitor waits for them
+    # To ask for them loads them: before a worker is forked, and before the first visitor waits for them.
+    _ = pipe.perceptual, pipe.encoder
     if pipe.generator.compiled:
         compile_behind()
     threading.Thread(target=_warm, args=(pipe,), name="warm", daemon=True).start()
@@ -73,3 +76,13 @@ def _warm(pipe: RefineStylePipeline) -> None:
         for refine in (1.0, 0.0):
             with in_bf16(pipe.device, side < whole):
                 pipe.render(faces, refine=refine, resolution=side)
+
+
+def astronaut(pipe: RefineStylePipeline) -> Subject | None:
+    """The astronaut, inverted beforehand (``tools/demo_example.py``), as the generator draws her; None for another
+    generator."""
+    face = Inversion.from_pretrained(EXAMPLES / "astronaut.safetensors")
+    if face.base is None or face.base.digest != pipe.fingerprint.digest or face.quad is None:
+        return None
+    crop = cut(load_picture(PHOTO), face.quad.double().numpy(), pipe.generator.config.resolution)
+    return Subject.of(face, np.asarray(crop.image), str(PHOTO))

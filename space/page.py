@@ -49,6 +49,11 @@ def number(label: str, high: int = MAX_SEED, value: int = 0, low: int = 0, **lay
     return made
 
 
+def visible(value: Any = None) -> Any:
+    """An update that shows a component with this value, or hides it where there is none."""
+    return gr.update(value=value, visible=value is not None)
+
+
 def token_file(**layout: Any) -> gr.File:
     """Where a .safetensors file comes in."""
     return as_path(gr.File(file_count="single", file_types=[".safetensors"], type="filepath", **layout))
@@ -75,26 +80,26 @@ class Page:
     draw: Callable[..., Any]  # session -> what the canvas shows, and the controls
     controls: list[gr.components.Component] = field(default_factory=list)  # they follow the look
 
-    def line(self, name: str) -> dict[str, Any]:
-        """The settings of an event that waits for its turn, by the kind of its work.
+    def line(self, name: str, **more: Any) -> dict[str, Any]:
+        """The settings of an event that waits for its turn, by the kind of its work; it is no endpoint.
 
         What needs the accelerator is "draw", "invert" or "adapt": each has a line of its own, so that a picture does
         not wait behind inversions; on the device they take turns. What does not is "cpu" or "hub".
         """
-        first: Callable[[str, gr.Request], None] | None = self.stops.clear if name in KINDS else None
 
         def validator(request: gr.Request, *values: Any) -> list[dict[str, Any]]:
             answer = admit(self.demo, request, len(values), name)
-            if first is not None and answer[0]["is_valid"]:
-                first(name, request)
+            if name in KINDS and answer[0]["is_valid"]:
+                self.stops.clear(name, request)
             return answer
 
         limit = limits.ADAPT_JOBS if name == "adapt" else limits.GPU_JOBS if name in DEVICE else limits.SMALL_JOBS
-        return {"concurrency_id": name, "concurrency_limit": limit, "validator": validator}
+        line = {"concurrency_id": name, "concurrency_limit": limit, "validator": validator}
+        return {"api_visibility": "private", **line, **more}
 
     def hidden(self, name: str) -> dict[str, Any]:
-        """The same for an event that shows no progress and is no endpoint."""
-        return {"api_visibility": "private", "show_progress": "hidden", **self.line(name)}
+        """The same for an event that shows no progress."""
+        return self.line(name, show_progress="hidden")
 
     def show(self, *events: Dependency) -> None:
         """The look may be another one after these events: draw it."""

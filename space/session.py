@@ -140,10 +140,9 @@ class Session:
     def forget(self, domain: str) -> None:
         """A domain leaves the session, and the looks that have it are gone with it."""
         self.shelf.domains.pop(domain, None)
-        self.past = [look for look in self.past if domain not in look.domains]
-        self.future = [look for look in self.future if domain not in look.domains]
         self.put(replace(self.look, domains={n: s for n, s in self.look.domains.items() if n != domain}))
         self.past = [look for look in self.past if domain not in look.domains]
+        self.future = [look for look in self.future if domain not in look.domains]
         self.shown = None  # what can be chosen is less
 
     @staticmethod

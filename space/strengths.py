@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,51 +18,46 @@ from .session import Look
 
 def checked_edits(edits: Mapping[str, Any], directions: Sequence[str]) -> dict[str, float]:
     """The edits that change anything. Raises the message for a visitor if one is unknown or out of range."""
-    if not isinstance(edits, Mapping):
-        raise messages.refuse(messages.BAD_EDITS)
-    for name, strength in edits.items():
-        if name not in directions:
-            raise messages.refuse(messages.UNKNOWN_EDIT, name=name, known=list(directions))
-        _check(name, strength, -limits.MAX_STRENGTH, limits.MAX_STRENGTH)
-    return {name: float(strength) for name, strength in edits.items() if strength}
+    bounds = -limits.MAX_STRENGTH, limits.MAX_STRENGTH
+    checked = _checked(edits, directions, bounds, messages.BAD_EDITS, messages.UNKNOWN_EDIT)
+    return {name: strength for name, strength in checked.items() if strength}
 
 
 def checked_domains(domains: Mapping[str, Any], known: Sequence[str]) -> dict[str, float]:
     """A mix of domains. Raises the message for a visitor if they are too many, unknown or out of range."""
-    if not isinstance(domains, Mapping):
-        raise messages.refuse(messages.BAD_DOMAINS)
-    if len(domains) > limits.MIXED:
+    if isinstance(domains, Mapping) and len(domains) > limits.MIXED:
         raise messages.refuse(messages.TOO_MANY_DOMAINS)
-    for name, strength in domains.items():
+    return _checked(domains, known, limits.DOMAIN_STRENGTHS, messages.BAD_DOMAINS, messages.UNKNOWN_DOMAIN)
+
+
+def _checked(
+    strengths: Mapping[str, Any], known: Sequence[str], bounds: tuple[float, float], malformed: str, unknown: str
+) -> dict[str, float]:
+    if not isinstance(strengths, Mapping):
+        raise messages.refuse(malformed)
+    low, high = bounds
+    for name, strength in strengths.items():
         if name not in known:
-            raise messages.refuse(messages.UNKNOWN_DOMAIN, name=name, known=list(known))
-        _check(name, strength, *limits.DOMAIN_STRENGTHS)
-    return {name: float(strength) for name, strength in domains.items()}
-
-
-def _check(name: str, strength: object, low: float, high: float) -> None:
-    if not (isinstance(strength, int | float) and low <= strength <= high):
-        raise messages.refuse(messages.BAD_STRENGTH, name=name, low=low, high=high)
+            raise messages.refuse(unknown, name=name, known=list(known))
+        if not (isinstance(strength, int | float) and low <= strength <= high):
+            raise messages.refuse(messages.BAD_STRENGTH, name=name, low=low, high=high)
+    return {name: float(strength) for name, strength in strengths.items()}
 
 
 def linked(
     query: Mapping[str, str], look: Look, directions: Sequence[str], domains: Sequence[str]
 ) -> tuple[Look, list[str]]:
     """The look in a link, from ``look`` on, and the parts of it that are unknown or out of range."""
-    edits: dict[str, float] = {}
-    styles: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {"edit": {}, "style": {}}
+    check = {"edit": partial(checked_edits, directions=directions), "style": partial(checked_domains, known=domains)}
     left_out = []
     if re.fullmatch(r"[0-9]{1,10}", query.get("seed", "")):
         look = replace(look, source=min(int(query["seed"]), MAX_SEED))
     for key, text in query.items():
         kind, _, name = key.partition(".")
-        if kind not in ("edit", "style") or not name:
-            continue
-        try:
-            if kind == "edit":
-                edits |= checked_edits({name: float(text)}, directions)
-            else:
-                styles |= checked_domains({**styles, name: float(text)}, domains)
-        except (ValueError, gr.Error):
-            left_out.append(name)
-    return replace(look, edits=edits or look.edits, domains=styles or look.domains), left_out
+        if kind in found and name:
+            try:
+                found[kind] = check[kind]({**found[kind], name: float(text)})
+            except (ValueError, gr.Error):
+                left_out.append(name)
+    return replace(look, edits=found["edit"] or look.edits, domains=found["style"] or look.domains), left_out

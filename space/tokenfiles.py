@@ -89,12 +89,13 @@ def check(tokens: Tokens, pipe: RefineStylePipeline) -> Tokens:
 
     Tensors are held against the generator's own layers: what a file says of its base proves nothing.
     """
-    inverted = isinstance(tokens, Inversion)
-    what = "The inversion" if inverted else "The domain"
     config = pipe.generator.config
     layers = {spec.name: spec for spec in config.layers}
-    found = tokens.tokens if isinstance(tokens, Inversion) else tokens
-    fits = not isinstance(tokens, Inversion) or tokens.w_plus.shape == (config.num_ws, config.w_dim)
+    found: TokenSet | None
+    if isinstance(tokens, Inversion):
+        what, found, fits = "The inversion", tokens.tokens, tokens.w_plus.shape == (config.num_ws, config.w_dim)
+    else:
+        what, found, fits = "The domain", tokens, True
     for name, layer in (found.layers if found else {}).items():
         spec = layers.get(name)
         taps = layer.q if layer.spatial == "full" else layer.a
@@ -105,8 +106,7 @@ def check(tokens: Tokens, pipe: RefineStylePipeline) -> Tokens:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a relative of the generator will do
-            for base in {tokens.base, found.base if found else None} - {None}:
-                assert base is not None
+            for base in filter(None, [tokens.base, found.base if found else None]):
                 check_base(base, pipe.fingerprint)
     except BaseMismatchError as error:
         raise messages.refuse(messages.OTHER_GENERATOR, what=what, base=tokens.base, this=pipe.fingerprint) from error

@@ -16,7 +16,6 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 
 from . import agents, limits
 from .admission import Stops
-from .example import EXAMPLES, astronaut
 from .guard import Guard
 from .handlers.adapt_handlers import AdaptHandlers
 from .handlers.canvas_handlers import CanvasHandlers
@@ -24,6 +23,7 @@ from .handlers.photo_handlers import PhotoHandlers
 from .handlers.share_handlers import ShareHandlers
 from .handlers.style_handlers import StyleHandlers
 from .jobs import Jobs
+from .model import EXAMPLES, astronaut
 from .page import HIDDEN, Page
 from .session import Look, Session
 from .tabs import about, adapt, api, canvas, edit, photo, share, style
@@ -116,6 +116,5 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
 
 def _model_line(pipe: RefineStylePipeline, name: str) -> str:
     size = pipe.generator.config.resolution
-    device = next(pipe.generator.parameters()).device.type.upper()
     small = ", a small model for trying things out" if size <= 128 else ""
-    return f"<b>{html.escape(name)}</b> · {size} × {size} pixels{small} · on {device}"
+    return f"<b>{html.escape(name)}</b> · {size} × {size} pixels{small} · on {pipe.device.type.upper()}"

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -25,12 +24,10 @@ from ..admission import Stops
 from ..files import cache_file, picture_file
 from ..images import read_references, side_by_side
 from ..jobs import AdaptProgress, AdaptRun, Jobs
+from ..model import EXAMPLES
+from ..page import visible
 from ..session import Session, clean_name
 from ..tokenfiles import domain_file
-from ..updates import hide, show
-
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "style"
 
 
 class AdaptHandlers:
@@ -49,13 +46,13 @@ class AdaptHandlers:
 
     def example(self) -> list[str]:
         """Pictures for a first try, copied to where they may be served from."""
-        return [cache_file(path.read_bytes(), path.name) for path in sorted(EXAMPLE.glob("*.jpg"))]
+        return [cache_file(path.read_bytes(), path.name) for path in sorted((EXAMPLES / "style").glob("*.jpg"))]
 
     def check(self, pictures: list[str] | None) -> tuple[Any, Any]:
         """Pictures were added: show how they will be used, and name those that cannot be."""
         with messages.explained():
             if not pictures:
-                return hide(), hide()
+                return visible(), visible()
             references, refused = read_references(pictures, self.jobs.size)
             squares = [picture_file(np.asarray(image)) for image in to_images(references.pictures)]
             captions = ["face" if found else "as it is" for found in references.aligned]
@@ -64,7 +61,7 @@ class AdaptHandlers:
             if alone:
                 note += f" No face was found in {alone}: used as they are."
             report = "\n\n".join(filter(None, [note, messages.left_out(refused)]))
-            return show(list(zip(squares, captions, strict=True))), show(report)
+            return visible(list(zip(squares, captions, strict=True))), visible(report)
 
     def estimate(self, steps: int) -> str:
         """How long it will take, as far as is known."""

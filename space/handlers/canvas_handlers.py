@@ -20,7 +20,7 @@ from refinestyle_hub.inversion.inversion import Inversion
 
 from .. import limits, messages, tokenfiles
 from ..files import cache_file, marked, picture_file
-from ..images import Pixels, address, open_photo, reduced
+from ..images import Pixels, address, open_photo
 from ..jobs import Faces, Jobs, RenderSpec
 from ..session import Look, Session, Subject
 from ..strengths import checked_edits, linked
@@ -68,7 +68,8 @@ class CanvasHandlers:
                 return gr.skip()
             session.shown = None
             drawn = self._drawn(session, [look], limits.DRAG_SIDE)[0]
-            return {"after": address(self._placed(session, drawn, limits.DRAG_SIDE)), "preview": True}
+            placed = self._placed(session, drawn, self._photo(session, limits.DRAG_SIDE))
+            return {"after": address(placed), "preview": True}
 
     def settle(self, session: Session, *values: float) -> Any:
         """The controls are at rest: this is the look."""
@@ -82,13 +83,10 @@ class CanvasHandlers:
         plain = Look(look.source)
         looks = [look] if subject or look == plain else [look, plain]
         drawn = self._drawn(session, looks, self.jobs.size) if known is None else [known]
-        before = drawn[-1] if subject is None else subject.crop
-        after = self._placed(session, drawn[0], limits.WHOLE_SIDE)
-        if self._whole(session):
-            assert subject is not None
-            before = np.asarray(reduced(open_photo(subject.photo, "none").image, limits.WHOLE_SIDE))
+        photo = self._photo(session, limits.WHOLE_SIDE)
+        before = drawn[-1] if subject is None else subject.crop if photo is None else np.asarray(photo)
         return {
-            "after": address(after),
+            "after": address(self._placed(session, drawn[0], photo)),
             "before": address(before),
             "names": ["The photo" if subject else "As drawn", "The face now"],
             "note": _likeness(subject) if subject else f"<b>Nobody who exists</b> · drawn from seed {look.source}",
@@ -104,26 +102,32 @@ class CanvasHandlers:
         with messages.explained():
             self._rest(session, event, values)
             kind = "JPEG" if getattr(event, "kind", "") == "JPEG" else "PNG"
-            drawn = self._placed(session, self._drawn(session, [session.look], self.jobs.size)[0])
+            drawn = self._drawn(session, [session.look], self.jobs.size)[0]
+            placed = self._placed(session, drawn, self._photo(session))
             name = f"refinestyle.{'jpg' if kind == 'JPEG' else 'png'}"
-            return {"save": {"name": name, "href": f"gradio_api/file={cache_file(marked(drawn, kind), name)}"}}
+            return {"save": {"name": name, "href": f"gradio_api/file={cache_file(marked(placed, kind), name)}"}}
 
     def _drawn(self, session: Session, looks: list[Look], side: int) -> list[Pixels]:
         specs = [RenderSpec(look.edits, look.domains) for look in looks]
         return [row[0] for row in self.jobs.draw(faces_of(looks[0]), specs, session.shelf.domains, side)]
 
-    def _whole(self, session: Session) -> bool:
-        return session.in_photo and session.look.subject is not None and session.look.subject.photo is not None
-
-    def _placed(self, session: Session, drawn: Pixels, side: int = 0) -> Pixels:
-        """The picture, or where that is wanted the photo with it, at its own size or with ``side`` pixels at most."""
+    def _photo(self, session: Session, side: int = 0) -> Image.Image | None:
+        """The whole photo where the canvas shows it, at its own size or with ``side`` pixels at most."""
         subject = session.look.subject
-        if not self._whole(session) or subject is None or subject.inversion.quad is None:
-            return drawn
+        if not session.in_photo or subject is None or subject.photo is None:
+            return None
         photo = open_photo(subject.photo, "none").image
-        small = reduced(photo, side) if side else photo
-        quad = (subject.inversion.quad.double().numpy() + 0.5) * small.width / photo.width - 0.5
-        return np.asarray(paste_back(small, Image.fromarray(drawn), quad))
+        if side:
+            photo.thumbnail((side, side))
+        return photo
+
+    def _placed(self, session: Session, drawn: Pixels, photo: Image.Image | None) -> Pixels:
+        """The picture, or where there is one the photo with it."""
+        face = session.look.subject.inversion if session.look.subject else None
+        if photo is None or face is None or face.quad is None or face.source_size is None:
+            return drawn
+        quad = (face.quad.double().numpy() + 0.5) * photo.width / face.source_size[0] - 0.5
+        return np.asarray(paste_back(photo, Image.fromarray(drawn), quad))
 
     def _asked(self, session: Session, values: tuple[float, ...]) -> Look:
         """The look that the sliders show: those of directions, then those of the chosen domains."""

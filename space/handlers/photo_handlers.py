@@ -26,8 +26,8 @@ from ..admission import Stops
 from ..files import picture_file
 from ..images import Pixels, address
 from ..jobs import InversionResult, InversionStep, RenderSpec
+from ..page import visible
 from ..session import DetectedFaces, Look, Session, Subject
-from ..updates import hide, show
 from .canvas_handlers import CanvasHandlers
 
 
@@ -54,14 +54,16 @@ class PhotoHandlers:
         """
         with messages.explained():
             if not photo:
-                return hide(), hide(), hide(), 0, None
+                return visible(), visible(), visible(), 0, None
             opened = images.open_photo(photo, "none" if aligned else "required")
+            size = self.jobs.size
             if aligned:
-                crop = picture_file(images.crop_of(opened, self.jobs.size))
-                return show(crop), hide([(crop, "crop")]), show("The central square is used."), 0, None
-            faces, size = opened.faces, min(self.jobs.size, 256)
+                crop = picture_file(np.asarray(opened.crop(size).image))
+                crops = gr.update(value=[(crop, "crop")], visible=False)
+                return visible(crop), crops, visible("The central square is used."), 0, None
+            faces = opened.faces
             captioned = [
-                (picture_file(images.crop_of(opened, size, index)), f"{face.width} px wide")
+                (picture_file(np.asarray(opened.crop(min(size, 256), index).image)), f"{face.width} px wide")
                 for index, face in enumerate(faces)
             ]
             note = f"One face found, {faces[0].width} px wide."
@@ -71,7 +73,7 @@ class PhotoHandlers:
                 note = messages.SMALL_FACE.format(width=faces[0].width)
             gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
             framed = picture_file(images.framed(opened, 0))
-            return show(framed), gallery, show(note), 0, DetectedFaces(photo, faces)
+            return visible(framed), gallery, visible(note), 0, DetectedFaces(photo, faces)
 
     def choose(self, detected: DetectedFaces | None, event: gr.SelectData) -> int:
         """Another face of the gallery was clicked."""
@@ -120,7 +122,8 @@ class PhotoHandlers:
                     view |= {"after": address(update.picture), "note": ""}
                 yield view, *(same if update.step else self.canvas.controls(session))
             yield {"progress": {"share": 1, "text": "Comparing with the photo"}}, *same
-            identity = self._identity(crop.image, result.reconstruction)
+            drawn = Image.fromarray(result.reconstruction)
+            identity = self.jobs.threads.do("identity", lambda: identity_distance(crop.image, drawn))
             report = {**result.inversion.report, **({} if identity is None else {"identity": identity})}
             better = self._subject(replace(result.inversion, report=report), crop, photo)
             session.exchange(source, better)
@@ -132,10 +135,6 @@ class PhotoHandlers:
 
     def _subject(self, inversion: Inversion, crop: Crop, photo: str) -> Subject:
         return Subject.of(inversion.in_photo(crop), np.asarray(crop.image), photo if crop.quad is not None else None)
-
-    def _identity(self, crop: Image.Image, drawn: Pixels) -> float | None:
-        """Identity distance of the photo and what is drawn; None where no face is found in one of them."""
-        return self.jobs.threads.do("identity", lambda: identity_distance(crop, Image.fromarray(drawn)))
 
     def stop(self, request: gr.Request) -> Any:
         """The Stop button: what was reached so far is kept."""

@@ -22,9 +22,9 @@ from .. import limits, messages, tokenfiles
 from ..files import cache_file, film_file, picture_file
 from ..images import Pixels, side_by_side, webp
 from ..jobs import Faces, RenderSpec
+from ..page import visible
 from ..session import Session, clean_name
 from ..strengths import checked_domains, checked_edits
-from ..updates import hide, show
 from .canvas_handlers import CanvasHandlers, faces_of
 
 
@@ -52,13 +52,13 @@ class StyleHandlers:
         with messages.explained():
             names, look = self.canvas.domains(session), session.look
             if not names:
-                yield hide(), show(messages.NO_DOMAINS)
+                yield visible(), visible(messages.NO_DOMAINS)
             tiles: list[tuple[str, str]] = []
             for first in range(0, len(names), ROW):
                 drawn = self._each(faces_of(look), look.edits, names[first : first + ROW], session)
                 pictures = [cache_file(webp(picture), "style.webp") for (picture,) in drawn]
                 tiles += zip(pictures, names[first:], strict=False)
-                yield show([*tiles]), hide()
+                yield visible([*tiles]), visible()
 
     def toggle(self, session: Session, event: gr.SelectData) -> None:
         """A picture of the gallery was clicked: its domain is chosen, or not any more."""
@@ -99,7 +99,7 @@ class StyleHandlers:
             others = self._each(tuple(range(limits.SEEDS - 1)), {}, ["", *names], session)
             rows = [[row[0] for row in mine], *map(list, zip(*others, strict=True))]
             file = picture_file(side_by_side([picture for row in rows for picture in row], len(mine)), SHEET)
-            return show(file), show(file)
+            return visible(file), visible(file)
 
     def film(self, session: Session, kind: str) -> tuple[Any, Any]:
         """The face turns into what it is now, or goes from one chosen domain to the next."""
@@ -119,7 +119,7 @@ class StyleHandlers:
                 rows = self.jobs.draw(faces_of(look), part, session.shelf.domains, limits.DRAG_SIDE)
                 drawn += [row[0] for row in rows]
             file = film_file(drawn)
-            return show(file), show(file)
+            return visible(file), visible(file)
 
     def _each(
         self, faces: Faces, edits: Mapping[str, float], names: list[str], session: Session

@@ -58,14 +58,14 @@ def build(page: Page, on: AdaptHandlers) -> None:
     download = gr.DownloadButton("Download domain", interactive=False, elem_id="domain-file")
 
     pictures.change(
-        on.check, [pictures], [squares, checked], api_visibility="private", trigger_mode="always_last",
-        show_progress="minimal", show_progress_on=[checked], **page.line("cpu"),
+        on.check, [pictures], [squares, checked], trigger_mode="always_last",
+        **page.line("cpu", show_progress="minimal", show_progress_on=[checked]),
     )  # fmt: skip
     example.click(on.example, None, [pictures], **HIDDEN)
     steps.change(on.estimate, [steps], [estimate], **HIDDEN)
     done = run.click(
         on.adapt, [pictures, name, rights, steps, tokens, seed, page.session], [preview, note, download, page.session],
-        api_visibility="private", show_progress="minimal", show_progress_on=[note], **page.line("adapt"),
+        **page.line("adapt", show_progress="minimal", show_progress_on=[note]),
     )  # fmt: skip
     stop.click(page.while_waiting("adapt", on.stop), None, [note], **HIDDEN)
     done.success(on.offer, [page.session], [download], **HIDDEN)

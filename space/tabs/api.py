@@ -32,8 +32,8 @@ def build(
         return gr.ImageSlider(format="png", interactive=False)
 
     def endpoint(line: str, function: Any, inputs: list[Any], outputs: list[Any]) -> None:
-        name = function.__name__
-        gr.Button().click(function, inputs, outputs, api_name=name, **page.line(line))
+        public = {"api_name": function.__name__, "api_visibility": "public"}
+        gr.Button().click(function, inputs, outputs, **page.line(line, **public))
 
     with gr.Column(visible=False):
         detected = gr.State(None, time_to_live=limits.STATE_SECONDS)

@@ -8,8 +8,7 @@ import gradio as gr
 
 from .. import limits
 from ..handlers.photo_handlers import PhotoHandlers
-from ..page import HIDDEN, Page, number, photo_file
-from ..updates import hide
+from ..page import HIDDEN, Page, number, photo_file, visible
 
 
 def build(page: Page, on: PhotoHandlers) -> None:
@@ -54,11 +53,10 @@ def build(page: Page, on: PhotoHandlers) -> None:
 
     looked = gr.on(
         [photo.change, aligned.input], on.align, [photo, aligned], [framed, crops, faces, face, detected],
-        api_visibility="private", trigger_mode="always_last", show_progress="minimal", show_progress_on=[faces],
-        **page.line("cpu"),
+        trigger_mode="always_last", **page.line("cpu", show_progress="minimal", show_progress_on=[faces]),
     )  # fmt: skip
     # What was shown is of another photo.
-    looked.failure(lambda: [*[hide()] * 3, 0, None], None, [framed, crops, faces, face, detected], **HIDDEN)
+    looked.failure(lambda: [*[visible()] * 3, 0, None], None, [framed, crops, faces, face, detected], **HIDDEN)
     chosen = crops.select(on.choose, [detected], [face], **HIDDEN)
     inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected]
     shown = [page.canvas, *page.controls]

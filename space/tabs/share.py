@@ -47,15 +47,9 @@ def build(page: Page, on: ShareHandlers, tab: gr.Tab, tabs: gr.Tabs) -> None:
     tab.select(on.enter, [page.session], lists, **HIDDEN)
     what.change(on.offer, [what, page.session], [save], **HIDDEN)
     removed = remove.click(on.remove, [doomed, page.session], [note], **HIDDEN)
-    brought = file.upload(
-        on.load_file, [file, page.session], [note], api_visibility="private", show_progress_on=[note],
-        **page.line("draw"),
-    )  # fmt: skip
+    brought = file.upload(on.load_file, [file, page.session], [note], **page.line("draw", show_progress_on=[note]))
     brought.then(lambda: None, None, [file], **HIDDEN)  # ready for another
-    loaded = load.click(
-        on.load_id, [hub_id, page.session], [note], api_visibility="private", show_progress_on=[note],
-        **page.line("hub"),
-    )  # fmt: skip
+    loaded = load.click(on.load_id, [hub_id, page.session], [note], **page.line("hub", show_progress_on=[note]))
     for changed in (removed, brought, loaded):
         changed.success(on.enter, [page.session], lists, **HIDDEN)
         page.show(changed)
@@ -72,6 +66,4 @@ def _push(page: Page, on: ShareHandlers, own: gr.Dropdown) -> None:
         )
     push = gr.Button("Push", elem_id="push")
     result = gr.Markdown(elem_id="push-note")
-    push.click(
-        on.push, [own, licence, public, preview, page.session], [result], api_visibility="private", **page.line("hub")
-    )
+    push.click(on.push, [own, licence, public, preview, page.session], [result], **page.line("hub"))

@@ -67,6 +67,5 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab, chosen: gr.Dropdown, slide
         kept,
     )
     kept.success(on.enter, session, shown, **page.hidden("draw"))
-    line = {"api_visibility": "private", **page.line("draw")}
-    all_of_them.click(on.sheet, session, [sheet, sheet_file], **line)
-    shoot.click(on.film, [page.session, kind], [film, film_file], **line)
+    all_of_them.click(on.sheet, session, [sheet, sheet_file], **page.line("draw"))
+    shoot.click(on.film, [page.session, kind], [film, film_file], **page.line("draw"))
