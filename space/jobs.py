@@ -33,7 +33,6 @@ from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
 from .images import Pixels
-from .session import Subject
 from .threads import Threads
 from .turns import Turns
 
@@ -152,17 +151,16 @@ class Jobs:
         first look: then also in bfloat16. Specs are drawn one after another: in a batch, each picture would carry the
         domains of all.
         """
-        side = min(side or self.size, self.size)
-        how: dict[str, Any] = {"resolution": side, "output_type": "np"}
+        pipe, side = self.pipe, min(side or self.size, self.size)
+        draw: Callable[..., Any] = pipe.render if isinstance(faces, Inversion) else pipe.generate
+        given = [faces] if isinstance(faces, Inversion) else faces
 
         def drawn(spec: RenderSpec) -> list[Pixels]:
             domains = {sets.get(name, name): strength for name, strength in spec.domains.items()}
-            if isinstance(faces, Inversion):
-                return [self.pipe.render(faces, edits=spec.edits, domains=domains, **how)]
-            return list(self.pipe.generate(faces, edits=spec.edits, domains=domains, **how))
+            return list(draw(given, edits=spec.edits, domains=domains, resolution=side, output_type="np"))
 
         def work() -> list[list[Pixels]]:
-            with in_bf16(self.pipe.device, side < self.size):
+            with in_bf16(pipe.device, side < self.size):
                 return [drawn(spec) for spec in specs]
 
         return self._turn("draw", work)
@@ -176,11 +174,6 @@ class Jobs:
 
         with messages.explained():
             return self.threads.do(kind, turn)
-
-    def subject(self, inversion: Inversion) -> Subject:
-        """The face of a file; its reconstruction stands for the photo as well where the file holds none."""
-        ((drawn,),) = self.draw(inversion, [RenderSpec()], {})
-        return Subject.of(inversion, drawn if inversion.crop is None else inversion.crop.numpy())
 
     # --- Inversion ---
 

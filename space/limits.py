@@ -27,9 +27,7 @@ ADAPT_STEPS = (20, 1000)  # fewest and most of an adaptation
 DEFAULT_ADAPT_STEPS = {"cpu": 90, "cuda": 500}  # about a minute of an idle machine with two cores
 ADAPT_TOKENS = (1, 8)  # fewest and most for each layer
 ADAPT_SECONDS = 900.0  # longest wall-clock time of one adaptation
-TURN_SECONDS = (
-    20.0 if os.environ.get("SPACES_ZERO_GPU") == "true" else 2.0
-)  # of an adaptation before others get their turn
+TURN_SECONDS = 20.0 if os.environ.get("SPACES_ZERO_GPU") == "true" else 2.0  # of an adaptation, then others have one
 PREVIEWS = 4  # fixed samples that are shown while it runs
 
 DOMAIN_STRENGTHS = (-0.5, 1.5)

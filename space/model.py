@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.runtime.compiled import compile_behind
 from refinestyle_hub.storage.model_folder import is_repo_id
 
-from . import limits
+from . import limits, messages
 from .session import Subject
 
 
@@ -28,8 +27,6 @@ DEFAULT = "ffhq-1024"  # its weights are fetched at the first start
 BUNDLED = "mini-faces-128"  # always there
 EXAMPLES = Path(__file__).parent / "examples"
 PHOTO = EXAMPLES / "astronaut.jpg"
-
-log = logging.getLogger("refinestyle.space")
 
 
 def load(name: str | None = None) -> tuple[RefineStylePipeline, str, str]:
@@ -50,7 +47,7 @@ def load(name: str | None = None) -> tuple[RefineStylePipeline, str, str]:
             raise
         failed = "fetched" if isinstance(error, FetchError) else "loaded"
         notice = f"{shown} could not be {failed}, so this is {BUNDLED}: small faces that are no photos."
-        log.error("%s\n%s", notice, error)
+        messages.log.error("%s\n%s", notice, error)
         return _ready(BUNDLED), BUNDLED, notice
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,6 +51,11 @@ def number(label: str, high: int = MAX_SEED, value: int = 0, low: int = 0, **lay
 def visible(value: Any = None) -> Any:
     """An update that shows a component with this value, or hides it where there is none."""
     return gr.update(value=value, visible=value is not None)
+
+
+def tiles(**layout: Any) -> gr.Gallery:
+    """Pictures beside each other, once there are some: to look at, or to choose from."""
+    return gr.Gallery(visible=False, interactive=False, allow_preview=False, buttons=[], **layout)
 
 
 def token_file(**layout: Any) -> gr.File:
@@ -106,11 +110,13 @@ class Page:
         for event in events:
             event.success(self.draw, [self.session], [self.canvas, *self.controls], **self.hidden("draw"))
 
-    def while_waiting(self, line: str, handler: Callable[[gr.Request], Any]) -> Callable[[gr.Request], Any]:
-        """The handler where the session has a job in that line; else nothing happens."""
+    def stop(self, kind: str, told: Any) -> Callable[[gr.Request], Any]:
+        """The handler of a Stop button: where the session has such a job, it ends early, and this is told."""
 
-        @functools.wraps(handler)
-        def handled(request: gr.Request) -> Any:
-            return handler(request) if queued_jobs(self.demo, request.session_hash, {line}) else gr.skip()
+        def stop(request: gr.Request) -> Any:
+            if not queued_jobs(self.demo, request.session_hash, {kind}):
+                return gr.skip()
+            self.stops.stop(kind, request)
+            return told
 
-        return handled
+        return stop

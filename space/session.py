@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from refinestyle_hub.faces.detect import Face
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
 from .images import Pixels, opened, webp
-
-
-@dataclass(frozen=True)
-class DetectedFaces:
-    """The faces of an uploaded photo, kept so that they are detected once."""
-
-    photo: str  # its path, which Gradio derives from its bytes
-    faces: Sequence[Face]
 
 
 @dataclass(frozen=True, eq=False)

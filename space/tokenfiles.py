@@ -54,7 +54,13 @@ def read_tokens(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> Toke
     if size > limits.MAX_TOKEN_BYTES:
         raise messages.refuse(messages.FILE_TOO_LARGE, size=size / 1e6)
     try:
-        return check(_read(file), pipe)
+        header = read_header(file)
+        if len(header.start) > limits.MAX_HEADER:
+            raise ModelFileError(f"{file.name}: its header has {len(header.start) / 1e6:.1f} MB; that is no domain.")
+        kind = {"TokenSet": TokenSet, "Inversion": Inversion}.get(str((header.config or {}).get("class")))
+        if kind is None:
+            raise ModelFileError(f"{file.name} holds neither a domain nor an inversion of RefineStyle.")
+        return check(kind.from_pretrained(file), pipe)
     except (ModelFileError, ConfigError) as error:  # their messages name the file by its path
         raise messages.refuse(html.escape(str(error).replace(str(file), file.name))) from error
 
@@ -70,18 +76,6 @@ def read(kind: type[T], path: str | os.PathLike[str], pipe: RefineStylePipeline)
 def name_of(domain: TokenSet, path: str | os.PathLike[str]) -> str:
     """What a domain calls itself, or its file is called."""
     return clean_name(domain.metadata.get("name"), clean_name(Path(path).stem))
-
-
-def _read(file: Path) -> Tokens:
-    header = read_header(file)
-    if len(header.start) > limits.MAX_HEADER:
-        raise ModelFileError(f"{file.name}: its header has {len(header.start) / 1e6:.1f} MB; that is no domain.")
-    kind = (header.config or {}).get("class")
-    if kind == "TokenSet":
-        return TokenSet.from_pretrained(file)
-    if kind == "Inversion":
-        return Inversion.from_pretrained(file)
-    raise ModelFileError(f"{file.name} holds neither a domain nor an inversion of RefineStyle.")
 
 
 def check(tokens: Tokens, pipe: RefineStylePipeline) -> Tokens:

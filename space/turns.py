@@ -51,12 +51,7 @@ class Turns:
             line = self._lines.setdefault(kind, deque())
             self._had[kind] = max(self._had.get(kind, 0.0), self._now)
             line.append(ticket)
-            try:
-                self._moved.wait_for(lambda: self._next() is ticket)
-            except BaseException:
-                line.remove(ticket)
-                self._moved.notify_all()
-                raise
+            self._moved.wait_for(lambda: self._next() is ticket)
             line.popleft()
             self._now, self._holder = self._had[kind], (kind, self._clock())
 

@@ -80,14 +80,13 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
         gr.HTML(HEADER.format(model=_model_line(pipe, name), people=people), elem_id="header")
         if notice:
             gr.HTML(f"<p>{html.escape(notice)}</p>", elem_id="notice")
-        chosen, strengths = style.controls()
         session = gr.State(first, time_to_live=limits.STATE_SECONDS)
         photos, styles = PhotoHandlers(on, stops), StyleHandlers(on)
         adapting, sharing = AdaptHandlers(jobs, stops), ShareHandlers(jobs, name)
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=6, min_width=300, elem_id="stage"):
                 page = Page(demo, stops, session, canvas.build(view), on.draw)
-                api.build(page, photos, on, adapting, styles, sharing)  # first: their names are then as documented
+                api.build(page, photos, adapting, styles, sharing)  # first: their names are then as documented
             with (
                 gr.Column(scale=5, min_width=300, elem_id="panels"),
                 gr.Tabs(selected="edit", elem_id="tabs") as tabs,
@@ -95,11 +94,11 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
                 photo_tab = gr.Tab("Photo", id="photo")
                 with gr.Tab("Edit", id="edit"):
                     sliders = edit.build(on)
-                page.controls.extend([*sliders, chosen, *strengths])
-                with photo_tab:
-                    photo.build(page, photos)
+                page.controls.extend(sliders)
                 with gr.Tab("Style", id="style") as tab:
-                    style.build(page, styles, tab, chosen, strengths)
+                    strengths = style.build(page, styles, tab)
+                with photo_tab:
+                    photo.build(page, photos)  # last: it sets the controls of Edit and Style
                 with gr.Tab("Adapt", id="adapt"):
                     adapt.build(page, adapting)
                 with gr.Tab("Share", id="share") as tab:

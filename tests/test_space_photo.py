@@ -24,7 +24,7 @@ from space.handlers import photo_handlers
 from space.handlers.canvas_handlers import CanvasHandlers
 from space.handlers.photo_handlers import PhotoHandlers
 from space.jobs import Jobs
-from space.session import DetectedFaces, Look, Session, Subject
+from space.session import Look, Session, Subject
 
 
 @pytest.fixture
@@ -59,26 +59,25 @@ def test_align_finds_frames_and_crops_one_face(on: PhotoHandlers, photo: str) ->
     assert pixels(framed["value"]).shape == (512, 512, 3)
     assert not crops["visible"]
     assert pixels(crops["value"][0][0]).shape == (32, 32, 3)
-    assert note["value"] == messages.SMALL_FACE.format(width=found.faces[0].width)  # 87 px of 512
-    assert (face, found.photo) == (0, photo)
+    assert note["value"] == messages.SMALL_FACE.format(width=found[photo][0].width)  # 87 px of 512
+    assert (face, *found) == (0, photo)
 
 
 def test_align_lets_choose_among_several_faces(on: PhotoHandlers, two: str) -> None:
     _, crops, note, _, found = on.align(two, False)
     assert crops["visible"]
-    assert len(crops["value"]) == len(found.faces) == 2
-    assert found.faces[0].width > found.faces[1].width  # the largest is selected
+    assert len(crops["value"]) == len(found[two]) == 2
+    assert found[two][0].width > found[two][1].width  # the largest is selected
     assert note["value"].startswith("2 faces found")
     event: Any = SimpleNamespace(index=1)
-    assert on.choose(found, event) == 1
-    assert on.choose(None, event) == 0
+    assert on.choose(event) == 1
     one, other = (subject_of(invert(on, two, face=face, detected=found)[0]).crop for face in (0, 1))
     assert not np.array_equal(one, other)
 
 
 def test_align_of_a_crop_and_of_nothing(on: PhotoHandlers, photo: str) -> None:
     framed, crops, note, _, found = on.align(photo, True)
-    assert found is None
+    assert found == {}
     assert pixels(framed["value"]).shape == (32, 32, 3)
     assert note["value"] == "The central square is used."
     assert not any(part["visible"] for part in on.align(None, False)[:3])
@@ -121,7 +120,7 @@ def test_who_edits_meanwhile_is_not_interrupted(
 ) -> None:
     monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
     session = visitor()
-    running = on.read(session, photo, False, 0, 4, True, 0, None, request())
+    running = on.read(session, photo, False, 0, 4, True, 0, {}, request())
     next(running)
     _, *controls = next(running)
     assert controls == list(on.canvas.controls(session))
@@ -180,7 +179,7 @@ def test_w_plus_alone(on: PhotoHandlers, photo: str) -> None:
 
 
 def test_stop_before_the_start_says_how_far_it_came(on: PhotoHandlers, photo: str) -> None:
-    assert on.stop(request())["progress"]["text"].startswith("Stopping")
+    on.stops.stop("invert", request())
     assert messages.STOPPED.format(step=1, steps=4) in asked(on, photo)[-1][2]
     assert "4 steps" in asked(on, photo, "another")[-1][2]
 
@@ -238,6 +237,5 @@ def test_a_session_has_a_size(on: PhotoHandlers, photo: str, monkeypatch: pytest
 
 def test_sessions_hold_no_network(on: PhotoHandlers, photo: str) -> None:
     found, session = on.align(photo, False)[4], invert(on, photo)[0]
-    assert isinstance(found, DetectedFaces)
-    held = (*vars(found).values(), *vars(session).values(), *vars(subject_of(session)).values())
+    held = (*found[photo], *vars(session).values(), *vars(subject_of(session)).values())
     assert not any(isinstance(value, torch.nn.Module) for value in held)

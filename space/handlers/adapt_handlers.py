@@ -16,7 +16,6 @@ import gradio as gr
 import numpy as np
 
 from refinestyle_hub.adapt import STEPS_WITHOUT_DISCRIMINATOR
-from refinestyle_hub.errors import DivergedError
 from refinestyle_hub.images import to_images
 
 from .. import limits, messages
@@ -104,10 +103,10 @@ class AdaptHandlers:
                 count = max(1, min(run.steps - run.done, round(limits.TURN_SECONDS / run.step_seconds)))
                 try:
                     progress = self.jobs.adapt(run, count, face, flag)
-                except (gr.Error, DivergedError) as error:  # on ZeroGPU, say, the visitor's minutes are used up
+                except gr.Error as error:  # on ZeroGPU, say, the visitor's minutes are used up
                     if not run.done:
                         raise
-                    failure = str(getattr(error, "message", error))
+                    failure = str(error.message)
                     break
                 run, self.jobs.step_seconds = progress.run, progress.run.step_seconds
                 if run.done >= run.steps or os.path.exists(flag) or time.monotonic() > deadline:
@@ -127,20 +126,12 @@ class AdaptHandlers:
         """A run has ended: there may be something to take along."""
         return gr.update(interactive=bool(session.shelf.domains))
 
-    def stop(self, request: gr.Request) -> str:
-        """The Stop button: the best so far is kept."""
-        self.stops.stop("adapt", request)
-        return "Stopping after this step; the best so far is kept."
-
 
 def _compared(progress: AdaptProgress) -> Any:
     """Two rows: without the domain, and with it; at the end of the second, the visitor's face."""
-    columns = len(progress.plain) + (progress.face is not None)
-    above, below = list(progress.plain), list(progress.adapted)
-    if progress.face is not None:
-        above.append(np.full_like(progress.face, 255))
-        below.append(progress.face)
-    return side_by_side([*above, *below], columns, 256)
+    mine = [] if progress.face is None else [progress.face]
+    above, below = [*progress.plain, *(np.full_like(face, 255) for face in mine)], [*progress.adapted, *mine]
+    return side_by_side(above + below, len(above), limits.THUMB)
 
 
 def _status(run: AdaptRun) -> str:

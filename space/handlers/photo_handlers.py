@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 import numpy as np
@@ -17,8 +17,8 @@ from PIL import Image
 
 from refinestyle_hub.errors import FaceNotFoundError
 from refinestyle_hub.faces.align import Crop
+from refinestyle_hub.faces.detect import Face
 from refinestyle_hub.faces.identity import identity_distance
-from refinestyle_hub.faces.photo import Photo
 from refinestyle_hub.inversion.inversion import Inversion
 
 from .. import images, limits, messages, tokenfiles
@@ -27,8 +27,11 @@ from ..files import picture_file
 from ..images import Pixels, address
 from ..jobs import InversionResult, InversionStep, RenderSpec
 from ..page import visible
-from ..session import DetectedFaces, Look, Session, Subject
+from ..session import Look, Session, Subject
 from .canvas_handlers import CanvasHandlers
+
+
+Detected: TypeAlias = Mapping[str, tuple[Face, ...]]  # the faces of a photo by its path, so that they are found once
 
 
 class PhotoHandlers:
@@ -41,7 +44,7 @@ class PhotoHandlers:
 
     # --- The photo ---
 
-    def align(self, photo: str | None, aligned: bool) -> tuple[Any, Any, Any, int, DetectedFaces | None]:
+    def align(self, photo: str | None, aligned: bool) -> tuple[Any, Any, Any, int, Detected]:
         """Find the faces of a photo and cut the aligned crop of each.
 
         Args:
@@ -54,13 +57,13 @@ class PhotoHandlers:
         """
         with messages.explained():
             if not photo:
-                return visible(), visible(), visible(), 0, None
+                return visible(), visible(), visible(), 0, {}
             opened = images.open_photo(photo, "none" if aligned else "required")
             size = self.jobs.size
             if aligned:
                 crop = picture_file(np.asarray(opened.crop(size).image))
                 crops = gr.update(value=[(crop, "crop")], visible=False)
-                return visible(crop), crops, visible("The central square is used."), 0, None
+                return visible(crop), crops, visible("The central square is used."), 0, {}
             faces = opened.faces
             captioned = [
                 (picture_file(np.asarray(opened.crop(min(size, 256), index).image)), f"{face.width} px wide")
@@ -73,19 +76,17 @@ class PhotoHandlers:
                 note = messages.SMALL_FACE.format(width=faces[0].width)
             gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
             framed = picture_file(images.framed(opened, 0))
-            return visible(framed), gallery, visible(note), 0, DetectedFaces(photo, faces)
+            return visible(framed), gallery, visible(note), 0, {photo: faces}
 
-    def choose(self, detected: DetectedFaces | None, event: gr.SelectData) -> int:
+    def choose(self, event: gr.SelectData) -> int:
         """Another face of the gallery was clicked."""
-        return event.index if detected and 0 <= event.index < len(detected.faces) else 0
+        return int(event.index)
 
-    def _crop(self, photo: str | None, aligned: bool, face: int, detected: DetectedFaces | None) -> Crop:
-        known = detected.faces if detected and detected.photo == photo and not aligned else ()
+    def _crop(self, photo: str | None, aligned: bool, face: int, detected: Detected) -> Crop:
+        known = () if aligned else detected.get(str(photo), ())
         opened = images.open_photo(photo, "none" if aligned or known else "required")
-        if known:
-            opened = Photo(opened.image, tuple(known))
         try:
-            return opened.crop(self.jobs.size, face)
+            return replace(opened, faces=known or opened.faces).crop(self.jobs.size, face)
         except FaceNotFoundError as error:
             raise messages.refuse(messages.NO_SUCH_FACE) from error
 
@@ -93,7 +94,7 @@ class PhotoHandlers:
 
     def read(
         self, session: Session, photo: str | None, aligned: bool, face: int, steps: int, tokens: bool, seed: int,
-        detected: DetectedFaces | None, request: gr.Request,
+        detected: Detected, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """The face comes to the canvas: first what the encoder makes of it, then closer while one watches.
 
@@ -136,11 +137,6 @@ class PhotoHandlers:
     def _subject(self, inversion: Inversion, crop: Crop, photo: str) -> Subject:
         return Subject.of(inversion.in_photo(crop), np.asarray(crop.image), photo if crop.quad is not None else None)
 
-    def stop(self, request: gr.Request) -> Any:
-        """The Stop button: what was reached so far is kept."""
-        self.stops.stop("invert", request)
-        return {"progress": {"share": 1, "text": "Stopping after this step"}}
-
     # --- For clients of the API ---
 
     def invert(
@@ -162,7 +158,7 @@ class PhotoHandlers:
             .safetensors file without a pixel of the photo, which /edit and /stylise of any session take.
         """
         with messages.explained():
-            crop = self._crop(photo, aligned, face, None)
+            crop = self._crop(photo, aligned, face, {})
             pixels = np.asarray(crop.image)
             yield gr.skip(), gr.skip(), f"Starting, {steps} steps", gr.skip(), session
             flag = str(self.stops.flag(request.session_hash, "invert"))

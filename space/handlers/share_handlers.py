@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -30,14 +29,12 @@ from .. import limits, messages
 from ..files import marked
 from ..images import side_by_side
 from ..jobs import Jobs, RenderSpec
-from ..session import Look, Session, Shelf, clean_name
+from ..session import Look, Session, Shelf, Subject, clean_name
 from ..tokenfiles import check, domain_file, inversion_file, name_of, read_tokens
 
 
 FACE = "the face (inversion)"
 LICENCES = ["cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "apache-2.0", "openrail"]
-
-log = logging.getLogger("refinestyle.space")
 
 
 def may_push() -> bool:
@@ -84,9 +81,7 @@ class ShareHandlers:
 
     def offer(self, what: str | None, session: Session) -> Any:
         """The download button for what was chosen."""
-        if not what:
-            return gr.update(value=None, interactive=False)
-        return gr.update(value=self.export(what, session), interactive=True)
+        return gr.update(value=self.export(what, session) if what else None, interactive=bool(what))
 
     def remove(self, name: str | None, session: Session) -> str:
         """A domain leaves the session."""
@@ -108,7 +103,8 @@ class ShareHandlers:
             found = read_tokens(file, self.jobs.pipe)
             if isinstance(found, TokenSet):
                 return self._kept(name_of(found, file), found, session)
-            session.put(Look(self.jobs.subject(found)))
+            ((drawn,),) = self.jobs.draw(found, [RenderSpec()], {})  # stands for the photo as well
+            session.put(Look(Subject.of(found, drawn if found.crop is None else found.crop.numpy())))
             return "The face is on the canvas."
 
     def load_id(self, repo_id: str | None, session: Session) -> str:
@@ -151,13 +147,12 @@ class ShareHandlers:
 
     def link(self, request: gr.Request) -> tuple[Any, Any]:
         """The page was opened with ``?domain=owner/name``: it is filled in, and nothing is loaded by itself."""
-        wanted = dict(request.query_params).get("domain")
-        if not wanted:
-            return gr.skip(), gr.skip()
-        if not is_repo_id(str(wanted)):
+        wanted = dict(request.query_params).get("domain", "")
+        if is_repo_id(wanted):
+            return wanted, gr.update(selected="share")
+        if wanted:
             gr.Info(messages.BAD_HUB_ID)
-            return gr.skip(), gr.skip()
-        return str(wanted), gr.update(selected="share")
+        return gr.skip(), gr.skip()
 
     # --- To one's own account ---
 
@@ -215,5 +210,5 @@ class ShareHandlers:
                 with contextlib.suppress(Exception):
                     api.delete_repo(repo_id)
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            log.warning("a push failed: %s", status or type(error).__name__)
-            raise messages.refuse(told.get(status, messages.NOT_PUSHED) if status else messages.NOT_PUSHED) from None
+            messages.log.warning("a push failed: %s", status or type(error).__name__)
+            raise messages.refuse(told.get(status, messages.NOT_PUSHED)) from None

@@ -25,7 +25,7 @@ from ..jobs import Faces, RenderSpec
 from ..page import visible
 from ..session import Session, clean_name
 from ..strengths import checked_domains, checked_edits
-from .canvas_handlers import CanvasHandlers, faces_of
+from .canvas_handlers import CanvasHandlers, Pair, faces_of
 
 
 FACE, RANDOM = "my face", "random faces"
@@ -34,7 +34,6 @@ FADE, TOUR = "the face becomes what it is now", "from one chosen style to the ne
 STYLED = "refinestyle-domain.png"
 SHEET = "refinestyle-all-domains.png"
 
-Pair: TypeAlias = tuple[str, str]  # PNG files
 Mix: TypeAlias = dict[str, float]  # strength by domain, or by direction
 
 
@@ -105,11 +104,11 @@ class StyleHandlers:
         """The face turns into what it is now, or goes from one chosen domain to the next."""
         with messages.explained():
             look = session.look
-            here = RenderSpec(look.edits, look.domains)
-            ends = [RenderSpec(), here]
             if kind == TOUR:
                 ends = [RenderSpec(look.edits), *(RenderSpec(look.edits, {n: s}) for n, s in look.domains.items())]
-            if not (look.domains if kind == TOUR else look.domains or look.edits):
+            else:
+                ends = [RenderSpec(), RenderSpec(look.edits, look.domains)]
+            if not (look.domains or (look.edits and kind != TOUR)):
                 raise messages.refuse(messages.NO_MIX if kind == TOUR else messages.NO_CHANGE)
             edits, domains = morph([e.edits for e in ends], limits.FILM), morph([e.domains for e in ends], limits.FILM)
             specs = [RenderSpec(*pair) for pair in zip(edits, domains, strict=True)]

@@ -6,7 +6,7 @@ import gradio as gr
 
 from .. import limits
 from ..handlers.adapt_handlers import AdaptHandlers
-from ..page import HIDDEN, Page, number, style_files
+from ..page import HIDDEN, Page, number, style_files, tiles
 
 
 def build(page: Page, on: AdaptHandlers) -> None:
@@ -18,10 +18,7 @@ def build(page: Page, on: AdaptHandlers) -> None:
     )
     pictures = style_files(height=150, label="Pictures of a style", elem_id="pictures")
     example = gr.Button("Take the example: five sketches", size="sm", elem_id="style-example")
-    squares = gr.Gallery(
-        label="Squares", show_label=False, columns=5, height="auto", visible=False, interactive=False,
-        allow_preview=False, object_fit="cover", buttons=[], elem_id="squares",
-    )  # fmt: skip
+    squares = tiles(label="Squares", show_label=False, columns=5, height="auto", object_fit="cover", elem_id="squares")
     checked = gr.Markdown(visible=False, elem_id="checked")
     name = gr.Textbox(
         "", label="Name", placeholder="my-style", max_length=limits.MAX_NAME, elem_id="style-name",
@@ -67,6 +64,7 @@ def build(page: Page, on: AdaptHandlers) -> None:
         on.adapt, [pictures, name, rights, steps, tokens, seed, page.session], [preview, note, download, page.session],
         **page.line("adapt", show_progress="minimal", show_progress_on=[note]),
     )  # fmt: skip
-    stop.click(page.while_waiting("adapt", on.stop), None, [note], **HIDDEN)
+    stopping = "Stopping after this step; the best so far is kept."
+    stop.click(page.stop("adapt", stopping), None, [note], **HIDDEN)
     done.success(on.offer, [page.session], [download], **HIDDEN)
     page.show(done)

@@ -8,25 +8,14 @@ import gradio as gr
 
 from .. import limits
 from ..handlers.adapt_handlers import AdaptHandlers
-from ..handlers.canvas_handlers import CanvasHandlers
 from ..handlers.photo_handlers import PhotoHandlers
 from ..handlers.share_handlers import ShareHandlers
 from ..handlers.style_handlers import FACE, RANDOM, StyleHandlers
 from ..page import Page, number, photo_file, style_files, token_file
 
 
-def build(
-    page: Page,
-    photo: PhotoHandlers,
-    canvas: CanvasHandlers,
-    adapt: AdaptHandlers,
-    style: StyleHandlers,
-    share: ShareHandlers,
-) -> None:
+def build(page: Page, photo: PhotoHandlers, adapt: AdaptHandlers, style: StyleHandlers, share: ShareHandlers) -> None:
     """Six endpoints, each a function of one of the handlers."""
-
-    def yes(label: str, value: bool = False) -> gr.Checkbox:
-        return gr.Checkbox(value, label=label)
 
     def pair() -> gr.ImageSlider:
         return gr.ImageSlider(format="png", interactive=False)
@@ -36,21 +25,21 @@ def build(
         gr.Button().click(function, inputs, outputs, **page.line(line, **public))
 
     with gr.Column(visible=False):
-        detected = gr.State(None, time_to_live=limits.STATE_SECONDS)
+        detected = gr.State({}, time_to_live=limits.STATE_SECONDS)
         shown = [gr.Image(format="png"), gr.Gallery(), gr.Markdown(), number("face"), detected]
-        endpoint("cpu", photo.align, [photo_file(label="photo"), yes("aligned")], shown)
+        endpoint("cpu", photo.align, [photo_file(label="photo"), gr.Checkbox(label="aligned")], shown)
         asked = [
-            photo_file(label="photo"), yes("aligned"), number("face"), number("steps", limits.MAX_STEPS, 100),
-            yes("tokens", value=True), number("seed"), page.session,
+            photo_file(label="photo"), gr.Checkbox(label="aligned"), number("face"),
+            number("steps", limits.MAX_STEPS, 100), gr.Checkbox(True, label="tokens"), number("seed"), page.session,
         ]  # fmt: skip
         found = [pair(), gr.Gallery(), gr.Markdown(), gr.File(label="file"), page.session]
         endpoint("invert", photo.invert, asked, found)
         before = gr.Radio(["reconstruction", "photo"], value="reconstruction", label="before")
         asked = [gr.JSON({}, label="edits"), before, page.session, token_file(label="inversion_file")]
-        endpoint("draw", canvas.edit, asked, [pair(), gr.File(label="file"), page.session])
+        endpoint("draw", photo.canvas.edit, asked, [pair(), gr.File(label="file"), page.session])
         fewest, most = limits.ADAPT_STEPS
         asked = [
-            style_files(label="pictures"), gr.Textbox(label="name"), yes("rights"),
+            style_files(label="pictures"), gr.Textbox(label="name"), gr.Checkbox(label="rights"),
             number("steps", most, adapt.default_steps, fewest), number("tokens", limits.ADAPT_TOKENS[1], 4, 1),
             number("seed"), page.session,
         ]  # fmt: skip

@@ -33,11 +33,8 @@ def wire(page: Page, on: CanvasHandlers, sliders: list[gr.Slider]) -> None:
     for slider in sliders:
         slider.input(on.drag, asked, [canvas], trigger_mode="always_last", **page.hidden("draw"))
     canvas.settle(on.settle, asked, [canvas], trigger_mode="always_last", **page.hidden("draw"))
-    changes = {
-        canvas.undo: Session.undo, canvas.redo: Session.redo, canvas.reset: Session.reset, canvas.place: Session.place,
-    }  # fmt: skip
     shown = [canvas, *page.controls]
-    for event, change in changes.items():
-        event(on.change(change), asked, shown, **page.hidden("draw"))
+    for name in ("undo", "redo", "reset", "place"):  # events of canvas.js and methods of the session
+        getattr(canvas, name)(on.change(getattr(Session, name)), asked, shown, **page.hidden("draw"))
     canvas.save(on.save, asked, [canvas], **page.hidden("draw"))
     page.demo.load(on.arrive, session, shown, **page.hidden("draw"))

@@ -8,13 +8,13 @@ import gradio as gr
 
 from .. import limits
 from ..handlers.photo_handlers import PhotoHandlers
-from ..page import HIDDEN, Page, number, photo_file, visible
+from ..page import HIDDEN, Page, number, photo_file, tiles, visible
 
 
 def build(page: Page, on: PhotoHandlers) -> None:
     """The layout."""
     canvas = on.canvas
-    detected = gr.State(None, time_to_live=limits.STATE_SECONDS)
+    detected = gr.State({}, time_to_live=limits.STATE_SECONDS)
     face = number("face", visible=False, elem_id="face")
     photo = photo_file(
         height=250, label="Your photo", buttons=[], sources=["upload", "webcam", "clipboard"],
@@ -27,10 +27,7 @@ def build(page: Page, on: PhotoHandlers) -> None:
             interactive=False, alt_text="The photo, with a frame around what is used", elem_id="framed",
         )  # fmt: skip
         faces = gr.Markdown(visible=False, elem_id="faces")
-    crops = gr.Gallery(
-        label="Faces", columns=4, height=150, visible=False, interactive=False, allow_preview=False,
-        object_fit="cover", buttons=[], elem_id="crops",
-    )  # fmt: skip
+    crops = tiles(label="Faces", columns=4, height=150, object_fit="cover", elem_id="crops")
     with gr.Row(elem_id="others"):
         example = gr.Button("The astronaut", min_width=110, visible=canvas.example is not None, elem_id="example")
         draw = gr.Button("Draw a person", min_width=110, elem_id="draw-person")
@@ -56,15 +53,16 @@ def build(page: Page, on: PhotoHandlers) -> None:
         trigger_mode="always_last", **page.line("cpu", show_progress="minimal", show_progress_on=[faces]),
     )  # fmt: skip
     # What was shown is of another photo.
-    looked.failure(lambda: [*[visible()] * 3, 0, None], None, [framed, crops, faces, face, detected], **HIDDEN)
-    chosen = crops.select(on.choose, [detected], [face], **HIDDEN)
+    looked.failure(lambda: [*[visible()] * 3, 0, {}], None, [framed, crops, faces, face, detected], **HIDDEN)
+    chosen = crops.select(on.choose, None, [face], **HIDDEN)
     inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected]
     shown = [page.canvas, *page.controls]
     for started in (looked.success, chosen.success, again.click):
         read = started(on.read, inputs, shown, **page.hidden("invert"))
         read.failure(lambda: {"progress": None}, None, [page.canvas], **HIDDEN)
         page.show(read)
-    page.canvas.stop(page.while_waiting("invert", on.stop), None, [page.canvas], **HIDDEN)
+    stopping = {"progress": {"share": 1, "text": "Stopping after this step"}}
+    page.canvas.stop(page.stop("invert", stopping), None, [page.canvas], **HIDDEN)
 
     asked = [page.session, person]
     drawn = draw.click(lambda: random.randrange(100_000), None, [person], **HIDDEN)

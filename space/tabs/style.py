@@ -6,36 +6,28 @@ import gradio as gr
 
 from .. import limits, messages
 from ..handlers.style_handlers import FADE, ROW, TOUR, StyleHandlers
-from ..page import HIDDEN, Page
+from ..page import HIDDEN, Page, tiles
 
 
-def controls() -> tuple[gr.Dropdown, list[gr.Slider]]:
-    """What follows the look: the chosen domains, and a slider for each."""
-    low, high = limits.DOMAIN_STRENGTHS
+def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
+    """The layout; returns the sliders of the chosen domains. They and the choice follow the look."""
+    empty = gr.Markdown(messages.NO_DOMAINS, visible=False, elem_id="no-domains")
+    gallery = tiles(
+        label="Styles", show_label=False, columns=ROW, height="auto", object_fit="contain", elem_id="domains"
+    )
     chosen = gr.Dropdown(
-        [], value=[], multiselect=True, max_choices=limits.MIXED, label="Chosen", render=False, elem_id="chosen",
+        [], value=[], multiselect=True, max_choices=limits.MIXED, label="Chosen", elem_id="chosen",
         info=f"Click pictures, or choose here: up to {limits.MIXED}, which add up.",
     )  # fmt: skip
     sliders = [
         gr.Slider(
-            low, high, 0, step=0.05, visible=False, interactive=True, buttons=[], elem_id=f"strength-{place}",
-            elem_classes="control", info=None if place else "0 is without, 1 as it was made, less than 0 the opposite",
-            render=False,
+            *limits.DOMAIN_STRENGTHS, 0, step=0.05, visible=False, interactive=True, buttons=[],
+            elem_id=f"strength-{place}", elem_classes="control",
+            info=None if place else "0 is without, 1 as it was made, less than 0 the opposite",
         )
         for place in range(limits.MIXED)
     ]  # fmt: skip
-    return chosen, sliders
-
-
-def build(page: Page, on: StyleHandlers, tab: gr.Tab, chosen: gr.Dropdown, sliders: list[gr.Slider]) -> None:
-    """The layout, with the ``controls``."""
-    empty = gr.Markdown(messages.NO_DOMAINS, visible=False, elem_id="no-domains")
-    gallery = gr.Gallery(
-        label="Styles", show_label=False, columns=ROW, height="auto", visible=False, interactive=False,
-        allow_preview=False, object_fit="contain", buttons=[], elem_id="domains",
-    )  # fmt: skip
-    for control in (chosen, *sliders):
-        control.render()  # type: ignore[no-untyped-call]
+    page.controls.extend([chosen, *sliders])
     with gr.Row(elem_id="keep-row"):
         name = gr.Textbox(
             label="Save this mix", placeholder="a name", max_length=limits.MAX_NAME, scale=3, elem_id="mix-name"
@@ -69,3 +61,4 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab, chosen: gr.Dropdown, slide
     kept.success(on.enter, session, shown, **page.hidden("draw"))
     all_of_them.click(on.sheet, session, [sheet, sheet_file], **page.line("draw"))
     shoot.click(on.film, [page.session, kind], [film, film_file], **page.line("draw"))
+    return sliders
