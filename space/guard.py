@@ -72,19 +72,14 @@ async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Non
             for message in answer:
                 await send(message)
             return
-        told = _detail(b"".join(message.get("body", b"") for message in answer))
+        try:
+            told = str(json.loads(b"".join(message.get("body", b"") for message in answer))["detail"])
+        except (ValueError, KeyError, TypeError):
+            told = "The request cannot be read."
     if "session_hash" in told:
         told += " Calls by name have no session: use /gradio_api/call/, or hand a face on as inversion_file."
     detail = [{"__type__": "validate", "is_valid": False, "message": told}]
     await _refusal(422, detail)(scope, receive, send)
-
-
-def _detail(body: bytes) -> str:
-    try:
-        found = json.loads(body)["detail"]
-    except (ValueError, KeyError, TypeError):
-        return "The request cannot be read."
-    return str(found)
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes | None:

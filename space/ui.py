@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import os
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import spaces
+import torch
 from starlette.middleware import Middleware
 
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -26,7 +29,7 @@ from .jobs import Jobs
 from .model import EXAMPLES, astronaut
 from .page import HIDDEN, Page
 from .session import Look, Session
-from .tabs import about, adapt, api, canvas, edit, photo, share, style
+from .tabs import adapt, api, canvas, edit, photo, share, style
 from .theme import CSS, theme
 
 
@@ -36,6 +39,7 @@ HEADER = """
 <p class="model">{model}</p></div>
 <img src="data:image/webp;base64,{people}" alt="Six people who do not exist, drawn by the generator"></div>
 """
+ABOUT = Path(__file__).with_name("about.md")
 
 
 def launch_settings() -> dict[str, Any]:
@@ -104,7 +108,8 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
                 with gr.Tab("Share", id="share") as tab:
                     share.build(page, sharing, tab, tabs)
                 with gr.Tab("About", id="about"):
-                    about.build(pipe, name)
+                    gr.Markdown(ABOUT.read_text(encoding="utf-8"), elem_id="about")
+                    gr.Markdown(_versions(pipe, name), elem_id="versions")
         canvas.wire(page, on, [*sliders, *strengths])
         # Gradio counts a value's age from when it was written: while the page is open, it is written anew.
         gr.Timer(limits.STATE_SECONDS / 3).tick(lambda held: held, [session], [session], **HIDDEN)
@@ -117,3 +122,10 @@ def _model_line(pipe: RefineStylePipeline, name: str) -> str:
     size = pipe.generator.config.resolution
     small = ", a small model for trying things out" if size <= 128 else ""
     return f"<b>{html.escape(name)}</b> · {size} × {size} pixels{small} · on {pipe.device.type.upper()}"
+
+
+def _versions(pipe: RefineStylePipeline, name: str) -> str:
+    return (
+        f"`{name}` · `{pipe.fingerprint}` · Python {platform.python_version()} · torch {torch.__version__} · "
+        f"gradio {gr.__version__} · {pipe.device.type}"
+    )
