@@ -1,4 +1,4 @@
-"""Which model the demo draws with, and the face that a visit begins with."""
+"""Which model the demo draws with."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import contextlib
 import threading
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from refinestyle_hub.errors import FetchError, RefineStyleHubError
-from refinestyle_hub.faces.align import cut
 from refinestyle_hub.faces.identity import identity_distance
 from refinestyle_hub.images import load_picture
-from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.runtime.compiled import compile_behind
 from refinestyle_hub.storage.model_folder import is_repo_id
 
 from . import limits, messages
-from .session import Subject
 
 
 DEFAULT = "ffhq-1024"  # its weights are fetched at the first start
@@ -73,13 +69,3 @@ def _warm(pipe: RefineStylePipeline) -> None:
         for refine in (1.0, 0.0):
             with in_bf16(pipe.device, side < whole):
                 pipe.render(faces, refine=refine, resolution=side)
-
-
-def astronaut(pipe: RefineStylePipeline) -> Subject | None:
-    """The astronaut, inverted beforehand (``tools/demo_example.py``), as the generator draws her; None for another
-    generator."""
-    face = Inversion.from_pretrained(EXAMPLES / "astronaut.safetensors")
-    if face.base is None or face.base.digest != pipe.fingerprint.digest or face.quad is None:
-        return None
-    crop = cut(load_picture(PHOTO), face.quad.double().numpy(), pipe.generator.config.resolution)
-    return Subject.of(face, np.asarray(crop.image), str(PHOTO))

@@ -48,11 +48,6 @@ def number(label: str, high: int = MAX_SEED, value: int = 0, low: int = 0, **lay
     return made
 
 
-def visible(value: Any = None) -> Any:
-    """An update that shows a component with this value, or hides it where there is none."""
-    return gr.update(value=value, visible=value is not None)
-
-
 def tiles(**layout: Any) -> gr.Gallery:
     """Pictures beside each other, once there are some: to look at, or to choose from."""
     return gr.Gallery(visible=False, interactive=False, allow_preview=False, buttons=[], **layout)

@@ -19,6 +19,7 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 
 from . import agents, limits
 from .admission import Stops
+from .example import astronaut
 from .guard import Guard
 from .handlers.adapt_handlers import AdaptHandlers
 from .handlers.canvas_handlers import CanvasHandlers
@@ -26,7 +27,7 @@ from .handlers.photo_handlers import PhotoHandlers
 from .handlers.share_handlers import ShareHandlers
 from .handlers.style_handlers import StyleHandlers
 from .jobs import Jobs
-from .model import EXAMPLES, astronaut
+from .model import EXAMPLES
 from .page import HIDDEN, Page
 from .session import Look, Session
 from .tabs import adapt, api, canvas, edit, photo, share, style

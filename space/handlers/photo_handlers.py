@@ -26,8 +26,8 @@ from ..admission import Stops
 from ..files import picture_file
 from ..images import Pixels, address
 from ..jobs import InversionResult, InversionStep, RenderSpec
-from ..page import visible
 from ..session import Look, Session, Subject
+from ..updates import visible
 from .canvas_handlers import CanvasHandlers
 
 

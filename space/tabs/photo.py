@@ -8,7 +8,8 @@ import gradio as gr
 
 from .. import limits
 from ..handlers.photo_handlers import PhotoHandlers
-from ..page import HIDDEN, Page, number, photo_file, tiles, visible
+from ..page import HIDDEN, Page, number, photo_file, tiles
+from ..updates import visible
 
 
 def build(page: Page, on: PhotoHandlers) -> None:
