@@ -34,9 +34,7 @@ def install() -> None:
 class Tools(gradio.mcp.GradioMCPServer):
     """An MCP server whose every call is a session of its own."""
 
-    def __init__(self, blocks: gr.Blocks) -> None:
-        self._making = threading.Lock()
-        super().__init__(blocks)
+    _making = threading.Lock()
 
     # --- A call ---
 

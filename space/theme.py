@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import gradio as gr
-from gradio.themes import colors, sizes
+from gradio.themes import colors
 from gradio.themes.utils.fonts import LocalFont
 
 
@@ -18,9 +18,6 @@ def theme() -> gr.themes.Base:
         primary_hue=colors.teal,
         secondary_hue=colors.teal,
         neutral_hue=colors.stone,
-        radius_size=sizes.radius_md,
-        spacing_size=sizes.spacing_md,
-        text_size=sizes.text_md,
         font=(LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"),
         font_mono=(LocalFont("IBM Plex Mono", weights=(400,)), "ui-monospace", "monospace"),
     )

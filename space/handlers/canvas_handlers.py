@@ -6,7 +6,7 @@ The docstring of ``edit`` is what clients of the API read.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
@@ -21,7 +21,7 @@ from refinestyle_hub.inversion.inversion import Inversion
 from .. import limits, messages, tokenfiles
 from ..files import cache_file, marked, picture_file
 from ..images import Pixels, address, open_photo
-from ..jobs import Faces, Jobs, RenderSpec
+from ..jobs import Jobs, RenderSpec
 from ..session import Look, Session, Subject
 from ..strengths import checked_edits, linked
 
@@ -67,7 +67,7 @@ class CanvasHandlers:
             if (look, session.in_photo) == session.shown:
                 return gr.skip()
             session.shown = None
-            drawn = self._drawn(session, [look], limits.DRAG_SIDE)[0]
+            drawn = self.drawn(session, [look], limits.DRAG_SIDE)[0]
             placed = self._placed(session, drawn, self._photo(session, limits.DRAG_SIDE))
             return {"after": address(placed), "preview": True}
 
@@ -82,7 +82,7 @@ class CanvasHandlers:
         look, subject = session.look, session.look.subject
         plain = Look(look.source)
         looks = [look] if subject or look == plain else [look, plain]
-        drawn = self._drawn(session, looks, self.jobs.size) if known is None else [known]
+        drawn = self.drawn(session, looks, self.jobs.size) if known is None else [known]
         photo = self._photo(session, limits.WHOLE_SIDE)
         before = drawn[-1] if subject is None else subject.crop if photo is None else np.asarray(photo)
         return {
@@ -102,14 +102,16 @@ class CanvasHandlers:
         with messages.explained():
             self._rest(session, event, values)
             kind = "JPEG" if getattr(event, "kind", "") == "JPEG" else "PNG"
-            drawn = self._drawn(session, [session.look], self.jobs.size)[0]
+            drawn = self.drawn(session, [session.look], self.jobs.size)[0]
             placed = self._placed(session, drawn, self._photo(session))
             name = f"refinestyle.{'jpg' if kind == 'JPEG' else 'png'}"
             return {"save": {"name": name, "href": f"gradio_api/file={cache_file(marked(placed, kind), name)}"}}
 
-    def _drawn(self, session: Session, looks: list[Look], side: int) -> list[Pixels]:
-        specs = [RenderSpec(look.edits, look.domains) for look in looks]
-        return [row[0] for row in self.jobs.draw(faces_of(looks[0]), specs, session.shelf.domains, side)]
+    def drawn(self, session: Session, looks: Sequence[Look], side: int) -> list[Pixels]:
+        """Looks of one face with ``side`` pixels, or as many as the model draws: a picture each."""
+        source, specs = looks[0].source, [RenderSpec(look.edits, look.domains) for look in looks]
+        face = source.inversion if isinstance(source, Subject) else (source,)
+        return [picture for (picture,) in self.jobs.draw(face, specs, session.shelf.domains, side)]
 
     def _photo(self, session: Session, side: int = 0) -> Image.Image | None:
         """The whole photo where the canvas shows it, at its own size or with ``side`` pixels at most."""
@@ -236,11 +238,6 @@ class CanvasHandlers:
             drawn = [row[0] for row in self.jobs.draw(face, specs, {})]
             first = drawn[-1] if crop is None else crop
             return (picture_file(first), picture_file(drawn[0])), picture_file(drawn[0], EDITED), session
-
-
-def faces_of(look: Look) -> Faces:
-    """Whom to draw."""
-    return look.source.inversion if isinstance(look.source, Subject) else (look.source,)
 
 
 def _likeness(subject: Subject) -> str:

@@ -22,10 +22,10 @@ from .. import limits, messages, tokenfiles
 from ..files import cache_file, film_file, picture_file
 from ..images import Pixels, side_by_side, webp
 from ..jobs import Faces, RenderSpec
-from ..session import Session, clean_name
+from ..session import Look, Session, clean_name
 from ..strengths import checked_domains, checked_edits
 from ..updates import visible
-from .canvas_handlers import CanvasHandlers, Pair, faces_of
+from .canvas_handlers import CanvasHandlers, Pair
 
 
 FACE, RANDOM = "my face", "random faces"
@@ -54,8 +54,9 @@ class StyleHandlers:
                 yield visible(), visible(messages.NO_DOMAINS)
             tiles: list[tuple[str, str]] = []
             for first in range(0, len(names), ROW):
-                drawn = self._each(faces_of(look), look.edits, names[first : first + ROW], session)
-                pictures = [cache_file(webp(picture), "style.webp") for (picture,) in drawn]
+                looks = [replace(look, domains={name: 1.0}) for name in names[first : first + ROW]]
+                drawn = self.canvas.drawn(session, looks, limits.THUMB)
+                pictures = [cache_file(webp(picture), "style.webp") for picture in drawn]
                 tiles += zip(pictures, names[first:], strict=False)
                 yield visible([*tiles]), visible()
 
@@ -94,9 +95,11 @@ class StyleHandlers:
             names, look = self.canvas.domains(session), session.look
             if not names:
                 raise messages.refuse(messages.NO_DOMAINS.replace("**", ""))
-            mine = self._each(faces_of(look), look.edits, ["", *names], session)
-            others = self._each(tuple(range(limits.SEEDS - 1)), {}, ["", *names], session)
-            rows = [[row[0] for row in mine], *map(list, zip(*others, strict=True))]
+            mixes: list[Mix] = [{}, *({name: 1.0} for name in names)]
+            mine = self.canvas.drawn(session, [replace(look, domains=mix) for mix in mixes], limits.THUMB)
+            seeds, specs = tuple(range(limits.SEEDS - 1)), [RenderSpec(domains=mix) for mix in mixes]
+            others = self.jobs.draw(seeds, specs, session.shelf.domains, limits.THUMB)
+            rows = [mine, *zip(*others, strict=True)]
             file = picture_file(side_by_side([picture for row in rows for picture in row], len(mine)), SHEET)
             return visible(file), visible(file)
 
@@ -105,27 +108,18 @@ class StyleHandlers:
         with messages.explained():
             look = session.look
             if kind == TOUR:
-                ends = [RenderSpec(look.edits), *(RenderSpec(look.edits, {n: s}) for n, s in look.domains.items())]
+                ends = [replace(look, domains={}), *(replace(look, domains={n: s}) for n, s in look.domains.items())]
             else:
-                ends = [RenderSpec(), RenderSpec(look.edits, look.domains)]
+                ends = [Look(look.source), look]
             if not (look.domains or (look.edits and kind != TOUR)):
                 raise messages.refuse(messages.NO_MIX if kind == TOUR else messages.NO_CHANGE)
             edits, domains = morph([e.edits for e in ends], limits.FILM), morph([e.domains for e in ends], limits.FILM)
-            specs = [RenderSpec(*pair) for pair in zip(edits, domains, strict=True)]
+            looks = [Look(look.source, *pair) for pair in zip(edits, domains, strict=True)]
             drawn: list[Pixels] = []
-            for first in range(0, len(specs), 4):  # a turn each
-                part = specs[first : first + 4]
-                rows = self.jobs.draw(faces_of(look), part, session.shelf.domains, limits.DRAG_SIDE)
-                drawn += [row[0] for row in rows]
+            for first in range(0, len(looks), 4):  # a turn each
+                drawn += self.canvas.drawn(session, looks[first : first + 4], limits.DRAG_SIDE)
             file = film_file(drawn)
             return visible(file), visible(file)
-
-    def _each(
-        self, faces: Faces, edits: Mapping[str, float], names: list[str], session: Session
-    ) -> list[list[Pixels]]:
-        """In each domain, and in none where the name is empty; small."""
-        specs = [RenderSpec(edits, {name: 1.0} if name else {}) for name in names]
-        return self.jobs.draw(faces, specs, session.shelf.domains, limits.THUMB)
 
     # --- For clients of the API ---
 
