@@ -34,7 +34,7 @@ def as_path(component: T) -> T:
     return component
 
 
-def number(label: str, high: int = MAX_SEED, value: int = 0, low: int = 0, **layout: Any) -> gr.Number:
+def number(label: str, low: int = 0, high: int = MAX_SEED, value: int = 0, **layout: Any) -> gr.Number:
     """Where a whole number comes in, the lowest of an empty field. Gradio would not say whose bounds they are."""
     made = gr.Number(value, precision=0, minimum=low, maximum=high, label=label, **layout)
 

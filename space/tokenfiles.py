@@ -31,6 +31,8 @@ from .session import clean_name
 Tokens: TypeAlias = "TokenSet | Inversion"
 T = TypeVar("T", TokenSet, Inversion)
 
+KINDS: dict[str, type[TokenSet] | type[Inversion]] = {"TokenSet": TokenSet, "Inversion": Inversion}
+
 
 def domain_file(domain: TokenSet, name: str) -> str:
     """A domain in the cache, as ``<name>.safetensors``."""
@@ -57,7 +59,7 @@ def read_tokens(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> Toke
         header = read_header(file)
         if len(header.start) > limits.MAX_HEADER:
             raise ModelFileError(f"{file.name}: its header has {len(header.start) / 1e6:.1f} MB; that is no domain.")
-        kind = {"TokenSet": TokenSet, "Inversion": Inversion}.get(str((header.config or {}).get("class")))
+        kind = KINDS.get(str((header.config or {}).get("class")))
         if kind is None:
             raise ModelFileError(f"{file.name} holds neither a domain nor an inversion of RefineStyle.")
         return check(kind.from_pretrained(file), pipe)

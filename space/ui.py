@@ -77,8 +77,7 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
     jobs = Jobs(pipe, gpu)
     on = CanvasHandlers(jobs, astronaut(pipe))
     first = Session(Look(0 if on.example is None else on.example))
-    view = on.view(first)
-    first.shown = first.look, False
+    view = on.draw(first)[0]
     people = base64.b64encode((EXAMPLES / "people.webp").read_bytes()).decode()
     demo = gr.Blocks(title="RefineStyle", analytics_enabled=False, delete_cache=limits.CACHE_SECONDS)
     with demo:

@@ -209,6 +209,6 @@ class ShareHandlers:
             if created:  # empty: it would be in the way of the next try
                 with contextlib.suppress(Exception):
                     api.delete_repo(repo_id)
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
             messages.log.warning("a push failed: %s", status or type(error).__name__)
             raise messages.refuse(told.get(status, messages.NOT_PUSHED)) from None

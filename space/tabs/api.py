@@ -30,17 +30,16 @@ def build(page: Page, photo: PhotoHandlers, adapt: AdaptHandlers, style: StyleHa
         endpoint("cpu", photo.align, [photo_file(label="photo"), gr.Checkbox(label="aligned")], shown)
         asked = [
             photo_file(label="photo"), gr.Checkbox(label="aligned"), number("face"),
-            number("steps", limits.MAX_STEPS, 100), gr.Checkbox(True, label="tokens"), number("seed"), page.session,
+            number("steps", 0, limits.MAX_STEPS, 100), gr.Checkbox(True, label="tokens"), number("seed"), page.session,
         ]  # fmt: skip
         found = [pair(), gr.Gallery(), gr.Markdown(), gr.File(label="file"), page.session]
         endpoint("invert", photo.invert, asked, found)
         before = gr.Radio(["reconstruction", "photo"], value="reconstruction", label="before")
         asked = [gr.JSON({}, label="edits"), before, page.session, token_file(label="inversion_file")]
         endpoint("draw", photo.canvas.edit, asked, [pair(), gr.File(label="file"), page.session])
-        fewest, most = limits.ADAPT_STEPS
         asked = [
             style_files(label="pictures"), gr.Textbox(label="name"), gr.Checkbox(label="rights"),
-            number("steps", most, adapt.default_steps, fewest), number("tokens", limits.ADAPT_TOKENS[1], 4, 1),
+            number("steps", *limits.ADAPT_STEPS, adapt.default_steps), number("tokens", *limits.ADAPT_TOKENS, 4),
             number("seed"), page.session,
         ]  # fmt: skip
         made = [gr.Image(format="png"), gr.Markdown(), gr.File(label="file"), page.session]
