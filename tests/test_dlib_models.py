@@ -73,6 +73,11 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingDependencyError, match=advice) as caught:
         FaceModels().landmarks(PIXELS, BOX)
     assert len(str(caught.value).splitlines()) <= 3
+    with pytest.raises(
+        MissingDependencyError, match=f"{advice}\n.*identity and w_identity of the settings at 0"
+    ) as caught:
+        _ = FaceModels().identity_file
+    assert "aligned" not in str(caught.value)  # an aligned crop is compared with its drawing, too
 
 
 def test_a_damaged_model_file(tmp_path: Path) -> None:

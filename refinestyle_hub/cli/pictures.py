@@ -146,7 +146,7 @@ def invert(
 
 
 def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float | None:
-    """The identity distance, or None, also where dlib or its models are missing: --aligned works without."""
+    """The identity distance; None where a face is not found, or dlib or its models are missing."""
     from ..faces.identity import identity_distance
 
     try:

@@ -31,7 +31,9 @@ from ..storage.model_folder import is_repo_id
 __all__ = ["FaceModels", "default_models"]
 
 PACKAGES = ("dlib-bin", "face-recognition-models")
-OTHERWISE = "Or name a folder or Hub repo with dlib's files in REFINESTYLE_FACE_MODELS, or pass aligned=True."
+ELSEWHERE = "Or name a folder or Hub repo with dlib's files in REFINESTYLE_FACE_MODELS, or "
+OTHERWISE = f"{ELSEWHERE}pass aligned=True."
+WITHOUT_IDENTITY = f"{ELSEWHERE}invert with identity and w_identity of the settings at 0."
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Floats = NDArray[np.float64]
@@ -85,9 +87,9 @@ class FaceModels:
             shape = self._dlib.full_object_detection(self._dlib.rectangle(*box), points)
             return np.array(self._identity.compute_face_descriptor(pixels, shape), dtype=np.float64)
 
-    @property
+    @cached_property
     def identity_file(self) -> Path:
-        """The file of the identity network."""
+        """The file of the identity network; a Hub repository is asked for it once."""
         return _locate(IDENTITY_FILE, self.source)
 
     @cached_property
@@ -138,8 +140,11 @@ def _locate(name: str, source: AnyPath | None) -> Path:
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (path := Path(folder) / "models" / name).is_file():
                 return path
+        purpose, otherwise = "Finding faces", OTHERWISE
+        if name == IDENTITY_FILE:
+            purpose, otherwise = "Comparing people", WITHOUT_IDENTITY
         raise MissingDependencyError(
-            f"Finding faces needs dlib's models.\nInstall them: pip install {' '.join(PACKAGES)}\n{OTHERWISE}"
+            f"{purpose} needs dlib's models.\nInstall them: pip install {' '.join(PACKAGES)}\n{otherwise}"
         )
     if (path := user_path(source) / name).is_file():
         return path
