@@ -105,14 +105,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 def _leads_out(body: bytes) -> bool:
     found: list[bool] = []
-
-    def look(value: dict[str, Any]) -> None:
-        found.append(_starts(value.get("path"), REMOTE) or _starts(value.get("url"), ("data:",)))
-
-    with contextlib.suppress(ValueError, RecursionError):  # not JSON: Gradio will say so
-        json.loads(body, object_hook=look)  # called with each object of the text
+    try:
+        json.loads(body, object_hook=lambda value: found.append(_remote(value)))  # called with each object of the text
+    except (ValueError, RecursionError) as error:  # what is no JSON, Gradio refuses; what is too deep, it may read
+        found.append(isinstance(error, RecursionError))
     return any(found)
 
 
-def _starts(value: object, prefixes: tuple[str, ...]) -> bool:
-    return isinstance(value, str) and value.strip().lower().startswith(prefixes)
+def _remote(file: dict[str, Any]) -> bool:
+    path, url = (str(file.get(key)).strip().lower() for key in ("path", "url"))
+    return path.startswith(REMOTE) or url.startswith("data:")

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from space.guard import Guard
+from space.guard import Guard, _leads_out
 
 
 async def echo(request: Request) -> PlainTextResponse:
@@ -62,6 +62,9 @@ def test_a_body_in_pieces_is_counted_whole(client: TestClient) -> None:
 def test_deep_nesting_is_no_way_around(client: TestClient) -> None:
     deep = "[" * 900 + '{"path": "http://x"}' + "]" * 900
     assert client.post("/gradio_api/call/invert", content=deep).status_code == 422
+    for depth in [*range(900, 1000), 100_000]:  # near some depth a reader gives up, and another may not
+        file = json.dumps({"path": "http://x"})
+        assert _leads_out(f"[{'[' * depth}{{}}{']' * depth}, {file}]".encode())
 
 
 def test_uploads_do_not_fill_the_disk() -> None:
