@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from refinestyle_hub.encoder.stage import layer_groups
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ShapeError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.images import to_image
+from refinestyle_hub.inversion.crops import invert_crops
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.batch import TokenBatch
@@ -280,6 +282,18 @@ def test_a_pipeline_with_an_encoder_starts_from_its_answer(generator: Generator,
     assert pipe.invert(image, aligned=True, tokens=False, w_steps=3).report["w_steps"] == 3
     with pytest.raises(ConfigError, match="all steps move"):
         pipe.invert(image, aligned=True, tokens=False, steps=4, w_steps=3)
+
+
+def test_steps_refine_layers_for_which_the_encoder_has_no_tokens(generator: Generator) -> None:
+    encoder = taught(encoder_for(generator, layers=("b16.*",)))
+    how: dict[str, Any] = {"encoder": encoder, "perceptual": Perceptual.load("st-lpips-alex"), "seed": 3}
+    plain, refined = (invert_crops(generator, pictures()[:1], steps=steps, **how)[0] for steps in (0, 2))
+    assert plain.tokens is not None and set(plain.tokens.layers) == {"b16.conv0", "b16.conv1", "b16.torgb"}
+    convs = {spec.name for spec in generator.config.layers if spec.role == "conv"}
+    assert refined.tokens is not None and set(refined.tokens.layers) == convs | {"b16.torgb"}
+    assert refined.tokens.layers["b8.conv0"].p.abs().max() > 0
+    moved = refined.tokens.layers["b16.conv0"].p - plain.tokens.layers["b16.conv0"].p
+    assert 0 < moved.abs().max() < plain.tokens.layers["b16.conv0"].p.abs().max()  # it began with the answer
 
 
 def test_an_encoder_of_another_generator_is_refused(generator: Generator) -> None:

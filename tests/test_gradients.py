@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ import torch.nn.functional as F
 from tiny import tiny_generator
 from torch import Tensor
 
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.encoder.gradients import Reference, TokenGradients, render_with_gradients
 from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse
 from refinestyle_hub.tokens.batch import TokenBatch
@@ -144,3 +147,25 @@ def test_an_image_that_is_rendered_exactly_has_no_gradient(generator: Generator,
         assert torch.isfinite(both.p).all()
         assert not both.p[:, :, 0].any()
         assert not both.q.any()  # P is 0
+
+
+def test_large_pictures_are_refined_at_256_px(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the backward pass of a picture of 1024 px would cost sixteen times as much, for a stage that sees 256
+    channels = {4: 4, 8: 4, 16: 4, 32: 4, 64: 4, 128: 4, 256: 4, 512: 4}
+    large = tiny_generator(config=StyleGAN2Config(512, 8, 8, 2, channels))
+    drawn: list[int | None] = []
+    forward = StyleGAN2Generator.forward
+
+    def recorded(self: StyleGAN2Generator, *args: Any, **how: Any) -> Tensor:
+        drawn.append(how["resolution"])
+        return forward(self, *args, **how)
+
+    monkeypatch.setattr(StyleGAN2Generator, "forward", recorded)
+    shape = {"widths": (4, 4, 4, 4), "width": 8, "heads": 2, "depth": 1, "rank": 2, "size": 64}
+    for feedback in (True, False):
+        drawn.clear()
+        encoder = Encoder.for_generator(large, **shape, stages="two", gradient_feedback=feedback, num_iters=2).eval()
+        pictures = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        found = encoder(pictures, large, encoder.load_distance())
+        assert drawn == [256, 256]
+        assert all(tokens.p.isfinite().all() for tokens in found.tokens.own.values())

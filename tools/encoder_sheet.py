@@ -2,8 +2,8 @@
 
     python tools/encoder_sheet.py ffhq-1024 --out model_cards/ffhq-1024-encoder.png
 
-The first row has the demo's example and people that the generator drew, the second what the encoder's answer draws,
-the third the same after steps. Nobody else's photo is on it.
+The first row has the demo's example and people that the generator drew, the second what the encoder's w+ draws, the
+third the same with its tokens, the last after steps. Nobody else's photo is on it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def main() -> None:
     drawn = pipe.generate([int(seed) for seed in args.seeds.split(",")], truncation=0.8, output_type="pt")
     crops = torch.cat([to_tensor(read_photo(EXAMPLE).crop(size).image), drawn])
     rows = [crops]
-    for steps in (0, args.steps):
-        found = [pipe.invert_crops(crop, steps=steps)[0] for crop in crops.split(1)]
+    for steps, tokens in ((0, False), (0, True), (args.steps, True)):
+        found = [pipe.invert_crops(crop, steps=steps, tokens=tokens)[0] for crop in crops.split(1)]
         rows.append(pipe.render(found, output_type="pt"))
     pictures = [to_images(F.interpolate(row, (args.side, args.side), mode="area")) for row in rows]
     save_png(contact_sheet([picture for row in pictures for picture in row], len(crops)), args.out)

@@ -39,20 +39,20 @@ class TokenGradients(NamedTuple):
 
 
 class Reference:
-    """Images [N, 3, R, R] in [-1, 1] that renders are compared with; their perceptual features are computed once.
+    """Images [N, 3, S, S] in [-1, 1] that renders are compared with; their perceptual features are computed once.
 
     Args:
         perceptual: Compares both averaged to ``size`` x ``size`` pixels, or to the least that it needs.
     """
 
     def __init__(self, images: Tensor, perceptual: Perceptual, size: int) -> None:
-        self._side = max(size, MIN_SIDE)
+        self.resolution, self._side = images.shape[-1], max(size, MIN_SIDE)
         with torch.inference_mode(False), torch.no_grad():  # no graph takes tensors of inference mode
             self._images = images.detach().clone()
             self._perceptual = perceptual.reference(self._small(self._images))
 
     def distances(self, rendered: Tensor) -> tuple[Tensor, Tensor]:
-        """Both distances of renders [N, 3, R, R], each summed over the batch."""
+        """Both distances of renders [N, 3, S, S], each summed over the batch."""
         pixels = mse(rendered.float(), self._images).sum()
         return pixels, self._perceptual(self._small(rendered)).sum()
 
@@ -66,11 +66,11 @@ def render_with_gradients(
     """Render w+ [N, L, D] with tokens of N samples by layer, and differentiate its distances from the reference.
 
     Returns:
-        The render [N, 3, R, R], and the gradients by layer; both without a graph.
+        The render [N, 3, S, S] of the reference's size, and the gradients by layer; both without a graph.
     """
     with torch.inference_mode(False), torch.enable_grad():  # a graph is needed even where the caller wants none
         leaves = {name: _leaves(x) for name, x in tokens.items()}
-        rendered = generator(w_plus.detach().clone(), TokenBatch(len(w_plus), leaves))
+        rendered = generator(w_plus.detach().clone(), TokenBatch(len(w_plus), leaves), resolution=reference.resolution)
         free = [tensor for x in leaves.values() for tensor in (x.p, x.q)]
         pixels, perceptual = reference.distances(rendered)
         gradients = (

@@ -19,6 +19,8 @@ from .stage import EncoderStage
 
 __all__ = ["refine_tokens", "resize"]
 
+LARGEST = 256  # pixels: renders of larger generators are compared at this size, or at the stage's if that is more
+
 
 def refine_tokens(
     stage: EncoderStage,
@@ -46,6 +48,10 @@ def refine_tokens(
     if stage.gradient_feedback and distance is None:
         raise ConfigError("This encoder takes gradients of a perceptual distance: pass Encoder.load_distance().")
     seen, found = resize(images, stage.size), dict(tokens)
+    side = generator.config.resolution
+    while side // 2 >= max(stage.size, LARGEST):
+        side //= 2
+    images = resize(images, side)
     reference = None
     if stage.gradient_feedback and distance is not None and num_iters:
         reference = Reference(images, distance, stage.size)
@@ -54,7 +60,7 @@ def refine_tokens(
             gradients: dict[str, TokenGradients] = {}
             if reference is None:
                 with torch.no_grad():
-                    rendered = generator(w_plus, TokenBatch(len(w_plus), found))
+                    rendered = generator(w_plus, TokenBatch(len(w_plus), found), resolution=side)
             else:
                 rendered, gradients = render_with_gradients(generator, w_plus, found, reference)
             rendered = resize(rendered.clamp(-1, 1), stage.size)

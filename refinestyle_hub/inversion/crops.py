@@ -15,8 +15,11 @@ from ..encoder.encoder import Encoder
 from ..generators.base import Generator
 from ..generators.codes import fit_codes
 from ..losses.perceptual import Perceptual
+from ..runtime.bf16 import in_bf16
 from ..runtime.defaults import standard_defaults
 from ..runtime.precision import full_precision
+from ..tokens.parameters import TokenParameters
+from ..tokens.token_set import TokenSet
 from .inversion import Inversion
 from .inversion_settings import InversionSettings, planned_steps
 from .optimise import OnStep, invert
@@ -67,17 +70,20 @@ def invert_crops(
         ConfigError: The numbers of steps do not add up.
     """
     began = time.monotonic()
-    base = base or generator.fingerprint()
+    base, settings = base or generator.fingerprint(), settings or InversionSettings()
     generator, encoder = full_precision(generator), encoder and full_precision(encoder)
     start, sets = None, None
     if encoder is not None:
         with torch.no_grad():
             if tokens and encoder.config.generator == generator.config.shape:
-                start, read = encoder(crops, generator, encoder.load_distance(perceptual))
+                with in_bf16(crops.device, settings.precision == "bf16"):
+                    start, read = encoder(crops, generator, encoder.load_distance(perceptual))
             else:
                 start, read = codes_of(encoder, crops, generator), None
         sets = read.unbind(base) if read is not None and read.own else None
     w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=start is not None)
+    if sets is not None and token_steps:
+        sets = [_in_all_layers(one, generator, settings, seed) for one in sets]
     found = invert(
         generator,
         crops,
@@ -94,3 +100,11 @@ def invert_crops(
     )
     seconds = {"seconds": round(time.monotonic() - began, 3)}  # with those of the encoder
     return [replace(one, report={**one.report, **seconds}) for one in found]
+
+
+def _in_all_layers(tokens: TokenSet, generator: Generator, settings: InversionSettings, seed: int) -> TokenSet:
+    """The set, with new tokens and so no residual in layers of the settings that it lacks."""
+    rng = torch.Generator().manual_seed(seed)
+    new = TokenParameters(generator.kernel_stats(), settings.rank, settings.layers, "post", rng=rng)
+    layers = new.to(generator.device).token_set().detach().layers
+    return replace(tokens, layers={**layers, **tokens.layers})

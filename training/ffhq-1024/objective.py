@@ -13,14 +13,10 @@ from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.losses.identity_network import IdentityDistance
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse
+from refinestyle_hub.runtime.bf16 import in_bf16
 
 
 SIDE = 256  # pixels, of everything that is compared
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on an accelerator; plain fp32 on a CPU, where bf16 is slower."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu")
 
 
 def filled(model: nn.Module, path: Path) -> nn.Module:
@@ -46,7 +42,7 @@ class Objective:
         x, y = rendered.float(), wanted.float()
         found = {"l2": mse(x, y)}
         self.turn = self.turn + 1 if training else 0
-        with autocast(self.device):
+        with in_bf16(self.device):
             found["lpips"] = self.perceptual(x, y)
             found["identity"] = self.identity(x, y, self.rng if training else None)
             found["features"] = self.identity.reference(y)(self.turn, x)
@@ -69,7 +65,7 @@ class Objective:
         batch = min(32, samples)
         for _ in range(0, samples, batch):
             w = self.generator.sample(batch).contiguous().requires_grad_()
-            with autocast(self.device):
+            with in_bf16(self.device):
                 x = self.generator(w, resolution=SIDE)
             direction = torch.randn_like(x) / x[0].numel() ** 0.5
             (gradient,) = torch.autograd.grad(x, w, direction)

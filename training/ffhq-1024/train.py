@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from degrade import degrade, occlude, recolour, recrop, uniform
-from objective import SIDE, Objective, autocast, filled
+from objective import SIDE, Objective, filled
 from parts import read_parts, write_parts
 from PIL import Image
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.encoder.heads import ScaledLinear
 from refinestyle_hub.encoder.refinement import refine_tokens
 from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.tokens.batch import TokenBatch
 from refinestyle_hub.tokens.token_set import LayerTokens
 from refinestyle_hub.train.encoder_objective import residual_norm
@@ -77,7 +78,7 @@ class Sampler:
 
     @torch.no_grad()
     def draw(self, w: Tensor, tokens: TokenBatch | None = None) -> Tensor:
-        with autocast(self.device):
+        with in_bf16(self.device):
             return self.generator(w, tokens, resolution=SIDE).float().clamp(-1, 1)
 
     def real(self, n: int) -> Tensor:
@@ -98,7 +99,7 @@ class Run:
         self.generator = generator.requires_grad_(False).eval()
         self.encoder = Encoder.for_generator(
             self.generator, size=SIDE, backbone="tf_efficientnet_lite0", strides=(8, 16, 32), width=256, heads=4,
-            layers=TOKEN_LAYERS,
+            layers=TOKEN_LAYERS, gradient_feedback=True, num_iters=args.num_iters,
         ).to(self.device)  # fmt: skip
         self._start()
         self.average = copy.deepcopy(self.encoder).requires_grad_(False).eval()
@@ -144,7 +145,7 @@ class Run:
 
     def codes(self, encoder: Encoder, seen: Tensor) -> Tensor:
         """w+ [N, L, D] by the first stage."""
-        with autocast(self.device):
+        with in_bf16(self.device):
             found, _ = encoder.first(seen.contiguous(memory_format=torch.channels_last))
         return encoder.w_avg + found.float() @ encoder.basis
 
@@ -152,8 +153,10 @@ class Run:
         """Tokens by the second stage, from what w+ draws."""
         assert encoder.second is not None
         start = encoder.second.initial_tokens(len(seen))
-        with autocast(self.device):
-            found = refine_tokens(encoder.second, _At256(self.generator), None, seen, w, start, 1)  # type: ignore[arg-type]
+        with in_bf16(self.device):
+            found = refine_tokens(
+                encoder.second, self.generator, self.objective.perceptual, seen, w, start, self.args.num_iters
+            )
         return TokenBatch(len(seen), found)
 
     def terms(self, n: int) -> dict[str, Tensor]:
@@ -169,7 +172,7 @@ class Run:
             w = self.codes(stage, degrade(occlude(recolour(wanted, 0.12), 0.08)))
             tokens, extra = None, {"latent": objective.latent(w[real:], known), "spread": objective.spread(w)}
         else:
-            real, plain = n // 3, n // 3
+            real, plain = n // 2, n // 4  # photos are what tokens are for
             refined = sampler.draw(sampler.w_plus(n - real - plain), sampler.tokens(n - real - plain))
             wanted = torch.cat([sampler.real(real), sampler.draw(sampler.w_plus(plain)), refined])
             wanted = occlude(recolour(wanted, 0.5), 0.25)
@@ -178,17 +181,17 @@ class Run:
                 w = self.codes(stage, seen)
             tokens = self.refine(stage, seen, w)
             extra = {"norm": residual_norm(tokens, sampler.stats)}
-        with autocast(self.device):
+        with in_bf16(self.device):
             rendered = self.generator(w, tokens, resolution=SIDE)
         found = objective.pictures(rendered, wanted)
         return found | extra | {"real_identity": found["identity"][:real].detach()}
 
-    def step(self, share: float, done: int) -> dict[str, Tensor]:
-        """One update; ``share`` of the phase is over, after ``done`` steps of it."""
+    def step(self, share: float) -> dict[str, Tensor]:
+        """One update; ``share`` of the time of the phase is over."""
         name, args = PHASES[self.phase], self.args
         n = {"latent": args.latent_batch, "pictures": args.batch, "tokens": args.tokens_batch}[self.phase]
         stage, optimizer = getattr(self.encoder, name), self.optimizers[name]
-        rate = min(1.0, (done + 1) / 100) * (0.04 + 0.48 * (1 + math.cos(math.pi * share)))
+        rate = min(1.0, 0.01 + 20 * share) * (0.04 + 0.48 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         terms = self.terms(n)
@@ -242,11 +245,10 @@ class Run:
             self.log(event="phase", phase=self.phase, seen=self.seen)
             if self.phase == "tokens":  # on what ships: the average
                 self.encoder.first.load_state_dict(self.average.first.state_dict())
-            done, sums, logged = 0, {}, time.time()
+            sums, logged = {}, time.time()
             while (now := time.time() - began) < end:
-                for key, x in self.step((now - start) / max(end - start, 1e-9), done).items():
+                for key, x in self.step((now - start) / max(end - start, 1e-9)).items():
                     sums[key] = [*sums.get(key, []), x.to(self.device)]
-                done += 1
                 if time.time() - logged > args.log_every:
                     means = {key: torch.stack(x).mean() for key, x in sums.items()}
                     ms = 1000 * (time.time() - logged) / len(sums["gradient"])
@@ -261,17 +263,6 @@ class Run:
             self.evaluate()
         write_parts(self.average.state_dict(), args.out)
         self.log(event="done", seen=self.seen)
-
-
-class _At256:
-    """The generator at the size at which everything is compared."""
-
-    def __init__(self, generator: Generator) -> None:
-        self.generator = generator
-
-    def __call__(self, w_plus: Tensor, tokens: TokenBatch) -> Tensor:
-        picture: Tensor = self.generator(w_plus, tokens, resolution=SIDE)
-        return picture.float()
 
 
 def phases(text: str) -> list[tuple[str, float]]:
@@ -297,14 +288,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--latent-batch", type=int, default=128)
     parser.add_argument("--tokens-batch", type=int, default=48)
+    parser.add_argument("--num-iters", type=int, default=2, help="refinement iterations of the second stage")
     parser.add_argument("--visibility", type=int, default=512, help="drawn faces that say which codes show")
     parser.add_argument("--evaluated", type=int, default=EVALUATED, help="pictures of each kind")
     parser.add_argument("--log-every", type=float, default=8.0, help="seconds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--export", type=Path, help="also save the average as an encoder folder")
     args = parser.parse_args()
-    if args.batch < 5 or args.tokens_batch < 3:  # of which a fifth and a third are photos
-        parser.error("--batch must be 5 or more, and --tokens-batch 3 or more, so that each has a photo")
+    if args.batch < 5 or args.tokens_batch < 4:  # of which a fifth and a half are photos
+        parser.error("--batch must be 5 or more, and --tokens-batch 4 or more, so that each has a photo")
     args.out.mkdir(parents=True, exist_ok=True)
     run = Run(args)
     run.run()
