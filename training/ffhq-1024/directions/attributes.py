@@ -28,10 +28,10 @@ class Attribute(NamedTuple):
 
 
 def _mean_of(*names: str) -> Callable[[Values], Floats]:
-    """The mean of some standardised readings; a minus before a name turns it round."""
+    """The mean of some standardised readings, arrays or tensors; a minus before a name turns it round."""
 
     def read(values: Values) -> Floats:
-        return np.mean([-values[n[1:]] if n[0] == "-" else values[n] for n in names], axis=0)
+        return sum(-values[n[1:]] if n[0] == "-" else values[n] for n in names) / len(names)
 
     return read
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from graph_model import read_weights, same_padding
 from torch import Tensor
@@ -54,7 +53,6 @@ class AgeGender(_Network):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "age_gender_model")
 
-    @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Crops [N, 3, H, W], 0..255 -> age in years [N], and the logit of feminine over masculine [N]."""
         x = F.relu(self.conv(self.normalised(x), "entry_flow/conv_in", 2))
@@ -84,7 +82,6 @@ class Expression(_Network):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "face_expression_model")
 
-    @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         """Crops [N, 3, H, W], 0..255 -> logits [N, 7] of ``EXPRESSIONS``."""
         x = self.normalised(x)

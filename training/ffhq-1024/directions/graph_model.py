@@ -83,7 +83,6 @@ class GraphModel:
         used = {name.split(":")[0].lstrip("^") for node in nodes for name in node.get("input", [])}
         self.outputs = [node["name"] for node in nodes if node["name"] not in used and node["op"] != "Const"]
 
-    @torch.no_grad()
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """x as the network's placeholder wants it, [N, H, W, C]."""
         values = {self.input: x, **self.weights}

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 
-__all__ = ["SIZE", "Readings", "features_of"]
+__all__ = ["SIZE", "Readings"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -49,48 +49,47 @@ class Readings:
         self.person = GraphModel(human / "selfie.json")
         self.backbone = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(3, 4)).eval()
         self.backbone.load_state_dict(load_file(backbone), strict=False)
+        self.backbone.requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> tuple[dict[str, Floats], NDArray[np.float16]]:
         """Pictures [N, 3, 256, 256], 0..255 -> readings by name, each [N], and features [N, F]."""
+        found, mesh, features = self.smooth(pictures)
+        readings = {name: values.double().numpy() for name, values in found.items()}
+        person = self.mask(pictures)
+        rows = [_colours(*one) for one in zip(pictures, mesh.numpy(), person, strict=True)]
+        readings |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        return readings, features.half().numpy()
+
+    def smooth(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """What has gradients: readings but those of colours, each [N], the mesh [N, 468, 3] and features [N, F]."""
         face = _cut(pictures, FACE_CROP)
         age, gender = self.age_gender(face)
         expressions = self.expression(face)
         found = {"age": age, "gender": gender}
         found |= {f"expression_{name}": expressions[:, i] for i, name in enumerate(EXPRESSIONS)}
-        readings = {name: values.double().numpy() for name, values in found.items()}
         mesh = self.points(pictures)
-        person = self.mask(pictures)
-        rows = [_shape(points) | _colours(*one) for points, *one in zip(mesh, pictures, mesh, person, strict=True)]
-        readings |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        return readings, self.features(pictures)
+        return found | _shape(mesh), mesh, self.features(pictures)
 
-    def points(self, pictures: Tensor) -> Floats:
+    def points(self, pictures: Tensor) -> Tensor:
         """The mesh [N, 468, 3] in pixels of the picture, depth in the same unit."""
         left, top, side = MESH_CROP
         crop = F.interpolate(_cut(pictures, MESH_CROP), (192, 192), mode="bilinear", antialias=True)
         outputs = self.mesh(crop.permute(0, 2, 3, 1) / 255)
         mesh = next(value for value in outputs.values() if value.numel() == len(pictures) * 1404)
-        points = mesh.reshape(len(pictures), 468, 3).double().numpy() * (side / 192)
-        return points + np.array([left, top, 0.0])
+        points = mesh.reshape(len(pictures), 468, 3).double() * (side / 192)
+        return points + points.new_tensor([left, top, 0.0])
 
     def mask(self, pictures: Tensor) -> Floats:
         """How much each pixel belongs to the person, [N, 128, 128]."""
         (mask,) = self.person(pictures.permute(0, 2, 3, 1) / 255).values()
         return F.interpolate(mask.permute(0, 3, 1, 2), (MAPS, MAPS), mode="area")[:, 0].double().numpy()
 
-    @torch.no_grad()
-    def features(self, pictures: Tensor) -> NDArray[np.float16]:
+    def features(self, pictures: Tensor) -> Tensor:
         """Two maps of the backbone, each pooled to 4 x 4 cells, [N, 16 * (112 + 320)]."""
         x = F.interpolate(pictures, (192, 192), mode="bilinear", antialias=True)
         maps = self.backbone((x - 127.5) / 127.5)
-        return features_of(maps)
-
-
-def features_of(maps: list[Tensor]) -> NDArray[np.float16]:
-    """Maps [N, C, H, W] -> [N, 16 * sum of C]."""
-    pooled = [F.adaptive_avg_pool2d(one, 4).flatten(1) for one in maps]
-    return torch.cat(pooled, dim=1).half().numpy()
+        return torch.cat([F.adaptive_avg_pool2d(one, 4).flatten(1) for one in maps], dim=1)
 
 
 def _cut(pictures: Tensor, crop: tuple[int, int, int]) -> Tensor:
@@ -98,31 +97,30 @@ def _cut(pictures: Tensor, crop: tuple[int, int, int]) -> Tensor:
     return pictures[..., top : top + side, left : left + side]
 
 
-def _shape(points: Floats) -> dict[str, float]:
-    """Pose in degrees, and shapes of the face brought upright and frontal, in units of its width."""
-    across, down = points[454] - points[234], points[152] - points[10]
-    yaw = np.degrees(np.arctan2(across[2], across[0]))
-    pitch = np.degrees(np.arctan2(down[2], down[1]))
-    roll = np.degrees(np.arctan2(points[263, 1] - points[33, 1], points[263, 0] - points[33, 0]))
-    x = across / np.linalg.norm(across)
-    y = down - (down @ x) * x
-    y /= np.linalg.norm(y)
-    p = (points - points[168]) @ np.stack([x, y, np.cross(x, y)], axis=1) / np.linalg.norm(across)
+def _shape(points: Tensor) -> dict[str, Tensor]:
+    """Pose in degrees, and shapes of the face brought upright and frontal, in its widths, of meshes [N, 468, 3]."""
+    across, down = points[:, 454] - points[:, 234], points[:, 152] - points[:, 10]
+    eye_line = points[:, 263] - points[:, 33]
+    width = across.norm(dim=1)[:, None]
+    x = across / width
+    y = down - (down * x).sum(dim=1, keepdim=True) * x
+    y = y / y.norm(dim=1, keepdim=True)
+    p = (points - points[:, 168:169]) @ torch.stack([x, y, torch.linalg.cross(x, y)], dim=2) / width[:, None]
 
-    def far(a: int, b: int) -> float:
-        return float(np.linalg.norm(p[a, :2] - p[b, :2]))
+    def far(a: int, b: int) -> Tensor:
+        return (p[:, a, :2] - p[:, b, :2]).norm(dim=1)
 
-    def height(points: tuple[int, ...]) -> float:
-        return float(p[list(points), 1].mean())
+    def height(places: tuple[int, ...]) -> Tensor:
+        return p[:, list(places), 1].mean(dim=1)
 
     eyes = (far(159, 145) / far(33, 133) + far(386, 374) / far(263, 362)) / 2
     brows = (height((70, 63, 105, 66, 107)) + height((300, 293, 334, 296, 336))) / 2
     inner, outer = height((107, 336)), height((70, 300))
     corners = height((61, 291))
     return {
-        "yaw": float(yaw),
-        "pitch": float(pitch),
-        "roll": float(roll),
+        "yaw": torch.atan2(across[:, 2], across[:, 0]).rad2deg(),
+        "pitch": torch.atan2(down[:, 2], down[:, 1]).rad2deg(),
+        "roll": torch.atan2(eye_line[:, 1], eye_line[:, 0]).rad2deg(),
         "mouth_open": far(13, 14),
         "mouth_width": far(61, 291),
         "mouth_corners": height((0, 17)) - corners,

