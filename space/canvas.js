@@ -47,6 +47,13 @@ const show = () => {
   }
 };
 
+// --- Where 0 is on a slider: style.css fills from there. Those of a panel come when it is opened ---
+new MutationObserver(() => {
+  for (const bar of document.querySelectorAll("#groups input[type=range]")) {
+    bar.parentElement.style.setProperty("--zero", `${(100 * bar.min) / (bar.min - bar.max)}%`);
+  }
+}).observe(document.body, { childList: true, subtree: true });
+
 // --- Before and after ---
 const at = (event) => {
   const box = frame.getBoundingClientRect();
@@ -77,7 +84,8 @@ element.addEventListener("click", (event) => {
 });
 find("[data-copy]").addEventListener("click", async (event) => {
   const button = event.currentTarget, name = button.textContent;
-  await navigator.clipboard.writeText(location.origin + location.pathname + (view.link || ""));
+  const address = location.origin + location.pathname + (view.link || "");
+  try { await navigator.clipboard.writeText(address); } catch { return prompt("The link", address); } // only https may copy
   button.textContent = "Copied";
   setTimeout(() => { button.textContent = name; }, 1500);
 });

@@ -48,12 +48,8 @@ BAD_DOMAINS = 'Give the domains as strengths by name, such as {"sketch": 0.8}.'
 NOTHING_TO_EXPORT = "There is nothing to save yet: invert a photo, or make or load a domain first."
 NOTHING_TO_REMOVE = "This session has no domain to remove."
 NO_FILE = "Add a .safetensors file first."
-NOT_SAFETENSORS = (
-    "Only .safetensors files are read: they hold numbers and nothing that runs. Save a domain or an inversion as one."
-)
-FILE_TOO_LARGE = (
-    f"The file has {{size:.1f}} MB. A domain or inversion has at most {limits.MAX_TOKEN_BYTES / 1e6:g} MB."
-)
+NOT_SAFETENSORS = "Only .safetensors files are read: they hold numbers and nothing that runs."
+FILE_TOO_LARGE = f"The file has {{size:.1f}} MB. A domain or a face has at most {limits.MAX_TOKEN_BYTES / 1e6:g} MB."
 OTHER_GENERATOR = "{what} was made for another generator: {base}. This demo draws with {this}."
 BAD_ADDRESS = (
     "Give a file as an address from this server, or as data:<type>;base64,<contents>. Other addresses are not read."
@@ -62,9 +58,7 @@ NOT_A_FACE = "This file holds a domain, not a face. Use a file of a face, from /
 NOT_A_DOMAIN = "This file holds a face, not a domain. Use a file of a domain, from /adapt or /export."
 OUT_OF_RANGE = "The values in this file are far out of range, so it would draw nothing but noise. Use another file."
 BAD_HUB_ID = "A Hub id is owner/name, such as someone/my-sketch."
-SHELF_FULL = (
-    f"A session holds at most {limits.SHELF} domains or {limits.SHELF_BYTES / 1e6:g} MB. Remove one in Share first."
-)
+SHELF_FULL = f"A session holds {limits.SHELF} domains or {limits.SHELF_BYTES / 1e6:g} MB. Remove one in Share first."
 SIGN_IN = "Sign in first: the domain goes to your own account."
 NO_PUBLIC_BASE = "This demo draws with a model that is not public, so nobody could use the domain. Download the file."
 TAKEN = "You already have a repository of that name. Choose another name."

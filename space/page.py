@@ -45,6 +45,8 @@ def number(label: str, low: int = 0, high: int = MAX_SEED, value: int = 0, **lay
             raise messages.refuse(html.escape(str(error))) from None
 
     made.preprocess = preprocess  # type: ignore[method-assign]
+    bounded = f"value => value === null ? value : Math.min({high}, Math.max({low}, Math.trunc(value)))"
+    made.input(None, made, made, js=bounded, **HIDDEN)  # on the page: what preprocess refuses, Gradio does not show
     return made
 
 

@@ -58,6 +58,14 @@ def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
     assert face(page, changed) == start
 
 
+def test_a_slider_at_0_is_not_filled_wherever_0_is(visit: Callable[..., Any]) -> None:
+    page = visit()
+    script = """() => [...document.querySelectorAll('#groups input[type=range]')].map(bar =>
+        parseFloat(getComputedStyle(bar).getPropertyValue('--zero')) - 100 * (0 - bar.min) / (bar.max - bar.min))"""
+    page.wait_for_function(f"() => ({script})().every(off => Math.abs(off) < 0.1)")
+    assert page.evaluate(script)
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_cut_off_on_a_phone(visit: Callable[..., Any], dark: bool) -> None:
     page = visit(width=390, height=844, dark=dark)

@@ -158,6 +158,9 @@ def test_likeness_is_told_in_words(on: CanvasHandlers, subject: Subject, distanc
     assert told_ in note
     assert (f"{distance:.2f} apart" in note) if distance else ("apart" not in note)
     assert "<details><summary>Details</summary>LPIPS 0.123 · &lt;net&gt;</details>" in note
+    session.put(replace(session.look, edits={"smile": 1.0}))  # it was measured before
+    assert ("before the changes" in on.view(session)["note"]) == bool(distance)
+    assert "before the changes" not in note
 
 
 def test_a_button_counts_the_control_that_is_still_moving(on: CanvasHandlers, session: Session) -> None:
@@ -220,6 +223,7 @@ def test_a_download_is_the_picture_at_its_own_size(
     event: Any = SimpleNamespace(kind=kind)
     saved = on.save(session, event)["save"]
     assert saved["name"] == name
+    assert on.save(session, event)["save"] != saved  # or the page would not hear of it again
     file = Path(saved["href"].removeprefix("gradio_api/file="))
     assert file.name == name
     assert alike(pixels(file), drawn(on, session))

@@ -115,6 +115,18 @@ def test_a_likeness_comes_first_and_closer_ones_while_one_watches(
     assert on.canvas.draw(session)[0] == gr.skip()  # it is there already
 
 
+def test_after_stop_the_bar_counts_no_further(on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
+    session = visitor()
+    running = on.read(session, photo, False, 0, 4, True, 0, {}, request())
+    for _ in range(3):
+        view, *_ = next(running)
+    assert "Step 1 of 4" in view["progress"]["text"]
+    on.stops.stop("invert", request())
+    assert not any("Step" in ((view["progress"] or {}).get("text", "")) for view, *_ in running)
+    assert subject_of(session).inversion.report["stopped"] == "cancelled"
+
+
 def test_who_edits_meanwhile_is_not_interrupted(
     on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ The docstring of ``edit`` is what clients of the API read.
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -89,7 +90,7 @@ class CanvasHandlers:
             "after": address(self._placed(session, drawn[0], photo)),
             "before": address(before),
             "names": ["The photo" if subject else "As drawn", "The face now"],
-            "note": _likeness(subject) if subject else f"<b>Nobody who exists</b> · drawn from seed {look.source}",
+            "note": _likeness(subject, look) if subject else f"<b>Nobody who exists</b>, from seed {look.source}",
             "link": "?" + self.link(session),
             "undo": bool(session.past),
             "redo": bool(session.future),
@@ -105,7 +106,8 @@ class CanvasHandlers:
             drawn = self.drawn(session, [session.look], self.jobs.size)[0]
             placed = self._placed(session, drawn, self._photo(session))
             name = f"refinestyle.{'jpg' if kind == 'JPEG' else 'png'}"
-            return {"save": {"name": name, "href": f"gradio_api/file={cache_file(marked(placed, kind), name)}"}}
+            file = cache_file(marked(placed, kind), name)  # the time: Gradio drops a value that is the same as before
+            return {"save": {"name": name, "href": f"gradio_api/file={file}", "at": time.time_ns()}}
 
     def drawn(self, session: Session, looks: Sequence[Look], side: int) -> list[Pixels]:
         """Looks of one face with ``side`` pixels, or as many as the model draws: a picture each."""
@@ -240,7 +242,7 @@ class CanvasHandlers:
             return (picture_file(first), picture_file(drawn[0])), picture_file(drawn[0], EDITED), session
 
 
-def _likeness(subject: Subject) -> str:
+def _likeness(subject: Subject, look: Look) -> str:
     """Whether it is the person, in a word and a number; the field's figures for who wants them."""
     report: Mapping[str, Any] = subject.inversion.report
     if not report:
@@ -250,10 +252,10 @@ def _likeness(subject: Subject) -> str:
         told = "<b>Same person?</b> Not measured: no face was found in one of the two."
     else:
         word = next(word for word, most in limits.LIKENESS.items() if distance < most)
-        told = f"<b>Same person: {word}</b> · {distance:.2f} apart, and photos of one person are under 0.6"
+        when = "" if look == Look(subject) else " before the changes"
+        told = f"<b>Same person: {word}</b>{when} · {distance:.2f} apart, and photos of one person are under 0.6"
     known = {"perceptual": "LPIPS", "mse": "MSE", "w_steps": "steps on w+", "token_steps": "on tokens", "seconds": "s"}
     figures = [f"{name} {report[key]:.3g}" for key, name in known.items() if key in report]
     backbone = html.escape(str(report.get("perceptual_backbone", "")))
-    return (
-        f"{told}<details><summary>Details</summary>{' · '.join(figures)} · {backbone}</details>" if figures else told
-    )
+    details = f"<details><summary>Details</summary>{' · '.join(figures)} · {backbone}</details>"
+    return told + details if figures else told

@@ -9,6 +9,7 @@ import html
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import gradio as gr
@@ -112,6 +113,8 @@ class PhotoHandlers:
             for update in self.jobs.invert(pixels, steps, tokens, seed, flag):
                 if isinstance(update, InversionResult):
                     result = update
+                    continue
+                if update.step and Path(flag).exists():  # the bar says that it stops
                     continue
                 if update.start is not None:
                     source, began = self._subject(update.start, crop, photo), time.monotonic()
