@@ -252,8 +252,8 @@ def _likeness(subject: Subject, look: Look) -> str:
         told = "<b>Same person?</b> Not measured: no face was found in one of the two."
     else:
         word = next(word for word, most in limits.LIKENESS.items() if distance < most)
-        when = "" if look == Look(subject) else " before the changes"
-        told = f"<b>Same person: {word}</b>{when} · {distance:.2f} apart, and photos of one person are under 0.6"
+        more = ", and photos of one person are under 0.6" if look == Look(subject) else " before the changes"
+        told = f"<b>Same person: {word}</b> · {distance:.2f} apart{more}"
     known = {"perceptual": "LPIPS", "mse": "MSE", "w_steps": "steps on w+", "token_steps": "on tokens", "seconds": "s"}
     figures = [f"{name} {report[key]:.3g}" for key, name in known.items() if key in report]
     backbone = html.escape(str(report.get("perceptual_backbone", "")))
