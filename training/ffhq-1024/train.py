@@ -129,7 +129,8 @@ class Run:
         divided = {id(module.weight) for module in stage.modules() if isinstance(module, ScaledLinear)}
         heads = [p for p in stage.parameters() if id(p) in divided]
         others = [p for p in stage.parameters() if id(p) not in divided]
-        groups = [{"params": others, "lr": args.lr}, {"params": heads, "lr": args.head_lr}]
+        rate = args.lr if name == "first" else args.tokens_lr
+        groups = [{"params": others, "lr": rate}, {"params": heads, "lr": args.head_lr}]
         groups = [group | {"peak": group["lr"]} for group in groups if group["params"]]
         return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4, fused=self.device.type == "cuda")
 
@@ -281,8 +282,9 @@ def main() -> None:
     parser.add_argument("--reserve", type=float, default=14.0, help="seconds of it for the last evaluation and files")
     parser.add_argument("--resume", type=Path, help="folder of parts, or of an encoder, to start from")
     parser.add_argument("--phases", type=phases, default=phases("latent:0.2,pictures:0.4,tokens:0.4"))
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--head-lr", type=float, default=1e-2, help="of the token heads' weights")
+    parser.add_argument("--lr", type=float, default=3e-4, help="of the first stage")
+    parser.add_argument("--tokens-lr", type=float, default=1e-4, help="of the second stage")
+    parser.add_argument("--head-lr", type=float, default=1e-3, help="of the token heads' weights")
     parser.add_argument("--identity", type=float, default=2.0, help="weight of the squared identity distance")
     parser.add_argument("--features", type=float, default=0.1, help="weight of the distance in the face's features")
     parser.add_argument("--batch", type=int, default=64)
