@@ -179,6 +179,9 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
     page.locator("#domains button:has(img)").nth(0).click()  # and one of the model's
     page.wait_for_function("() => /ink/.test(document.querySelector('#strength-1')?.innerText)")
     mixed = face(page, styled)
+    assert page.locator("#strength-1 input[type=number]").input_value() == "0.5"  # two in full would tear the face
+    type_number(page, "strength-1", 1)
+    mixed = face_at_rest(page, mixed)
     type_number(page, "strength-0", 0)
     alone = face(page, mixed)
     page.wait_for_timeout(1000)

@@ -51,7 +51,7 @@ def test_pictures_become_a_domain(on: AdaptHandlers, pictures: list[str], tmp_pa
     before, session = on.jobs.pipe.generator.fingerprint(), visitor()
     *earlier, (preview, note, file, kept) = adapt(on, pictures, session=session)
     shelf = session.shelf
-    assert earlier[0][1] == "Starting with 5 pictures"
+    assert earlier[0][1] == "Starting. Pictures: 5"
     assert kept is session
     assert list(shelf.domains) == ["Blue-ink"]
     assert note.startswith("**Blue-ink** is ready, and on the canvas · 2 steps")

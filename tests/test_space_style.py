@@ -80,15 +80,18 @@ def test_a_model_without_domains_says_how_to_get_some(on: StyleHandlers) -> None
 def test_choosing_keeps_strengths_by_name(on: StyleHandlers, session: Session) -> None:
     session.put(replace(session.look, domains={"ink": 0.3, "wax": 1.2}))
     on.choose(session, ["mine", "ink", "gone"])
-    assert session.look.domains == {"mine": 1.0, "ink": 0.3}
+    assert session.look.domains == {"mine": 0.5, "ink": 0.3}
     event: Any = SimpleNamespace(index=1)
     on.toggle(session, event)
-    assert session.look.domains == {"mine": 1.0, "ink": 0.3, "wax": 1.0}
+    assert session.look.domains == {"mine": 0.5, "ink": 0.3, "wax": 0.5}
     on.toggle(session, event)
-    assert session.look.domains == {"mine": 1.0, "ink": 0.3}
+    assert session.look.domains == {"mine": 0.5, "ink": 0.3}
     event.index = 99
     on.toggle(session, event)
-    assert session.look.domains == {"mine": 1.0, "ink": 0.3}
+    assert session.look.domains == {"mine": 0.5, "ink": 0.3}
+    session.put(replace(session.look, domains={}))
+    on.toggle(session, SimpleNamespace(index=1))  # type: ignore[arg-type]
+    assert session.look.domains == {"wax": 1.0}
     for name in ("a", "b", "c"):
         session.shelf.add(name, domain(1))
     on.choose(session, ["a", "b", "c", "ink"])

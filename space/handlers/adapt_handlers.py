@@ -93,7 +93,7 @@ class AdaptHandlers:
                 raise messages.refuse(messages.NO_RIGHTS)
             session.shelf.check_room()
             references, refused = read_references(pictures, self.jobs.size)
-            yield gr.skip(), f"Starting with {len(references)} pictures", gr.skip(), session
+            yield gr.skip(), f"Starting. Pictures: {len(references)}", gr.skip(), session
             run = AdaptRun(references, steps, tokens, seed, self.jobs.step_seconds)
             flag = str(self.stops.flag(request.session_hash, "adapt"))
             face = session.look.subject and session.look.subject.inversion

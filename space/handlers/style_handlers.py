@@ -69,9 +69,10 @@ class StyleHandlers:
         self.choose(session, chosen[-limits.MIXED :])
 
     def choose(self, session: Session, chosen: list[str]) -> None:
-        """Other domains were chosen; those that stay keep their strength."""
+        """Other domains were chosen; those that stay keep their strength. Two in full would tear the face."""
         known, look = self.canvas.domains(session), session.look
-        domains = {name: look.domains.get(name, 1.0) for name in chosen[: limits.MIXED] if name in known}
+        new = 0.5 if look.domains or len(chosen) > 1 else 1.0
+        domains = {name: look.domains.get(name, new) for name in chosen[: limits.MIXED] if name in known}
         session.put(replace(look, domains=domains))
 
     def keep(self, session: Session, name: str | None) -> str:
