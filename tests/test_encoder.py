@@ -20,6 +20,7 @@ from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, S
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.images import to_image
 from refinestyle_hub.inversion.crops import invert_crops
+from refinestyle_hub.inversion.inversion_settings import InversionSettings
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.batch import TokenBatch
@@ -296,6 +297,13 @@ def test_steps_refine_layers_for_which_the_encoder_has_no_tokens(generator: Gene
     assert refined.tokens.layers["b8.conv0"].p.abs().max() > 0
     moved = refined.tokens.layers["b16.conv0"].p - plain.tokens.layers["b16.conv0"].p
     assert 0 < moved.abs().max() < plain.tokens.layers["b16.conv0"].p.abs().max()  # it began with the answer
+
+    settings = InversionSettings(from_tokens=False)
+    answer, anew = (invert_crops(generator, pictures()[:1], steps=n, settings=settings, **how)[0] for n in (0, 2))
+    assert answer.tokens is not None  # no step, so what the encoder says
+    assert torch.equal(answer.tokens.layers["b16.conv0"].p, plain.tokens.layers["b16.conv0"].p)
+    assert anew.tokens is not None
+    assert set(anew.tokens.layers) == convs
 
 
 def test_an_encoder_of_another_generator_is_refused(generator: Generator) -> None:

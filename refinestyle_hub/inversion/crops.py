@@ -72,16 +72,17 @@ def invert_crops(
     began = time.monotonic()
     base, settings = base or generator.fingerprint(), settings or InversionSettings()
     generator, encoder = full_precision(generator), encoder and full_precision(encoder)
+    w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=encoder is not None)
     start, sets = None, None
     if encoder is not None:
+        wanted = tokens and (settings.from_tokens or not w_steps + token_steps)
         with torch.no_grad():
-            if tokens and encoder.config.generator == generator.config.shape:
+            if wanted and encoder.config.generator == generator.config.shape:
                 with in_bf16(crops.device, settings.precision == "bf16"):
                     start, read = encoder(crops, generator, encoder.load_distance(perceptual))
             else:
                 start, read = codes_of(encoder, crops, generator), None
         sets = read.unbind(base) if read is not None and read.own else None
-    w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=start is not None)
     if sets is not None and token_steps:
         sets = [_in_all_layers(one, generator, settings, seed) for one in sets]
     found = invert(

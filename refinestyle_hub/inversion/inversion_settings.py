@@ -39,6 +39,7 @@ class InversionSettings:
     token_rate: float = 0.01  # Adam's, in the unit of `TokenParameters`
     code_rate: float = 0.0  # Adam's on w+ beneath the tokens, in standard deviations of w; 0 keeps w+ as it is
     token_warmup: float = 0.3  # share of the steps in which it rises; Adam's first steps are nearly random
+    from_tokens: bool = True  # steps begin with the tokens of an encoder, and not with its w+ alone
     norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
     rank: int = 8  # T
     layers: str | tuple[str, ...] = "*.conv*"  # that get tokens
