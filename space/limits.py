@@ -24,10 +24,10 @@ THUMB = 256  # pixels of the faces in a gallery or on a sheet
 LIKENESS = {"yes": 0.5, "nearly": 0.6, "no": float("inf")}  # up to which identity distance; dlib's own line is 0.6
 
 ADAPT_STEPS = (20, 1000)  # fewest and most of an adaptation
-DEFAULT_ADAPT_STEPS = {"cpu": 90, "cuda": 500}  # about a minute of an idle machine with two cores
+DEFAULT_ADAPT_STEPS = {"cpu": 90, "cuda": 500}  # under two minutes of an idle machine with two cores
 ADAPT_TOKENS = (1, 8)  # fewest and most for each layer
 ADAPT_SECONDS = 900.0  # longest wall-clock time of one adaptation
-TURN_SECONDS = 20.0 if os.environ.get("SPACES_ZERO_GPU") == "true" else 2.0  # of an adaptation, then others have one
+TURN_SECONDS = 20.0 if os.environ.get("SPACES_ZERO_GPU") == "true" else 4.0  # of an adaptation, then others have one
 PREVIEWS = 4  # fixed samples that are shown while it runs
 
 DOMAIN_STRENGTHS = (-0.5, 1.5)
