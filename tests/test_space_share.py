@@ -190,7 +190,7 @@ def test_repos_that_cannot_be_used(
         on.load_id("someone/wild", session)
     monkeypatch.setattr(limits, "MAX_TOKEN_BYTES", 100)
     hub.requests.clear()
-    with told("A domain or inversion has at most"):
+    with told("A domain or a face has at most"):
         on.load_id("someone/wild", session)
     assert not hub.seen("resolve|cdn")  # nothing was downloaded
     assert list(session.shelf.domains) == ["mine"]

@@ -158,7 +158,7 @@ def test_too_large_a_file_is_not_opened(
     tiny_pipe: RefineStylePipeline, tokens: TokenSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MAX_TOKEN_BYTES", 1000)
-    assert "A domain or inversion has at most" in refusal(domain_file(tokens, "ink"), tiny_pipe)
+    assert "A domain or a face has at most" in refusal(domain_file(tokens, "ink"), tiny_pipe)
 
 
 def test_what_a_file_says_is_escaped(tiny_pipe: RefineStylePipeline, tokens: TokenSet) -> None:
