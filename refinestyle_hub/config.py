@@ -328,6 +328,7 @@ class EncoderNetwork:
     layers: tuple[str, ...] = setting(("*.conv*",), "Names or globs of the layers that get tokens.")
     num_iters: int = setting(1, "Refinement iterations of the second stage.")
     gradient_feedback: bool = setting(False, "Give the second stage the gradients of its render by the tokens.")
+    identity_feedback: float = setting(0.0, "Weight of a face's features in the distance whose gradients these are.")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -335,6 +336,10 @@ class EncoderNetwork:
             raise ConfigError("The second stage answers with tokens: name layers that get some, or take one stage.")
         if (self.gradient_feedback or self.num_iters > 1) and self.stages == "one":
             raise ConfigError("Refinement iterations and gradient feedback need two stages.")
+        if not 0 <= self.identity_feedback <= 100:
+            raise ConfigError(f"identity_feedback must be from 0 to 100, not {self.identity_feedback}.")
+        if self.identity_feedback and not self.gradient_feedback:
+            raise ConfigError("identity_feedback is a part of the gradient feedback: set gradient_feedback too.")
         if not 1 <= self.num_iters <= 64:
             raise ConfigError(f"num_iters must be from 1 to 64, not {self.num_iters}.")
         if len(self.widths) != 4 or len(self.strides) != 3:

@@ -7,6 +7,8 @@ import torch
 from encoder_parts import encoder_for, pictures, taught
 from tiny import tiny_generator
 
+from refinestyle_hub.config import EncoderNetwork
+from refinestyle_hub.encoder.gradients import FeedbackDistance
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.losses.perceptual import Perceptual
@@ -80,7 +82,14 @@ def test_gradient_feedback_needs_the_distance_it_learnt_with(generator: Generato
     with pytest.raises(ConfigError, match="load_distance"):
         encoder(pictures(), generator)
     with pytest.raises(ConfigError, match="not of st-lpips-vgg"):
-        encoder(pictures(), generator, Perceptual("st-lpips-vgg"))
+        encoder(pictures(), generator, FeedbackDistance(Perceptual("st-lpips-vgg")))
+
+
+def test_identity_is_a_part_of_the_gradient_feedback() -> None:
+    with pytest.raises(ConfigError, match="set gradient_feedback too"):
+        EncoderNetwork(identity_feedback=0.2)
+    with pytest.raises(ConfigError, match="from 0 to 100, not -1"):
+        EncoderNetwork(gradient_feedback=True, identity_feedback=-1.0)
 
 
 def test_a_second_stage_begins_with_what_the_first_knows_of_pictures(generator: Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.encoder.encoder import Encoder
-from refinestyle_hub.encoder.gradients import Reference, TokenGradients, render_with_gradients
+from refinestyle_hub.encoder.gradients import FeedbackDistance, Reference, TokenGradients, render_with_gradients
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
+from refinestyle_hub.losses.identity_network import IdentityDistance
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse
 from refinestyle_hub.tokens.batch import TokenBatch
@@ -31,9 +33,18 @@ def generator() -> Generator:
     return tiny_generator().requires_grad_(False)
 
 
-@pytest.fixture(scope="module")
-def perceptual() -> Perceptual:
-    return Perceptual.load("st-lpips-alex")
+@pytest.fixture(scope="module", params=[0.0, 0.5], ids=["perceptual", "and identity"])
+def distance(request: pytest.FixtureRequest) -> FeedbackDistance:
+    identity = IdentityDistance.load() if request.param else None
+    return FeedbackDistance(Perceptual.load("st-lpips-alex"), identity, request.param)
+
+
+def features(distance: FeedbackDistance, rendered: Tensor, pictures: Tensor) -> Tensor:
+    """The feedback distance [N] by the public parts that it is the sum of."""
+    found: Tensor = distance.perceptual(rendered, pictures)
+    if distance.identity is None:
+        return found
+    return found + distance.weight * distance.identity.reference(pictures)(0, rendered)
 
 
 @pytest.fixture
@@ -56,16 +67,16 @@ def scene(generator: Generator) -> tuple[Tensor, Tensor]:
 
 
 def gradients_of(
-    generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual
+    generator: Generator, tokens: dict[str, LayerTokens], distance: FeedbackDistance
 ) -> tuple[Tensor, dict[str, TokenGradients]]:
     w_plus, pictures = scene(generator)
-    return render_with_gradients(generator, w_plus, tokens, Reference(pictures, perceptual, SIZE))
+    return render_with_gradients(generator, w_plus, tokens, Reference(pictures, distance, SIZE))
 
 
 def test_it_is_the_gradient_of_both_distances(
-    generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual
+    generator: Generator, tokens: dict[str, LayerTokens], distance: FeedbackDistance
 ) -> None:
-    drawn, found = gradients_of(generator, tokens, perceptual)
+    drawn, found = gradients_of(generator, tokens, distance)
     w_plus, pictures = scene(generator)
     own = {
         name: LayerTokens(x.p.clone().requires_grad_(), x.q.clone().requires_grad_(), x.a, x.pre)
@@ -73,9 +84,9 @@ def test_it_is_the_gradient_of_both_distances(
     }
     again = generator(w_plus, TokenBatch(2, own))
     torch.testing.assert_close(drawn, again.detach())
-    for which, distance in enumerate((mse(again, pictures), perceptual(again, pictures))):
+    for which, far in enumerate((mse(again, pictures), features(distance, again, pictures))):
         leaves = {(name, kind): getattr(x, kind) for name, x in own.items() for kind in ("p", "q")}
-        gradients = torch.autograd.grad(distance.sum(), list(leaves.values()), retain_graph=True)
+        gradients = torch.autograd.grad(far.sum(), list(leaves.values()), retain_graph=True)
         for (name, kind), gradient in zip(leaves, gradients, strict=True):
             part = getattr(found[name], kind)[:, :, which]
             torch.testing.assert_close(part.square().mean(dim=(1, 2)), torch.ones(2))
@@ -84,19 +95,19 @@ def test_it_is_the_gradient_of_both_distances(
             torch.testing.assert_close(same, torch.ones(2))
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["pixels", "perceptual"])
+@pytest.mark.parametrize("which", [0, 1], ids=["pixels", "features"])
 def test_against_it_the_distance_falls(
-    generator: Generator, tokens: dict[str, LayerTokens], perceptual: Perceptual, which: int
+    generator: Generator, tokens: dict[str, LayerTokens], distance: FeedbackDistance, which: int
 ) -> None:
-    drawn, found = gradients_of(generator, tokens, perceptual)
+    drawn, found = gradients_of(generator, tokens, distance)
     w_plus, pictures = scene(generator)
     moved = {
         name: LayerTokens(x.p - 1e-4 * found[name].p[:, :, which], x.q - 1e-4 * found[name].q[:, :, which], x.a, x.pre)
         for name, x in tokens.items()
     }
-    distance: Callable[[Tensor, Tensor], Tensor] = (mse, perceptual)[which]
+    far: Callable[[Tensor, Tensor], Tensor] = (mse, partial(features, distance))[which]
     with torch.no_grad():
-        before, after = distance(drawn, pictures), distance(generator(w_plus, TokenBatch(2, moved)), pictures)
+        before, after = far(drawn, pictures), far(generator(w_plus, TokenBatch(2, moved)), pictures)
     assert (after < before).all()
 
 
@@ -104,12 +115,12 @@ def test_against_it_the_distance_falls(
 def test_whatever_the_caller_does_about_gradients(
     generator: Generator,
     tokens: dict[str, LayerTokens],
-    perceptual: Perceptual,
+    distance: FeedbackDistance,
     mode: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    expected = gradients_of(generator, tokens, perceptual)[1]
+    expected = gradients_of(generator, tokens, distance)[1]
     with mode():
-        drawn, found = gradients_of(generator, tokens, perceptual)
+        drawn, found = gradients_of(generator, tokens, distance)
     assert not drawn.requires_grad
     assert not any(x.p.requires_grad for x in tokens.values())
     for name, both in found.items():
@@ -117,8 +128,9 @@ def test_whatever_the_caller_does_about_gradients(
         torch.testing.assert_close(both, expected[name])
 
 
-def test_an_encoder_reads_in_inference_mode(generator: Generator) -> None:
-    small = {"widths": (8, 8, 16, 16), "width": 16, "heads": 2, "depth": 1, "rank": 2}
+@pytest.mark.parametrize("identity", [0.0, 0.5])
+def test_an_encoder_reads_in_inference_mode(generator: Generator, identity: float) -> None:
+    small = {"widths": (8, 8, 16, 16), "width": 16, "heads": 2, "depth": 1, "rank": 2, "identity_feedback": identity}
     encoder = Encoder.for_generator(generator, gradient_feedback=True, num_iters=2, **small).eval()
     pictures = scene(generator)[1]
     with torch.inference_mode():
@@ -126,7 +138,7 @@ def test_an_encoder_reads_in_inference_mode(generator: Generator) -> None:
         assert generator(w_plus, tokens).shape == pictures.shape
 
 
-def test_an_image_that_is_rendered_exactly_has_no_gradient(generator: Generator, perceptual: Perceptual) -> None:
+def test_an_image_that_is_rendered_exactly_has_no_gradient(generator: Generator, distance: FeedbackDistance) -> None:
     """A gradient of nought stays nought: nothing is divided by it."""
     w_plus, _ = scene(generator)
     rng = torch.Generator().manual_seed(6)
@@ -142,7 +154,7 @@ def test_an_image_that_is_rendered_exactly_has_no_gradient(generator: Generator,
     }
     with torch.no_grad():
         pictures = generator(w_plus, TokenBatch(2, tokens))
-    _, found = render_with_gradients(generator, w_plus, tokens, Reference(pictures, perceptual, SIZE))
+    _, found = render_with_gradients(generator, w_plus, tokens, Reference(pictures, distance, SIZE))
     for both in found.values():
         assert torch.isfinite(both.p).all()
         assert not both.p[:, :, 0].any()

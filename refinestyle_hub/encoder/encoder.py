@@ -21,10 +21,12 @@ from ..errors import ConfigError, ShapeError
 from ..generators.base import Generator
 from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
+from ..losses.identity_network import IdentityDistance
 from ..losses.perceptual import Perceptual
 from ..tokens.batch import TokenBatch
 from ..tokens.token_set import LayerTokens
 from .backbone import open_backbone
+from .gradients import FeedbackDistance
 from .heads import TokenHead
 from .refinement import refine_tokens, resize
 from .stage import EncoderStage
@@ -32,7 +34,7 @@ from .stage import EncoderStage
 
 __all__ = ["Encoded", "Encoder", "standard_coordinates"]
 
-# Every second stage takes the gradients of this distance: its weights come with the package.
+# Every second stage that takes gradients takes those of this perceptual distance: its weights come with the package.
 FEEDBACK_DISTANCE: Literal["st-lpips-alex"] = "st-lpips-alex"
 
 
@@ -103,7 +105,7 @@ class Encoder(Pretrained, Pushable, nn.Module):
         self,
         images: Tensor,
         generator: Generator,
-        distance: Perceptual | None = None,
+        distance: FeedbackDistance | None = None,
         num_iters: int | None = None,
     ) -> Encoded:
         """Find w+ and tokens of images [N, 3, R, R] in [-1, 1].
@@ -119,8 +121,10 @@ class Encoder(Pretrained, Pushable, nn.Module):
             ShapeError: Images of another size.
             ConfigError: An encoder that takes gradients, without the distance that it learnt with.
         """
-        if distance is not None and distance.name != FEEDBACK_DISTANCE:
-            raise ConfigError(f"The encoder takes gradients of {FEEDBACK_DISTANCE}, not of {distance.name}.")
+        if distance is not None and distance.perceptual.name != FEEDBACK_DISTANCE:
+            raise ConfigError(
+                f"The encoder takes gradients of {FEEDBACK_DISTANCE}, not of {distance.perceptual.name}."
+            )
         if self.second is None:
             w_plus, tokens = self._first(images)
             return Encoded(w_plus, TokenBatch(len(images), tokens))
@@ -135,17 +139,23 @@ class Encoder(Pretrained, Pushable, nn.Module):
         """w+ [N, L, D] alone, without a render: of two stages, what the first finds."""
         return self._first(images)[0]
 
-    def load_distance(self, known: Perceptual | None = None) -> Perceptual | None:
+    def load_distance(self, known: Perceptual | None = None) -> FeedbackDistance | None:
         """The distance whose gradients ``forward`` needs, with its weights; None for an encoder that takes none.
 
-        ``known`` is returned if it is that distance already.
+        Args:
+            known: Its perceptual part, if it is that already.
+
+        Raises:
+            MissingDependencyError, ModelNotFoundError: The encoder compares faces, and there are no models of dlib.
         """
-        if not self.config.network.gradient_feedback:
+        network, device = self.config.network, self.w_avg.device
+        if not network.gradient_feedback:
             return None
-        if known is not None and known.name == FEEDBACK_DISTANCE:
-            return known
-        with torch.inference_mode(False):  # or no gradient could ever pass through its weights
-            return Perceptual.load(FEEDBACK_DISTANCE).to(self.w_avg.device)
+        with torch.inference_mode(False):  # or no gradient could ever pass through the weights
+            if known is None or known.name != FEEDBACK_DISTANCE:
+                known = Perceptual.load(FEEDBACK_DISTANCE).to(device)
+            identity = IdentityDistance.load(device) if network.identity_feedback else None
+        return FeedbackDistance(known, identity, network.identity_feedback)
 
     def set_units(self, generator: Generator) -> None:
         """Take the units of tokens from the kernels of a generator."""
@@ -156,7 +166,9 @@ class Encoder(Pretrained, Pushable, nn.Module):
 
     def without_tokens(self) -> Encoder:
         """The first of two stages alone: an encoder of w+, whose answers have no tokens."""
-        network = replace(self.config.network, stages="one", layers=(), num_iters=1, gradient_feedback=False)
+        network = replace(
+            self.config.network, stages="one", layers=(), num_iters=1, gradient_feedback=False, identity_feedback=0.0
+        )
         encoder = Encoder(replace(self.config, network=network))
         states = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("second.")}
         encoder.load_state_dict(states)

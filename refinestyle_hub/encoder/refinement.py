@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..generators.base import Generator
-from ..losses.perceptual import Perceptual
 from ..tokens.batch import TokenBatch
 from ..tokens.token_set import LayerTokens
-from .gradients import Reference, TokenGradients, render_with_gradients
+from .gradients import FeedbackDistance, Reference, TokenGradients, render_with_gradients
 from .stage import EncoderStage
 
 
@@ -25,7 +24,7 @@ LARGEST = 256  # pixels: renders of larger generators are compared at this size,
 def refine_tokens(
     stage: EncoderStage,
     generator: Generator,
-    distance: Perceptual | None,
+    distance: FeedbackDistance | None,
     images: Tensor,
     w_plus: Tensor,
     tokens: Mapping[str, LayerTokens],
@@ -37,7 +36,7 @@ def refine_tokens(
 
     Args:
         stage: Sees the images, the render and their difference; and the gradients of the render, if it takes them.
-        distance: The perceptual distance whose gradients the stage takes; None for a stage that takes none.
+        distance: The distance whose gradients the stage takes beside the squared error's; None if it takes none.
         images: [N, 3, R, R] in [-1, 1].
         w_plus: [N, L, D], which stays as it is.
         tokens: Of N samples, by layer.
@@ -46,7 +45,7 @@ def refine_tokens(
         ConfigError: The stage takes gradients, and there is no distance.
     """
     if stage.gradient_feedback and distance is None:
-        raise ConfigError("This encoder takes gradients of a perceptual distance: pass Encoder.load_distance().")
+        raise ConfigError("This encoder takes gradients of a distance: pass Encoder.load_distance().")
     seen, found = resize(images, stage.size), dict(tokens)
     side = generator.config.resolution
     while side // 2 >= max(stage.size, LARGEST):
@@ -62,7 +61,7 @@ def refine_tokens(
                 with torch.no_grad():
                     rendered = generator(w_plus, TokenBatch(len(w_plus), found), resolution=side)
             else:
-                rendered, gradients = render_with_gradients(generator, w_plus, found, reference)
+                rendered, gradients = render_with_gradients(generator, w_plus, found, reference, turn=i)
             rendered = resize(rendered.clamp(-1, 1), stage.size)
             _, found = stage(torch.cat([seen, rendered, seen - rendered], dim=1), found, gradients)
     return found

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from refinestyle_hub.encoder.encoder import Encoder
+from refinestyle_hub.encoder.gradients import FeedbackDistance
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.losses.identity_network import IdentityDistance
 from refinestyle_hub.losses.perceptual import Perceptual
@@ -32,6 +33,7 @@ class Objective:
         self.device = generator.device
         self.perceptual = filled(Perceptual("st-lpips-alex"), data / "perceptual.safetensors").to(self.device)
         self.identity = filled(IdentityDistance(), data / "identity.safetensors").to(self.device)
+        self.feedback = FeedbackDistance(self.perceptual, self.identity, encoder.config.network.identity_feedback)
         self.generator, self.encoder = generator, encoder
         self.inverse = torch.linalg.inv(encoder.basis)
         self.rng, self.turn = torch.Generator(self.device).manual_seed(0), 0

@@ -99,7 +99,8 @@ class Run:
         self.generator = generator.requires_grad_(False).eval()
         self.encoder = Encoder.for_generator(
             self.generator, size=SIDE, backbone="tf_efficientnet_lite0", strides=(8, 16, 32), width=256, heads=4,
-            layers=TOKEN_LAYERS, gradient_feedback=True, num_iters=args.num_iters,
+            layers=TOKEN_LAYERS, num_iters=args.num_iters,
+            gradient_feedback=True, identity_feedback=args.identity_feedback,
         ).to(self.device)  # fmt: skip
         self._start()
         self.average = copy.deepcopy(self.encoder).requires_grad_(False).eval()
@@ -156,7 +157,7 @@ class Run:
         start = encoder.second.initial_tokens(len(seen))
         with in_bf16(self.device):
             found = refine_tokens(
-                encoder.second, self.generator, self.objective.perceptual, seen, w, start, self.args.num_iters
+                encoder.second, self.generator, self.objective.feedback, seen, w, start, self.args.num_iters
             )
         return TokenBatch(len(seen), found)
 
@@ -286,6 +287,7 @@ def main() -> None:
     parser.add_argument("--tokens-lr", type=float, default=1e-4, help="of the second stage")
     parser.add_argument("--head-lr", type=float, default=1e-3, help="of the token heads' weights")
     parser.add_argument("--identity", type=float, default=2.0, help="weight of the squared identity distance")
+    parser.add_argument("--identity-feedback", type=float, default=0.2, help="weight of it in the second's feedback")
     parser.add_argument("--features", type=float, default=0.1, help="weight of the distance in the face's features")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--latent-batch", type=int, default=128)
