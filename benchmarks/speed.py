@@ -3,6 +3,7 @@
     python benchmarks/speed.py                                   # 256 px, batch 1 and 8, forward and backward
     python benchmarks/speed.py --nvidia stylegan3 --rosinality stylegan2-pytorch --bf16 --compile
     python benchmarks/speed.py --sizes 1024 --batches 1 --ffhq --openvino random_face-2021.7.21.1-py3-none-any.whl
+    python benchmarks/speed.py --profile                         # also which operators take the time of each case
     python benchmarks/speed.py --plots speed-plots               # growth with batch, resolution, T and domains
     python benchmarks/speed.py --way [--against CHECKOUT]        # the whole way of a user
     python benchmarks/speed.py --quick                           # seconds: whether all of it runs
@@ -27,7 +28,7 @@ import speed_way
 import torch
 from speed_chain import Chain
 from speed_others import nvidia, rosinality
-from speed_timing import Work, interleaved, machine, peak_memory
+from speed_timing import Work, interleaved, machine, peak_memory, shares
 from torch import Tensor
 
 from refinestyle_hub.config import StyleGAN2Config
@@ -152,15 +153,22 @@ def measured(args: argparse.Namespace, cases: list[Case], w_plus: Tensor, backwa
         works[case.name] = partial(case.descended if backward else case.only_drawn, w_plus)
     found = interleaved(works, args.rounds, time.process_time if args.cpu_time else time.perf_counter)
     first = next(iter(found.values()))
-    return {
+    rows: dict[str, dict[str, Any]] = {
         name: {"seconds": taken, "ratio": taken / first, "MiB": peak_memory(works[name])}
         for name, taken in found.items()
     }
+    if args.profile:
+        for name, work in works.items():
+            rows[name]["operators"] = shares(work)
+    return rows
 
 
-def table(title: str, found: Mapping[str, Mapping[str, float]]) -> str:
+def table(title: str, found: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [f"### {title}", "", "| | ratio | seconds | peak MiB |", "| --- | ---: | ---: | ---: |"]
     rows += [f"| {name} | {x['ratio']:.2f} | {x['seconds']:.4f} | {x['MiB']:.0f} |" for name, x in found.items()]
+    for name, x in found.items():
+        largest = [f"{operator} {share:.0%}" for operator, share in list(x.get("operators", {}).items())[:8]]
+        rows += ["", f"{name}: {', '.join(largest)}"] if largest else []
     return "\n".join(rows) + "\n"
 
 
@@ -178,6 +186,7 @@ def main() -> None:
     parser.add_argument("--graphs", action="store_true", help="CUDA graphs as well, where there is CUDA")
     parser.add_argument("--no-backward", action="store_true")
     parser.add_argument("--cpu-time", action="store_true", help="count the time of one thread on the processor")
+    parser.add_argument("--profile", action="store_true", help="say which operators take the time")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(

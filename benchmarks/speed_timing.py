@@ -61,6 +61,19 @@ def peak_memory(work: Work) -> float:
     return (max(largest) - before) / 2**20
 
 
+def shares(work: Work) -> dict[str, float]:
+    """Share of the time that each operator of PyTorch takes by itself, the largest first; of the device on CUDA."""
+    work()
+    cuda = torch.cuda.is_available()
+    activity = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as record:
+        work()
+        wait()
+    taken = {x.key: x.self_device_time_total if cuda else x.self_cpu_time_total for x in record.key_averages()}
+    total = sum(taken.values())
+    return {name: taken[name] / total for name in sorted(taken, key=lambda name: -taken[name])}
+
+
 def _resident() -> int:
     """Bytes that the process holds; 0 where the system does not say."""
     file = Path("/proc/self/statm")

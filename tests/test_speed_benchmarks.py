@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def run(tmp_path: Path, *options: str) -> dict[str, dict[str, dict[str, float]]]
 
 
 def test_the_table_has_every_case_as_a_ratio_to_the_chain(tmp_path: Path) -> None:
-    found = run(tmp_path, "--bf16", "--device", "cpu")
+    found: dict[str, Any] = run(tmp_path, "--bf16", "--profile", "--device", "cpu")
     for n in (1, 2):
         for way in ("forward", "forward and backward"):
             table = found[f"StyleGAN2 32 px, batch {n}, {way}"]
@@ -34,6 +35,9 @@ def test_the_table_has_every_case_as_a_ratio_to_the_chain(tmp_path: Path) -> Non
             assert list(table) == ["bare chain", *ours, *(f"{name} bfloat16" for name in ours)]
             assert table["bare chain"]["ratio"] == 1
             assert all(case["seconds"] > 0 for case in table.values())
+            for case in table.values():
+                assert "aten::mkldnn_convolution" in case["operators"]
+                assert sum(case["operators"].values()) == pytest.approx(1)
 
 
 def test_growth_is_drawn(tmp_path: Path) -> None:
