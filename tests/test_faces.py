@@ -18,7 +18,6 @@ from PIL import Image
 from refinestyle_hub.errors import FaceNotFoundError, PictureError, ShapeError
 from refinestyle_hub.faces.align import Crop, align, face_quad
 from refinestyle_hub.faces.detect import Face, find_faces
-from refinestyle_hub.faces.identity import identity_distance
 from refinestyle_hub.faces.paste import paste_back, seam
 from refinestyle_hub.faces.photo import read_photo
 from refinestyle_hub.images import PictureSource
@@ -149,6 +148,16 @@ def test_several_faces_largest_first(astronaut: Image.Image) -> None:
     for index in (2, -1):
         with pytest.raises(FaceNotFoundError, match=r"2 face\(s\)"):
             crop_face(photo, 64, index)
+
+
+def test_a_small_face_of_a_large_picture_is_found_beside_a_larger_one(astronaut: Image.Image) -> None:
+    photo = Image.new("RGB", (2200, 1500), (120, 130, 140))
+    photo.paste(astronaut.resize((1500, 1500), Image.Resampling.BICUBIC), (0, 0))
+    photo.paste(astronaut.resize((600, 600), Image.Resampling.BICUBIC), (1550, 400))
+    assert len(find_faces(photo, retries=False)) == 1
+    large, small = find_faces(photo)
+    assert large.width > 2 * small.width
+    assert small.box == pytest.approx((1760, 497, 1862, 599), abs=15)
 
 
 def test_no_face(astronaut: Image.Image) -> None:
@@ -376,24 +385,3 @@ def test_quads_that_are_none(astronaut: Image.Image) -> None:
     for quad in (np.zeros((4, 3)), np.zeros((4, 2)), np.full((4, 2), 9.0), np.full((4, 2), np.nan)):
         with pytest.raises(ShapeError):
             paste_back(astronaut, astronaut, quad)
-
-
-# Identity
-
-
-def test_identity_distance(astronaut: Image.Image, shared_data: Path) -> None:
-    crop = crop_face(astronaut, 128).image
-    other_size = crop_face(astronaut.resize((800, 800), Image.Resampling.BICUBIC), 256).image
-    assert identity_distance(crop, crop) == 0
-    same = identity_distance(crop, other_size)
-    assert same is not None
-    assert same < 0.25
-    assert same == identity_distance(other_size, crop)
-    with zipfile.ZipFile(shared_data / "portraits-128.zip") as archive:
-        name = min(name for name in archive.namelist() if name.endswith(".jpg"))
-        somebody = Image.open(io.BytesIO(archive.read(name)))
-    different = identity_distance(crop, somebody)
-    assert different is not None
-    assert different > 0.6  # dlib's threshold for another person
-    assert identity_distance(crop, Image.new("RGB", (128, 128))) is None
-    assert identity_distance(Image.new("RGB", (128, 128)), crop) is None

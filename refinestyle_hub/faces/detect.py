@@ -21,6 +21,7 @@ from .dlib_models import Box, FaceModels, Floats, default_models
 __all__ = ["Face", "find_faces", "fit", "horizontal", "plain", "search", "straightened"]
 
 
+LARGE = 1024  # pixels, the long side at which larger pictures are searched first
 UPRIGHT = 5.0  # degrees; a face that is tilted by more is looked at again, upright
 CLEAR = 1.0  # detector score; of fainter faces the landmarks are not trusted without a second look
 SHARE = 0.6  # of the clearest look's score: less clear ones do not count
@@ -51,10 +52,11 @@ class Face:
 def find_faces(image: Image.Image, retries: bool = True, *, models: FaceModels | None = None) -> list[Face]:
     """Find the faces of a picture, the largest first.
 
-    Large pictures are searched at a long side of 1024, which shows faces down to a twelfth of it. Where there are
-    none, `retries` looks again at twice the scale (small faces), with a margin of 25 % (tight crops), and with the
-    picture turned, also by 45 degrees; landmarks are mapped back, so the crop of a lying face comes out upright. At
-    last dlib's network is asked, which also finds faces that are half turned away, or half hidden.
+    Large pictures are searched at a long side of 1024, which shows faces down to a twelfth of it. `retries` looks
+    again at twice the scale, for clear faces that are smaller. Where there are none at all, it also looks with a
+    margin of 25 % (tight crops), and with the picture turned, also by 45 degrees; landmarks are mapped back, so the
+    crop of a lying face comes out upright. At last dlib's network is asked, which also finds faces that are half
+    turned away, or half hidden.
 
     Raises:
         FaceNotFoundError: There is no face, or none of at least 32 pixels.
@@ -124,13 +126,15 @@ def plain(image: Image.Image) -> Image.Image:
 def search(image: Image.Image, retries: bool, models: FaceModels) -> list[Face]:
     """Find the sure detections of the first attempt that has any; else the one that the upright attempts agree on.
 
-    Where there is none either, dlib's network is asked.
+    Where there is none either, dlib's network is asked. Of a large picture, clear faces too small for the first
+    attempt count as well.
     """
     upright: list[list[Face]] = []
     for views in _attempts(image):
         faces = max((view.faces(models) for view in views), key=lambda faces: faces[0].score if faces else 0.0)
         if sure := [face for face in faces if face.score >= SURE]:
-            return sure
+            reduced = not upright and max(image.size) > LARGE
+            return sure + (_smaller(image, sure, models) if retries and reduced else [])
         if not retries:
             return []
         if len(views) == 1:
@@ -141,6 +145,12 @@ def search(image: Image.Image, retries: bool, models: FaceModels) -> list[Face]:
     if face and score >= SURE:
         return [face]
     return _view(image, fit(image, CNN_SIDE, CNN_SIDE)).faces_by_cnn(models)
+
+
+def _smaller(image: Image.Image, found: list[Face], models: FaceModels) -> list[Face]:
+    """The clear faces of a large picture that are seen at twice the scale alone."""
+    faces = _view(image, fit(image, LARGE, 2 * LARGE)).faces(models)
+    return [face for face in faces if face.score >= CLEAR and not any(_is_at(face, other) for other in found)]
 
 
 def horizontal(landmarks: Floats) -> Floats:
@@ -227,9 +237,9 @@ def _best_at(spot: Face, faces: list[Face]) -> float:
 
 def _attempts(image: Image.Image) -> Iterator[list[_View]]:
     """Views of the picture in the order in which they are searched; made only when asked for."""
-    plain = fit(image, 512, 1024)
+    plain = fit(image, LARGE // 2, LARGE)
     yield [_view(image, plain)]
-    yield [_view(image, fit(image, 1024, 2048))]
+    yield [_view(image, fit(image, LARGE, 2 * LARGE))]
     margin = (round(plain.width / 4), round(plain.height / 4))
     yield [_view(image, plain, margin=margin)]
     yield [_view(image, plain, quarter_turns=n) for n in (1, 2, 3)]
