@@ -29,6 +29,7 @@ __all__ = ["codes_of", "invert_crops"]
 
 
 @standard_defaults()
+@torch.no_grad()
 def codes_of(encoder: Encoder, crops: Tensor, generator: Generator) -> Tensor:
     """w+ [N, L, D] of crops [N, 3, R, R] for a generator whose latent space the encoder reads."""
     encoder, side = full_precision(encoder), encoder.config.generator.resolution
@@ -49,6 +50,7 @@ def invert_crops(
     steps: int | None = None,
     w_steps: int | None = None,
     tokens: bool = True,
+    start: Tensor | None = None,
     seed: int = 0,
     on_step: OnStep | None = None,
     on_pictures: Callable[[Tensor], object] | None = None,
@@ -61,6 +63,8 @@ def invert_crops(
         generator: The generator that shall draw the crops, R being its resolution.
         crops: The pictures.
         encoder: What gives the start: w+ alone for a generator of other sizes. None starts from the mean latent.
+        start: w+ [N, L, D] to start from, such as those of ``codes_of``, where they are known. An encoder whose tokens
+            are wanted as well finds both anew.
         perceptual: The perceptual distance. None loads one.
         steps, w_steps, tokens: How many steps there are for what, see ``planned_steps``.
         seed, on_step, on_pictures, settings, base: As for ``optimise.invert``.
@@ -72,17 +76,19 @@ def invert_crops(
     began = time.monotonic()
     base, settings = base or generator.fingerprint(), settings or InversionSettings()
     generator, encoder = full_precision(generator), encoder and full_precision(encoder)
-    w_steps, token_steps = planned_steps(steps, w_steps, tokens=tokens, started=encoder is not None)
-    start, sets = None, None
+    w_steps, token_steps = planned_steps(
+        steps, w_steps, tokens=tokens, started=encoder is not None or start is not None
+    )
+    sets = None
     if encoder is not None:
         wanted = tokens and (settings.from_tokens or not w_steps + token_steps)
         with torch.no_grad():
             if wanted and encoder.config.generator == generator.config.shape:
                 with in_bf16(crops.device, settings.precision == "bf16"):
                     start, read = encoder(crops, generator, encoder.load_distance(perceptual))
-            else:
-                start, read = codes_of(encoder, crops, generator), None
-        sets = read.unbind(base) if read is not None and read.own else None
+                sets = read.unbind(base) if read is not None and read.own else None
+            elif start is None:
+                start = codes_of(encoder, crops, generator)
     if sets is not None and token_steps:
         sets = [_in_all_layers(one, generator, settings, seed) for one in sets]
     found = invert(

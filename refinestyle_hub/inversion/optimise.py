@@ -81,7 +81,8 @@ def invert(
         perceptual: The perceptual distance to use. None loads one.
         on_step: A function called with (step, steps, {"mse", "perceptual"}) at each step. If it returns True, the
             search ends with the best so far.
-        on_pictures: A function called before that with what is drawn now, [N, 3, R, R]; the first is the start.
+        on_pictures: A function called before that with what is drawn now, [N, 3, S, S]; the first is the start. At
+            the end it is called once more, with what the answers draw, [N, 3, R, R].
         settings: Weights and rates.
         base: The generator's fingerprint. None takes it, which needs a moment.
 
@@ -138,13 +139,15 @@ def invert(
         tokens = [replace(one, base=base) for _, one in pairs]
 
     with torch.no_grad():
-        alone = frozen(w_plus).clamp(-1, 1)
-        columns = {"w_plus_mse": mse(crops, alone), "w_plus_perceptual": fine(alone)}
+        drawn = frozen(w_plus).clamp(-1, 1)
+        columns = {"w_plus_mse": mse(crops, drawn), "w_plus_perceptual": fine(drawn)}
         if any(one is not None for one in tokens):
-            full = frozen(w_plus, tokens).clamp(-1, 1)
-            columns |= {"mse": mse(crops, full), "perceptual": fine(full)}
+            drawn = frozen(w_plus, tokens).clamp(-1, 1)
+            columns |= {"mse": mse(crops, drawn), "perceptual": fine(drawn)}
         else:
             columns |= {"mse": columns["w_plus_mse"], "perceptual": columns["w_plus_perceptual"]}
+        if on_pictures is not None:
+            on_pictures(drawn)
     shared: dict[str, Any] = {
         "perceptual_backbone": perceptual.name,
         "w_steps": w_done,
