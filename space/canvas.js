@@ -41,9 +41,19 @@ const show = () => {
     find(".progress .text").textContent = view.progress.text;
     find(".progress .share").style.width = `${100 * view.progress.share}%`;
   }
+  if (news.link) find(".stays").hidden = true;
   if (news.save) {
-    const link = Object.assign(document.createElement("a"), { href: news.save.href, download: news.save.name });
-    link.click();
+    saving();
+    const { href, name } = news.save; // or none, where no file was made
+    if (href) Object.assign(document.createElement("a"), { href, download: name }).click();
+  }
+};
+
+// While a file is made its button says so, and no other one is asked for.
+const saving = (kind) => {
+  for (const button of element.querySelectorAll("[data-event=save]")) {
+    button.disabled = kind !== undefined;
+    button.setAttribute("aria-busy", button.dataset.kind === kind);
   }
 };
 
@@ -83,7 +93,9 @@ element.addEventListener("click", (event) => {
   if (button) act(button.dataset.event, button.dataset.kind);
 });
 find("[data-copy]").addEventListener("click", async (event) => {
-  const button = event.currentTarget, name = button.textContent;
+  const button = event.currentTarget, name = button.textContent, stays = find(".stays");
+  stays.textContent = view.stays;
+  stays.hidden = !view.stays;
   const address = location.origin + location.pathname + (view.link || "");
   try { await navigator.clipboard.writeText(address); } catch { return prompt("The link", address); } // only https may copy
   button.textContent = "Copied";
@@ -109,6 +121,7 @@ const moved = (event) => {
 };
 const act = (name, kind = "") => {
   if (name === "stop") return trigger(name);
+  if (name === "save") saving(kind);
   trigger(name, { kind, moving: resting !== undefined });
   clearTimeout(resting);
   resting = undefined;

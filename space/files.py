@@ -24,23 +24,17 @@ from .images import Pixels, encoded
 
 
 FRAME_MS = 70  # of a film
-SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-XMP = f"""<?xpacket begin="\N{BYTE ORDER MARK}" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">
-<Iptc4xmpExt:DigitalSourceType>{SOURCE}</Iptc4xmpExt:DigitalSourceType>
-</rdf:Description></rdf:RDF></x:xmpmeta>
-<?xpacket end="r"?>"""
+XMP = Path(__file__).with_name("mark.xmp").read_bytes()
 
 
 def marked(pixels: Pixels, kind: str = "PNG") -> bytes:
     """A picture as a PNG or JPEG file with the mark, and no other metadata."""
     if kind == "JPEG":
-        segment = b"http://ns.adobe.com/xap/1.0/\0" + XMP.encode()
+        segment = b"http://ns.adobe.com/xap/1.0/\0" + XMP
         extra = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment  # APP1
         return encoded(pixels, "JPEG", quality=95, subsampling=0, extra=extra)
     info = PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", XMP)
+    info.add_itxt("XML:com.adobe.xmp", XMP.decode())
     return encoded(pixels, "PNG", pnginfo=info)
 
 
@@ -63,7 +57,7 @@ def picture_file(pixels: Pixels, name: str = "picture.png") -> str:
 def film_file(frames: Sequence[Pixels], name: str = "film.webp") -> str:
     """Frames forwards and backwards in an endless loop, as an animated, marked WebP in the cache."""
     others = [Image.fromarray(frame) for frame in [*frames[1:], *frames[-2:0:-1]]]
-    how = {"duration": FRAME_MS, "loop": 0, "quality": 88, "method": 3, "xmp": XMP.encode()}
+    how = {"duration": FRAME_MS, "loop": 0, "quality": 88, "method": 3, "xmp": XMP}
     return cache_file(encoded(frames[0], "WEBP", save_all=True, append_images=others, **how), name)
 
 
@@ -72,12 +66,9 @@ def sweep_cache() -> None:
     eldest = time.time() - limits.CACHE_SECONDS[1]
     for path in sorted(Path(get_upload_folder()).rglob("*"), reverse=True):  # what is in a folder before the folder
         with contextlib.suppress(OSError):  # another process may sweep as well, and not every folder is empty
-            if path.stat().st_mtime > eldest:
-                continue
-            if path.is_dir():
-                path.rmdir()
-            else:
-                path.unlink()
+            if path.stat().st_mtime < eldest:
+                remove = path.rmdir if path.is_dir() else path.unlink
+                remove()
 
 
 def keep_swept() -> None:

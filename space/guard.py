@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 from functools import partial
@@ -18,6 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
+_TRIGGERED = re.compile(rb'"trigger_id":\s*\d')  # by a component of the page, and not by a program
 REMOTE = ("http:", "https:", "data:", "file:", "ftp:")
 
 
@@ -44,7 +46,7 @@ class Guard:
             else:
                 receive = _replay(body, receive)
                 if "/gradio_api/call/" in path or path.endswith("/gradio_api/queue/join"):
-                    app = partial(_call, app)
+                    app = partial(_call, app, _TRIGGERED.search(body) is not None)
         await app(scope, receive, send)
 
 
@@ -52,11 +54,12 @@ def _refusal(status: int, detail: Any) -> ASGIApp:
     return JSONResponse({"detail": detail}, status)
 
 
-async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """A call of an endpoint: what is wrong with its parameters is answered by 422 and a sentence.
+async def _call(app: ASGIApp, page: bool, scope: Scope, receive: Receive, send: Send) -> None:
+    """A call of an endpoint: what is wrong with it is answered by 422 and a sentence, on the ``page`` by 429.
 
     Gradio answers 400 to a value that its component refuses, which its own client shows without the sentence, and 500
-    to a name that no parameter has.
+    to a name that no parameter has. Its page shows 422 beside the first input alone, which may be out of sight, and
+    any other status in a message.
     """
     answer: list[Message] = []  # the start, then the body: short, for what a call does is told by another request
 
@@ -68,18 +71,23 @@ async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Non
     except (TypeError, KeyError) as error:  # of Gradio, before anything was answered
         told = str(error).strip("'").partition(" Please click")[0]
     else:
-        if not answer or answer[0]["status"] not in (400, 500):
+        if not answer or answer[0]["status"] not in (400, 500, *([422] if page else [])):
             for message in answer:
                 await send(message)
             return
         try:
-            told = str(json.loads(b"".join(message.get("body", b"") for message in answer))["detail"])
+            detail = json.loads(b"".join(message.get("body", b"") for message in answer))["detail"]
+            told = (
+                " ".join(filter(None, (part["message"] for part in detail)))
+                if isinstance(detail, list)
+                else str(detail)
+            )
         except (ValueError, KeyError, TypeError):
             told = "The request cannot be read."
     if "session_hash" in told:
         told += " Calls by name have no session: use /gradio_api/call/, or hand a face on as inversion_file."
-    detail = [{"__type__": "validate", "is_valid": False, "message": told}]
-    await _refusal(422, detail)(scope, receive, send)
+    listed = [{"__type__": "validate", "is_valid": False, "message": told}]
+    await (_refusal(429, told) if page else _refusal(422, listed))(scope, receive, send)
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes | None:

@@ -50,14 +50,14 @@ def open_photo(path: str | None, faces: FaceSearch = "required") -> Photo:
     return Photo(photo.image, large)
 
 
-def framed(photo: Photo, chosen: int) -> Pixels:
-    """A small copy of the photo with a frame around the crop of each face; that of the chosen face stands out."""
+def framed(photo: Photo) -> Pixels:
+    """A small copy of the photo with a frame around the crop of each face; that of the largest stands out."""
     small = ImageOps.contain(photo.image, (FRAMED, FRAMED))
     scale = small.width / photo.image.width
     draw = ImageDraw.Draw(small)
     for index, face in enumerate(photo.faces):
         corners = [(float(x), float(y)) for x, y in (face_quad(face.landmarks) + 0.5) * scale]
-        colour, width = (ACCENT, 4) if index == chosen else ((255, 255, 255), 2)
+        colour, width = (ACCENT, 4) if index == 0 else ((255, 255, 255), 2)
         draw.line([*corners, corners[0], corners[1]], fill=colour, width=width, joint="curve")
     return np.asarray(small)
 

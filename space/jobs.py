@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -181,9 +181,9 @@ class Jobs:
         """Invert an aligned crop [S, S, 3]; yields the start, then every ``CHUNK_SECONDS``, at last the result.
 
         It ends early, with the best so far, once the file ``flag`` exists (a file, because nothing else reaches a
-        forked worker), when the time is up, or when the generator is closed.
+        forked worker) or when the time is up; and with nothing when the generator is closed.
         """
-        updates: queue.SimpleQueue[InversionStep | Future[InversionResult | None]] = queue.SimpleQueue()
+        updates: queue.SimpleQueue[InversionStep | Future[InversionResult]] = queue.SimpleQueue()
         closed = threading.Event()
         began = turn = shown = time.monotonic()
         drawn: deque[torch.Tensor] = deque(maxlen=1)  # the pictures of the last step
@@ -196,20 +196,26 @@ class Jobs:
             if time.monotonic() > turn + limits.CHUNK_SECONDS:
                 self.turns.give_way()
                 turn = time.monotonic()
-            return closed.is_set() or time.monotonic() > began + limits.JOB_SECONDS or os.path.exists(flag)
+            check_wanted()
+            return time.monotonic() > began + limits.JOB_SECONDS or os.path.exists(flag)
 
-        def work() -> InversionResult | None:
+        def check_wanted() -> None:
+            if closed.is_set():  # nobody waits for it any more
+                raise CancelledError
+
+        def work() -> InversionResult:
             nonlocal began, turn
             with self.turns.of("invert"):
-                if closed.is_set():  # nobody waits for it any more
-                    return None
+                check_wanted()
                 began = turn = time.monotonic()
-                pixels = to_tensor(Image.fromarray(crop))
-                updates.put(self._started(pixels, steps))
-                how: dict[str, Any] = {"steps": steps, "tokens": tokens, "seed": seed}
+                pixels = to_tensor(Image.fromarray(crop)).to(self.pipe.device)
+                encoder = self.pipe.encoder
+                codes = codes_of(encoder, pixels, self.pipe.generator) if encoder else None
+                updates.put(self._started(codes, steps))
+                how: dict[str, Any] = {"steps": steps, "tokens": tokens, "start": codes, "seed": seed}
                 (found,) = self.pipe.invert_crops(pixels, **how, on_step=on_step, on_pictures=drawn.append)
                 here = replace(found, w_plus=found.w_plus.cpu(), tokens=found.tokens and found.tokens.to("cpu"))
-                return InversionResult(here, self.pipe.render(found, output_type="np"))
+                return InversionResult(here, np.asarray(to_images(drawn[0])[0]))
 
         ended = self.threads.start("invert", work)
         ended.add_done_callback(updates.put)
@@ -217,19 +223,16 @@ class Jobs:
             with messages.explained():
                 while isinstance(update := updates.get(), InversionStep):
                     yield update
-                if result := update.result():
-                    yield result
+                yield update.result()
         finally:
             closed.set()
 
-    def _started(self, pixels: torch.Tensor, steps: int) -> InversionStep:
-        """The codes that the encoder finds at once, or the mean face: drawn small, and not measured."""
-        pipe = self.pipe
-        with torch.no_grad():
-            pixels = pixels.to(pipe.device)
-            codes = codes_of(pipe.encoder, pixels, pipe.generator)[0] if pipe.encoder else pipe.generator.mean_latent
-        start = Inversion(codes.expand(pipe.generator.num_ws, -1).cpu(), base=pipe.fingerprint)
-        drawn = pipe.render(start, resolution=min(self.size, limits.DRAG_SIDE), output_type="np")
+    def _started(self, codes: torch.Tensor | None, steps: int) -> InversionStep:
+        """The face of codes [1, L, D] that an encoder found, or the mean face: drawn small, and not measured."""
+        generator = self.pipe.generator
+        w_plus = generator.mean_latent.expand(generator.num_ws, -1) if codes is None else codes[0]
+        start = Inversion(w_plus.cpu(), base=self.pipe.fingerprint)
+        drawn = self.pipe.render(start, resolution=min(self.size, limits.DRAG_SIDE), output_type="np")
         return InversionStep(0, steps, {}, drawn, start)
 
     # --- Adaptation: one call is one turn, and its value holds all that the next one needs ---

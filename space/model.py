@@ -1,4 +1,4 @@
-"""Which model the demo draws with."""
+"""Which model the demo draws with, and the face that a visit begins with."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import contextlib
 import threading
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from refinestyle_hub.errors import FetchError, RefineStyleHubError
-from refinestyle_hub.faces.identity import identity_distance
+from refinestyle_hub.faces.align import cut
+from refinestyle_hub.faces.identity import likeness
 from refinestyle_hub.images import load_picture
+from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.runtime.compiled import compile_behind
 from refinestyle_hub.storage.model_folder import is_repo_id
 
 from . import limits, messages
+from .session import Subject
 
 
 DEFAULT = "ffhq-1024"  # its weights are fetched at the first start
@@ -47,6 +51,15 @@ def load(name: str | None = None) -> tuple[RefineStylePipeline, str, str]:
         return _ready(BUNDLED), BUNDLED, notice
 
 
+def astronaut(pipe: RefineStylePipeline) -> Subject | None:
+    """The example, which was inverted beforehand (``tools/demo_example.py``); None for another generator."""
+    face = Inversion.from_pretrained(EXAMPLES / "astronaut.safetensors")
+    if face.base is None or face.base.digest != pipe.fingerprint.digest or face.quad is None:
+        return None
+    crop = cut(load_picture(PHOTO), face.quad.double().numpy(), pipe.generator.config.resolution)
+    return Subject.of(face, np.asarray(crop.image), str(PHOTO))
+
+
 def _ready(name: str) -> RefineStylePipeline:
     pipe = RefineStylePipeline.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
     # To ask for them loads them: before a worker is forked, and before the first visitor waits for them.
@@ -60,7 +73,7 @@ def _ready(name: str) -> RefineStylePipeline:
 def _warm(pipe: RefineStylePipeline) -> None:
     """Do once what visitors do most, in the background: what it needs is then loaded and compiled before they come."""
     with contextlib.suppress(RefineStyleHubError):  # where no face can be found, visitors are told
-        identity_distance(*[load_picture(PHOTO)] * 2)
+        likeness(*[load_picture(PHOTO)] * 2)
     if not pipe.generator.compiled:
         return
     faces = pipe.invert_crops(pipe.generate([0], output_type="pt"), steps=1)

@@ -19,7 +19,13 @@ from .admission import DEVICE, KINDS, Stops, admit, queued_jobs
 
 T = TypeVar("T", bound=gr.components.Component)
 
-HIDDEN: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}  # of layout alone
+# Of what only sets the page or the session: without a queue, no message reaches the page.
+HIDDEN: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+
+
+def visible(value: Any = None) -> Any:
+    """An update that shows a component with this value, or hides it where there is none."""
+    return gr.update(value=value, visible=value is not None)
 
 
 def as_path(component: T) -> T:

@@ -93,6 +93,7 @@ class Session:
         self.past: list[Look] = []
         self.future: list[Look] = []
         self.in_photo = False  # the canvas shows the whole photo
+        self.readings = 0  # photos that were to be read: all but the last are given up
         self.shelf = Shelf()
 
     def put(self, look: Look) -> None:

@@ -19,7 +19,6 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 
 from . import agents, limits
 from .admission import Stops
-from .example import astronaut
 from .guard import Guard
 from .handlers.adapt_handlers import AdaptHandlers
 from .handlers.canvas_handlers import CanvasHandlers
@@ -27,20 +26,14 @@ from .handlers.photo_handlers import PhotoHandlers
 from .handlers.share_handlers import ShareHandlers
 from .handlers.style_handlers import StyleHandlers
 from .jobs import Jobs
-from .model import EXAMPLES
+from .model import EXAMPLES, astronaut
 from .page import HIDDEN, Page
 from .session import Look, Session
 from .tabs import adapt, api, canvas, edit, photo, share, style
 from .theme import CSS, theme
 
 
-HEADER = """
-<div class="top"><div><h1>RefineStyle</h1>
-<p>Move a slider, and the face follows. Take your own, or somebody who does not exist.</p>
-<p class="model">{model}</p></div>
-<img src="data:image/webp;base64,{people}" alt="Six people who do not exist, drawn by the generator"></div>
-"""
-ABOUT = Path(__file__).with_name("about.md")
+HEADER, ABOUT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("header.html", "about.md"))
 
 
 def launch_settings() -> dict[str, Any]:
@@ -108,7 +101,7 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
                 with gr.Tab("Share", id="share") as tab:
                     share.build(page, sharing, tab, tabs)
                 with gr.Tab("About", id="about"):
-                    gr.Markdown(ABOUT.read_text(encoding="utf-8"), elem_id="about")
+                    gr.Markdown(ABOUT, elem_id="about")
                     gr.Markdown(_versions(pipe, name), elem_id="versions")
         canvas.wire(page, on, [*sliders, *strengths])
         # Gradio counts a value's age from when it was written: while the page is open, it is written anew.

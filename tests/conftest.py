@@ -217,6 +217,7 @@ def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactor
     from space_parts import whole
 
     from refinestyle_hub.adapt import load_references
+    from refinestyle_hub.faces.identity import Likeness
     from space import images, limits
     from space.handlers import photo_handlers
     from space.ui import build
@@ -227,7 +228,7 @@ def demo(tiny_pipe: RefineStylePipeline, tmp_path_factory: pytest.TempPathFactor
         patch.setattr(limits, "ADAPT_STEPS", (2, 400))
         patch.setattr(limits, "TURN_SECONDS", 0.5)
         # To look for faces where there are none takes long; test_space_adapt does it.
-        patch.setattr(photo_handlers, "identity_distance", lambda a, b: 0.42)
+        patch.setattr(photo_handlers, "likeness", lambda a, b: Likeness(0.32, 0.01))
         patch.setattr(images, "load_references", functools.partial(load_references, align="none"))
         yield build(whole(tiny_pipe), "tiny-32")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import threading
@@ -43,7 +44,7 @@ LINES = {
         "edit", "stylise", "draw", "drag", "settle", "changed", "arrive", "save", "sheet", "film", "load_file",
         "StyleHandlers.enter",
     },
-    "cpu": {"align", "check", "export"},
+    "cpu": {"align", "check", "export", "StyleHandlers.keep", "ShareHandlers.enter", "ShareHandlers.offer"},
     "hub": {"load_id", "push"},
 }  # fmt: skip
 
@@ -150,7 +151,7 @@ def test_the_face_models_are_loaded_before_the_first_visitor_comes(
             raise error  # it is the visitors' to be told
         return 0.0
 
-    monkeypatch.setattr(model, "identity_distance", measured)
+    monkeypatch.setattr(model, "likeness", measured)
     monkeypatch.setattr(threading, "excepthook", failed.append)
     model.load(str(tiny_pipeline_dir))
     wait_for(lambda: len(asked) == 2 and "warm" not in [thread.name for thread in threading.enumerate()])
@@ -185,6 +186,14 @@ def test_where_the_weights_cannot_be_fetched_the_bundled_model_starts(
 
 
 # --- The queue in process ---
+
+
+def test_events_that_have_something_to_tell_are_queued(demo: gr.Blocks) -> None:
+    """Gradio shows no message of an event without a queue, whether it refuses or says something."""
+    for event in demo.fns.values():
+        if not event.queue and event.fn is not None and event.fn.__module__.startswith("space."):
+            source = inspect.getsource(event.fn)
+            assert not re.search(r"explained\(|refuse\(|gr\.(Error|Warning|Info)\(", source), event.fn
 
 
 # --- Over the loopback ---

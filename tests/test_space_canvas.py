@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directi
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
-from space import files, limits, messages
+from space import limits, messages
 from space.handlers.canvas_handlers import CanvasHandlers
 from space.jobs import Jobs
 from space.session import Look, Session, Subject
@@ -40,6 +41,7 @@ def subject(on: CanvasHandlers, photo: str) -> Subject:
     config, rng = on.jobs.pipe.generator.config, torch.Generator().manual_seed(5)
     quad = torch.tensor([(100.0, 100.0), (100.0, 355.0), (355.0, 355.0), (355.0, 100.0)])
     report = {"perceptual": 0.1234, "identity": 0.42, "perceptual_backbone": "<net>"}
+    report |= {"w_steps": 0, "token_steps": 14, "seconds": 596.21}
     w_plus = torch.randn(config.num_ws, config.w_dim, generator=rng)
     face = Inversion(w_plus, domain(9), None, quad, (512, 512), on.jobs.pipe.fingerprint, report)
     with Image.open(photo) as picture:
@@ -157,10 +159,32 @@ def test_likeness_is_told_in_words(on: CanvasHandlers, subject: Subject, distanc
     note = on.view(session)["note"]
     assert told_ in note
     assert (f"{distance:.2f} apart" in note) if distance else ("apart" not in note)
-    assert "<details><summary>Details</summary>LPIPS 0.123 · &lt;net&gt;</details>" in note
+    figures = re.search("<details><summary>Details</summary>(.*)</details>", note)
+    assert figures is not None
+    apart = [f"identity {distance:.2f} apart"] if distance else []
+    assert figures[1].split(" · ") == [
+        "LPIPS 0.123",
+        "measured with &lt;net&gt;",
+        *apart,
+        "14 steps on tokens",
+        "596 seconds",
+    ]
     session.put(replace(session.look, edits={"smile": 1.0}))  # it was measured before
     assert ("before the changes" in on.view(session)["note"]) == bool(distance)
     assert "before the changes" not in note
+
+
+def test_a_face_whose_features_moved_is_not_called_the_same(on: CanvasHandlers, subject: Subject) -> None:
+    session = visitor()
+    for landmarks, word in ((0.02, "yes"), (0.12, "no")):  # as measured on a good and on a broken one
+        report = {**subject.inversion.report, "identity": 0.32, "landmarks": landmarks}
+        session.put(Look(replace(subject, inversion=replace(subject.inversion, report=report))))
+        note = on.view(session)["note"]
+        assert f"Same person: {word}" in note
+    assert "eyes, nose or mouth are not where they are in the photo; more steps may mend it" in note
+    assert f"landmarks {landmarks:.1%} of the eyes&#x27; distance apart" in note
+    session.put(replace(session.look, edits={"smile": 1.0}))
+    assert "in the photo (before the changes)" in on.view(session)["note"]
 
 
 def test_a_button_counts_the_control_that_is_still_moving(on: CanvasHandlers, session: Session) -> None:
@@ -231,31 +255,6 @@ def test_a_download_is_the_picture_at_its_own_size(
     assert pixels(on.save(session, event)["save"]["href"].removeprefix("gradio_api/file=")).shape == (512, 512, 3)
 
 
-def test_the_only_metadata_is_that_a_model_took_part() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)
-    mark = b"http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-    png, jpeg = files.marked(picture, "PNG"), files.marked(picture, "JPEG")
-    chunks, place = [], 8
-    while place < len(png):
-        size = int.from_bytes(png[place : place + 4], "big")
-        chunks.append((png[place + 4 : place + 8], png[place + 8 : place + 8 + size]))
-        place += 12 + size
-    assert [kind for kind, _ in chunks] == [b"IHDR", b"iTXt", b"IDAT", b"IEND"]
-    assert chunks[1][1].startswith(b"XML:com.adobe.xmp\0")
-    segments, place = [], 2
-    while jpeg[place + 1] != 0xDA:  # up to the scan
-        size = int.from_bytes(jpeg[place + 2 : place + 4], "big")
-        segments.append((jpeg[place + 1], jpeg[place + 4 : place + 2 + size]))
-        place += 2 + size
-    assert {kind for kind, _ in segments} == {0xE0, 0xE1, 0xDB, 0xC0, 0xC4}  # JFIF, XMP, tables and frame
-    ((_, packet),) = [segment for segment in segments if segment[0] == 0xE1]
-    assert packet.startswith(b"http://ns.adobe.com/xap/1.0/\0<?xpacket")
-    for file in (png, jpeg):
-        assert file.count(mark) == 1
-        assert file.count(b"<rdf:Description") == 1
-        assert file.count(b"Iptc4xmpExt:DigitalSourceType>") == 2  # begin and end of the one property
-
-
 # --- A link ---
 
 
@@ -264,10 +263,13 @@ def test_a_link_carries_the_settings_and_no_face(on: CanvasHandlers, session: Se
     look = replace(session.look, edits={"smile": 1.5, "age": -2.0}, domains={"ink": 0.7, "mine": 1.0})
     session.put(look)
     assert on.link(session) == "edit.smile=1.5&edit.age=-2&style.ink=0.7"
+    stays = "The link leaves out what only this session has: your photo, the style mine."
+    assert on.view(session)["stays"] == stays
     other = visitor()
     on.arrive(other, request(**dict(parse_qsl(on.link(session)))))
     assert other.look == Look(0, look.edits, {"ink": 0.7})
     session.put(Look(12, {"smile": 1.0}))
+    assert on.view(session)["stays"] == ""
     on.arrive(other, request(**dict(parse_qsl(on.view(session)["link"].removeprefix("?")))))
     assert (other.look.source, other.look.edits) == (12, {"smile": 1.0})
 
@@ -284,6 +286,12 @@ def test_what_a_link_has_and_this_model_has_not_is_left_out(
     on.arrive(session, request(**query))
     assert session.look == Look(0, {"smile": 1.0})
     assert said == ["The link has what is not here: &lt;b&gt;, age, oil, yaw."]
+
+
+def test_strengths_of_a_link_are_held_to_the_ends_of_their_sliders(on: CanvasHandlers) -> None:
+    session = visitor()
+    on.arrive(session, request(**{"edit.smile": "8", "edit.age": "-inf", "style.ink": "3", "style.wax": "-0.6"}))
+    assert session.look == Look(0, {"smile": 3.0, "age": -3.0}, {"ink": 1.5, "wax": -0.5})
 
 
 # --- For clients of the API ---

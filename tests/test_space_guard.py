@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from space import messages
 from space.guard import Guard, _leads_out
 
 
@@ -47,6 +48,19 @@ def test_addresses_are_refused_wherever_they_hide(client: TestClient, value: Any
     answer = client.post("/gradio_api/call/invert", json={"data": [1, [value]]})
     assert answer.status_code == 422
     assert answer.json()["detail"] == "Pictures must be uploaded; addresses are not read."
+
+
+def test_a_refusal_is_a_message_on_the_page_and_a_list_for_programs() -> None:
+    listed = [{"is_valid": False, "message": messages.BUSY}, {"is_valid": True, "message": ""}]
+
+    async def refuse(request: Request) -> JSONResponse:
+        return JSONResponse({"detail": listed}, 422)
+
+    client = TestClient(Guard(Starlette(routes=[Route("/{path:path}", refuse, methods=["POST"])]), limit=2000))
+    page = client.post("/gradio_api/queue/join", json={"data": [], "trigger_id": 12})
+    assert (page.status_code, page.json()) == (429, {"detail": messages.BUSY})
+    program = client.post("/gradio_api/queue/join", json={"data": ['"trigger_id": 12'], "trigger_id": None})
+    assert (program.status_code, program.json()) == (422, {"detail": listed})
 
 
 def test_only_uploads_may_be_large(client: TestClient) -> None:

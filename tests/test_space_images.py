@@ -130,7 +130,7 @@ def test_no_face_and_small_faces(tmp_path: Path, astronaut: Image.Image) -> None
 def test_frames_are_drawn_where_the_crops_are(astronaut: Image.Image) -> None:
     faces = find_faces(astronaut)
     large = Photo(astronaut.resize((1024, 1024)), tuple(_scaled(face, 2.0) for face in faces))
-    shown = images.framed(large, 0)
+    shown = images.framed(large)
     assert shown.shape == (512, 512, 3)
     changed = np.abs(shown.astype(int) - np.asarray(astronaut.resize((512, 512)), dtype=int)).max(axis=2) > 60
     rows, columns = np.nonzero(changed)
@@ -174,3 +174,28 @@ def test_what_a_crash_left_behind_is_swept(tmp_path: Path, monkeypatch: pytest.M
     os.utime(old.parent, (0, 0))
     files.sweep_cache()
     assert not old.parent.exists()
+
+
+def test_the_only_metadata_is_that_a_model_took_part() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)
+    mark = b"http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+    png, jpeg = files.marked(picture, "PNG"), files.marked(picture, "JPEG")
+    chunks, place = [], 8
+    while place < len(png):
+        size = int.from_bytes(png[place : place + 4], "big")
+        chunks.append((png[place + 4 : place + 8], png[place + 8 : place + 8 + size]))
+        place += 12 + size
+    assert [kind for kind, _ in chunks] == [b"IHDR", b"iTXt", b"IDAT", b"IEND"]
+    assert chunks[1][1].startswith(b"XML:com.adobe.xmp\0")
+    segments, place = [], 2
+    while jpeg[place + 1] != 0xDA:  # up to the scan
+        size = int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        segments.append((jpeg[place + 1], jpeg[place + 4 : place + 2 + size]))
+        place += 2 + size
+    assert {kind for kind, _ in segments} == {0xE0, 0xE1, 0xDB, 0xC0, 0xC4}  # JFIF, XMP, tables and frame
+    ((_, packet),) = [segment for segment in segments if segment[0] == 0xE1]
+    assert packet.startswith(b"http://ns.adobe.com/xap/1.0/\0<?xpacket")
+    for file in (png, jpeg):
+        assert file.count(mark) == 1
+        assert file.count(b"<rdf:Description") == 1
+        assert file.count(b"Iptc4xmpExt:DigitalSourceType>") == 2  # begin and end of the one property

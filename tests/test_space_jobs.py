@@ -13,11 +13,14 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from space_parts import request, whole
 
 from refinestyle_hub.adapt import AdaptState, References
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.images import to_tensor
+from refinestyle_hub.inversion import InversionSettings
 from refinestyle_hub.pipeline import RefineStylePipeline
 from space import jobs, limits
 from space.admission import Stops
@@ -94,6 +97,30 @@ def test_the_start_is_what_the_encoder_finds_or_the_mean_face(tiny_pipe: RefineS
         moved = 0.1 if pipe.encoder else 0.0
         assert torch.allclose(first.start.w_plus, generator.mean_latent.expand(generator.num_ws, -1) + moved)
         assert np.array_equal(pipe.render(first.start, output_type="np"), first.picture)
+
+
+def test_the_encoder_is_asked_once_and_the_answer_drawn_once(
+    tiny_pipe: RefineStylePipeline, crop: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder.for_generator(tiny_pipe.generator, widths=(8, 8, 8, 8), width=16, heads=2, depth=1).eval()
+    pipe = RefineStylePipeline(
+        tiny_pipe.generator, encoder=encoder, inversion=InversionSettings(from_tokens=False, code_rate=0.1)
+    )
+    pipe.perceptual = tiny_pipe.perceptual
+    asked: list[int] = []
+    codes = Encoder.codes
+
+    def counting(*values: Any) -> torch.Tensor:
+        asked.append(1)
+        return codes(*values)
+
+    monkeypatch.setattr(Encoder, "codes", counting)
+    *_, result = Jobs(pipe).invert(crop, 2, True, 0, "/nowhere")
+    assert isinstance(result, InversionResult)
+    assert len(asked) == 1
+    assert np.array_equal(result.reconstruction, pipe.render(result.inversion, output_type="np"))
+    (alone,) = pipe.invert_crops(to_tensor(Image.fromarray(crop)), steps=2)
+    assert torch.equal(alone.w_plus, result.inversion.w_plus)
 
 
 def test_stop_keeps_what_was_reached(

@@ -15,6 +15,7 @@ from PIL import Image
 from space_parts import alike, invert, pixels, request, seen, told, visitor
 from tiny import layer_tokens
 
+from refinestyle_hub.faces.identity import Likeness
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
@@ -30,7 +31,7 @@ from space.session import Look, Session, Subject
 @pytest.fixture
 def on(tiny_pipe: RefineStylePipeline, stops: Stops, monkeypatch: pytest.MonkeyPatch) -> PhotoHandlers:
     # Looking for a face in what a random generator draws takes long, and there is none.
-    monkeypatch.setattr(photo_handlers, "identity_distance", lambda a, b: 0.42)
+    monkeypatch.setattr(photo_handlers, "likeness", lambda a, b: Likeness(0.32, 0.01))
     return PhotoHandlers(CanvasHandlers(Jobs(tiny_pipe), None), stops)
 
 
@@ -103,6 +104,7 @@ def test_a_likeness_comes_first_and_closer_ones_while_one_watches(
     assert alike(seen(waiting["before"]), subject_of(session).crop)
     assert likeness["progress"]["text"] == "A first likeness; 4 steps to go"
     assert seen(likeness["after"]).shape == (32, 32, 3)
+    assert (likeness["undo"], likeness["plain"]) == (True, True)  # back to the face before, while this one gets closer
     assert [view["progress"]["share"] for view in steps] == [0.25, 0.5, 0.75, 1.0]
     assert re.fullmatch(r"Step 2 of 4 · about \d+ s left", steps[1]["progress"]["text"])
     assert all("after" in view for view in steps)
@@ -110,7 +112,8 @@ def test_a_likeness_comes_first_and_closer_ones_while_one_watches(
     assert done["progress"] is None
     assert alike(seen(done["after"]), on.jobs.pipe.render(subject_of(session).inversion, output_type="np"))
     assert session.look == Look(subject_of(session))
-    assert subject_of(session).inversion.report["identity"] == 0.42
+    report = subject_of(session).inversion.report
+    assert (report["identity"], report["landmarks"]) == (0.32, 0.01)
     assert len(session.past) == 1  # the likeness and what became of it are one look
     assert on.canvas.draw(session)[0] == gr.skip()  # it is there already
 
@@ -146,9 +149,28 @@ def test_who_edits_meanwhile_is_not_interrupted(
     assert session.past[-1] == Look(subject_of(session))  # undo leads to the better face as well
 
 
+def test_another_photo_ends_the_reading_of_the_first(
+    on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
+    session = visitor()
+    running = on.read(session, photo, False, 0, limits.MAX_STEPS, True, 0, {}, request())
+    for _ in range(3):
+        next(running)
+    first = session.look
+    on.begin(session)
+    assert list(running) == []
+    steps: list[int] = []
+    on.jobs.turns.give_way = lambda: steps.append(1)  # type: ignore[method-assign]
+    *_, (done, *_) = on.read(session, photo, False, 0, 4, True, 0, {}, request())
+    assert len(steps) <= 4 + 2  # the first has ended, with the step that it was in
+    assert done["progress"] is None
+    assert session.past[-1] == first  # to undo, its first likeness is left
+
+
 def test_without_a_photo_nothing_happens(on: PhotoHandlers) -> None:
     session, views = invert(on, None)
-    assert views == [gr.skip()]
+    assert views == [{"progress": None}]
     assert session.look == Look(0)
 
 

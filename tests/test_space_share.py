@@ -205,14 +205,13 @@ def test_the_hub_may_be_away(
         on.load_id("someone/my-ink", session)
 
 
-def test_a_link_fills_in_and_runs_nothing(on: ShareHandlers, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Info", said.append)
+def test_a_link_fills_in_and_runs_nothing(on: ShareHandlers) -> None:
     hub_id, tabs = on.link(request(domain="someone/my-ink"))
     assert (hub_id, tabs["selected"]) == ("someone/my-ink", "share")
-    nothing = on.link(request())
-    assert on.link(request(domain="<script>/..")) == nothing
-    assert said == [messages.BAD_HUB_ID]
+    assert on.link(request()) == (gr.skip(), gr.skip())
+    wrong, _ = on.link(request(domain="<script>/.."))
+    with told(messages.BAD_HUB_ID):
+        on.load_id(wrong, visitor())
 
 
 # --- To one's own account ---

@@ -24,9 +24,9 @@ from ..files import cache_file, picture_file
 from ..images import read_references, side_by_side
 from ..jobs import AdaptProgress, AdaptRun, Jobs
 from ..model import EXAMPLES
+from ..page import visible
 from ..session import Session, clean_name
 from ..tokenfiles import domain_file
-from ..updates import visible
 
 
 class AdaptHandlers:

@@ -31,6 +31,16 @@ Pair: TypeAlias = tuple[str, str]  # PNG files
 View: TypeAlias = dict[str, Any]  # what canvas.js takes: parts that are left out stay as they are
 ORIGINAL = "photo"  # what /edit compares with; the other choice is "reconstruction"
 EDITED = "refinestyle-edit.png"
+FIGURES = {  # of a report, as Details has them; what is 0 is left out
+    "perceptual": "LPIPS {:.3f}",
+    "perceptual_backbone": "measured with {}",
+    "mse": "mean squared error {:.4f}",
+    "identity": "identity {:.2f} apart",
+    "landmarks": "landmarks {:.1%} of the eyes' distance apart",
+    "w_steps": "{} steps on w+",
+    "token_steps": "{} steps on tokens",
+    "seconds": "{:.3g} seconds",
+}
 
 
 class CanvasHandlers:
@@ -89,12 +99,20 @@ class CanvasHandlers:
         return {
             "after": address(self._placed(session, drawn[0], photo)),
             "before": address(before),
-            "names": ["The photo" if subject else "As drawn", "The face now"],
             "note": _likeness(subject, look) if subject else f"<b>Nobody who exists</b>, from seed {look.source}",
+            **self.state(session),
+        }
+
+    def state(self, session: Session) -> View:
+        """What the canvas knows of a look beside its pictures."""
+        look, subject = session.look, session.look.subject
+        return {
+            "names": ["The photo" if subject else "As drawn", "The face now"],
             "link": "?" + self.link(session),
+            "stays": self._stays(look),
             "undo": bool(session.past),
             "redo": bool(session.future),
-            "plain": look == plain,
+            "plain": look == Look(look.source),
             "whole": session.in_photo if subject and subject.photo else None,
         }
 
@@ -172,9 +190,8 @@ class CanvasHandlers:
         may have moved one.
         """
         with messages.explained():
-            look, left_out = linked(
-                dict(request.query_params), session.look, self.directions, list(self.jobs.pipe.domains)
-            )
+            pipe = self.jobs.pipe
+            look, left_out = linked(dict(request.query_params), session.look, pipe.directions, pipe.domains)
             if left_out:
                 gr.Info(f"The link has what is not here: {html.escape(', '.join(left_out)[:80])}.")
             if look == session.look:
@@ -184,12 +201,19 @@ class CanvasHandlers:
             return {**view, "ready": True}, *controls
 
     def link(self, session: Session) -> str:
-        """The look as the query of an address, for anybody to open; a photo stays here, and so do own domains."""
+        """The look as the query of an address, for anybody to open, without what stays in the session."""
         look = session.look
         parts: dict[str, Any] = {} if look.subject else {"seed": look.source}
         parts |= {f"edit.{name}": f"{s:g}" for name, s in look.edits.items()}
         parts |= {f"style.{name}": f"{s:g}" for name, s in look.domains.items() if name in self.jobs.pipe.domains}
         return urlencode(parts)
+
+    def _stays(self, look: Look) -> str:
+        """What is not in the link of a look, told where it is made; an empty text where it has everything."""
+        parts = [f"the style {name}" for name in look.domains if name not in self.jobs.pipe.domains]
+        if look.subject not in (None, self.example):
+            parts.insert(0, "your photo")
+        return f"The link leaves out what only this session has: {', '.join(parts)}." if parts else ""
 
     # --- The controls ---
 
@@ -246,16 +270,16 @@ def _likeness(subject: Subject, look: Look) -> str:
     """Whether it is the person, in a word and a number; the field's figures for who wants them."""
     report: Mapping[str, Any] = subject.inversion.report
     if not report:
-        return "A first likeness; it is getting closer."
-    distance = report.get("identity")
+        return "A first likeness, not measured."
+    distance, changed = report.get("identity"), look != Look(subject)
     if distance is None:
         told = "<b>Same person?</b> Not measured: no face was found in one of the two."
+    elif report.get("landmarks", 0) > limits.DISPLACED:
+        told = "<b>Same person: no</b> · eyes, nose or mouth are not where they are in the photo"
+        told += " (before the changes)" if changed else "; more steps may mend it"
     else:
         word = next(word for word, most in limits.LIKENESS.items() if distance < most)
-        more = ", and photos of one person are under 0.6" if look == Look(subject) else " before the changes"
+        more = " before the changes" if changed else ", and photos of one person are under 0.6"
         told = f"<b>Same person: {word}</b> · {distance:.2f} apart{more}"
-    known = {"perceptual": "LPIPS", "mse": "MSE", "w_steps": "steps on w+", "token_steps": "on tokens", "seconds": "s"}
-    figures = [f"{name} {report[key]:.3g}" for key, name in known.items() if key in report]
-    backbone = html.escape(str(report.get("perceptual_backbone", "")))
-    details = f"<details><summary>Details</summary>{' · '.join(figures)} · {backbone}</details>"
-    return told + details if figures else told
+    figures = html.escape(" · ".join(text.format(report[key]) for key, text in FIGURES.items() if report.get(key)))
+    return f"{told}<details><summary>Details</summary>{figures}</details>" if figures else told

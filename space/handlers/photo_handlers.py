@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from PIL import Image
 from refinestyle_hub.errors import FaceNotFoundError
 from refinestyle_hub.faces.align import Crop
 from refinestyle_hub.faces.detect import Face
-from refinestyle_hub.faces.identity import identity_distance
+from refinestyle_hub.faces.identity import likeness
 from refinestyle_hub.inversion.inversion import Inversion
 
 from .. import images, limits, messages, tokenfiles
@@ -27,8 +27,8 @@ from ..admission import Stops
 from ..files import picture_file
 from ..images import Pixels, address
 from ..jobs import InversionResult, InversionStep, RenderSpec
+from ..page import visible
 from ..session import Look, Session, Subject
-from ..updates import visible
 from .canvas_handlers import CanvasHandlers
 
 
@@ -76,7 +76,7 @@ class PhotoHandlers:
             elif faces[0].width < limits.SMALL_FACE:
                 note = messages.SMALL_FACE.format(width=faces[0].width)
             gallery = gr.update(value=captioned, visible=len(faces) > 1, selected_index=0)
-            framed = picture_file(images.framed(opened, 0))
+            framed = picture_file(images.framed(opened))
             return visible(framed), gallery, visible(note), 0, {photo: faces}
 
     def choose(self, event: gr.SelectData) -> int:
@@ -93,6 +93,10 @@ class PhotoHandlers:
 
     # --- The face ---
 
+    def begin(self, session: Session) -> None:
+        """A face is about to be read: one that is being read for this session is not wanted any more."""
+        session.readings += 1
+
     def read(
         self, session: Session, photo: str | None, aligned: bool, face: int, steps: int, tokens: bool, seed: int,
         detected: Detected, request: gr.Request,
@@ -104,13 +108,16 @@ class PhotoHandlers:
         with messages.explained():
             same = self.canvas.skipped()
             if not photo:
-                yield gr.skip(), *same
+                yield {"progress": None}, *same
                 return
+            mine = session.readings
             crop = self._crop(photo, aligned, face, detected)
             pixels = np.asarray(crop.image)
             yield {"before": address(pixels), "progress": {"share": 0, "text": "Waiting for its turn"}}, *same
             flag = str(self.stops.flag(request.session_hash, "invert"))
             for update in self.jobs.invert(pixels, steps, tokens, seed, flag):
+                if session.readings != mine:
+                    return
                 if isinstance(update, InversionResult):
                     result = update
                     continue
@@ -121,14 +128,15 @@ class PhotoHandlers:
                     session.put(Look(source))
                     session.in_photo = False
                 view: dict[str, Any] = {"progress": _progress(update, time.monotonic() - began)}
+                view |= {} if update.step else self.canvas.state(session)
                 if session.look == Look(source) and not session.in_photo:  # nobody edits meanwhile
                     session.shown = None
                     view |= {"after": address(update.picture), "note": ""}
                 yield view, *(same if update.step else self.canvas.controls(session))
             yield {"progress": {"share": 1, "text": "Comparing with the photo"}}, *same
             drawn = Image.fromarray(result.reconstruction)
-            identity = self.jobs.threads.do("identity", lambda: identity_distance(crop.image, drawn))
-            report = {**result.inversion.report, **({} if identity is None else {"identity": identity})}
+            measured = self.jobs.threads.do("identity", lambda: likeness(crop.image, drawn))
+            report = {**result.inversion.report, **(asdict(measured) if measured else {})}
             better = self._subject(replace(result.inversion, report=report), crop, photo)
             session.exchange(source, better)
             view = {"progress": None}

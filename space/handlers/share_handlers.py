@@ -146,13 +146,9 @@ class ShareHandlers:
         return f"**{html.escape(kept)}** is there, and on the canvas."
 
     def link(self, request: gr.Request) -> tuple[Any, Any]:
-        """The page was opened with ``?domain=owner/name``: it is filled in, and nothing is loaded by itself."""
-        wanted = dict(request.query_params).get("domain", "")
-        if is_repo_id(wanted):
-            return wanted, gr.update(selected="share")
-        if wanted:
-            gr.Info(messages.BAD_HUB_ID)
-        return gr.skip(), gr.skip()
+        """The page was opened with ``?domain=owner/name``: it is filled in, to be checked when Load is pressed."""
+        wanted = dict(request.query_params).get("domain")
+        return (wanted, gr.update(selected="share")) if wanted else (gr.skip(), gr.skip())
 
     # --- To one's own account ---
 

@@ -22,9 +22,9 @@ from .. import limits, messages, tokenfiles
 from ..files import cache_file, film_file, picture_file
 from ..images import Pixels, side_by_side, webp
 from ..jobs import Faces, RenderSpec
+from ..page import visible
 from ..session import Look, Session, clean_name
 from ..strengths import checked_domains, checked_edits
-from ..updates import visible
 from .canvas_handlers import CanvasHandlers, Pair
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ..handlers.canvas_handlers import CanvasHandlers
-from ..page import Page
+from ..page import HIDDEN, Page
 from ..session import Session
 
 
@@ -36,5 +37,7 @@ def wire(page: Page, on: CanvasHandlers, sliders: list[gr.Slider]) -> None:
     shown = [canvas, *page.controls]
     for name in ("undo", "redo", "reset", "place"):  # events of canvas.js and methods of the session
         getattr(canvas, name)(on.change(getattr(Session, name)), asked, shown, **page.hidden("draw"))
-    canvas.save(on.save, asked, [canvas], **page.hidden("draw"))
+    saved = canvas.save(on.save, asked, [canvas], **page.hidden("draw"))
+    # The time: Gradio drops a value that is the same as before.
+    saved.failure(lambda: {"save": {"at": time.time_ns()}}, None, [canvas], **HIDDEN)
     page.demo.load(on.arrive, session, shown, **page.hidden("draw"))

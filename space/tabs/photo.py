@@ -8,8 +8,7 @@ import gradio as gr
 
 from .. import limits
 from ..handlers.photo_handlers import PhotoHandlers
-from ..page import HIDDEN, Page, number, photo_file, tiles
-from ..updates import visible
+from ..page import HIDDEN, Page, number, photo_file, tiles, visible
 
 
 def build(page: Page, on: PhotoHandlers) -> None:
@@ -59,7 +58,8 @@ def build(page: Page, on: PhotoHandlers) -> None:
     inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected]
     shown = [page.canvas, *page.controls]
     for started in (looked.success, chosen.success, again.click):
-        read = started(on.read, inputs, shown, **page.hidden("invert"))
+        begun = started(on.begin, [page.session], None, **HIDDEN)
+        read = begun.success(on.read, inputs, shown, **page.hidden("invert"))
         read.failure(lambda: {"progress": None}, None, [page.canvas], **HIDDEN)
         page.show(read)
     stopping = {"progress": {"share": 1, "text": "Stopping after this step"}}

@@ -44,14 +44,14 @@ def build(page: Page, on: ShareHandlers, tab: gr.Tab, tabs: gr.Tabs) -> None:
         gr.Markdown(NO_PUSH, elem_id="no-push")
 
     lists = [what, own, doomed, save]
-    tab.select(on.enter, [page.session], lists, **HIDDEN)
-    what.change(on.offer, [what, page.session], [save], **HIDDEN)
+    tab.select(on.enter, [page.session], lists, **page.hidden("cpu"))
+    what.change(on.offer, [what, page.session], [save], **page.hidden("cpu"))
     removed = remove.click(on.remove, [doomed, page.session], [note], **HIDDEN)
     brought = file.upload(on.load_file, [file, page.session], [note], **page.line("draw", show_progress_on=[note]))
     brought.then(lambda: None, None, [file], **HIDDEN)  # ready for another
     loaded = load.click(on.load_id, [hub_id, page.session], [note], **page.line("hub", show_progress_on=[note]))
     for changed in (removed, brought, loaded):
-        changed.success(on.enter, [page.session], lists, **HIDDEN)
+        changed.success(on.enter, [page.session], lists, **page.hidden("cpu"))
         page.show(changed)
     page.demo.load(on.link, None, [hub_id, tabs], **HIDDEN)
 

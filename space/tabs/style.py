@@ -52,7 +52,7 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
 
     session, shown = [page.session], [gallery, empty]
     tab.select(on.enter, session, shown, **page.hidden("draw"))
-    kept = keep.click(on.keep, [page.session, name], [note], **HIDDEN)
+    kept = keep.click(on.keep, [page.session, name], [note], **page.hidden("cpu"))
     page.show(
         gallery.select(on.toggle, session, None, **HIDDEN),
         chosen.input(on.choose, [page.session, chosen], None, **HIDDEN),
