@@ -21,8 +21,7 @@ MAX_STRENGTH = 10.0  # of an edit that comes over the API
 DRAG_SIDE = 512  # pixels of the canvas while a control moves
 WHOLE_SIDE = 1280  # pixels of the longer side of a whole photo on the canvas
 THUMB = 256  # pixels of the faces in a gallery or on a sheet
-# Up to which identity distance. dlib's line for two photos is 0.6; a picture of the same photo should be well below.
-LIKENESS = {"yes": 0.4, "nearly": 0.6, "no": float("inf")}
+LIKENESS = {"yes": 0.4, "nearly": 0.6, "no": float("inf")}  # up to which identity distance; dlib's line is 0.6
 DISPLACED = 0.08  # landmarks further apart than this, as a share of the eyes' distance, make another face
 
 ADAPT_STEPS = (20, 1000)  # fewest and most of an adaptation

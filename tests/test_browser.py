@@ -83,8 +83,10 @@ def test_a_first_visit_from_a_slider_to_a_download(visit: Callable[..., Any], de
     with Image.open(download.value.path()) as file:
         drawn = pipe.generate([0], edits={"smile": -1.0}, output_type="np")[0]
         assert np.abs(np.array(file).astype(int) - drawn).max() <= 1
-    with page.expect_download():  # the same once more
+    with page.expect_download(), jobs_of(demo).turns.of("draw"):  # the same once more
         page.locator("#canvas [data-kind=PNG]").click()
+        page.locator("#canvas [data-kind=PNG][aria-busy=true]:disabled").wait_for()
+    page.locator("#canvas [data-kind=PNG][aria-busy=false]:not(:disabled)").wait_for()
     press(page, "reset")
     face_is(page, start)
     assert nameless(page) == 0
@@ -295,6 +297,9 @@ def test_mistakes_are_told_in_the_page(visit: Callable[..., Any], tmp_path: Path
     assert is_told(page, messages.NO_FACE)
     rested(page)
     face_is(page, start)
+    open_tab(page, "Style")
+    page.locator("#keep-mix").click()
+    assert is_told(page, messages.NO_MIX)
 
 
 def test_stop_keeps_what_was_reached(visit: Callable[..., Any], photo: str) -> None:
@@ -306,6 +311,23 @@ def test_stop_keeps_what_was_reached(visit: Callable[..., Any], photo: str) -> N
     rested(page)
     page.locator("#canvas summary").click()
     assert re.search(r"\d+ steps on w\+", page.locator("#canvas details").inner_text())
+
+
+def test_another_photo_takes_the_place_of_one_that_is_being_read(visit: Callable[..., Any], photo: str) -> None:
+    page = visit()
+    start = face(page)
+    add_photo(page, photo, limits.MAX_STEPS)
+    working(page, r"Step \d+ of 400")
+    face(page, start)
+    press(page, "undo")  # meanwhile
+    face_is(page, start)
+    set_steps(page, 10)
+    page.get_by_role("button", name="Remove Image").click()
+    page.locator("#photo input[type=file]").set_input_files(photo)
+    told(page, "Same person")
+    rested(page)
+    page.locator("#canvas summary").click()
+    assert re.search(r"(\b4 steps on w\+ · 6|\b10) steps on tokens", page.locator("#canvas details").inner_text())
 
 
 def test_closing_the_tab_frees_the_accelerator(visit: Callable[..., Any], photo: str) -> None:

@@ -117,6 +117,7 @@ class PhotoHandlers:
             flag = str(self.stops.flag(request.session_hash, "invert"))
             for update in self.jobs.invert(pixels, steps, tokens, seed, flag):
                 if session.readings != mine:
+                    session.shown = session.look, session.in_photo  # it will not be in sight for long
                     return
                 if isinstance(update, InversionResult):
                     result = update

@@ -59,7 +59,7 @@ def build(page: Page, on: PhotoHandlers) -> None:
     shown = [page.canvas, *page.controls]
     for started in (looked.success, chosen.success, again.click):
         begun = started(on.begin, [page.session], None, **HIDDEN)
-        read = begun.success(on.read, inputs, shown, **page.hidden("invert"))
+        read = begun.success(on.read, inputs, shown, trigger_mode="always_last", **page.hidden("invert"))
         read.failure(lambda: {"progress": None}, None, [page.canvas], **HIDDEN)
         page.show(read)
     stopping = {"progress": {"share": 1, "text": "Stopping after this step"}}
