@@ -38,7 +38,7 @@ def build(page: Page, on: AdaptHandlers) -> None:
         seed = number("Seed", elem_id="adapt-seed")
     rights = gr.Checkbox(
         False, label="I may use these pictures", elem_id="rights",
-        info="They are mine or free to use, and people in them agree. They are deleted within two hours.",
+        info="They are mine or free to use, and people in them agree. They are deleted after two hours.",
     )  # fmt: skip
     with gr.Row():
         run = gr.Button("Make it", variant="primary", min_width=120, elem_id="adapt-run")
