@@ -41,7 +41,7 @@ LIMITS = (
 )
 LIMITS_OF_DIRECTIONS = (
     "An attribute is what the attribute network reads in drawn portraits. It says nothing about real people.",
-    "Where attributes go together in the portraits, an edit may still bring a part of the other: see the measured leak.",
+    "Where attributes go together in the portraits, an edit may bring a part of the other: see the measured leak.",
 )
 
 
