@@ -5,12 +5,12 @@ Run it again whenever the encoder or the settings of inversions change.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from PIL import Image
 
-from refinestyle_hub.faces.identity import identity_distance
+from refinestyle_hub.faces.identity import likeness
 from refinestyle_hub.pipeline import RefineStylePipeline
 
 
@@ -23,8 +23,9 @@ def main(model: str = "ffhq-1024") -> None:
     pipe = RefineStylePipeline.from_pretrained(model)
     face = pipe.invert(EXAMPLES / "astronaut.jpg", steps=STEPS)
     assert face.crop is not None
-    identity = identity_distance(Image.fromarray(face.crop.numpy()), pipe.render(face))
-    face = replace(face, report={**face.report, "identity": identity})
+    found = likeness(Image.fromarray(face.crop.numpy()), pipe.render(face))
+    assert found is not None
+    face = replace(face, report={**face.report, **asdict(found)})
     face.save(EXAMPLES / "astronaut.safetensors")
     print(face.report)
 

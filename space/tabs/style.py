@@ -38,14 +38,14 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
         all_of_them = gr.Button("Draw the sheet", elem_id="draw-sheet")
         sheet = gr.Image(
             label="All styles", show_label=False, interactive=False, buttons=["fullscreen"], format="png",
-            visible=False, alt_text="The face and three drawn ones, each in every style", elem_id="sheet",
+            alt_text="The face and three drawn ones, each in every style", elem_id="sheet",
         )  # fmt: skip
         sheet_file = gr.DownloadButton("Download PNG", visible=False, elem_id="sheet-file")
     with gr.Accordion("A film", open=False, elem_id="film-panel"):
         kind = gr.Radio([FADE, TOUR], value=FADE, label="What happens in it", elem_id="film-kind")
         shoot = gr.Button("Make the film", elem_id="make-film")
         film = gr.Image(
-            label="Film", show_label=False, interactive=False, buttons=[], visible=False, height=320,
+            label="Film", show_label=False, interactive=False, buttons=[], height=320,
             alt_text="A film of the face as it changes", elem_id="film",
         )  # fmt: skip
         film_file = gr.DownloadButton("Download WebP", visible=False, elem_id="film-file")
