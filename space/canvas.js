@@ -98,8 +98,8 @@ find("[data-copy]").addEventListener("click", async (event) => {
   stays.hidden = !view.stays;
   const address = location.origin + location.pathname + (view.link || "");
   try { await navigator.clipboard.writeText(address); } catch { return prompt("The link", address); } // only https may copy
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = name; }, 1500);
+  [button.textContent, button.ariaLabel] = ["✓", "Copied"]; // no wider than the name: the buttons stay in one row
+  setTimeout(() => { [button.textContent, button.ariaLabel] = [name, null]; }, 1500);
 });
 document.addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("input:not([type=range]), textarea")) return;
@@ -129,6 +129,9 @@ const act = (name, kind = "") => {
 };
 document.addEventListener("input", moved);
 document.addEventListener("click", moved);
+document.addEventListener("dblclick", (event) => { // a double click takes a slider of Edit back to 0
+  if (event.target.matches(".control input[type=range]")) event.target.closest(".control").querySelector("[data-testid=reset-button]")?.click();
+});
 
 watch("value", show);
 split(0);

@@ -68,6 +68,9 @@ def test_a_first_visit_from_a_slider_to_a_download(visit: Callable[..., Any], de
 
     page.locator("#edit-smile [data-testid=reset-button]").click()
     face_is(page, start)
+    page.mouse.dblclick(track["x"] + track["width"] * 0.2, track["y"] + track["height"] / 2)
+    page.wait_for_function("() => document.querySelector('#edit-smile input[type=number]').value === '0'")
+    assert face_at_rest(page, dragged) == start
     type_number(page, "edit-smile", -1)
     changed = face_at_rest(page, start)
     press(page, "undo")
@@ -272,7 +275,7 @@ def test_a_link_opens_the_settings_and_loads_no_domain_by_itself(visit: Callable
     page.wait_for_function("() => !document.querySelector('#canvas [data-event=undo]').disabled")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#canvas [data-copy]").click()
-    page.get_by_text("Copied").wait_for()
+    page.get_by_role("button", name="Copied").wait_for()
     address = page.evaluate("() => navigator.clipboard.readText()")
     assert address == f"{url}?seed=0&edit.smile=2"
     there = visit(f"{address}&domain=someone/my-ink")
