@@ -298,6 +298,14 @@ def test_mistakes_are_told_in_the_page(visit: Callable[..., Any], tmp_path: Path
     page.get_by_role("button", name="Remove Image").click()
     page.locator("#photo input[type=file]").set_input_files(str(tmp_path / "grey.png"))
     assert is_told(page, messages.NO_FACE)
+    asked: list[str] = []
+    page.on(
+        "request",
+        lambda sent: asked.append(sent.url) if "/join" in sent.url and "text.png" in str(sent.post_data) else None,
+    )
+    page.locator("#photo input[type=file]").set_input_files(str(tmp_path / "text.png"))  # in place of the one before
+    assert is_told(page, "This is a text file, not a picture.")
+    assert len(asked) == 1
     rested(page)
     face_is(page, start)
     open_tab(page, "Style")

@@ -49,7 +49,7 @@ def build(page: Page, on: PhotoHandlers) -> None:
         again = gr.Button("Read the photo again", elem_id="run")
 
     looked = gr.on(
-        [photo.change, aligned.input], on.align, [photo, aligned], [framed, crops, faces, face, detected],
+        [photo.input, aligned.input], on.align, [photo, aligned], [framed, crops, faces, face, detected],
         trigger_mode="always_last", **page.line("cpu", show_progress="minimal", show_progress_on=[faces]),
     )  # fmt: skip
     # What was shown is of another photo.
