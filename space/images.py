@@ -87,8 +87,7 @@ def read_references(paths: Sequence[str] | None, size: int) -> tuple[References,
 def side_by_side(pictures: Sequence[Pixels], columns: int, side: int = 0) -> Pixels:
     """Pictures row by row on white, each reduced to ``side`` pixels if it is larger and ``side`` is not 0."""
     images = [Image.fromarray(picture) for picture in pictures]
-    if side and images[0].width > side:
-        images = [image.resize((side, side), Image.Resampling.LANCZOS) for image in images]
+    images = [x.resize((side, side), Image.Resampling.LANCZOS) if 0 < side < x.width else x for x in images]
     return np.asarray(images[0] if len(images) == 1 else contact_sheet(images, columns))
 
 

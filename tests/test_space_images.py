@@ -144,6 +144,13 @@ def _scaled(face: Face, factor: float) -> Face:
     return Face((left, top, right, bottom), face.landmarks * factor, face.score)
 
 
+def test_pictures_of_two_sizes_stand_in_cells_of_one_size() -> None:
+    small, large = np.zeros((64, 64, 3), np.uint8), np.full((128, 128, 3), 255, np.uint8)
+    sheet = images.side_by_side([small, large], 2, 64)
+    assert sheet.shape[0] < 100  # one row of 64 pixels and its margins
+    assert sheet.shape[1] > 2 * 64 - 1
+
+
 def test_png_files_are_exact_and_lie_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -118,6 +118,7 @@ class PhotoHandlers:
             for update in self.jobs.invert(pixels, steps, tokens, seed, flag):
                 if session.readings != mine:
                     session.shown = session.look, session.in_photo  # it will not be in sight for long
+                    yield {"progress": None}, *same
                     return
                 if isinstance(update, InversionResult):
                     result = update
