@@ -83,6 +83,9 @@ def test_gradient_feedback_needs_the_distance_it_learnt_with(generator: Generato
         encoder(pictures(), generator)
     with pytest.raises(ConfigError, match="not of st-lpips-vgg"):
         encoder(pictures(), generator, FeedbackDistance(Perceptual("st-lpips-vgg")))
+    faces = encoder_for(generator, gradient_feedback=True, identity_feedback=0.2)
+    with pytest.raises(ConfigError, match=r"a weight of 0\.2, not of 0: pass Encoder\.load_distance"):
+        faces(pictures(), generator, encoder.load_distance())
 
 
 def test_identity_is_a_part_of_the_gradient_feedback() -> None:

@@ -125,6 +125,11 @@ class Encoder(Pretrained, Pushable, nn.Module):
             raise ConfigError(
                 f"The encoder takes gradients of {FEEDBACK_DISTANCE}, not of {distance.perceptual.name}."
             )
+        if distance is not None and distance.weight != self.config.network.identity_feedback:
+            raise ConfigError(
+                f"The encoder compares faces with a weight of {self.config.network.identity_feedback:g}, not of "
+                f"{distance.weight:g}: pass Encoder.load_distance()."
+            )
         if self.second is None:
             w_plus, tokens = self._first(images)
             return Encoded(w_plus, TokenBatch(len(images), tokens))
