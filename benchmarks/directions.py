@@ -11,7 +11,8 @@ strengths -3 to 3, or those of ``--strengths``, within its own limits. Columns:
 - found: share of pictures in which dlib finds a face, at all strengths
 - response, photos only: effect with tokens by that of w+ alone
 
-``published_directions.py`` compares them with published files.
+Pictures are drawn at 256 px, in bfloat16 where the processor has it. ``published_directions.py`` compares the
+directions with published files.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,6 +34,7 @@ from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.faces.detect import search
 from refinestyle_hub.faces.dlib_models import default_models
 from refinestyle_hub.images.pixels import contact_sheet, from_uint8, save_png, to_images
+from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 from refinestyle_hub.tokens.token_set import TokenSet
@@ -43,8 +44,7 @@ from refinestyle_hub.train.dataset import open_pictures
 LABELS = Path(__file__).parent.parent / "training" / "ffhq-1024" / "directions"
 STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 ASKED = 2.0  # strength at which identity is compared
-READ = 256  # pixels that the instruments look at
-FACE = 512  # pixels at which dlib looks for faces
+READ = 256  # pixels of the pictures that are read
 SHOWN = 4  # faces on a sheet
 FIRST_SEED = 9_100_000
 Floats: TypeAlias = NDArray[np.float64]
@@ -77,9 +77,8 @@ class Instruments:
         self._models = default_models()
 
     def attributes(self, pictures: Tensor) -> Floats:
-        """Pictures [N, 3, H, W] in [-1, 1] -> [N, K], in deviations."""
-        small = F.interpolate(pictures, (READ, READ), mode="area")
-        readings, features = self._read(((small + 1) * 127.5).round())
+        """Pictures [N, 3, 256, 256] in [-1, 1] -> [N, K], in deviations."""
+        readings, features = self._read(((pictures + 1) * 127.5).round())
         found = self._read_attributes(readings | self._heads(features), self._scale)
         return np.stack([found[name] for name in self.names], axis=-1) / self._units
 
@@ -102,10 +101,12 @@ class Measure:
 
     @torch.no_grad()
     def draw(self, face: tuple[Tensor, TokenSet | None], direction: Direction, strength: float) -> Tensor:
-        """One picture [1, 3, 512, 512] in [-1, 1]."""
+        """One picture [1, 3, 256, 256] in [-1, 1]."""
         w_plus, tokens = face
         edited = apply(w_plus[None], {"edit": strength}, {"edit": direction})
-        return self.pipe.generator(edited, None if tokens is None else [tokens], resolution=FACE).clamp(-1, 1)
+        with in_bf16(self.pipe.device):
+            picture = self.pipe.generator(edited, None if tokens is None else [tokens], resolution=READ)
+        return picture.float().clamp(-1, 1)
 
     def see(self, faces: Faces, direction: Direction, strengths: Sequence[float], identities: bool) -> Seen:
         """Readings of all faces at all strengths."""
@@ -116,18 +117,28 @@ class Measure:
             descriptors.append([self.instruments.identity(p[0]) if identities else None for p in pictures])
         return Seen(np.stack(attributes), descriptors)
 
-    def row(self, name: str, direction: Direction, faces: Faces, strengths: Sequence[float]) -> dict[str, Any]:
+    def plain(self, faces: Faces) -> Seen:
+        """Readings of the faces as they are, at one strength: 0."""
+        return self.see(faces, Direction(torch.zeros(1, self.pipe.generator.config.w_dim)), (0.0,), identities=True)
+
+    def row(
+        self, name: str, direction: Direction, faces: Faces, plain: Seen, strengths: Sequence[float]
+    ) -> dict[str, Any]:
         """One line of the table; strengths beyond the direction's limits do not count."""
         low, high = direction.info.limits
         strengths = [strength for strength in strengths if low <= strength <= high]
-        seen = self.see(faces, direction, strengths, identities=True)
+        moved = self.see(faces, direction, [strength for strength in strengths if strength], identities=True)
+        zero = strengths.index(0.0)
+        seen = Seen(
+            np.insert(moved.attributes, zero, plain.attributes[0], axis=0),
+            [*moved.identities[:zero], plain.identities[0], *moved.identities[zero:]],
+        )
         names = self.instruments.names
         own = names.index(name)
         slopes = slope(seen.attributes, strengths)  # [K]
         free = {name, *self.instruments.free[name]}
         others = {other: float(slopes[k] / slopes[own]) for k, other in enumerate(names) if other not in free}
         worst = max(others, key=lambda other: abs(others[other]))
-        zero = strengths.index(0.0)
         curve = (seen.attributes[:, :, own] - seen.attributes[zero, :, own]).mean(axis=1)
         distances = [
             float(np.linalg.norm(a - b))
@@ -153,8 +164,7 @@ class Measure:
     def sheet(self, faces: Faces, direction: Direction, strengths: Sequence[float]) -> Any:
         """A row for each of some faces, a column for each strength."""
         pictures = [self.draw(face, direction, strength) for face in faces[:SHOWN] for strength in strengths]
-        small = [F.interpolate(picture, (READ, READ), mode="area") for picture in pictures]
-        return contact_sheet(to_images(torch.cat(small)), len(strengths))
+        return contact_sheet(to_images(torch.cat(pictures)), len(strengths))
 
 
 def slope(attributes: Floats, strengths: Sequence[float]) -> Floats:
@@ -188,23 +198,35 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     strengths = [float(strength) for strength in args.strengths.split(",")]
     if not {-ASKED, 0.0, ASKED} <= set(strengths):
         raise ConfigError("--strengths needs -2, 0 and 2: identity is compared there.")
-    report: dict[str, Any] = {"model": Path(args.model).name, "strengths": strengths}
+    report: dict[str, Any] = {"model": Path(args.model).name, "strengths": strengths, "steps": args.steps}
     if args.drawn:
+        report["drawn_faces"] = args.drawn
         faces = drawn_faces(pipe, args.drawn)
+        plain = bench.plain(faces)
         rows = report["drawn"] = {}
         for name in wanted:
-            rows[name] = bench.row(name, pipe.directions[name], faces, strengths)
+            rows[name] = bench.row(name, pipe.directions[name], faces, plain, strengths)
+            keep(report, args.out)
             print(line(name, rows[name]), flush=True)
             save_png(bench.sheet(faces, pipe.directions[name], strengths), args.out / f"{name}.png")
     if args.photos:
+        report["photo_count"] = args.count
         faces = inverted(pipe, args.photos, args.count, args.steps)
+        without: Faces = [(w_plus, None) for w_plus, _ in faces]
+        plain, plain_without = bench.plain(faces), bench.plain(without)
         rows = report["photos"] = {}
         for name in wanted:
-            full = bench.row(name, pipe.directions[name], faces, strengths)
-            alone = bench.row(name, pipe.directions[name], [(w_plus, None) for w_plus, _ in faces], strengths)
+            full = bench.row(name, pipe.directions[name], faces, plain, strengths)
+            alone = bench.row(name, pipe.directions[name], without, plain_without, strengths)
             rows[name] = {"response": full["effect"] / alone["effect"], "tokens": full, "w_plus": alone}
+            keep(report, args.out)
             print(f"{name}: response {rows[name]['response']:.0%}; " + line("with tokens", full), flush=True)
-    return {**report, "drawn_faces": args.drawn, "photo_count": args.count if args.photos else 0, "steps": args.steps}
+    return report
+
+
+def keep(report: Mapping[str, Any], folder: Path) -> None:
+    """Write what is known so far as ``directions.json``: a run takes hours."""
+    write_folder(folder, {"directions.json": dump_json(report)})
 
 
 def line(name: str, row: Mapping[str, Any]) -> str:
@@ -256,9 +278,7 @@ def main(argv: list[str] | None = None) -> None:
     add_instruments(parser)
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    report = measure(args)
-    write_folder(args.out, {"directions.json": dump_json(report)})
-    print(table(report))
+    print(table(measure(args)))
 
 
 if __name__ == "__main__":

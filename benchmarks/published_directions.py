@@ -91,8 +91,7 @@ class Comparison:
         self.faces = faces
         self.names = bench.instruments.names
         self.num_ws = bench.pipe.generator.config.num_ws
-        still = Direction(torch.zeros(1, bench.pipe.generator.config.w_dim))
-        self.plain = bench.see(faces, still, (0.0,), identities=True)
+        self.plain = bench.plain(faces)
 
     def equal(self, name: str, direction: Direction) -> tuple[float, Seen] | None:
         """The strength (negative where the file points the other way) for one deviation, and both sides of the faces.
