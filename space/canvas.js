@@ -1,5 +1,5 @@
 // What Gradio runs once the canvas is there: `element`, `props`, `trigger` and `watch` are its names.
-// Events: "undo", "redo", "reset", "place", "save", "stop", "settle".
+// Events: "undo", "redo", "reset", "place", "save", "stop", "ask", "settle".
 const find = (what) => element.querySelector(what);
 const frame = find(".frame"), before = find(".before"), after = find(".after");
 const view = {};
@@ -36,11 +36,8 @@ const show = () => {
   if (view.note !== undefined && find(".note").dataset.told !== view.note) {
     find(".note").innerHTML = find(".note").dataset.told = view.note;
   }
-  find(".progress").hidden = !view.progress;
-  if (view.progress) {
-    find(".progress .text").textContent = view.progress.text;
-    find(".progress .share").style.width = `${100 * view.progress.share}%`;
-  }
+  if (news.progress) tell(news.progress);
+  if (news.alive) heard();
   if (news.link) find(".stays").hidden = true;
   if (news.save) {
     saving();
@@ -48,6 +45,41 @@ const show = () => {
     if (href) Object.assign(document.createElement("a"), { href, download: name }).click();
   }
 };
+
+// --- The bar ---
+// It is of one reading, which ends with a bar that says nothing. What comes late, of an earlier reading or of one that
+// ended, is dropped. Of a bar that stands still it is asked whether its reading goes on; without an answer it goes away.
+const AFTER = 4; // what follows the steps, drawing at full size and comparing, takes as long as so many of them
+let bar = { reading: 0 }, began, ends, silence;
+const goes = () => bar.text || bar.steps !== undefined;
+
+const tell = (news) => {
+  const same = news.reading === bar.reading, now = performance.now();
+  if (news.reading < bar.reading || (same && !goes())) return;
+  if (!same || news.step < 2) [began, ends] = [now, undefined];
+  if (news.step > 1) ends = now + (now - began) / (news.step - 1) * (news.steps - news.step + 1 + AFTER);
+  bar = { ...news, stopping: same && bar.stopping };
+  heard();
+};
+const heard = () => {
+  clearTimeout(silence);
+  find(".progress").hidden = !goes();
+  if (!goes()) return;
+  silence = setTimeout(ask, 5000);
+  paint();
+};
+const ask = () => {
+  silence = setTimeout(() => { find(".progress").hidden = true; }, 5000);
+  trigger("ask");
+};
+const paint = () => {
+  const now = performance.now(), left = Math.max(1, Math.round((ends - now) / 1000));
+  const step = bar.step ? `Step ${bar.step} of ${bar.steps}` : `A first likeness; ${bar.steps} steps to go`;
+  const text = bar.stopping ? "Stopping; what was reached is kept" : bar.text || step;
+  find(".progress .text").textContent = ends && !bar.stopping ? `${text} · about ${left} s left` : text;
+  find(".progress .share").style.width = `${ends ? Math.min(100, 100 * (now - began) / (ends - began)) : 0}%`;
+};
+setInterval(() => find(".progress").hidden || paint(), 1000);
 
 // While a file is made its button says so, and no other one is asked for.
 const saving = (kind) => {
@@ -120,7 +152,11 @@ const moved = (event) => {
   resting = setTimeout(settle, 350);
 };
 const act = (name, kind = "") => {
-  if (name === "stop") return trigger(name);
+  if (name === "stop") {
+    bar.stopping = true;
+    paint();
+    return trigger(name);
+  }
   if (name === "save") saving(kind);
   trigger(name, { kind, moving: resting !== undefined });
   clearTimeout(resting);

@@ -81,6 +81,7 @@ class AdaptRun:
     tokens: int
     seed: int
     step_seconds: float  # measured, or an estimate before the first step
+    face: Inversion | None = None  # the visitor's, to be shown
     state: AdaptState | None = None  # None before the first step
 
     @property
@@ -94,9 +95,8 @@ class AdaptProgress:
     """An adaptation after one more turn, and what it draws now."""
 
     run: AdaptRun
-    plain: list[Pixels]  # fixed samples without the domain
-    adapted: list[Pixels]  # the same samples with it, in its present or in its best state
-    face: Pixels | None  # the visitor's face with it
+    plain: list[Pixels]  # fixed samples without the domain, then the visitor's face
+    adapted: list[Pixels]  # the same with it, in its present or in its best state
 
 
 @dataclass(eq=False)
@@ -104,7 +104,7 @@ class Warm:
     """An adaptation as its last turn left it in this process: the next turn need not build it anew."""
 
     adaptation: Adaptation
-    plain: list[Pixels]  # fixed samples without the domain
+    plain: list[Pixels]  # what it starts from: fixed samples, then the visitor's face
     state: AdaptState | None = None  # of the run that goes on with it
 
 
@@ -114,7 +114,7 @@ def inversion_seconds(crop: Pixels, steps: int, tokens: bool, seed: int, flag: s
     return min(round(10 + steps * (0.04 + 0.16 * megapixels)), 110)
 
 
-def adaptation_seconds(run: AdaptRun, count: int, face: Inversion | None, flag: str) -> int:
+def adaptation_seconds(run: AdaptRun, count: int, flag: str) -> int:
     """What to ask ZeroGPU for, with ``count`` more steps to take."""
     return min(round(15 + 0.5 * len(run.references) + 1.3 * count * run.step_seconds), 110)
 
@@ -237,7 +237,7 @@ class Jobs:
 
     # --- Adaptation: one call is one turn, and its value holds all that the next one needs ---
 
-    def _adapt(self, run: AdaptRun, count: int, face: Inversion | None, flag: str) -> AdaptProgress:
+    def _adapt(self, run: AdaptRun, count: int, flag: str) -> AdaptProgress:
         """Take up to ``count`` more steps; none begins once the file ``flag`` exists."""
 
         def work() -> AdaptProgress:
@@ -247,38 +247,37 @@ class Jobs:
             while adaptation.done < last and not adaptation.finished and not os.path.exists(flag):
                 adaptation.step()
             seconds = adaptation.seconds / adaptation.done if adaptation.done else run.step_seconds
-            tokens = adaptation.average.token_set(adaptation.base)
             warm.state = adaptation.state()
-            return self._progress(warm, replace(run, state=warm.state, step_seconds=seconds), face, tokens, "now")
+            tokens = adaptation.average.token_set(adaptation.base)
+            shown = self._previewed(adaptation, "now", run.face, {tokens: 1.0})
+            return AdaptProgress(replace(run, state=warm.state, step_seconds=seconds), warm.plain, shown)
 
         return self._turn("adapt", work)
 
-    def _keep(self, run: AdaptRun, name: str, face: Inversion | None) -> tuple[TokenSet, AdaptProgress]:
+    def _keep(self, run: AdaptRun, name: str) -> tuple[TokenSet, AdaptProgress]:
         """The domain of a run in its best state, and what that draws."""
 
         def work() -> tuple[TokenSet, AdaptProgress]:
             warm = self._resumed(run)
             self._warm = None  # it has ended: others need the memory
             domain = warm.adaptation.token_set({"name": name, "rights": RIGHTS}).to("cpu")
-            return domain, self._progress(warm, run, face, domain, "best")
+            shown = self._previewed(warm.adaptation, "best", run.face, {domain: 1.0})
+            return domain, AdaptProgress(run, warm.plain, shown)
 
         return self._turn("adapt", work)
-
-    def _progress(
-        self, warm: Warm, run: AdaptRun, face: Inversion | None, tokens: TokenSet, which: Preview
-    ) -> AdaptProgress:
-        how: dict[str, Any] = {"resolution": min(self.size, limits.DRAG_SIDE), "output_type": "np"}
-        drawn = None if face is None else self.pipe.render(face, domains={tokens: 1.0}, **how)
-        return AdaptProgress(run, warm.plain, _samples(warm.adaptation, which), drawn)
 
     def _resumed(self, run: AdaptRun) -> Warm:
         """The run as its last turn left it, where that was the last turn here; else it is built from its state."""
         if self._warm is None or run.state is None or self._warm.state is not run.state:
             how: dict[str, Any] = {"steps": run.steps, "tokens": run.tokens, "seed": run.seed}
             adaptation = self.pipe.adaptation(run.references, state=run.state, **how)
-            self._warm = Warm(adaptation, _samples(adaptation, "plain"))
+            self._warm = Warm(adaptation, self._previewed(adaptation, "plain", run.face, {}))
         return self._warm
 
-
-def _samples(adaptation: Adaptation, which: Preview) -> list[Pixels]:
-    return [np.asarray(image) for image in to_images(adaptation.preview(limits.PREVIEWS, which))]
+    def _previewed(
+        self, adaptation: Adaptation, which: Preview, face: Inversion | None, domains: Mapping[TokenSet, float]
+    ) -> list[Pixels]:
+        """Fixed samples, then the visitor's face."""
+        samples = [np.asarray(image) for image in to_images(adaptation.preview(limits.PREVIEWS, which))]
+        how: dict[str, Any] = {"resolution": min(self.size, limits.DRAG_SIDE), "output_type": "np"}
+        return [*samples, *([self.pipe.render(face, domains=domains, **how)] if face else [])]

@@ -113,13 +113,14 @@ class Page:
         for event in events:
             event.success(self.draw, [self.session], [self.canvas, *self.controls], **self.hidden("draw"))
 
-    def stop(self, kind: str, told: Any) -> Callable[[gr.Request], Any]:
-        """The handler of a Stop button: where the session has such a job, it ends early, and this is told."""
+    def running(self, kind: str, told: Callable[[], Any], stop: bool = False) -> Callable[[gr.Request], Any]:
+        """A handler that tells this where the session has such a job, and lets it end early if it is to stop."""
 
-        def stop(request: gr.Request) -> Any:
+        def handler(request: gr.Request) -> Any:
             if not queued_jobs(self.demo, request.session_hash, {kind}):
                 return gr.skip()
-            self.stops.stop(kind, request)
-            return told
+            if stop:
+                self.stops.stop(kind, request)
+            return told()
 
-        return stop
+        return handler

@@ -93,7 +93,7 @@ class Session:
         self.past: list[Look] = []
         self.future: list[Look] = []
         self.in_photo = False  # the canvas shows the whole photo
-        self.readings = 0  # photos that were to be read: all but the last are given up
+        self.wanted = self.begun = 0  # numbers of the newest reading of a photo; earlier ones are given up
         self.shelf = Shelf()
 
     def put(self, look: Look) -> None:

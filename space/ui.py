@@ -74,7 +74,9 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
     people = base64.b64encode((EXAMPLES / "people.webp").read_bytes()).decode()
     demo = gr.Blocks(title="RefineStyle", analytics_enabled=False, delete_cache=limits.CACHE_SECONDS)
     with demo:
-        gr.HTML(HEADER.format(model=_model_line(pipe, name), people=people), elem_id="header")
+        small = ", a small model for trying things out" if jobs.size <= 128 else ""
+        named = {"name": html.escape(name), "size": jobs.size, "small": small, "device": pipe.device.type.upper()}
+        gr.HTML(HEADER.format(**named, people=people), elem_id="header")
         if notice:
             gr.HTML(f"<p>{html.escape(notice)}</p>", elem_id="notice")
         session = gr.State(first, time_to_live=limits.STATE_SECONDS)
@@ -102,23 +104,15 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
                     share.build(page, sharing, tab, tabs)
                 with gr.Tab("About", id="about"):
                     gr.Markdown(ABOUT, elem_id="about")
-                    gr.Markdown(_versions(pipe, name), elem_id="versions")
+                    versions = (
+                        f"Python {platform.python_version()} · torch {torch.__version__} · gradio {gr.__version__}"
+                    )
+                    gr.Markdown(
+                        f"`{name}` · `{pipe.fingerprint}` · {versions} · {pipe.device.type}", elem_id="versions"
+                    )
         canvas.wire(page, on, [*sliders, *strengths])
         # Gradio counts a value's age from when it was written: while the page is open, it is written anew.
         gr.Timer(limits.STATE_SECONDS / 3).tick(lambda held: held, [session], [session], **HIDDEN)
         demo.unload(stops.leave)
     demo.queue(api_open=False, max_size=limits.QUEUE, default_concurrency_limit=4)
     return demo
-
-
-def _model_line(pipe: RefineStylePipeline, name: str) -> str:
-    size = pipe.generator.config.resolution
-    small = ", a small model for trying things out" if size <= 128 else ""
-    return f"<b>{html.escape(name)}</b> · {size} × {size} pixels{small} · on {pipe.device.type.upper()}"
-
-
-def _versions(pipe: RefineStylePipeline, name: str) -> str:
-    return (
-        f"`{name}` · `{pipe.fingerprint}` · Python {platform.python_version()} · torch {torch.__version__} · "
-        f"gradio {gr.__version__} · {pipe.device.type}"
-    )

@@ -89,8 +89,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 def invert(on: PhotoHandlers, photo: str | None, name: str = "me", **other: Any) -> tuple[Session, list[Any]]:
     """A session, and all that its canvas was told while a photo was read: in four steps, unless told otherwise."""
     session = visitor()
-    values = {"aligned": False, "face": 0, "steps": 4, "tokens": True, "seed": 0, "detected": {}, **other}
-    return session, [view for view, *_ in on.read(session, photo, *values.values(), request(name))]
+    return session, [view for view, *_ in reading(on, session, photo, name, **other)]
+
+
+def reading(on: PhotoHandlers, session: Session, photo: str | None, name: str = "me", **other: Any) -> Any:
+    """A reading of a photo as it begins."""
+    values = {"aligned": False, "face": 0, "steps": 4, "tokens": True, "seed": 0, "detected": {}}
+    number, _ = on.begin(session, photo)
+    return on.read(session, photo, *{**values, "number": number, **other}.values(), request(name))
 
 
 def seen(address: str) -> Any:

@@ -211,6 +211,7 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
     page.locator("#bring input[type=file]").set_input_files(str(tmp_path / "bad.safetensors"))
     assert is_told(page, "bad.safetensors is not a safetensors file")
+    page.wait_for_function("() => !/bad/.test(document.querySelector('#bring').innerText)")
     page.locator("#remove").click()
     assert "my-ink-2 is removed." in reads(page, "share-note", "is removed")
     open_tab(page, "About")
@@ -318,10 +319,40 @@ def test_stop_keeps_what_was_reached(visit: Callable[..., Any], photo: str) -> N
     add_photo(page, photo, limits.MAX_STEPS)
     working(page, r"Step \d+ of 400")
     press(page, "stop")
+    working(page, "Stopping; what was reached is kept")
     told(page, "Same person")
     rested(page)
     page.locator("#canvas summary").click()
     assert re.search(r"\d+ steps on w\+", page.locator("#canvas details").inner_text())
+
+
+LOSING = """
+    const [ask, wait] = [window.fetch, window.setTimeout];
+    window.setTimeout = (what, time, ...more) => wait(what, time === 5000 ? 500 : time, ...more);
+    window.fetch = async (...what) => {
+        const answer = await ask(...what);
+        if (!answer.url.includes("/queue/data")) return answer;
+        const losing = new TransformStream({ transform: (chunk, on) => { window.lost || on.enqueue(chunk) } });
+        return new Response(answer.body.pipeThrough(losing), answer);
+    };
+"""
+
+
+def test_a_bar_stays_as_long_as_its_reading_also_where_its_end_is_not_heard(
+    visit: Callable[..., Any], demo: gr.Blocks, photo: str
+) -> None:
+    page = visit()
+    page.add_init_script(LOSING)
+    page.reload()
+    page.locator("#canvas .frame[data-ready]").wait_for()
+    with jobs_of(demo).turns.of("draw"):
+        add_photo(page, photo, limits.MAX_STEPS)
+        working(page, "Waiting for its turn")
+        page.wait_for_timeout(2500)
+        assert page.locator("#canvas .progress").is_visible()
+    working(page, r"Step \d+ of 400 · about \d+ s left")
+    page.evaluate("() => { window.lost = true }")
+    rested(page)
 
 
 def test_another_photo_takes_the_place_of_one_that_is_being_read(visit: Callable[..., Any], photo: str) -> None:

@@ -79,7 +79,9 @@ def test_progress_and_the_visitors_face_are_shown(
         "step 1/3",
         "step 2/3",
     ]
-    assert pixels(updates[1][0]).shape[1] == (limits.PREVIEWS + 1) * 34 - 2
+    preview = pixels(updates[1][0])
+    assert preview.shape[1] == (limits.PREVIEWS + 1) * 34 - 2
+    assert np.array_equal(preview[:32, -32:], on.jobs.pipe.render(face, output_type="np"))  # above, without the domain
 
 
 def test_stop_keeps_the_best_so_far(on: AdaptHandlers, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,11 +198,11 @@ def run() -> AdaptRun:
 def test_the_domain_does_not_depend_on_the_chunks(pipe: RefineStylePipeline, run: AdaptRun) -> None:
     before = pipe.generator.fingerprint()
     work, whole_run, parts = Jobs(pipe), run, run
-    whole_run = work.adapt(whole_run, 99, None, "/nowhere").run
+    whole_run = work.adapt(whole_run, 99, "/nowhere").run
     for count in (2, 1, 99):
-        parts = pickle.loads(pickle.dumps(work.adapt(parts, count, None, "/nowhere").run))
+        parts = pickle.loads(pickle.dumps(work.adapt(parts, count, "/nowhere").run))
     assert whole_run.done == parts.done == 5
-    (made, _), (again, _) = work.keep(whole_run, "ink", None), work.keep(parts, "ink", None)
+    (made, _), (again, _) = work.keep(whole_run, "ink"), work.keep(parts, "ink")
     assert made.metadata["name"] == "ink"
     for name, tensor in made.state_dict().items():
         assert torch.allclose(tensor.float(), again.state_dict()[name].float(), atol=1e-5), name
@@ -217,10 +217,10 @@ def test_a_turn_goes_on_where_the_last_ended_and_an_older_state_is_built_anew(
     build = pipe.adaptation
     monkeypatch.setattr(pipe, "adaptation", lambda *args, **how: built.append(1) or build(*args, **how))
     work = Jobs(pipe)
-    first = work.adapt(run, 1, None, "/nowhere").run
-    second = work.adapt(first, 1, None, "/nowhere").run
+    first = work.adapt(run, 1, "/nowhere").run
+    second = work.adapt(first, 1, "/nowhere").run
     assert len(built) == 1
-    again = work.adapt(first, 1, None, "/nowhere").run
+    again = work.adapt(first, 1, "/nowhere").run
     assert len(built) == 2
     assert second.state is not None
     assert again.state is not None
@@ -230,10 +230,10 @@ def test_a_turn_goes_on_where_the_last_ended_and_an_older_state_is_built_anew(
 def test_the_last_pictures_are_those_of_the_domain_that_is_kept(pipe: RefineStylePipeline, run: AdaptRun) -> None:
     """Not of the last step, where an earlier one was better: here one that changes nothing."""
     work = Jobs(pipe)
-    run = work.adapt(run, 99, None, "/nowhere").run
+    run = work.adapt(run, 99, "/nowhere").run
     assert run.state is not None
     nothing = {name: t * 0 if name.startswith("best.") else t for name, t in run.state.tensors.items()}
-    domain, sheet = work.keep(replace(run, state=AdaptState(nothing, run.state.numbers)), "ink", None)
+    domain, sheet = work.keep(replace(run, state=AdaptState(nothing, run.state.numbers)), "ink")
     assert not any(bool(t.any()) for name, t in domain.state_dict().items() if name.endswith(".p"))
     assert all(np.array_equal(*pair) for pair in zip(sheet.plain, sheet.adapted, strict=True))
 
@@ -241,24 +241,25 @@ def test_the_last_pictures_are_those_of_the_domain_that_is_kept(pipe: RefineStyl
 def test_a_chunk_shows_the_same_faces_and_the_visitors(pipe: RefineStylePipeline, run: AdaptRun, crop: Pixels) -> None:
     work = Jobs(pipe)
     (face,) = pipe.invert_crops(torch.zeros(1, 3, 32, 32), steps=1, tokens=False)
-    first = work.adapt(run, 1, face, "/nowhere")
-    second = work.adapt(first.run, 1, face, "/nowhere")
-    assert len(first.plain) == len(first.adapted) == limits.PREVIEWS
+    first = work.adapt(replace(run, face=face), 1, "/nowhere")
+    second = work.adapt(first.run, 1, "/nowhere")
+    assert len(first.plain) == len(first.adapted) == limits.PREVIEWS + 1
+    assert first.plain is second.plain  # drawn once for all turns
+    assert np.array_equal(first.plain[-1], pipe.render(face, output_type="np"))
     assert all(np.array_equal(*pair) for pair in zip(first.plain, second.plain, strict=True))
     assert not np.array_equal(first.adapted[0], second.adapted[0])
-    assert first.face is not None
-    assert first.face.shape == (32, 32, 3)
+    assert first.adapted[-1].shape == (32, 32, 3)
     assert second.run.step_seconds > 0
 
 
 def test_no_step_is_begun_after_stop(pipe: RefineStylePipeline, run: AdaptRun, stops: Stops) -> None:
     stops.stop("adapt", request("me"))
-    assert Jobs(pipe).adapt(run, 3, None, str(stops.flag("me", "adapt"))).run.done == 0
+    assert Jobs(pipe).adapt(run, 3, str(stops.flag("me", "adapt"))).run.done == 0
 
 
 def test_seconds_of_an_adaptation_grow_with_steps_and_pictures(run: AdaptRun) -> None:
     def wanted(run: AdaptRun, count: int) -> int:
-        return jobs.adaptation_seconds(run, count, None, "")
+        return jobs.adaptation_seconds(run, count, "")
 
     more = replace(
         run, references=replace(run.references, names=tuple("abcdefghij"), pictures=torch.zeros(10, 3, 8, 8))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from space_parts import alike, invert, pixels, request, seen, told, visitor
+from space_parts import alike, invert, pixels, reading, request, seen, told, visitor
 from tiny import layer_tokens
 
 from refinestyle_hub.faces.identity import Likeness
@@ -99,17 +99,17 @@ def test_a_likeness_comes_first_and_closer_ones_while_one_watches(
 ) -> None:
     monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
     session, views = invert(on, photo)
-    waiting, likeness, *steps, comparing, done = views
-    assert waiting["progress"] == {"share": 0, "text": "Waiting for its turn"}
-    assert alike(seen(waiting["before"]), subject_of(session).crop)
-    assert likeness["progress"]["text"] == "A first likeness; 4 steps to go"
+    first, likeness, *steps, comparing, done, gone = views
+    assert list(first) == ["before"]
+    assert alike(seen(first["before"]), subject_of(session).crop)
+    assert likeness["progress"] == {"reading": 1, "step": 0, "steps": 4}
     assert seen(likeness["after"]).shape == (32, 32, 3)
     assert (likeness["undo"], likeness["plain"]) == (True, True)  # back to the face before, while this one gets closer
-    assert [view["progress"]["share"] for view in steps] == [0.25, 0.5, 0.75, 1.0]
-    assert re.fullmatch(r"Step 2 of 4 · about \d+ s left", steps[1]["progress"]["text"])
+    assert [view["progress"]["step"] for view in steps] == [1, 2, 3, 4]
     assert all("after" in view for view in steps)
-    assert comparing["progress"]["share"] == 1
-    assert done["progress"] is None
+    assert comparing == {"progress": {"reading": 1, "text": "Comparing with the photo"}}
+    assert "progress" not in done
+    assert gone == {"progress": {"reading": 1}}
     assert alike(seen(done["after"]), on.jobs.pipe.render(subject_of(session).inversion, output_type="np"))
     assert session.look == Look(subject_of(session))
     report = subject_of(session).inversion.report
@@ -118,24 +118,12 @@ def test_a_likeness_comes_first_and_closer_ones_while_one_watches(
     assert on.canvas.draw(session)[0] == gr.skip()  # it is there already
 
 
-def test_after_stop_the_bar_counts_no_further(on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
-    session = visitor()
-    running = on.read(session, photo, False, 0, 4, True, 0, {}, request())
-    for _ in range(3):
-        view, *_ = next(running)
-    assert "Step 1 of 4" in view["progress"]["text"]
-    on.stops.stop("invert", request())
-    assert not any("Step" in ((view["progress"] or {}).get("text", "")) for view, *_ in running)
-    assert subject_of(session).inversion.report["stopped"] == "cancelled"
-
-
 def test_who_edits_meanwhile_is_not_interrupted(
     on: PhotoHandlers, photo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
     session = visitor()
-    running = on.read(session, photo, False, 0, 4, True, 0, {}, request())
+    running = reading(on, session, photo)
     next(running)
     _, *controls = next(running)
     assert controls == list(on.canvas.controls(session))
@@ -154,23 +142,42 @@ def test_another_photo_ends_the_reading_of_the_first(
 ) -> None:
     monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)
     session = visitor()
-    running = on.read(session, photo, False, 0, limits.MAX_STEPS, True, 0, {}, request())
+    running = reading(on, session, photo, steps=limits.MAX_STEPS)
     for _ in range(3):
         next(running)
     first = session.look
-    on.begin(session)
-    assert [view for view, *_ in running] == [{"progress": None}]  # no bar is left behind
+    another = reading(on, session, photo)
+    assert [view for view, *_ in running] == [{"progress": {"reading": 1}}]  # no bar is left behind
     steps: list[int] = []
     on.jobs.turns.give_way = lambda: steps.append(1)  # type: ignore[method-assign]
-    *_, (done, *_) = on.read(session, photo, False, 0, 4, True, 0, {}, request())
+    views = [view for view, *_ in another]
     assert len(steps) <= 4 + 2  # the first has ended, with the step that it was in
-    assert done["progress"] is None
+    assert all(view["progress"]["reading"] == 2 for view in views if "progress" in view)
     assert session.past[-1] == first  # to undo, its first likeness is left
 
 
-def test_without_a_photo_nothing_happens(on: PhotoHandlers) -> None:
+def test_a_photo_is_read_once_and_only_while_it_is_wanted(on: PhotoHandlers, photo: str) -> None:
+    session = visitor()
+    old, new = reading(on, session, photo), reading(on, session, photo)
+    assert [view for view, *_ in old] == [{"progress": {"reading": 1}}]
+    assert len(list(new)) > 3
+    again = reading(on, session, photo, number=2)
+    session.wanted = 2
+    assert [view for view, *_ in again] == [{"progress": {"reading": 2}}]
+
+
+def test_the_bar_is_there_from_the_first_and_whatever_ends_the_reading_takes_it_away(
+    on: PhotoHandlers, photo: str
+) -> None:
+    session = visitor()
+    assert on.begin(session, photo) == (1, {"progress": {"reading": 1, "text": "Waiting for its turn"}})
+    running = reading(on, session, photo, face=7)
+    assert next(running)[0] == {"progress": {"reading": 2}}
+    with told("The photo has fewer faces than that."):
+        next(running)
+    assert on.begin(session, None) == (3, gr.skip())
     session, views = invert(on, None)
-    assert views == [{"progress": None}]
+    assert views == [{"progress": {"reading": 1}}]
     assert session.look == Look(0)
 
 

@@ -77,27 +77,36 @@ def test_a_model_without_domains_says_how_to_get_some(on: StyleHandlers) -> None
         on.sheet(visitor())
 
 
-def test_choosing_keeps_strengths_by_name(on: StyleHandlers, session: Session) -> None:
+def test_what_is_chosen_shares_the_strength(on: StyleHandlers, session: Session) -> None:
     session.put(replace(session.look, domains={"ink": 0.3, "wax": 1.2}))
     on.choose(session, ["mine", "ink", "gone"])
-    assert session.look.domains == {"mine": 0.5, "ink": 0.3}
+    assert session.look.domains == {"mine": 0.5, "ink": 0.3}  # there was room
     event: Any = SimpleNamespace(index=1)
     on.toggle(session, event)
-    assert session.look.domains == {"mine": 0.5, "ink": 0.3, "wax": 0.5}
+    assert session.look.domains == {"mine": 0.42, "ink": 0.25, "wax": 0.33}
     on.toggle(session, event)
-    assert session.look.domains == {"mine": 0.5, "ink": 0.3}
+    assert session.look.domains == {"mine": 0.63, "ink": 0.37}  # still a whole
+    session.put(replace(session.look, domains={"mine": 0.4, "ink": -0.2, "wax": 0.1}))
+    on.toggle(session, event)
+    assert session.look.domains == {"mine": 0.4, "ink": -0.2}  # it was none
     event.index = 99
     on.toggle(session, event)
-    assert session.look.domains == {"mine": 0.5, "ink": 0.3}
+    assert session.look.domains == {"mine": 0.4, "ink": -0.2}
     session.put(replace(session.look, domains={}))
-    on.toggle(session, SimpleNamespace(index=1))  # type: ignore[arg-type]
-    assert session.look.domains == {"wax": 1.0}
+    for index, strengths in ((1, [1.0]), (0, [0.5, 0.5]), (2, [0.33] * 3), (1, [0.5, 0.5]), (0, [1.0]), (2, [])):
+        on.toggle(session, SimpleNamespace(index=index))  # type: ignore[arg-type]
+        assert list(session.look.domains.values()) == strengths
+
+
+def test_a_fifth_style_is_refused(on: StyleHandlers, session: Session) -> None:
     for name in ("a", "b", "c"):
         session.shelf.add(name, domain(1))
     on.choose(session, ["a", "b", "c", "ink"])
-    event.index = 1
-    on.toggle(session, event)  # the first one gives way
-    assert list(session.look.domains) == ["b", "c", "ink", "wax"]
+    look = session.look
+    assert set(look.domains.values()) == {0.25}
+    with told("At most 4 styles are mixed at a time. Take one out first."):
+        on.toggle(session, SimpleNamespace(index=1))  # type: ignore[arg-type]
+    assert session.look is look
 
 
 def test_a_mix_is_kept_and_draws_the_same(on: StyleHandlers, session: Session) -> None:
@@ -148,9 +157,9 @@ def test_films(on: StyleHandlers, session: Session, kind: str) -> None:
 
 def test_a_morph_goes_through_its_ends_smoothly() -> None:
     frames = morph([{}, {"a": 1.0}, {"b": 0.5}], 21)
-    assert frames[0] == {"a": 0.0}
-    assert frames[10] == {"a": 1.0, "b": 0.0}
-    assert frames[-1] == {"a": 0.0, "b": 0.5}
+    assert frames[0] == {}
+    assert frames[10] == {"a": 1.0}
+    assert frames[-1] == {"b": 0.5}
     values = [frame.get("a", 0.0) for frame in frames]
     assert max(abs(a - b) for a, b in zip(values, values[1:], strict=False)) < 0.2
 
@@ -230,7 +239,7 @@ def test_the_wrong_files_are_refused(on: StyleHandlers, session: Session) -> Non
         ({"ink": 9}, "The strength of 'ink' must be a number from -0.5 to 1.5."),
         ({"ink": float("nan")}, "The strength of 'ink' must be a number"),
         ({"ink": "much"}, "The strength of 'ink' must be a number"),
-        ({str(n): 1 for n in range(9)}, "At most 4 domains are mixed at a time."),
+        ({str(n): 1 for n in range(9)}, "At most 4 styles are mixed at a time."),
         ([1], "Give the domains as strengths by name"),
     ],
 )

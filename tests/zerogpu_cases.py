@@ -71,8 +71,8 @@ def test_inversion(tiny_pipe: RefineStylePipeline, stops: Stops) -> None:
 def test_adaptation(tiny_pipe: RefineStylePipeline) -> None:
     run = AdaptRun(ANY, steps=5, tokens=2, seed=3, step_seconds=0.1)
     work = Jobs(whole(tiny_pipe), FakeZeroGPU())
-    chunk = work.adapt(run, 2, None, "/nowhere")
-    domain, _ = work.keep(work.adapt(chunk.run, 1, None, "/nowhere").run, "ink", None)
+    chunk = work.adapt(run, 2, "/nowhere")
+    domain, _ = work.keep(work.adapt(chunk.run, 1, "/nowhere").run, "ink")
     drawn = work.draw((1, 2), [RenderSpec(), RenderSpec(domains={"ink": 1.0, "it": 1.0})], {"it": domain})
     assert [len(row) for row in drawn] == [2, 2]
     assert not np.array_equal(drawn[0][1], drawn[1][1])

@@ -21,7 +21,7 @@ from refinestyle_hub.images import to_images
 from .. import limits, messages
 from ..admission import Stops
 from ..files import cache_file, picture_file
-from ..images import read_references, side_by_side
+from ..images import Pixels, read_references, side_by_side
 from ..jobs import AdaptProgress, AdaptRun, Jobs
 from ..model import EXAMPLES
 from ..page import visible
@@ -94,15 +94,15 @@ class AdaptHandlers:
             session.shelf.check_room()
             references, refused = read_references(pictures, self.jobs.size)
             yield gr.skip(), f"Starting. Pictures: {len(references)}", gr.skip(), session
-            run = AdaptRun(references, steps, tokens, seed, self.jobs.step_seconds)
-            flag = str(self.stops.flag(request.session_hash, "adapt"))
             face = session.look.subject and session.look.subject.inversion
+            run = AdaptRun(references, steps, tokens, seed, self.jobs.step_seconds, face)
+            flag = str(self.stops.flag(request.session_hash, "adapt"))
             deadline = time.monotonic() + limits.ADAPT_SECONDS
             failure = ""
             while True:
                 count = max(1, min(run.steps - run.done, round(limits.TURN_SECONDS / run.step_seconds)))
                 try:
-                    progress = self.jobs.adapt(run, count, face, flag)
+                    progress = self.jobs.adapt(run, count, flag)
                 except gr.Error as error:  # on ZeroGPU, say, the visitor's minutes are used up
                     if not run.done:
                         raise
@@ -116,7 +116,7 @@ class AdaptHandlers:
                 note = f"{messages.STOPPED.format(step=0, steps=run.steps)}: nothing is kept."
                 yield gr.skip(), note, gr.skip(), session
                 return
-            domain, progress = self.jobs.keep(run, clean_name(name), face)
+            domain, progress = self.jobs.keep(run, clean_name(name))
             kept = session.shelf.add(clean_name(name), domain, self.jobs.pipe.domains)
             session.put(replace(session.look, domains={kept: 1.0}))
             note = _report(run, kept, failure, refused)
@@ -127,11 +127,9 @@ class AdaptHandlers:
         return gr.update(interactive=bool(session.shelf.domains))
 
 
-def _compared(progress: AdaptProgress) -> Any:
-    """Two rows: without the domain, and with it; at the end of the second, the visitor's face."""
-    mine = [] if progress.face is None else [progress.face]
-    above, below = [*progress.plain, *(np.full_like(face, 255) for face in mine)], [*progress.adapted, *mine]
-    return side_by_side(above + below, len(above), limits.THUMB)
+def _compared(progress: AdaptProgress) -> Pixels:
+    """Two rows: without the domain, and with it."""
+    return side_by_side(progress.plain + progress.adapted, len(progress.plain), limits.THUMB)
 
 
 def _status(run: AdaptRun) -> str:

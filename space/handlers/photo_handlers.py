@@ -6,10 +6,8 @@ The docstrings of ``align`` and ``invert`` are what clients of the API read.
 from __future__ import annotations
 
 import html
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import gradio as gr
@@ -26,10 +24,10 @@ from .. import images, limits, messages, tokenfiles
 from ..admission import Stops
 from ..files import picture_file
 from ..images import Pixels, address
-from ..jobs import InversionResult, InversionStep, RenderSpec
+from ..jobs import InversionResult, InversionUpdate, RenderSpec
 from ..page import visible
 from ..session import Look, Session, Subject
-from .canvas_handlers import CanvasHandlers
+from .canvas_handlers import CanvasHandlers, View
 
 
 Detected: TypeAlias = Mapping[str, tuple[Face, ...]]  # the faces of a photo by its path, so that they are found once
@@ -93,59 +91,66 @@ class PhotoHandlers:
 
     # --- The face ---
 
-    def begin(self, session: Session) -> None:
-        """A face is about to be read: one that is being read for this session is not wanted any more."""
-        session.readings += 1
+    def begin(self, session: Session, photo: str | None) -> tuple[int, Any]:
+        """A face is to be read: the number of this reading, and its bar. Earlier ones are not wanted any more."""
+        session.wanted += 1
+        return session.wanted, _bar(session.wanted, text="Waiting for its turn") if photo else gr.skip()
 
     def read(
         self, session: Session, photo: str | None, aligned: bool, face: int, steps: int, tokens: bool, seed: int,
-        detected: Detected, request: gr.Request,
+        detected: Detected, number: int, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """The face comes to the canvas: first what the encoder makes of it, then closer while one watches.
 
-        Yields what the canvas shows, and the controls.
+        Yields what the canvas shows, and the controls. However it ends, the last takes the bar away, and nothing else:
+        Gradio sends the last of a generator twice, and a picture may be an old one by then.
         """
-        with messages.explained():
-            same = self.canvas.skipped()
-            if not photo:
-                yield {"progress": None}, *same
+        gone = _bar(number), *self.canvas.skipped()
+        try:
+            with messages.explained():
+                if photo and session.begun < number == session.wanted:  # or else it is read already, or of old inputs
+                    session.begun = number
+                    crop = self._crop(photo, aligned, face, detected)
+                    flag = str(self.stops.flag(request.session_hash, "invert"))
+                    updates = self.jobs.invert(np.asarray(crop.image), steps, tokens, seed, flag)
+                    yield from self._closer(session, crop, photo, updates, number)
+        except gr.Error:
+            yield gone
+            raise
+        yield gone
+
+    def _closer(
+        self, session: Session, crop: Crop, photo: str, updates: Iterator[InversionUpdate], number: int
+    ) -> Iterator[tuple[Any, ...]]:
+        """What comes to the canvas of one reading, until it ends or another one is wanted."""
+        same = self.canvas.skipped()
+        yield {"before": address(np.asarray(crop.image))}, *same
+        for update in updates:
+            if session.wanted != number:
+                session.shown = session.look, session.in_photo  # it will not be in sight for long
                 return
-            mine = session.readings
-            crop = self._crop(photo, aligned, face, detected)
-            pixels = np.asarray(crop.image)
-            yield {"before": address(pixels), "progress": {"share": 0, "text": "Waiting for its turn"}}, *same
-            flag = str(self.stops.flag(request.session_hash, "invert"))
-            for update in self.jobs.invert(pixels, steps, tokens, seed, flag):
-                if session.readings != mine:
-                    session.shown = session.look, session.in_photo  # it will not be in sight for long
-                    yield {"progress": None}, *same
-                    return
-                if isinstance(update, InversionResult):
-                    result = update
-                    continue
-                if update.step and Path(flag).exists():  # the bar says that it stops
-                    continue
-                if update.start is not None:
-                    source, began = self._subject(update.start, crop, photo), time.monotonic()
-                    session.put(Look(source))
-                    session.in_photo = False
-                view: dict[str, Any] = {"progress": _progress(update, time.monotonic() - began)}
-                view |= {} if update.step else self.canvas.state(session)
-                if session.look == Look(source) and not session.in_photo:  # nobody edits meanwhile
-                    session.shown = None
-                    view |= {"after": address(update.picture), "note": ""}
-                yield view, *(same if update.step else self.canvas.controls(session))
-            yield {"progress": {"share": 1, "text": "Comparing with the photo"}}, *same
-            drawn = Image.fromarray(result.reconstruction)
-            measured = self.jobs.threads.do("identity", lambda: likeness(crop.image, drawn))
-            report = {**result.inversion.report, **(asdict(measured) if measured else {})}
-            better = self._subject(replace(result.inversion, report=report), crop, photo)
-            session.exchange(source, better)
-            view = {"progress": None}
-            if session.look == Look(better) and not session.in_photo:
-                session.shown = session.look, False
-                view |= self.canvas.view(session, result.reconstruction)
-            yield view, *same
+            if isinstance(update, InversionResult):
+                result = update
+                continue
+            if update.start is not None:
+                source = self._subject(update.start, crop, photo)
+                session.put(Look(source))
+                session.in_photo = False
+            view = _bar(number, step=update.step, steps=update.steps)
+            view |= {} if update.step else self.canvas.state(session)
+            if session.look == Look(source) and not session.in_photo:  # nobody edits meanwhile
+                session.shown = None
+                view |= {"after": address(update.picture), "note": ""}
+            yield view, *(same if update.step else self.canvas.controls(session))
+        yield _bar(number, text="Comparing with the photo"), *same
+        drawn = Image.fromarray(result.reconstruction)
+        measured = self.jobs.threads.do("identity", lambda: likeness(crop.image, drawn))
+        report = {**result.inversion.report, **(asdict(measured) if measured else {})}
+        better = self._subject(replace(result.inversion, report=report), crop, photo)
+        session.exchange(source, better)
+        if session.look == Look(better) and not session.in_photo:
+            session.shown = session.look, False
+            yield self.canvas.view(session, result.reconstruction), *same
 
     def _subject(self, inversion: Inversion, crop: Crop, photo: str) -> Subject:
         return Subject.of(inversion.in_photo(crop), np.asarray(crop.image), photo if crop.quad is not None else None)
@@ -196,13 +201,9 @@ class PhotoHandlers:
         return [(picture_file(pixels), caption) for pixels, caption in stages]
 
 
-def _progress(update: InversionStep, seconds: float) -> dict[str, Any]:
-    """The bar of the canvas, ``seconds`` after the first likeness."""
-    if not update.step:
-        return {"share": 0, "text": f"A first likeness; {update.steps} steps to go"}
-    left = seconds * (update.steps - update.step) / update.step
-    text = f"Step {update.step} of {update.steps} · about {max(left, 1):.0f} s left"
-    return {"share": update.step / update.steps, "text": text}
+def _bar(reading: int, **where: Any) -> View:
+    """The bar of a reading for canvas.js: a text, or a step; or that it ends."""
+    return {"progress": {"reading": reading, **where}}
 
 
 def _summary(result: InversionResult, steps: int) -> str:

@@ -6,7 +6,6 @@ The docstring of ``stylise`` is what clients of the API read.
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -65,15 +64,13 @@ class StyleHandlers:
         names, chosen = self.canvas.domains(session), list(session.look.domains)
         if 0 <= event.index < len(names):
             name = names[event.index]
-            chosen = [other for other in chosen if other != name] if name in chosen else [*chosen, name]
-        self.choose(session, chosen[-limits.MIXED :])
+            self.choose(session, [one for one in chosen if one != name] if name in chosen else [*chosen, name])
 
     def choose(self, session: Session, chosen: list[str]) -> None:
-        """Other domains were chosen; those that stay keep their strength. Two in full would tear the face."""
+        """Other domains were chosen. Raises the message for a visitor if they are too many."""
         known, look = self.canvas.domains(session), session.look
-        new = 0.5 if look.domains or len(chosen) > 1 else 1.0
-        domains = {name: look.domains.get(name, new) for name in chosen[: limits.MIXED] if name in known}
-        session.put(replace(look, domains=domains))
+        mix = shared(look.domains, [name for name in chosen if name in known])
+        session.put(replace(look, domains=checked_domains(mix, known)))
 
     def keep(self, session: Session, name: str | None) -> str:
         """The mix becomes a domain of the session; the picture stays as it is."""
@@ -163,13 +160,23 @@ class StyleHandlers:
             return (picture_file(plain), picture_file(styled)), picture_file(styled, STYLED), session
 
 
+def shared(before: Mapping[str, float], chosen: Sequence[str]) -> Mix:
+    """Strengths of the chosen domains: a new one gets an equal share of 1, for which the others make room.
+
+    Where they were a whole they still are when one leaves. Two in full would tear the face.
+    """
+    kept = {name: before[name] for name in chosen if name in before}
+    room, held = len(kept) / max(len(chosen), 1), sum(map(abs, kept.values()))
+    new, whole = len(kept) < len(chosen), sum(map(abs, before.values())) > 0.95
+    if held > room if new else whole and 0 < held < room:
+        kept = {name: round(strength * room / held, 2) for name, strength in kept.items()}
+    return {name: kept.get(name, round(1 / len(chosen), 2)) for name in chosen}
+
+
 def morph(ends: Sequence[Mapping[str, float]], count: int) -> list[Mix]:
     """``count`` mixes from the first of ``ends`` to the last, slowly away from each and slowly up to the next."""
-    frames = []
-    for place in np.linspace(0, len(ends) - 1, count):
-        left = min(int(place), len(ends) - 2)
-        share = 0.5 - 0.5 * math.cos(math.pi * (place - left))
-        before, after = ends[left], ends[left + 1]
-        names = dict.fromkeys([*before, *after])
-        frames.append({n: (1 - share) * before.get(n, 0.0) + share * after.get(n, 0.0) for n in names})
-    return frames
+    names = dict.fromkeys(name for end in ends for name in end)
+    places = np.linspace(0, len(ends) - 1, count)
+    eased = np.floor(places) + 0.5 - 0.5 * np.cos(np.pi * (places % 1))
+    ways = {n: np.interp(eased, range(len(ends)), [end.get(n, 0.0) for end in ends]).tolist() for n in names}
+    return [{n: way[frame] for n, way in ways.items() if way[frame]} for frame in range(count)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,5 @@ def wire(page: Page, on: CanvasHandlers, sliders: list[gr.Slider]) -> None:
     for name in ("undo", "redo", "reset", "place"):  # events of canvas.js and methods of the session
         getattr(canvas, name)(on.change(getattr(Session, name)), asked, shown, **page.hidden("draw"))
     saved = canvas.save(on.save, asked, [canvas], **page.hidden("draw"))
-    # The time: Gradio drops a value that is the same as before.
-    saved.failure(lambda: {"save": {"at": time.time_ns()}}, None, [canvas], **HIDDEN)
+    saved.failure(None, None, [canvas], js="() => ({ save: { at: Date.now() } })", **HIDDEN)
     page.demo.load(on.arrive, session, shown, **page.hidden("draw"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import time
 
 import gradio as gr
 
@@ -16,6 +16,7 @@ def build(page: Page, on: PhotoHandlers) -> None:
     canvas = on.canvas
     detected = gr.State({}, time_to_live=limits.STATE_SECONDS)
     face = number("face", visible=False, elem_id="face")
+    reading = number("reading", visible=False)  # a new number is a new reading
     photo = photo_file(
         height=250, label="Your photo", buttons=[], sources=["upload", "webcam", "clipboard"],
         placeholder="Drop a portrait here, or click to choose one", alt_text="The photo that was added",
@@ -55,17 +56,17 @@ def build(page: Page, on: PhotoHandlers) -> None:
     # What was shown is of another photo.
     looked.failure(lambda: [*[visible()] * 3, 0, {}], None, [framed, crops, faces, face, detected], **HIDDEN)
     chosen = crops.select(on.choose, None, [face], **HIDDEN)
-    inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected]
-    shown = [page.canvas, *page.controls]
     for started in (looked.success, chosen.success, again.click):
-        begun = started(on.begin, [page.session], None, **HIDDEN)
-        read = begun.success(on.read, inputs, shown, trigger_mode="always_last", **page.hidden("invert"))
-        read.failure(lambda: {"progress": None}, None, [page.canvas], **HIDDEN)
-        page.show(read)
-    stopping = {"progress": {"share": 1, "text": "Stopping after this step"}}
-    page.canvas.stop(page.stop("invert", stopping), None, [page.canvas], **HIDDEN)
+        started(on.begin, [page.session, photo], [reading, page.canvas], **HIDDEN)
+    inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected, reading]
+    shown = [page.canvas, *page.controls]
+    page.show(reading.change(on.read, inputs, shown, trigger_mode="always_last", **page.hidden("invert")))
+    page.canvas.stop(page.running("invert", gr.skip, stop=True), None, [page.canvas], **HIDDEN)
+    # In the queue: where the stream of answers was lost, a queued event opens another one.
+    alive = page.running("invert", lambda: {"alive": time.time_ns()})
+    page.canvas.ask(alive, None, [page.canvas], **{**HIDDEN, "queue": True})
 
     asked = [page.session, person]
-    drawn = draw.click(lambda: random.randrange(100_000), None, [person], **HIDDEN)
+    drawn = draw.click(None, None, [person], js="() => Math.floor(1e5 * Math.random())", **HIDDEN)
     page.show(drawn.then(canvas.person, asked, None, **HIDDEN), person.submit(canvas.person, asked, None, **HIDDEN))
     page.show(example.click(canvas.astronaut, [page.session], None, **HIDDEN))

@@ -48,7 +48,8 @@ def build(page: Page, on: ShareHandlers, tab: gr.Tab, tabs: gr.Tabs) -> None:
     what.change(on.offer, [what, page.session], [save], **page.hidden("cpu"))
     removed = remove.click(on.remove, [doomed, page.session], [note], **HIDDEN)
     brought = file.upload(on.load_file, [file, page.session], [note], **page.line("draw", show_progress_on=[note]))
-    brought.then(lambda: None, None, [file], **HIDDEN)  # ready for another
+    for ended in (brought.success, brought.failure):
+        ended(lambda: None, None, [file], **HIDDEN)  # ready for another
     loaded = load.click(on.load_id, [hub_id, page.session], [note], **page.line("hub", show_progress_on=[note]))
     for changed in (removed, brought, loaded):
         changed.success(on.enter, [page.session], lists, **page.hidden("cpu"))

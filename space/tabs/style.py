@@ -17,7 +17,7 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
     )
     chosen = gr.Dropdown(
         [], value=[], multiselect=True, max_choices=limits.MIXED, label="Chosen", elem_id="chosen",
-        info=f"Click pictures, or choose here: up to {limits.MIXED}, which add up.",
+        info=f"Click pictures, or choose here: up to {limits.MIXED}, which share the strength.",
     )  # fmt: skip
     sliders = [
         gr.Slider(
