@@ -275,7 +275,7 @@ class Jobs:
         return self._warm
 
     def _previewed(
-        self, adaptation: Adaptation, which: Preview, face: Inversion | None, domains: Mapping[TokenSet, float]
+        self, adaptation: Adaptation, which: Preview, face: Inversion | None, domains: Mapping[Any, float]
     ) -> list[Pixels]:
         """Fixed samples, then the visitor's face."""
         samples = [np.asarray(image) for image in to_images(adaptation.preview(limits.PREVIEWS, which))]

@@ -94,7 +94,7 @@ class AdaptHandlers:
             session.shelf.check_room()
             references, refused = read_references(pictures, self.jobs.size)
             yield gr.skip(), f"Starting. Pictures: {len(references)}", gr.skip(), session
-            face = session.look.subject and session.look.subject.inversion
+            face = subject.inversion if (subject := session.look.subject) else None
             run = AdaptRun(references, steps, tokens, seed, self.jobs.step_seconds, face)
             flag = str(self.stops.flag(request.session_hash, "adapt"))
             deadline = time.monotonic() + limits.ADAPT_SECONDS
