@@ -7,7 +7,8 @@ FFHQ. Where the models come from, and their licences: ``dlib_models``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from ..images import load_picture
 from .dlib_models import Box, FaceModels, Floats, default_models
 
 
-__all__ = ["Face", "find_faces", "fit", "horizontal", "plain", "search", "straightened"]
+__all__ = ["Face", "confirmed", "find_faces", "fit", "horizontal", "plain", "search", "straightened"]
 
 
 LARGE = 1024  # pixels, the long side at which larger pictures are searched first
@@ -26,10 +27,12 @@ UPRIGHT = 5.0  # degrees; a face that is tilted by more is looked at again, upri
 CLEAR = 1.0  # detector score; of fainter faces the landmarks are not trusted without a second look
 SHARE = 0.6  # of the clearest look's score: less clear ones do not count
 LOOKS = 3  # at one face
+CONFIRMED = 4  # faint faces, the largest, that dlib's network looks at too: half a second each
 MIN_FACE = 32  # pixels; below this a crop holds too little to invert
 SURE = 0.3  # detector score; upright pictures without a face were seen to reach 0.21
 CNN_SURE = 0.7  # the network's score; in fourteen pictures without a face it found nothing at all
 CNN_SIDE = 384  # pixels, the long side at which the network searches: about a second, and faces from a fifth of it
+CONFIRM_SIDE = 320  # pixels, of the surroundings of a face that the network looks at
 CNN_WINDOW = 80  # pixels: smaller pictures do not hold its window
 ADVICE = "Use a frontal photo with the whole head, or pass aligned=True / --aligned."
 
@@ -56,7 +59,7 @@ def find_faces(image: Image.Image, retries: bool = True, *, models: FaceModels |
     again at twice the scale, for clear faces that are smaller. Where there are none at all, it also looks with a
     margin of 25 % (tight crops), and with the picture turned, also by 45 degrees; landmarks are mapped back, so the
     crop of a lying face comes out upright. At last dlib's network is asked, which also finds faces that are half
-    turned away, or half hidden.
+    turned away, or half hidden. It also says where exactly the largest of those faces are that were seen faintly.
 
     Raises:
         FaceNotFoundError: There is no face, or none of at least 32 pixels.
@@ -68,6 +71,8 @@ def find_faces(image: Image.Image, retries: bool = True, *, models: FaceModels |
     if not faces:
         raise FaceNotFoundError(f"No face found. {ADVICE}")
     faces.sort(key=lambda face: (-face.width, face.box))
+    faint = [face for face in faces if face.score < CLEAR][:CONFIRMED]
+    faces = [confirmed(picture, face, models) if face in faint else face for face in faces]
     large = [face for face in faces if face.width >= MIN_FACE]
     if not large:
         raise FaceNotFoundError(
@@ -107,6 +112,24 @@ class _View:
         left, top, right, bottom = (round(float(v)) for v in (*corners.min(0), *corners.max(0)))
         turned = float(np.degrees(np.arctan2(self.matrix[1, 0], self.matrix[0, 0])))
         return Face((left, top, right, bottom), self._back(landmarks), score, turned)
+
+    def steadied(self, face: Face, models: FaceModels) -> tuple[float, Face]:
+        """How far landmarks differ, by the eyes' distance, when the box is moved and scaled by a tenth; the median."""
+        pixels, scale = np.asarray(self.image), np.hypot(*self.matrix[:, 0])
+        left, top, right, bottom = face.box
+        middle = np.linalg.solve(
+            self.matrix[:, :2], np.array([left + right, top + bottom]) / 2 + 0.5 - self.matrix[:, 2]
+        )
+        half = face.width / 2 / scale
+        found = []
+        for size, x, y in product((0.9, 1.0, 1.1), (-0.2, 0.0, 0.2), (-0.2, 0.0, 0.2)):  # of half a side
+            at, reach = middle - 0.5 + half * np.array([x, y]), half * size
+            left, top, right, bottom = (round(float(v)) for v in (*(at - reach), *(at + reach)))
+            found.append(models.landmarks(pixels, (left, top, right, bottom)))
+        median: Floats = np.median(found, axis=0)
+        apart = np.median([np.hypot(*(landmarks - median)[17:].T).mean() for landmarks in found])
+        steady = replace(face, landmarks=self._back(median))
+        return float(apart / np.hypot(*(median[45] - median[36]))), steady
 
     def of(self, seen: Image.Image, original: Image.Image) -> _View:
         """The same view, as one of the ``original`` that ``seen`` is a smaller copy of."""
@@ -191,6 +214,20 @@ def straightened(image: Image.Image, face: Face, models: FaceModels) -> Face:
     return face
 
 
+def confirmed(image: Image.Image, face: Face, models: FaceModels) -> Face:
+    """The same face, or as dlib's network sees it: of a faint one, the look that holds when its box is moved.
+
+    A faint box may lie a fifth too low, under sunglasses or beside long hair; the mouth is then found on the chin.
+    """
+    if face.score >= CLEAR:
+        return face
+    tilt = _tilt(face)
+    looks = _turned(image, tilt, face, CONFIRM_SIDE).faces_by_cnn(models)
+    upright = _turned(image, tilt, face)
+    steadied = [upright.steadied(look, models) for look in (face, *looks) if look is face or _is_at(look, face)]
+    return min(steadied, key=lambda found: found[0])[1]
+
+
 def _turn_between(degrees: float, face: Face) -> float:
     """How far a face is tilted from ``degrees``, in -180 to 180."""
     return (_tilt(face) - degrees + 180) % 360 - 180
@@ -208,18 +245,14 @@ def _is_at(found: Face, face: Face) -> bool:
     return float(np.hypot(*(middles[0] - middles[1]))) < 0.5 * max(face.width, found.width)
 
 
-def _turned(image: Image.Image, degrees: float, around: Face | None = None) -> _View:
+def _turned(image: Image.Image, degrees: float, around: Face | None = None, pixels: int = 512) -> _View:
     """The picture turned counter-clockwise: the whole of it, or the surroundings of a face at a steady size."""
     if around is None:
         middle, side = np.array(image.size) / 2, float(np.hypot(*image.size))
-        pixels = round(min(max(side, 512), 1024))
+        pixels = round(min(max(side, pixels), 1024))
     else:
         left, top, right, bottom = around.box
-        middle, side, pixels = (
-            np.array([left + right, top + bottom]) / 2 + 0.5,
-            3.0 * max(right - left, bottom - top),
-            512,
-        )
+        middle, side = np.array([left + right, top + bottom]) / 2 + 0.5, 3.0 * max(right - left, bottom - top)
     cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     turn = np.array([[cosine, -sine], [sine, cosine]]) * (side / pixels)
     matrix = np.c_[turn, middle - turn @ (pixels / 2, pixels / 2)]

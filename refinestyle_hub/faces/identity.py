@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .detect import Face, fit, plain, search
+from .detect import Face, confirmed, fit, plain, search
 from .dlib_models import FaceModels, Pixels, default_models
 
 
@@ -58,5 +58,5 @@ def identity_distance(a: Image.Image, b: Image.Image, *, models: FaceModels | No
 def _largest(image: Image.Image, models: FaceModels) -> tuple[Pixels, Face] | None:
     """The largest face of a picture, and the pixels in which it was found."""
     picture = fit(plain(image), 512, 512)  # landmarks are whole pixels: small pictures are enlarged
-    faces = search(picture, True, models)
-    return (np.asarray(picture), max(faces, key=lambda face: face.width)) if faces else None
+    face = max(search(picture, True, models), key=lambda face: face.width, default=None)
+    return None if face is None else (np.asarray(picture), confirmed(picture, face, models))
