@@ -212,6 +212,13 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
     page.locator("#bring input[type=file]").set_input_files(str(tmp_path / "bad.safetensors"))
     assert is_told(page, "bad.safetensors is not a safetensors file")
     page.wait_for_function("() => !/bad/.test(document.querySelector('#bring').innerText)")
+    open_tab(page, "Style")
+    page.wait_for_function("() => document.querySelectorAll('#domains img').length === 5")
+    for place in range(4):
+        page.locator(f"#strength-{place}").wait_for()
+        page.locator("#domains button:has(img)").nth(place).click()
+    assert is_told(page, messages.TOO_MANY_DOMAINS)
+    open_tab(page, "Share")
     page.locator("#remove").click()
     assert "my-ink-2 is removed." in reads(page, "share-note", "is removed")
     open_tab(page, "About")

@@ -6,7 +6,7 @@ import gradio as gr
 
 from .. import limits, messages
 from ..handlers.style_handlers import FADE, ROW, TOUR, StyleHandlers
-from ..page import HIDDEN, Page, tiles
+from ..page import Page, tiles
 
 
 def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
@@ -54,8 +54,8 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
     tab.select(on.enter, session, shown, **page.hidden("draw"))
     kept = keep.click(on.keep, [page.session, name], [note], **page.hidden("cpu"))
     page.show(
-        gallery.select(on.toggle, session, None, **HIDDEN),
-        chosen.input(on.choose, [page.session, chosen], None, **HIDDEN),
+        gallery.select(on.toggle, session, None, **page.hidden("choose")),
+        chosen.input(on.choose, [page.session, chosen], None, **page.hidden("choose")),
         kept,
     )
     kept.success(on.enter, session, shown, **page.hidden("draw"))
