@@ -89,10 +89,15 @@ const saving = (kind) => {
   }
 };
 
-// --- Where 0 is on a slider: style.css fills from there. Those of a panel come when it is opened ---
+// --- Where 0 is on a slider, and which tiles of the gallery are chosen: style.css shows it. They come when their panel
+// is opened ---
 new MutationObserver(() => {
   for (const bar of document.querySelectorAll("#groups input[type=range]")) {
     bar.parentElement.style.setProperty("--zero", `${(100 * bar.min) / (bar.min - bar.max)}%`);
+  }
+  const chosen = [...document.querySelectorAll("#chosen .token > span")].map((name) => name.textContent);
+  for (const tile of document.querySelectorAll("#domains button:has(img)")) {
+    tile.ariaPressed = chosen.includes(tile.querySelector("img").alt);
   }
 }).observe(document.body, { childList: true, subtree: true });
 

@@ -218,6 +218,8 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
         page.locator(f"#strength-{place}").wait_for()
         page.locator("#domains button:has(img)").nth(place).click()
     assert is_told(page, messages.TOO_MANY_DOMAINS)
+    tiles = "[...document.querySelectorAll('#domains button:has(img)')].map(tile => tile.ariaPressed).join()"
+    assert page.evaluate(tiles) == "true,true,true,false,true"
     open_tab(page, "Share")
     page.locator("#remove").click()
     assert "my-ink-2 is removed." in reads(page, "share-note", "is removed")
