@@ -93,7 +93,7 @@ def main() -> None:
         told = {o: round(float(v) * scale, 3) for o, v in zip(ATTRIBUTES, checks[name], strict=True)}
         info = DirectionInfo(
             layers=tuple(layers[place]),
-            unit=f"about one standard deviation of {name} over drawn faces",
+            unit=f"{told[name]:.0%} of a standard deviation of {name} over drawn faces",
             effect=told,
             leak={other: abs(v) for other, v in told.items() if other != name and abs(v) >= TOLD},
             limits=attribute.limits,
