@@ -49,7 +49,7 @@ const show = () => {
 // --- The bar ---
 // It is of one reading, which ends with a bar that says nothing. What comes late, of an earlier reading or of one that
 // ended, is dropped. Of a bar that stands still it is asked whether its reading goes on; without an answer it goes away.
-const AFTER = 3; // what follows the steps, drawing at full size and comparing, takes as long as so many of them
+const AFTER = 2; // what follows the steps, drawing at full size and comparing, takes as long as so many of them
 let bar = { reading: 0 }, began, ends, silence;
 const goes = () => bar.text || bar.steps !== undefined;
 

@@ -90,7 +90,7 @@ def test_the_canvas_shows_the_look_and_the_controls_follow(on: CanvasHandlers, s
 
 def test_a_drawn_person_is_compared_with_what_the_seed_draws(on: CanvasHandlers) -> None:
     session = visitor()
-    on.person(session, 12)
+    on.meet(session, 12)
     view = on.view(session)
     plain = on.jobs.pipe.generate([12], output_type="np")[0]
     assert view["before"] == view["after"]
@@ -226,7 +226,7 @@ def test_the_face_goes_back_into_its_photo(on: CanvasHandlers, session: Session,
     assert np.abs(pasted[:90, :90] - original[:90, :90]).mean() < 4  # outside of the face
     assert np.abs(pasted[200:260, 200:260] - original[200:260, 200:260]).mean() > 10
     assert seen(on.drag(session, *values(on, smile=1.0))["after"]).shape == (512, 512, 3)
-    on.person(session, 1)
+    on.meet(session, 1)
     assert on.draw(session)[0]["whole"] is None  # there is no photo
 
 

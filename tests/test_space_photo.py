@@ -156,6 +156,24 @@ def test_another_photo_ends_the_reading_of_the_first(
     assert session.past[-1] == first  # to undo, its first likeness is left
 
 
+def test_who_turns_to_another_face_is_left_alone(on: PhotoHandlers, photo: str) -> None:
+    session = visitor()
+    running = reading(on, session, photo, steps=limits.MAX_STEPS)
+    next(running)
+    on.canvas.meet(session, 5)
+    assert [view for view, *_ in running] == [{"progress": {"reading": 1}}]
+    assert session.look == Look(5)
+    assert on.canvas.draw(session)[0]["note"].endswith("from seed 5")
+
+
+def test_what_was_drawn_of_a_look_that_was_left_is_dropped(on: PhotoHandlers, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, canvas = visitor(), on.canvas
+    drawn = canvas.drawn
+    monkeypatch.setattr(canvas, "drawn", lambda *values: (canvas.meet(session, 5), drawn(*values))[1])
+    assert canvas.draw(session)[0] == gr.skip()
+    assert canvas.draw(session)[0]["note"].endswith("from seed 5")
+
+
 def test_a_photo_is_read_once_and_only_while_it_is_wanted(on: PhotoHandlers, photo: str) -> None:
     session = visitor()
     old, new = reading(on, session, photo), reading(on, session, photo)
@@ -175,8 +193,9 @@ def test_the_bar_is_there_from_the_first_and_whatever_ends_the_reading_takes_it_
     assert next(running)[0] == {"progress": {"reading": 2}}
     with told("The photo has fewer faces than that."):
         next(running)
-    assert on.begin(session, None) == (3, gr.skip())
-    session, views = invert(on, None)
+    assert on.begin(session, None) == (gr.skip(), gr.skip())  # the photo leaves its box, and is read to the end
+    assert session.wanted == 2
+    session, views = invert(on, None, number=1)
     assert views == [{"progress": {"reading": 1}}]
     assert session.look == Look(0)
 

@@ -68,6 +68,8 @@ class CanvasHandlers:
             if now == session.shown:
                 return gr.skip(), *self.skipped()
             view = self.view(session)
+            if now != (session.look, session.in_photo):  # it is another look by now, which is drawn by what changed it
+                return gr.skip(), *self.skipped()
             session.shown = now
             return view, *self.controls(session)
 
@@ -175,13 +177,10 @@ class CanvasHandlers:
         if getattr(event, "moving", False):
             session.put(self._asked(session, values))
 
-    def person(self, session: Session, seed: int) -> None:
-        """Somebody who does not exist."""
-        session.put(Look(seed))
-
-    def astronaut(self, session: Session) -> None:
-        """The example, which was inverted beforehand."""
-        session.put(Look(self.example or session.look.source))
+    def meet(self, session: Session, seed: int | None = None) -> None:
+        """Somebody who does not exist, or without a seed the example. A photo that is being read is given up."""
+        session.wanted += 1
+        session.put(Look(seed if seed is not None else self.example or session.look.source))
 
     def arrive(self, session: Session, request: gr.Request) -> tuple[Any, ...]:
         """The page is ready. It may have a look in its address; what this model does not have is left out.

@@ -91,10 +91,12 @@ class PhotoHandlers:
 
     # --- The face ---
 
-    def begin(self, session: Session, photo: str | None) -> tuple[int, Any]:
+    def begin(self, session: Session, photo: str | None) -> tuple[Any, Any]:
         """A face is to be read: the number of this reading, and its bar. Earlier ones are not wanted any more."""
+        if not photo:
+            return gr.skip(), gr.skip()
         session.wanted += 1
-        return session.wanted, _bar(session.wanted, text="Waiting for its turn") if photo else gr.skip()
+        return session.wanted, _bar(session.wanted, text="Waiting for its turn")
 
     def read(
         self, session: Session, photo: str | None, aligned: bool, face: int, steps: int, tokens: bool, seed: int,
@@ -127,7 +129,6 @@ class PhotoHandlers:
         yield {"before": address(np.asarray(crop.image))}, *same
         for update in updates:
             if session.wanted != number:
-                session.shown = session.look, session.in_photo  # it will not be in sight for long
                 return
             if isinstance(update, InversionResult):
                 result = update

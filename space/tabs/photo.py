@@ -68,5 +68,5 @@ def build(page: Page, on: PhotoHandlers) -> None:
 
     asked = [page.session, person]
     drawn = draw.click(None, None, [person], js="() => Math.floor(1e5 * Math.random())", **HIDDEN)
-    page.show(drawn.then(canvas.person, asked, None, **HIDDEN), person.submit(canvas.person, asked, None, **HIDDEN))
-    page.show(example.click(canvas.astronaut, [page.session], None, **HIDDEN))
+    page.show(drawn.then(canvas.meet, asked, None, **HIDDEN), person.submit(canvas.meet, asked, None, **HIDDEN))
+    page.show(example.click(canvas.meet, [page.session], None, **HIDDEN))
