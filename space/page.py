@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -113,14 +114,18 @@ class Page:
         for event in events:
             event.success(self.draw, [self.session], [self.canvas, *self.controls], **self.hidden("draw"))
 
-    def running(self, kind: str, told: Callable[[], Any], stop: bool = False) -> Callable[[gr.Request], Any]:
-        """A handler that tells this where the session has such a job, and lets it end early if it is to stop."""
+    def stop(self, kind: str, told: Any) -> Callable[[gr.Request], Any]:
+        """The handler of a Stop button: where the session has such a job, it ends early, and this is told."""
 
-        def handler(request: gr.Request) -> Any:
+        def stop(request: gr.Request) -> Any:
             if not queued_jobs(self.demo, request.session_hash, {kind}):
                 return gr.skip()
-            if stop:
-                self.stops.stop(kind, request)
-            return told()
+            self.stops.stop(kind, request)
+            return told
 
-        return handler
+        return stop
+
+    def alive(self, session: Any, request: gr.Request) -> Any:
+        """Tells the canvas if a photo of the session is being read, or waits for it."""
+        # The time: Gradio drops a value that is the same as before.
+        return {"alive": time.time_ns()} if queued_jobs(self.demo, request.session_hash, {"invert"}) else gr.skip()

@@ -34,6 +34,7 @@ from .theme import CSS, theme
 
 
 HEADER, ABOUT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("header.html", "about.md"))
+VERSIONS = f"Python {platform.python_version()} · torch {torch.__version__} · gradio {gr.__version__}"
 
 
 def launch_settings() -> dict[str, Any]:
@@ -104,11 +105,8 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
                     share.build(page, sharing, tab, tabs)
                 with gr.Tab("About", id="about"):
                     gr.Markdown(ABOUT, elem_id="about")
-                    versions = (
-                        f"Python {platform.python_version()} · torch {torch.__version__} · gradio {gr.__version__}"
-                    )
                     gr.Markdown(
-                        f"`{name}` · `{pipe.fingerprint}` · {versions} · {pipe.device.type}", elem_id="versions"
+                        f"`{name}` · `{pipe.fingerprint}` · {VERSIONS} · {pipe.device.type}", elem_id="versions"
                     )
         canvas.wire(page, on, [*sliders, *strengths])
         # Gradio counts a value's age from when it was written: while the page is open, it is written anew.

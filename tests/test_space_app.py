@@ -46,6 +46,8 @@ LINES = {
     },
     "cpu": {"align", "check", "export", "StyleHandlers.keep", "ShareHandlers.enter", "ShareHandlers.offer"},
     "hub": {"load_id", "push"},
+    "choose": {"toggle", "StyleHandlers.choose"},
+    "ask": {"alive"},
 }  # fmt: skip
 
 

@@ -65,6 +65,6 @@ def build(page: Page, on: AdaptHandlers) -> None:
         **page.line("adapt", show_progress="minimal", show_progress_on=[note]),
     )  # fmt: skip
     stopping = "Stopping after this step; the best so far is kept."
-    stop.click(page.running("adapt", lambda: stopping, stop=True), None, [note], **HIDDEN)
+    stop.click(page.stop("adapt", stopping), None, [note], **HIDDEN)
     done.success(on.offer, [page.session], [download], **HIDDEN)
     page.show(done)

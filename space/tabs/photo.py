@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import gradio as gr
 
 from .. import limits
@@ -61,10 +59,9 @@ def build(page: Page, on: PhotoHandlers) -> None:
     inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected, reading]
     shown = [page.canvas, *page.controls]
     page.show(reading.change(on.read, inputs, shown, trigger_mode="always_last", **page.hidden("invert")))
-    page.canvas.stop(page.running("invert", gr.skip, stop=True), None, [page.canvas], **HIDDEN)
+    page.canvas.stop(page.stop("invert", gr.skip()), None, [page.canvas], **HIDDEN)
     # In the queue: where the stream of answers was lost, a queued event opens another one.
-    alive = page.running("invert", lambda: {"alive": time.time_ns()})
-    page.canvas.ask(alive, None, [page.canvas], **{**HIDDEN, "queue": True})
+    page.canvas.ask(page.alive, [page.session], [page.canvas], **page.hidden("ask"))
 
     asked = [page.session, person]
     drawn = draw.click(None, None, [person], js="() => Math.floor(1e5 * Math.random())", **HIDDEN)
