@@ -77,7 +77,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         (args.some or len(crops), [*first, *further]),
         (args.few, [*first, *further, *baselines(pipe)] if args.few else []),
     ]
-    file = args.out / "photos.json"
+    file, warm = args.out / "photos.json", False
     report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"tables": {}}
     for count, methods in plans:
         some = crops[torch.arange(min(count, len(crops))) * len(crops) // max(min(count, len(crops)), 1)]
@@ -85,7 +85,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for method in methods:
             if any(row["method"] == method.name for row in rows):
                 continue
-            rows += evaluate_inversion([method], some, by)
+            rows += evaluate_inversion([method], some, by, warm=warm)
+            warm = True
             write_folder(args.out, {file.name: dump_json(report), "photos.md": text(report).encode()})
     return report
 
