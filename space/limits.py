@@ -22,7 +22,7 @@ DRAG_SIDE = 512  # pixels of the canvas while a control moves
 WHOLE_SIDE = 1280  # pixels of the longer side of a whole photo on the canvas
 THUMB = 256  # pixels of the faces in a gallery or on a sheet
 LIKENESS = {"yes": 0.4, "nearly": 0.6, "no": float("inf")}  # up to which identity distance; dlib's line is 0.6
-DISPLACED = 0.08  # landmarks further apart than this, as a share of the eyes' distance, make another face
+DISPLACED = 0.07  # landmarks further apart than this, as a share of the eyes' distance, make another face
 
 ADAPT_STEPS = (20, 1000)  # fewest and most of an adaptation
 DEFAULT_ADAPT_STEPS = {"cpu": 90, "cuda": 500}  # under two minutes of an idle machine with two cores

@@ -40,6 +40,9 @@ class Bench:
         moved = [codes + strength * direction.offset(ROWS).mean(0) for strength in strengths]
         return self._seen(np.stack([m[:, :2].double().numpy() for m in moved]), [[*m.numpy()] for m in moved])
 
+    def plain(self, faces: Any) -> Any:
+        return self.see(faces, Direction(torch.zeros(1, WIDTH)), (0.0,), identities=True)
+
 
 def comparison(published: ModuleType) -> Any:
     faces = [(torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(n)), None) for n in range(5)]

@@ -39,4 +39,4 @@ def test_a_mouth_in_the_wrong_place_shows_in_the_landmarks(astronaut: Image.Imag
     broken.paste(mouth, (190, 400))
     found = likeness(crop, broken)
     assert found is not None
-    assert found.landmarks > 0.08  # of a face that was found wrongly, as alignment counts
+    assert found.landmarks > 0.07  # faces that were drawn well are 0.02 to 0.05 apart

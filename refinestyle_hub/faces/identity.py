@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .detect import Face, confirmed, fit, plain, search
-from .dlib_models import FaceModels, Pixels, default_models
+from .detect import confirmed, fit, plain, search
+from .dlib_models import FaceModels, default_models
 
 
 __all__ = ["Likeness", "identity_distance", "likeness"]
@@ -36,16 +36,18 @@ def likeness(a: Image.Image, b: Image.Image, *, models: FaceModels | None = None
     identity network was trained on.
     """
     models = models or default_models()
-    faces, descriptors = [], []
-    for image in (a, b):
-        found = _largest(image, models)
-        if found is None:
-            return None
-        pixels, face = found
-        faces.append(face.landmarks)
-        descriptors.append(models.descriptor(pixels, face.box, face.landmarks))
-    eyes = np.hypot(*(faces[0][45] - faces[0][36]))
-    apart = np.hypot(*(faces[0] - faces[1])[17:].T).mean() / eyes
+    pictures = [fit(plain(image), 512, 512) for image in (a, b)]  # landmarks are whole pixels: small ones are enlarged
+    pixels = [np.asarray(one) for one in pictures]
+    faces = [max(search(one, True, models), key=lambda face: face.width, default=None) for one in pictures]
+    first, second = faces
+    if first is None or second is None:
+        return None
+    descriptors = [
+        models.descriptor(one, face.box, face.landmarks) for one, face in zip(pixels, (first, second), strict=True)
+    ]
+    box = confirmed(pictures[0], first, models).box  # for both: where one looks moves what one finds
+    points = [models.landmarks(one, box) for one in pixels]
+    apart = np.hypot(*(points[0] - points[1])[17:].T).mean() / np.hypot(*(points[0][45] - points[0][36]))
     return Likeness(float(np.linalg.norm(descriptors[0] - descriptors[1])), float(apart))
 
 
@@ -53,10 +55,3 @@ def identity_distance(a: Image.Image, b: Image.Image, *, models: FaceModels | No
     """``likeness`` in the identity alone: how far apart two people are, or None."""
     found = likeness(a, b, models=models)
     return None if found is None else found.identity
-
-
-def _largest(image: Image.Image, models: FaceModels) -> tuple[Pixels, Face] | None:
-    """The largest face of a picture, and the pixels in which it was found."""
-    picture = fit(plain(image), 512, 512)  # landmarks are whole pixels: small pictures are enlarged
-    face = max(search(picture, True, models), key=lambda face: face.width, default=None)
-    return None if face is None else (np.asarray(picture), confirmed(picture, face, models))
