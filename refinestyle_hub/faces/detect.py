@@ -70,9 +70,9 @@ def find_faces(image: Image.Image, retries: bool = True, *, models: FaceModels |
     faces = [straightened(picture, face, models) for face in search(picture, retries, models)]
     if not faces:
         raise FaceNotFoundError(f"No face found. {ADVICE}")
-    faces.sort(key=lambda face: (-face.width, face.box))
+    faces.sort(key=_largest_first)
     faint = [face for face in faces if face.score < CLEAR][:CONFIRMED]
-    faces = [confirmed(picture, face, models) if face in faint else face for face in faces]
+    faces = sorted((confirmed(picture, face, models) if face in faint else face for face in faces), key=_largest_first)
     large = [face for face in faces if face.width >= MIN_FACE]
     if not large:
         raise FaceNotFoundError(
@@ -80,6 +80,10 @@ def find_faces(image: Image.Image, retries: bool = True, *, models: FaceModels |
             "Use a closer or larger photo."
         )
     return large
+
+
+def _largest_first(face: Face) -> tuple[int, Box]:
+    return -face.width, face.box
 
 
 @dataclass(frozen=True)
