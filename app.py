@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 
 os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "refinestyle-demo"))
@@ -17,14 +18,18 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large maps come in pages o
 
 import spaces  # before torch, on ZeroGPU
 
+from refinestyle_hub.runtime.memory import give_back_memory, keep_memory
 from space import files
 from space.model import load
 from space.ui import build, launch_settings
 
 
-pipe, name, notice = load(os.environ.get("REFINESTYLE_MODEL"))
+keep_memory()
+with ThreadPoolExecutor(1) as ending:  # and PyTorch's helpers of it: all later work has a thread of its own
+    pipe, name, notice = ending.submit(load, os.environ.get("REFINESTYLE_MODEL")).result()
 files.keep_swept()
 demo = build(pipe, name, notice, spaces.GPU)
+give_back_memory()  # what files were read into
 
 if __name__ == "__main__":
     demo.launch(**launch_settings())

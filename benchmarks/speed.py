@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, help="write how times grow to this folder, and nothing else")
     parser.add_argument("--way", action="store_true", help="measure the way of a user, and nothing else")
     parser.add_argument("--against", type=Path, help="with --way: another checkout, measured in turn")
+    parser.add_argument("--keep-memory", action="store_true", help="with --way: this as well, measured in turn")
     parser.add_argument("--model", default="ffhq-1024", help="with --way")
     parser.add_argument("--quick", action="store_true", help="tiny networks and few rounds")
     parser.add_argument("--json", type=Path, help="also write all figures here")
@@ -207,7 +208,9 @@ def main() -> None:
     report: dict[str, Any] = {"machine": machine()}
     print(f"{report['machine']}\n", flush=True)
     if args.way:
-        report["way"] = speed_way.compare(args.model, args.against, args.rounds, args.quick, args.cpu_time)
+        report["way"] = speed_way.compare(
+            args.model, args.against, args.keep_memory, args.rounds, args.quick, args.cpu_time
+        )
     elif args.plots:
         report["growth"] = speed_growth.draw(args.plots, args.device, args.rounds, args.quick)
     else:

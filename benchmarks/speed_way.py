@@ -1,6 +1,6 @@
-"""The whole way of a user, step by step: seconds of each, and as ratios to those of another checkout.
+"""The whole way of a user, step by step: seconds of each, and as ratios to those of another checkout or setting.
 
-Each round is a process of its own, which imports the package from one checkout; those of two checkouts take turns.
+Each round is a process of its own, which imports the package from one checkout; those that are compared take turns.
 """
 
 from __future__ import annotations
@@ -24,32 +24,37 @@ FIRST = (
 )
 
 
-def compare(model: str, against: Path | None, rounds: int, quick: bool, cpu_time: bool) -> dict[str, dict[str, float]]:
-    """Print, and return, medians by step: of this checkout ("now") and of the other one ("before")."""
-    checkouts = {"now": ROOT} | ({"before": against.resolve()} if against else {})
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+def compare(
+    model: str, against: Path | None, keep_memory: bool, rounds: int, quick: bool, cpu_time: bool
+) -> dict[str, dict[str, float]]:
+    """Print, and return, medians by step: of this checkout ("now"), and of what it is compared with."""
+    others: dict[str, tuple[Path, tuple[str, ...]]] = {"before": (against.resolve(), ())} if against else {}
+    others |= {"memory kept": (ROOT, ("keep",))} if keep_memory else {}
+    words = (*["quick"] * quick, *["cpu"] * cpu_time)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("now", *others)}
     for _ in range(rounds):
-        for name, root in checkouts.items():
-            runs[name].append(_round(root, model, quick, cpu_time))
+        for name, (root, more) in {"now": (ROOT, ()), **others}.items():
+            runs[name].append(_round(root, model, (*words, *more)))
     found = {
         step: {name: statistics.median(run[step] for run in several) for name, several in runs.items()}
         for step in runs["now"][0]
     }
-    print(f"| {model} | " + " | ".join(checkouts) + " |" + " now / before |" * (against is not None))
-    print("| --- |" + " ---: |" * (len(checkouts) + (against is not None)))
+    print(f"| {model} | " + " | ".join(runs) + " |" + "".join(f" now / {name} |" for name in others))
+    print("| --- |" + " ---: |" * (len(runs) + len(others)))
     for step, taken in found.items():
-        ratio = f" {taken['now'] / taken['before']:.2f} |" if against else ""
-        print(f"| {step} | " + " | ".join(f"{taken[name]:.3f} s" for name in checkouts) + f" |{ratio}")
+        ratios = "".join(f" {taken['now'] / taken[name]:.2f} |" for name in others)
+        print(f"| {step} | " + " | ".join(f"{taken[name]:.3f} s" for name in runs) + f" |{ratios}")
     return found
 
 
-def _round(root: Path, model: str, quick: bool, cpu_time: bool) -> dict[str, float]:
+def _round(root: Path, model: str, words: tuple[str, ...]) -> dict[str, float]:
+    cpu_time = "cpu" in words
     environment = {**os.environ, "PYTHONPATH": str(root), **({"OMP_NUM_THREADS": "1"} if cpu_time else {})}
     clock = _children if cpu_time else time.perf_counter
     began = clock()
     subprocess.run([sys.executable, "-c", FIRST, model], env=environment, check=True)
     first = clock() - began
-    command = [sys.executable, __file__, model, *["quick"] * quick, *["cpu"] * cpu_time]
+    command = [sys.executable, __file__, model, *words]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return {"process start to first picture": first, **json.loads(done.stdout.splitlines()[-1])}
 
@@ -109,5 +114,9 @@ def steps(model: str, quick: bool, clock: Callable[[], float]) -> dict[str, floa
 
 
 if __name__ == "__main__":
+    if "keep" in sys.argv[2:]:
+        from refinestyle_hub.runtime.memory import keep_memory
+
+        keep_memory()
     chosen = time.process_time if "cpu" in sys.argv[2:] else time.perf_counter
     print(json.dumps(steps(sys.argv[1], "quick" in sys.argv[2:], chosen)))

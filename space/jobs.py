@@ -29,11 +29,11 @@ from refinestyle_hub.inversion.crops import codes_of
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.runtime.bf16 import in_bf16
+from refinestyle_hub.runtime.memory import give_back_memory
 from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
 from .images import Pixels
-from .threads import Threads
 from .turns import Turns
 
 
@@ -128,7 +128,6 @@ class Jobs:
     def __init__(self, pipe: RefineStylePipeline, gpu: Callable[..., Any] = spaces.GPU) -> None:
         self.pipe = pipe
         self.turns = Turns()
-        self.threads = Threads()
         self.invert: Callable[..., Iterator[InversionUpdate]] = gpu(duration=inversion_seconds)(self._invert)
         self.draw: Callable[..., list[list[Pixels]]] = gpu(duration=10)(self._draw)
         self.adapt: Callable[..., AdaptProgress] = gpu(duration=adaptation_seconds)(self._adapt)
@@ -166,14 +165,8 @@ class Jobs:
         return self._turn("draw", work)
 
     def _turn(self, kind: str, work: Callable[[], T]) -> T:
-        """Do the work on the thread of its kind, when the kind has its turn."""
-
-        def turn() -> T:
-            with self.turns.of(kind):
-                return work()
-
         with messages.explained():
-            return self.threads.do(kind, turn)
+            return self.turns.do(kind, work)
 
     # --- Inversion ---
 
@@ -205,19 +198,21 @@ class Jobs:
 
         def work() -> InversionResult:
             nonlocal began, turn
-            with self.turns.of("invert"):
-                check_wanted()
-                began = turn = time.monotonic()
-                pixels = to_tensor(Image.fromarray(crop)).to(self.pipe.device)
-                encoder = self.pipe.encoder
-                codes = codes_of(encoder, pixels, self.pipe.generator) if encoder else None
-                updates.put(self._started(codes, steps))
-                how: dict[str, Any] = {"steps": steps, "tokens": tokens, "start": codes, "seed": seed}
+            check_wanted()
+            began = turn = time.monotonic()
+            pixels = to_tensor(Image.fromarray(crop)).to(self.pipe.device)
+            encoder = self.pipe.encoder
+            codes = codes_of(encoder, pixels, self.pipe.generator) if encoder else None
+            updates.put(self._started(codes, steps))
+            how: dict[str, Any] = {"steps": steps, "tokens": tokens, "start": codes, "seed": seed}
+            try:
                 (found,) = self.pipe.invert_crops(pixels, **how, on_step=on_step, on_pictures=drawn.append)
-                here = replace(found, w_plus=found.w_plus.cpu(), tokens=found.tokens and found.tokens.to("cpu"))
-                return InversionResult(here, np.asarray(to_images(drawn[0])[0]))
+            finally:
+                give_back_memory()
+            here = replace(found, w_plus=found.w_plus.cpu(), tokens=found.tokens and found.tokens.to("cpu"))
+            return InversionResult(here, np.asarray(to_images(drawn[0])[0]))
 
-        ended = self.threads.start("invert", work)
+        ended = self.turns.start("invert", work)
         ended.add_done_callback(updates.put)
         try:
             with messages.explained():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,7 @@ from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.tokens.token_set import TokenSet
 from space.handlers.photo_handlers import PhotoHandlers
 from space.session import Look, Session
+from space.turns import Turns
 
 
 def whole(pipe: RefineStylePipeline) -> RefineStylePipeline:
@@ -110,3 +113,16 @@ def seen(address: str) -> Any:
 def alike(one: Any, other: Any) -> bool:
     """Whether two pictures differ by what JPEG does to them alone."""
     return one.shape == other.shape and float(np.abs(one.astype(int) - other).mean()) < 6
+
+
+@contextmanager
+def held(turns: Turns, kind: str = "draw") -> Iterator[None]:
+    """Work of this kind that lasts as long as the context."""
+    begun, over = threading.Event(), threading.Event()
+    ended = turns.start(kind, lambda: (begun.set(), over.wait(60)))
+    assert begun.wait(60)
+    try:
+        yield
+    finally:
+        over.set()
+        ended.result(60)

@@ -33,7 +33,7 @@ from browser_parts import (
     working,
 )
 from PIL import Image
-from space_parts import alike, jobs_of, style
+from space_parts import alike, held, jobs_of, style
 
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
@@ -86,7 +86,7 @@ def test_a_first_visit_from_a_slider_to_a_download(visit: Callable[..., Any], de
     with Image.open(download.value.path()) as file:
         drawn = pipe.generate([0], edits={"smile": -1.0}, output_type="np")[0]
         assert np.abs(np.array(file).astype(int) - drawn).max() <= 1
-    with page.expect_download(), jobs_of(demo).turns.of("draw"):  # the same once more
+    with page.expect_download(), held(jobs_of(demo).turns):  # the same once more
         page.locator("#canvas [data-kind=PNG]").click()
         page.locator("#canvas [data-kind=PNG][aria-busy=true]:disabled").wait_for()
     page.locator("#canvas [data-kind=PNG][aria-busy=false]:not(:disabled)").wait_for()
@@ -239,7 +239,7 @@ def test_a_drag_is_drawn_twice_at_most_then_once_at_rest(visit: Callable[..., An
 
     page.on("request", note)
     track = page.locator("#edit-smile input[type=range]").bounding_box()
-    with jobs_of(demo).turns.of("draw"):  # nothing is drawn meanwhile
+    with held(jobs_of(demo).turns):  # nothing is drawn meanwhile
         page.mouse.move(track["x"] + track["width"] / 2, track["y"] + track["height"] / 2)
         page.mouse.down()
         for share in np.linspace(0.5, 0.9, 20):
@@ -354,7 +354,7 @@ def test_a_bar_stays_as_long_as_its_reading_also_where_its_end_is_not_heard(
     page.add_init_script(LOSING)
     page.reload()
     page.locator("#canvas .frame[data-ready]").wait_for()
-    with jobs_of(demo).turns.of("draw"):
+    with held(jobs_of(demo).turns):
         add_photo(page, photo, limits.MAX_STEPS)
         working(page, "Waiting for its turn")
         page.wait_for_timeout(2500)

@@ -1,8 +1,9 @@
-"""Large tensors lie in huge pages once the package was imported first."""
+"""Large tensors lie in huge pages, and what was freed stays with programs of our own."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,32 @@ def test_large_tensors_lie_in_huge_pages() -> None:
     few, many = pages(None), pages("0")
     assert many > 16_000  # of 4 KiB
     assert few < many / 4
+
+
+KEPT = """
+import resource, sys
+from pathlib import Path
+from refinestyle_hub.runtime.memory import give_back_memory, keep_memory
+keep_memory()
+import torch
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    made = [torch.ones(4 << 20) for _ in range(4)]  # 16 MiB each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def megabytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+faults()
+again, held = min(faults() for _ in range(3)), megabytes()
+give_back_memory()
+print(again, held - megabytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_freed_memory_is_there_for_the_next_and_can_be_given_back() -> None:
+    environment = os.environ | {"THP_MEM_ALLOC_ENABLE": "0"}
+    command = [sys.executable, "-c", KEPT]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    again, given = map(int, answer.split())
+    assert again < 1000  # pages of 4 KiB; all four tensors lie in 16,384
+    assert given > 32  # MB of the 64

@@ -16,7 +16,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from space_parts import jobs_of, pixels, style, wait_for
+from space_parts import held, jobs_of, pixels, style, wait_for
 from starlette.testclient import TestClient
 
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -119,7 +119,7 @@ def test_a_third_job_of_a_session_is_refused_and_another_session_is_not(
     url: str, demo: gr.Blocks, connect: Any, photo: str
 ) -> None:
     patient, other = connect(), connect()
-    with jobs_of(demo).turns.of("draw"):  # the first waits for it, the second in the queue
+    with held(jobs_of(demo).turns):  # the first waits for it, the second in the queue
         running = [
             patient.submit(photo=handle_file(photo), steps=2, aligned=True, api_name="/invert") for _ in range(2)
         ]

@@ -154,7 +154,7 @@ def test_a_closed_job_ends_and_the_next_waits_for_it(
     monkeypatch.setattr(limits, "CHUNK_SECONDS", 0.0)  # it gives way after every step
     most = counted(monkeypatch)
     work = Jobs(tiny_pipe)
-    work.threads.do("invert", lambda: None)  # its thread stays
+    work.turns.do("invert", lambda: None)  # its thread stays
     threads = threading.active_count()
     first = work.invert(crop, 400, True, 0, "/nowhere")
     next(first)

@@ -1,11 +1,16 @@
-"""The lock that is had in turns."""
+"""The thread that works in turns."""
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from space_parts import held
 
 from space.turns import Turns
 
@@ -20,99 +25,128 @@ class Clock:
         return self.now
 
 
-def waits(turns: Turns, count: int) -> None:
-    """Returns once so many wait."""
-    deadline = time.monotonic() + 30
-    while sum(len(line) for line in turns._lines.values()) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+def test_one_thread_does_all_work_whoever_asks() -> None:
+    turns = Turns()
+    with ThreadPoolExecutor(8) as visitors:
+        found = set(visitors.map(lambda n: turns.do("draw" if n % 2 else "adapt", threading.get_ident), range(50)))
+    assert len(found) == 1
+    assert threading.get_ident() not in found
 
 
-def test_turns_are_had_in_the_order_of_asking() -> None:
+def test_a_kind_keeps_the_order_of_asking() -> None:
     turns, had = Turns(), []
-
-    def work(name: str) -> None:
-        with turns.of("draw"):
-            had.append(name)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
-    with turns.of("draw"):
-        for place, thread in enumerate(threads):
-            thread.start()
-            waits(turns, place + 1)
-        had.append("first")
-    for thread in threads:
-        thread.join()
-    assert had == ["first", *"abcd"]
+    with held(turns):
+        asked = [turns.start("draw", lambda name=name: had.append(name)) for name in "abcd"]
+        assert turns.locked()
+    for each in asked:
+        each.result(10)
+    assert had == [*"abcd"]
     assert not turns.locked()
 
 
-def test_who_gives_way_comes_after_those_who_wait() -> None:
+def test_who_gives_way_goes_on_after_those_who_wait() -> None:
     turns, had = Turns(), []
 
-    def work() -> None:
-        with turns.of("draw"):
-            had.append("other")
-
-    with turns.of("draw"):
-        thread = threading.Thread(target=work)
-        thread.start()
-        waits(turns, 1)
+    def long() -> None:
+        others = [turns.start(kind, lambda kind=kind: had.append(kind)) for kind in ("draw", "adapt")]
         turns.give_way()
+        assert all(other.done() for other in others)
         had.append("again")
-    thread.join()
-    assert had == ["other", "again"]
-    with turns.of("draw"):
         turns.give_way()  # nobody waits
+
+    turns.do("invert", long)
+    assert had == ["draw", "adapt", "again"]
     assert not turns.locked()
 
 
-def contest(turns: Turns, clock: Clock, jobs: dict[str, tuple[str, float]], rounds: int) -> list[str]:
-    """Jobs that come back again and again: who has each turn. ``jobs``: by name their kind, and seconds of a turn."""
-    order: list[str] = []
-    over = threading.Event()
+def test_work_of_the_same_kind_waits_until_the_first_has_ended() -> None:
+    turns, had = Turns(), []
 
-    def work(name: str, kind: str, seconds: float) -> None:
-        with turns.of(kind):
-            while not over.is_set():
-                order.append(name)
-                clock.now += seconds
-                if len(order) >= rounds:
-                    over.set()
-                waits(turns, 0 if over.is_set() else len(jobs) - 1)
-                turns.give_way()
+    def first() -> Future[None]:
+        second = turns.start("invert", lambda: had.append("second"))
+        turns.give_way()
+        had.append("first")
+        return second
 
-    with turns.of("draw"):
-        threads = [threading.Thread(target=work, args=(name, *job)) for name, job in jobs.items()]
-        for place, thread in enumerate(threads):
-            thread.start()
-            waits(turns, place + 1)
-    for thread in threads:
-        thread.join(30)
-    return order[:rounds]
+    turns.do("invert", first).result(10)
+    assert had == ["first", "second"]
 
 
-def test_kinds_share_the_time_however_many_they_are_and_however_long_their_turns() -> None:
+def contest(clock: Clock, turns: Turns, adapting: float, inverting: float, rounds: int) -> dict[str, float]:
+    """Seconds that two kinds get while an inversion gives way again and again and somebody always wants to adapt."""
+    seconds = {"adapt": 0.0, "invert": 0.0}
+
+    def adapt() -> None:
+        clock.now += adapting
+        seconds["adapt"] += adapting
+        turns.start("adapt", adapt)  # the next turn of a run that never ends
+
+    def invert() -> None:
+        turns.start("adapt", adapt)
+        for _ in range(rounds):
+            clock.now += inverting
+            seconds["invert"] += inverting
+            turns.give_way()
+            waits[0] = dict(seconds)
+
+    waits = [seconds]
+    turns.start("invert", invert).result(30)
+    return waits[0]
+
+
+def test_kinds_share_the_time_however_long_their_turns_are() -> None:
     clock = Clock()
-    jobs = {"a": ("adapt", 3.0), "b": ("adapt", 3.0), "i": ("invert", 1.0)}
-    order = contest(Turns(clock), clock, jobs, 200)
-    seconds = {kind: sum(jobs[name][1] for name in order if jobs[name][0] == kind) for kind in ("adapt", "invert")}
+    seconds = contest(clock, Turns(clock), 3.0, 1.0, 200)
     assert seconds["invert"] == pytest.approx(seconds["adapt"], abs=4)  # a turn of each
-    assert order.count("a") == pytest.approx(order.count("b"), abs=1)
 
 
 def test_who_was_idle_has_no_claim_to_the_time_that_others_had() -> None:
     clock = Clock()
     turns = Turns(clock)
-    for _ in range(100):
-        with turns.of("adapt"):
-            clock.now += 1
-    order = contest(turns, clock, {"a": ("adapt", 1.0), "i": ("invert", 1.0)}, 20)
-    assert 8 <= order.count("a") <= 12
+
+    def alone() -> None:
+        clock.now += 100
+
+    turns.do("invert", alone)
+    seconds = contest(clock, turns, 1.0, 1.0, 20)
+    assert seconds["invert"] == pytest.approx(seconds["adapt"], abs=2)
 
 
-def test_an_error_inside_frees_it() -> None:
+def test_an_exception_comes_through_and_the_thread_goes_on() -> None:
     turns = Turns()
-    with pytest.raises(ZeroDivisionError), turns.of("draw"):
-        _ = 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        turns.do("draw", lambda: 1 // 0)
     assert not turns.locked()
+    assert turns.do("draw", lambda: 7) == 7
+
+
+def test_an_exception_of_those_who_came_between_is_their_own() -> None:
+    turns = Turns()
+
+    def long() -> Future[float]:
+        other = turns.start("draw", lambda: 1 / 0)
+        turns.give_way()
+        return other
+
+    assert isinstance(turns.do("invert", long).exception(10), ZeroDivisionError)
+
+
+def test_nothing_of_a_visitor_stays_with_the_thread() -> None:
+    turns, photo = Turns(), np.zeros(10)
+    gone = weakref.ref(photo)
+    assert turns.do("draw", lambda photo=photo: photo.sum()) == 0
+    del photo
+    turns.do("draw", lambda: None)  # by then the thread has let go
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_thread_ends_with_its_owner() -> None:
+    turns = Turns()
+    thread = turns.do("draw", threading.current_thread)
+    assert thread.is_alive()
+    time.sleep(0.05)  # it waits for work again
+    del turns
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()

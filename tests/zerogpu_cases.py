@@ -21,7 +21,7 @@ from space import images, limits
 from space.admission import Stops
 from space.handlers.adapt_handlers import AdaptHandlers
 from space.jobs import AdaptRun, InversionResult, Jobs, RenderSpec
-from space.threads import Threads
+from space.turns import Turns
 
 
 PICTURES = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -46,10 +46,10 @@ def loaded(one_thread: None, tiny_pipe: RefineStylePipeline) -> None:
     tiny_pipe.invert_crops(ANY.pictures[:1], steps=2)
 
 
-def test_a_fork_has_threads_of_its_own() -> None:
-    threads = Threads()
-    here = threads.do("draw", os.getpid)
-    away: int = FakeZeroGPU()(lambda: threads.do("draw", os.getpid))()
+def test_a_fork_has_a_thread_of_its_own() -> None:
+    turns = Turns()
+    here = turns.do("draw", os.getpid)
+    away: int = FakeZeroGPU()(lambda: turns.do("draw", os.getpid))()
     assert away != here == os.getpid()
 
 

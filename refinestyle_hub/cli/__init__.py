@@ -15,6 +15,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import RefineStyleHubError
+from ..runtime.memory import keep_memory
 from . import adapt, checkpoints, console, direction_commands, evaluate, models, pictures, sharing, train
 from .path_options import read_paths
 
@@ -50,7 +51,7 @@ read_paths(app)
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 it cannot be done as asked, 2 wrong usage, 130 interrupted."""
     console.accept_any_text()
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # of PyTorch: memory in pages of 2 MiB costs less to get
+    keep_memory()
     try:
         app(args, prog_name="refinestyle")
     except (RefineStyleHubError, OSError) as error:

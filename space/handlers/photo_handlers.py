@@ -145,7 +145,7 @@ class PhotoHandlers:
             yield view, *(same if update.step else self.canvas.controls(session))
         yield _bar(number, text="Comparing with the photo"), *same
         drawn = Image.fromarray(result.reconstruction)
-        measured = self.jobs.threads.do("identity", lambda: likeness(crop.image, drawn))
+        measured = self.jobs.turns.do("identity", lambda: likeness(crop.image, drawn))
         report = {**result.inversion.report, **(asdict(measured) if measured else {})}
         better = self._subject(replace(result.inversion, report=report), crop, photo)
         session.exchange(source, better)
