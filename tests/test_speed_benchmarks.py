@@ -50,5 +50,5 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_way_of_a_user_has_every_step(tmp_path: Path) -> None:
     way = run(tmp_path, "--way", "--rounds", "1", "--model", "mini-faces-128")["way"]
-    assert len(way) == 11
+    assert len(way) == 12
     assert all(taken["now"] > 0 for taken in way.values())

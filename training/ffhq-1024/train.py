@@ -29,6 +29,7 @@ from refinestyle_hub.encoder.heads import ScaledLinear
 from refinestyle_hub.encoder.refinement import refine_tokens
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.runtime.bf16 import in_bf16
+from refinestyle_hub.runtime.memory import keep_memory
 from refinestyle_hub.tokens.batch import TokenBatch
 from refinestyle_hub.tokens.token_set import LayerTokens
 from refinestyle_hub.train.encoder_objective import residual_norm
@@ -299,6 +300,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--export", type=Path, help="also save the average as an encoder folder")
     args = parser.parse_args()
+    keep_memory()
     if args.batch < 5 or args.tokens_batch < 4:  # of which a fifth and a half are photos
         parser.error("--batch must be 5 or more, and --tokens-batch 4 or more, so that each has a photo")
     args.out.mkdir(parents=True, exist_ok=True)
