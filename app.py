@@ -18,7 +18,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large maps come in pages o
 
 import spaces  # before torch, on ZeroGPU
 
-from refinestyle_hub.runtime.memory import give_back_memory, keep_memory
+from refinestyle_hub.runtime.allocator import give_back_memory, keep_memory
 from space import files
 from space.model import load
 from space.ui import build, launch_settings

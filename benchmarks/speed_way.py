@@ -121,7 +121,7 @@ def steps(model: str, quick: bool, clock: Callable[[], float]) -> dict[str, floa
 
 if __name__ == "__main__":
     if "keep" in sys.argv[2:]:
-        from refinestyle_hub.runtime.memory import keep_memory
+        from refinestyle_hub.runtime.allocator import keep_memory
 
         keep_memory()
     chosen = time.process_time if "cpu" in sys.argv[2:] else time.perf_counter

@@ -29,7 +29,7 @@ from refinestyle_hub.inversion.crops import codes_of
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.runtime.bf16 import in_bf16
-from refinestyle_hub.runtime.memory import give_back_memory
+from refinestyle_hub.runtime.allocator import give_back_memory
 from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages

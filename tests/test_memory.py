@@ -43,7 +43,7 @@ def test_large_tensors_lie_in_huge_pages() -> None:
 KEPT = """
 import resource, sys
 from pathlib import Path
-from refinestyle_hub.runtime.memory import give_back_memory, keep_memory
+from refinestyle_hub.runtime.allocator import give_back_memory, keep_memory
 keep_memory()
 import torch
 def faults():

@@ -51,7 +51,6 @@ SPACE_FLOORS = [
     "messages",
     "guard",
     "theme",
-    "threads",
     "turns",
     "images",
     "files",

@@ -15,7 +15,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import RefineStyleHubError
-from ..runtime.memory import keep_memory
+from ..runtime.allocator import keep_memory
 from . import adapt, checkpoints, console, direction_commands, evaluate, models, pictures, sharing, train
 from .path_options import read_paths
 
