@@ -95,15 +95,17 @@ class Instruments:
 class Measure:
     """Draws edits and has them read."""
 
-    def __init__(self, pipe: RefineStylePipeline, instruments: Instruments) -> None:
+    def __init__(self, pipe: RefineStylePipeline, instruments: Instruments, gain: bool = True) -> None:
         self.pipe = pipe
         self.instruments = instruments
+        self.gain = gain  # whether strengths beside tokens are those of ``RefineStylePipeline.render``
 
     @torch.no_grad()
     def draw(self, face: tuple[Tensor, TokenSet | None], direction: Direction, strength: float) -> Tensor:
         """One picture [1, 3, 256, 256] in [-1, 1]."""
         w_plus, tokens = face
-        edited = apply(w_plus[None], {"edit": strength}, {"edit": direction})
+        refine = 0.0 if tokens is None or not self.gain else 1.0
+        edited = apply(w_plus[None], {"edit": strength}, {"edit": direction}, refine)
         with in_bf16(self.pipe.device):
             picture = self.pipe.generator(edited, None if tokens is None else [tokens], resolution=READ)
         return picture.float().clamp(-1, 1)
@@ -193,12 +195,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything, with a sheet for each direction written into ``args.out``."""
     torch.set_num_threads(args.threads)
     pipe = RefineStylePipeline.from_pretrained(args.model)
-    bench = Measure(pipe, Instruments(args))
+    bench = Measure(pipe, Instruments(args), not args.no_gain)
     wanted = args.only.split(",") if args.only else list(pipe.directions)
     strengths = [float(strength) for strength in args.strengths.split(",")]
     if not {-ASKED, 0.0, ASKED} <= set(strengths):
         raise ConfigError("--strengths needs -2, 0 and 2: identity is compared there.")
     report: dict[str, Any] = {"model": Path(args.model).name, "strengths": strengths, "steps": args.steps}
+    report["gain"] = bench.gain
     if args.drawn:
         report["drawn_faces"] = args.drawn
         faces = drawn_faces(pipe, args.drawn)
@@ -274,6 +277,7 @@ def main(argv: list[str] | None = None) -> None:
         "--strengths", default=",".join(f"{s:g}" for s in STRENGTHS), help="by commas; with -2, 0 and 2"
     )
     parser.add_argument("--only", default="", help="directions, by commas")
+    parser.add_argument("--no-gain", action="store_true", help="without the gains of directions beside tokens")
     parser.add_argument("--out", type=Path, default=Path("runs/directions"))
     add_instruments(parser)
     args = parser.parse_args(argv)

@@ -142,7 +142,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         Args:
             face: One inversion, or several.
             edits, domains: Strength by direction, and by domain or token set; a number, or one for each face [N].
-            refine: Strength of the faces' own tokens, likewise; 0 draws w+ alone.
+            refine: Strength of the faces' own tokens, likewise; 0 draws w+ alone. Edits beside them have a ``gain``.
             resolution: Height and width, full unless given: a smaller one is drawn faster, see ``Generator.forward``.
             output_type: "pil" images, "np" uint8 [N, H, W, 3], or "pt" float [N, 3, H, W] in [-1, 1].
 
@@ -293,8 +293,8 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         self, w_plus: Tensor, rows: Rows, edits: Edits | None, domains: Domains | None, resolution: int | None
     ) -> Tensor:
         """w+ [N, L, D] and each picture's own tokens -> pictures [N, 3, H, W], clamped."""
-        n = len(w_plus)
+        n, refine = len(w_plus), torch.tensor([min(1.0, sum(abs(s) for _, s in row or ())) for row in rows])
         edits, domains = by_name(edits, "edits", "{'smile': 1.5}"), by_name(domains, "domains", "{'sketch': 0.7}")
-        w_plus = apply(w_plus.to(self.device), edits, self.directions)
+        w_plus = apply(w_plus.to(self.device), edits, self.directions, refine)
         shared = [(self._adopted(self.domain(d)), strengths(s, n).float().expand(n)) for d, s in domains.items()]
         return draw(self.generator, w_plus, rows, shared, resolution)

@@ -49,6 +49,18 @@ def test_edits_add_strength_times_vector_in_their_layers(directions: Directions)
     assert torch.equal(apply(w, {"smile": 0.0}, directions), w)
 
 
+def test_beside_tokens_a_strength_is_multiplied_by_the_gain(directions: Directions) -> None:
+    w, smile = _random(3, 3, L, D), directions["smile"].vector
+    held = Directions({"smile": Direction(smile, DirectionInfo(gain=1.5)), "yaw": directions["yaw"]})
+    edited = apply(w, {"smile": 2.0}, held, refine=torch.tensor([0.0, 0.5, 1.0]))
+    torch.testing.assert_close(edited, w + torch.tensor([2.0, 2.5, 3.0])[:, None, None] * smile)
+    assert torch.equal(apply(w, {"yaw": 2.0}, held, refine=1.0), apply(w, {"yaw": 2.0}, held))
+    assert torch.equal(apply(w, {"smile": 0.0}, held, refine=1.0), w)
+    for gain in (0.9, 2.1, float("nan")):
+        with pytest.raises(ConfigError, match="gain"):
+            DirectionInfo(gain=gain)
+
+
 def test_a_direction_with_a_row_for_each_code(directions: Directions) -> None:
     w = _random(3, 1, L, D)
     torch.testing.assert_close(apply(w, {"glasses": -1.0}, directions), w - directions["glasses"].vector)

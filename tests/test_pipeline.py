@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from tiny import tiny_encoder
 
 from refinestyle_hub.config import DiscriminatorConfig, StyleGAN2Config
-from refinestyle_hub.editing.directions import Direction, Directions
+from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions
 from refinestyle_hub.errors import (
     BaseMismatchError,
     ConfigError,
@@ -143,6 +144,24 @@ def test_a_style_takes_the_place_of_a_faces_own_texture(
             expected = pipe.generator(face.w_plus[None], tokens).clamp(-1, 1)[0]
         found = pipe.render(face, domains=domains, output_type="pt")
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_an_edit_is_stronger_by_its_gain_beside_a_faces_own_tokens_only(
+    pipe: RefineStylePipeline, faces: list[Inversion]
+) -> None:
+    face, vector = faces[0], pipe.directions["age"].vector
+    gained = Directions({"age": Direction(vector, DirectionInfo(gain=1.5))})
+    other = RefineStylePipeline(pipe.generator, None, gained, pipe.domains)
+    shown: dict[str, Any] = {"output_type": "pt"}
+    for refine, gain in ((1.0, 1.5), (0.5, 1.25), (0.0, 1.0), (-2.0, 1.5)):
+        found = other.render(face, edits={"age": 2.0}, refine=refine, **shown)
+        expected = pipe.render(face, edits={"age": 2.0 * gain}, refine=refine, **shown)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    alone = replace(face, tokens=None)
+    style: dict[str, Any] = {"edits": {"age": 2.0}, "domains": {"sketch": 1.0}, **shown}
+    assert torch.equal(other.render(alone, **style), pipe.render(alone, **style))
+    assert torch.equal(other.generate(3, **style), pipe.generate(3, **style))
+    assert torch.equal(other.render(face, edits={"age": 0.0}, **shown), pipe.render(face, **shown))
 
 
 def test_without_tokens_and_edits_it_is_the_plain_picture(pipe: RefineStylePipeline, faces: list[Inversion]) -> None:

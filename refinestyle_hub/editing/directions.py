@@ -36,6 +36,7 @@ class DirectionInfo:
     layers: tuple[int, int] | None = None  # first code that moves and the end (not moved any more); None: all
     unit: str = "length 1 in w"  # what strength 1 means
     limits: tuple[float, float] = (-3.0, 3.0)  # strengths of use
+    gain: float = 1.0  # of the strength beside a photo's tokens, which hold the edit back
     effect: Mapping[str, float] = field(default_factory=dict)  # attribute -> measured change for strength 1
     leak: Mapping[str, float] = field(default_factory=dict)  # attribute -> unwanted change, standard deviations
     source: str = ""
@@ -51,6 +52,8 @@ class DirectionInfo:
                 raise ConfigError(f"layers are a first code and an end, such as (0, 4), not {self.layers}.")
             object.__setattr__(self, "layers", tuple(whole(code, "A code of layers", 0) for code in found))
         first, end = self.layers or (0, 1)
+        if not 1 <= self.gain <= 2:
+            raise ConfigError(f"The gain of a direction is 1 to 2, not {self.gain}.")
         if self.codes < 1 or not first < end:
             raise ConfigError(f"A direction of {self.codes} codes cannot move the layers {self.layers}.")
         if bool(self.negative) != bool(self.positive):
@@ -184,13 +187,17 @@ class Directions(Pretrained, Pushable, Mapping[str, Direction]):
         return cls({n: Direction(tensors[n], info) for n, info in config.directions.items()}, config.base)
 
 
-def apply(w_plus: Tensor, edits: Edits, directions: Mapping[str, Direction]) -> Tensor:
+def apply(w_plus: Tensor, edits: Edits, directions: Mapping[str, Direction], refine: Tensor | float = 0.0) -> Tensor:
     """Move w+ [N, L, D] by strength times direction for each edit; edits add.
+
+    A photo's tokens hold some edits back. Beside them the strength of such an edit is multiplied by its direction's
+    ``gain``, so that it does about what it does to w+ alone; beside weaker tokens by less.
 
     Args:
         w_plus: The codes, which are left as they are.
         edits: Strength by name: any real number, or one for each sample [N].
         directions: The directions by name.
+        refine: Strength of the photo's own tokens, 0 to 1, or one for each sample [N]; 0 where there are none.
 
     Raises:
         DirectionError: A name is unknown, or a direction has another size.
@@ -200,6 +207,7 @@ def apply(w_plus: Tensor, edits: Edits, directions: Mapping[str, Direction]) -> 
     if w_plus.dim() != 3:
         raise ShapeError(f"w+ is [N, L, D], not {list(w_plus.shape)}.")
     samples, num_ws, width = w_plus.shape
+    held = torch.as_tensor(refine, dtype=w_plus.dtype, device=w_plus.device)
     for name, strength in edits.items():
         if name not in directions:
             raise DirectionError(no_such("direction", name, directions))
@@ -214,5 +222,6 @@ def apply(w_plus: Tensor, edits: Edits, directions: Mapping[str, Direction]) -> 
             raise ShapeError(f"The strength of {name!r} is one number or [{samples}], not {list(amount.shape)}.")
         if not bool(amount.isfinite().all()):
             raise ConfigError(f"The strength of {name!r} must be a finite number.")
+        amount = amount * (1 + held * (directions[name].info.gain - 1))
         w_plus = w_plus + amount.reshape(-1, 1, 1) * offset
     return w_plus

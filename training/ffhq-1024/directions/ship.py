@@ -97,6 +97,7 @@ def main() -> None:
             effect=told,
             leak={other: abs(v) for other, v in told.items() if other != name and abs(v) >= TOLD},
             limits=attribute.limits,
+            gain=attribute.gain,
             source=f"linear fit to {samples} drawn faces, "
             + (f"turned by gradients in {turned[place]} others, " if turned[place] else "")
             + f"measured on {args.faces} others",
