@@ -28,8 +28,8 @@ from refinestyle_hub.images import to_images, to_tensor
 from refinestyle_hub.inversion.crops import codes_of
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
-from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.runtime.allocator import give_back_memory
+from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.tokens.token_set import TokenSet
 
 from . import limits, messages
