@@ -1,5 +1,5 @@
 // What Gradio runs once the canvas is there: `element`, `props`, `trigger` and `watch` are its names.
-// Events: "undo", "redo", "reset", "place", "save", "stop", "ask", "settle".
+// Events: "undo", "redo", "reset", "place", "save", "stop", "ask", "settle", "draw", "panel".
 const find = (what) => element.querySelector(what);
 const frame = find(".frame"), before = find(".before"), after = find(".after");
 const view = {};
@@ -23,6 +23,7 @@ const put = (image, address) => {
 const show = () => {
   const news = props.value || {};
   if (news.preview && !moving) return; // of a control that was moved before a button was pressed
+  if (news.photo !== undefined && news.photo !== (view.photo ?? null)) trigger("panel");
   Object.assign(view, news);
   put(after, news.after);
   put(before, news.before);
@@ -101,6 +102,27 @@ new MutationObserver(() => {
   }
 }).observe(document.body, { childList: true, subtree: true });
 
+// --- Files. What the browser takes for no picture, such as one of an iPhone, Gradio turns away in words of its own.
+// Here all are handed on: the server looks into them, and tells what is wrong ---
+const asPictures = (files) => {
+  const given = new DataTransfer();
+  for (const file of files) given.items.add(file.type.startsWith("image/") ? file : new File([file], file.name, { type: "image/any" }));
+  return given.files;
+};
+const PICTURES = ":is(#photo, #pictures)";
+document.addEventListener("change", ({ target }) => {
+  if (target.matches(`${PICTURES} input[type=file]`)) target.files = asPictures(target.files);
+}, true);
+document.addEventListener("drop", (event) => {
+  if (!event.target.closest?.(PICTURES)) return;
+  Object.defineProperty(event, "dataTransfer", { value: { files: asPictures(event.dataTransfer.files) } });
+}, true);
+
+window.unlessBroken = (file) => {
+  const shown = document.querySelector("#photo img");
+  return shown?.complete && !shown.naturalWidth ? null : file;
+};
+
 // --- Before and after ---
 const at = (event) => {
   const box = frame.getBoundingClientRect();
@@ -173,6 +195,8 @@ document.addEventListener("click", moved);
 document.addEventListener("dblclick", (event) => { // a double click takes a slider of Edit back to 0
   if (event.target.matches(".control input[type=range]")) event.target.closest(".control").querySelector("[data-testid=reset-button]")?.click();
 });
+
+document.addEventListener("changed", () => trigger("draw")); // of the page
 
 watch("value", show);
 split(0);

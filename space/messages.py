@@ -36,24 +36,19 @@ UNEXPECTED = "Something went wrong here, not on your side. Please try again; you
 NO_PICTURES = "Add 1 to 20 pictures of one style first, or take the example."
 TOO_MANY_PICTURES = "A domain is made from 1 to 20 pictures; you gave {count}. Choose the most typical ones."
 NO_RIGHTS = "First confirm that you may use these pictures: tick the box above the button."
-NO_DOMAINS = (
-    "This model comes without domains, and this session has none yet. Make one in **Adapt** from a few pictures of a "
-    "style, or load one in **Share**: a file, or a Hub id."
-)
+NO_DOMAINS = "There is no style yet. Make one in **Adapt** from a few pictures, or load one in **Share**."
 NO_MIX = "Choose a style first."
 NO_CHANGE = "There is nothing to film yet: move a slider or choose a style first."
 UNKNOWN_DOMAIN = "There is no domain '{name}'. There are: {known}."
 TOO_MANY_DOMAINS = f"At most {limits.MIXED} styles are mixed at a time. Take one out first."
 BAD_DOMAINS = 'Give the domains as strengths by name, such as {"sketch": 0.8}.'
-NOTHING_TO_EXPORT = "There is nothing to save yet: invert a photo, or make or load a domain first."
-NOTHING_TO_REMOVE = "This session has no domain to remove."
+NOTHING_TO_EXPORT = "There is nothing to save yet: add a photo, or make or load a domain first."
+NOTHING_TO_REMOVE = "Only a domain can be removed: choose one above."
 NO_FILE = "Add a .safetensors file first."
-NOT_SAFETENSORS = "Only .safetensors files are read: they hold numbers and nothing that runs."
+NOT_SAFETENSORS = "Only .safetensors files are read: take one that was downloaded here."
 FILE_TOO_LARGE = f"The file has {{size:.1f}} MB. A domain or a face has at most {limits.MAX_TOKEN_BYTES / 1e6:g} MB."
 OTHER_GENERATOR = "{what} was made for another generator: {base}. This demo draws with {this}."
-BAD_ADDRESS = (
-    "Give a file as an address from this server, or as data:<type>;base64,<contents>. Other addresses are not read."
-)
+BAD_ADDRESS = "Give a file by an address from this server, or as data:<type>;base64,<contents>; no other is read."
 NOT_A_FACE = "This file holds a domain, not a face. Use a file of a face, from /invert or /export."
 NOT_A_DOMAIN = "This file holds a face, not a domain. Use a file of a domain, from /adapt or /export."
 OUT_OF_RANGE = "The values in this file are far out of range, so it would draw nothing but noise. Use another file."

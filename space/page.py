@@ -22,6 +22,7 @@ T = TypeVar("T", bound=gr.components.Component)
 
 # Of what only sets the page or the session: without a queue, no message reaches the page.
 HIDDEN: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+NEWEST: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last"}  # of many at a time, the last counts
 
 
 def visible(value: Any = None) -> Any:
@@ -64,7 +65,7 @@ def tiles(**layout: Any) -> gr.Gallery:
 
 def token_file(**layout: Any) -> gr.File:
     """Where a .safetensors file comes in."""
-    return as_path(gr.File(file_count="single", file_types=[".safetensors"], type="filepath", **layout))
+    return as_path(gr.File(file_count="single", type="filepath", **layout))
 
 
 def style_files(**layout: Any) -> gr.File:
@@ -85,7 +86,6 @@ class Page:
     stops: Stops
     session: gr.State
     canvas: gr.HTML
-    draw: Callable[..., Any]  # session -> what the canvas shows, and the controls
     controls: list[gr.components.Component] = field(default_factory=list)  # they follow the look
 
     def line(self, name: str, **more: Any) -> dict[str, Any]:
@@ -110,9 +110,10 @@ class Page:
         return self.line(name, show_progress="hidden")
 
     def show(self, *events: Dependency) -> None:
-        """The look may be another one after these events: draw it."""
+        """The look may be another one after these events: canvas.js asks for its picture, once for all quick ones."""
+        changed = "() => document.dispatchEvent(new Event('changed'))"
         for event in events:
-            event.success(self.draw, [self.session], [self.canvas, *self.controls], **self.hidden("draw"))
+            event.success(None, None, None, js=changed, **HIDDEN)
 
     def stop(self, kind: str, told: Any) -> Callable[[gr.Request], Any]:
         """The handler of a Stop button: where the session has such a job, it ends early, and this is told."""

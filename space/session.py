@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,9 @@ from . import limits, messages
 from .images import Pixels, opened, webp
 
 
+CHANGING = threading.RLock()  # of all sessions: what is read and then changed; it takes no time
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """An inverted face. Immutable, so sessions may share one."""
@@ -21,11 +25,12 @@ class Subject:
     inversion: Inversion  # without its crop
     crop_webp: bytes  # what was inverted; as good as the eye can tell
     photo: str | None = None  # the file that the crop was cut from; the cache may have swept it
+    found: bool = True  # or a first likeness, while the photo is read
 
     @staticmethod
-    def of(inversion: Inversion, crop: Pixels, photo: str | None = None) -> Subject:
+    def of(inversion: Inversion, crop: Pixels, photo: str | None = None, found: bool = True) -> Subject:
         """Raises the message for a visitor if it is too large to keep."""
-        subject = Subject(replace(inversion, crop=None), webp(crop), photo)
+        subject = Subject(replace(inversion, crop=None), webp(crop), photo, found)
         tensors = subject.inversion.state_dict().values()
         if sum(t.numel() * t.element_size() for t in tensors) + len(subject.crop_webp) > limits.SUBJECT_BYTES:
             raise messages.refuse(messages.TOO_LARGE_FOR_SESSION)
@@ -94,6 +99,7 @@ class Session:
         self.future: list[Look] = []
         self.in_photo = False  # the canvas shows the whole photo
         self.wanted = self.begun = 0  # numbers of the newest reading of a photo; earlier ones are given up
+        self.panel: str | None = None  # the photo that the panel has
         self.shelf = Shelf()
 
     def put(self, look: Look) -> None:
@@ -127,7 +133,9 @@ class Session:
         def of(look: Look) -> Look:
             return replace(look, source=new) if look.source is old else look
 
-        self.past, self.future, self.look = list(map(of, self.past)), list(map(of, self.future)), of(self.look)
+        with CHANGING:
+            past, self.future, self.look = list(map(of, self.past)), list(map(of, self.future)), of(self.look)
+            self.past = self._kept(past, self.look)
 
     def forget(self, domain: str) -> None:
         """A domain leaves the session, and the looks that have it are gone with it."""
@@ -139,15 +147,11 @@ class Session:
 
     @staticmethod
     def _kept(past: list[Look], now: Look) -> list[Look]:
-        """The newest looks, of few inverted faces."""
-        kept: list[Look] = []
-        faces = {id(now.source)} if now.subject else set()
-        for look in reversed(past[-limits.HISTORY :]):
-            faces |= {id(look.source)} if look.subject else set()
-            if len(faces) > limits.FACES:
-                break
-            kept.append(look)
-        return kept[::-1]
+        """The newest looks, of few inverted faces; beside them one of which only a first likeness was found."""
+        faces = dict.fromkeys(look.subject for look in [now, *reversed(past)])  # the newest first; None was drawn
+        found, first = ([face for face in faces if face and face.found is yes] for yes in (True, False))
+        kept = [None, *found[: limits.FACES], *first[:1]]
+        return [look for look in past if look.subject in kept][-limits.HISTORY :]
 
 
 def clean_name(name: object, otherwise: str = "my-style") -> str:

@@ -1,4 +1,4 @@
-"""Domains and inversions as single .safetensors files: written for a download, read from strangers.
+"""Domains and inverted faces as single .safetensors files: written for a download, read from strangers.
 
 Only this format is read. In this order: suffix, size, header, class, names, shapes and kinds of every tensor, finite
 values, the generator it was made for, and that no number is out of all range.
@@ -44,7 +44,7 @@ def inversion_file(inversion: Inversion) -> str:
     """An inversion in the cache, without a pixel of the photo."""
     bare = replace(inversion, crop=None)
     content = encode_tensors(bare.state_dict(), config_to_json("Inversion", bare.config), torch.float32)
-    return cache_file(content, "inversion.safetensors")
+    return cache_file(content, "face.safetensors")
 
 
 def read_tokens(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> Tokens:
@@ -61,7 +61,7 @@ def read_tokens(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> Toke
             raise ModelFileError(f"{file.name}: its header has {len(header.start) / 1e6:.1f} MB; that is no domain.")
         kind = KINDS.get(str((header.config or {}).get("class")))
         if kind is None:
-            raise ModelFileError(f"{file.name} holds neither a domain nor an inversion of RefineStyle.")
+            raise ModelFileError(f"{file.name} holds neither a face nor a domain of RefineStyle.")
         return check(kind.from_pretrained(file), pipe)
     except (ModelFileError, ConfigError) as error:  # their messages name the file by its path
         raise messages.refuse(html.escape(str(error).replace(str(file), file.name))) from error
@@ -89,7 +89,7 @@ def check(tokens: Tokens, pipe: RefineStylePipeline) -> Tokens:
     layers = {spec.name: spec for spec in config.layers}
     found: TokenSet | None
     if isinstance(tokens, Inversion):
-        what, found, fits = "The inversion", tokens.tokens, tokens.w_plus.shape == (config.num_ws, config.w_dim)
+        what, found, fits = "The face", tokens.tokens, tokens.w_plus.shape == (config.num_ws, config.w_dim)
     else:
         what, found, fits = "The domain", tokens, True
     for name, layer in (found.layers if found else {}).items():

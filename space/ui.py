@@ -85,7 +85,7 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
         adapting, sharing = AdaptHandlers(jobs, stops), ShareHandlers(jobs, name)
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=6, min_width=300, elem_id="stage"):
-                page = Page(demo, stops, session, canvas.build(view), on.draw)
+                page = Page(demo, stops, session, canvas.build(view))
                 api.build(page, photos, adapting, styles, sharing)  # first: their names are then as documented
             with (
                 gr.Column(scale=5, min_width=300, elem_id="panels"),

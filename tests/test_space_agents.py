@@ -95,7 +95,7 @@ def test_bad_files_are_refused_with_a_message(connect: Any, cache: Path, tmp_pat
         str(tmp_path / "face.pkl"): "Only .safetensors files are read",
         str(tmp_path / "cut.safetensors"): "is not a safetensors file",
         str(tmp_path / "large.safetensors"): "A domain or a face has at most",
-        inversion_file(Inversion(torch.zeros(3, 5))): "The inversion was made for another generator",
+        inversion_file(Inversion(torch.zeros(3, 5))): "The face was made for another generator",
         domain_file(domain(1), "ink"): messages.NOT_A_FACE,
     }.items():
         with pytest.raises(AppError, match=message):

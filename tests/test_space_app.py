@@ -41,12 +41,11 @@ LINES = {
     "invert": {"invert", "read"},
     "adapt": {"adapt"},
     "draw": {
-        "edit", "stylise", "draw", "drag", "settle", "changed", "arrive", "save", "sheet", "film", "load_file",
+        "edit", "stylise", "draw", "drag", "settle", "arrive", "save", "sheet", "film", "load_file",
         "StyleHandlers.enter",
     },
     "cpu": {"align", "check", "export", "StyleHandlers.keep", "ShareHandlers.enter", "ShareHandlers.offer"},
     "hub": {"load_id", "push"},
-    "choose": {"toggle", "StyleHandlers.choose"},
     "ask": {"alive"},
 }  # fmt: skip
 

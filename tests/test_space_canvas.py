@@ -191,10 +191,11 @@ def test_a_button_counts_the_control_that_is_still_moving(on: CanvasHandlers, se
     start, still, moving = session.look, SimpleNamespace(), SimpleNamespace(moving=True)
     undo, redo = on.change(Session.undo), on.change(Session.redo)
     on.drag(session, *values(on, smile=1.0))
-    view = undo(session, moving, *values(on, smile=1.0))[0]
+    undo(session, moving, *values(on, smile=1.0))
     assert session.look == start
-    assert alike(seen(view["after"]), drawn(on, session))
-    assert redo(session, still, *values(on))[0]["undo"] is True  # its controls may be behind: they are not read
+    assert alike(seen(on.draw(session)[0]["after"]), drawn(on, session))
+    redo(session, still, *values(on))  # its controls may be behind: they are not read
+    assert on.draw(session)[0]["undo"] is True
     assert session.look.edits == {"smile": 1.0}
     on.save(session, moving, *values(on, smile=2.0))
     assert session.look.edits == {"smile": 2.0}
@@ -325,7 +326,7 @@ def test_files_of_faces_are_checked_like_those_in_share(on: CanvasHandlers, sess
     config, base = on.jobs.pipe.generator.config, on.jobs.pipe.fingerprint
     with told(messages.NOT_A_FACE):
         on.edit({}, "photo", session, domain_file(TokenSet({}, base=base), "ink"))
-    with told("The inversion was made for another generator"):
+    with told("The face was made for another generator"):
         on.edit({}, "photo", session, inversion_file(Inversion(torch.zeros(3, 5), base=base)))
     with told(messages.OUT_OF_RANGE):
         on.edit({}, "photo", session, inversion_file(Inversion(torch.full((config.num_ws, config.w_dim), 1e9))))

@@ -145,7 +145,6 @@ def test_another_photo_ends_the_reading_of_the_first(
     running = reading(on, session, photo, steps=limits.MAX_STEPS)
     for _ in range(3):
         next(running)
-    first = session.look
     another = reading(on, session, photo)
     assert [view for view, *_ in running] == [{"progress": {"reading": 1}}]  # no bar is left behind
     steps: list[int] = []
@@ -153,7 +152,7 @@ def test_another_photo_ends_the_reading_of_the_first(
     views = [view for view, *_ in another]
     assert len(steps) <= 4 + 2  # the first has ended, with the step that it was in
     assert all(view["progress"]["reading"] == 2 for view in views if "progress" in view)
-    assert session.past[-1] == first  # to undo, its first likeness is left
+    assert session.past == [Look(0)]  # its first likeness was given up with it
 
 
 def test_who_turns_to_another_face_is_left_alone(on: PhotoHandlers, photo: str) -> None:
@@ -207,8 +206,37 @@ def test_the_same_seed_gives_the_same_face_twice(on: PhotoHandlers, photo: str) 
 
 
 def test_the_photo_of_a_crop_is_the_crop(on: PhotoHandlers, photo: str) -> None:
-    assert subject_of(invert(on, photo)[0]).photo == photo
-    assert subject_of(invert(on, photo, aligned=True)[0]).photo is None
+    session, _ = invert(on, photo)
+    assert on.canvas.state(session)["whole"] is False
+    session, _ = invert(on, photo, aligned=True)
+    assert on.canvas.state(session)["whole"] is None  # there is nothing around it
+    session.place()
+    assert seen(on.canvas.view(session)["after"]).shape == (32, 32, 3)
+
+
+def test_the_panel_has_the_photo_of_the_face_on_the_canvas_or_none(on: PhotoHandlers, photo: str, two: str) -> None:
+    skipped, nothing = [gr.skip()] * 4, [{"__type__": "update", "value": None, "visible": False}] * 3
+    session = invert(on, photo)[0]
+    assert [*on.panel(session)] == [photo, *skipped]  # what was found in it stays
+    on.canvas.meet(session, 5)
+    assert [*on.panel(session)] == [None, *nothing, 0]
+    session.undo()
+    assert [*on.panel(session)] == [photo, *nothing, 0]
+    on.begin(session, two)
+    session.undo()
+    assert on.panel(session)[0] == two  # it is to be read
+    list(reading(on, session, two))
+    assert [*on.panel(session)] == [two, *skipped]
+    told_ = on.canvas.state(session)["photo"]
+    session.undo()
+    assert on.panel(session)[0] is None
+    assert on.canvas.state(session)["photo"] is None
+    session.redo()
+    assert on.canvas.state(session)["photo"] == told_
+    Path(two).unlink()  # as the sweep does
+    assert on.panel(session)[0] is None
+    on.canvas.example = session.look.subject  # nobody brought it
+    assert on.canvas.state(session)["photo"] is None
 
 
 # --- For clients of the API ---

@@ -14,8 +14,8 @@ from space import limits
 from space.session import Look, Subject
 
 
-def face() -> Subject:
-    return Subject.of(Inversion(torch.zeros(3, 5)), np.zeros((8, 8, 3), np.uint8))
+def face(found: bool = True) -> Subject:
+    return Subject.of(Inversion(torch.zeros(3, 5)), np.zeros((8, 8, 3), np.uint8), None, found)
 
 
 def test_undo_and_redo_go_through_all_looks() -> None:
@@ -44,11 +44,28 @@ def test_the_looks_of_few_faces_and_no_more_than_a_number_are_kept(monkeypatch: 
         session.put(Look(one))
         session.put(Look(one, {"smile": 1.0}))
     kept = {look.source for look in [*session.past, session.look]}
-    assert kept == set(faces[-limits.FACES :])
+    assert kept == {0, *faces[-limits.FACES :]}  # what is drawn costs nothing
     monkeypatch.setattr(limits, "HISTORY", 3)
     for seed in range(9):
         session.put(Look(seed))
     assert [look.source for look in session.past] == [5, 6, 7]
+
+
+def test_a_first_likeness_that_was_given_up_pushes_out_no_face_that_was_found() -> None:
+    session, faces = visitor(), [face() for _ in range(limits.FACES)]
+    for one in faces:
+        session.put(Look(one))
+    likenesses = [face(found=False) for _ in range(3)]
+    for one in likenesses:
+        session.put(Look(one))
+    assert [look.source for look in session.past] == [0, *faces]  # and of likenesses, the newest alone
+    session.put(Look(7))
+    assert [look.source for look in session.past] == [0, *faces, likenesses[-1]]
+    session.undo()
+    better = face()
+    session.exchange(likenesses[-1], better)  # now it is a face like the others
+    assert [look.source for look in session.past] == [0, *faces[1:]]
+    assert session.look == Look(better)
 
 
 def test_a_better_face_takes_the_place_of_the_first_in_all_looks() -> None:

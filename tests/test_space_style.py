@@ -73,7 +73,7 @@ def test_a_model_without_domains_says_how_to_get_some(on: StyleHandlers) -> None
     ((gallery, empty),) = on.enter(visitor())
     assert empty["value"] == messages.NO_DOMAINS
     assert not gallery["visible"]
-    with told("This model comes without domains"):
+    with told("There is no style yet."):
         on.sheet(visitor())
 
 
@@ -98,15 +98,19 @@ def test_what_is_chosen_shares_the_strength(on: StyleHandlers, session: Session)
         assert list(session.look.domains.values()) == strengths
 
 
-def test_a_fifth_style_is_refused(on: StyleHandlers, session: Session) -> None:
+def test_a_fifth_style_takes_the_place_of_the_first(on: StyleHandlers, session: Session) -> None:
     for name in ("a", "b", "c"):
         session.shelf.add(name, domain(1))
     on.choose(session, ["a", "b", "c", "ink"])
-    look = session.look
-    assert set(look.domains.values()) == {0.25}
-    with told("At most 4 styles are mixed at a time. Take one out first."):
-        on.toggle(session, SimpleNamespace(index=1))  # type: ignore[arg-type]
-    assert session.look is look
+    assert set(session.look.domains.values()) == {0.25}
+    on.toggle(session, SimpleNamespace(index=1))  # type: ignore[arg-type]
+    assert session.look.domains == dict.fromkeys(["b", "c", "ink", "wax"], 0.25)
+
+
+def test_a_strength_stays_between_the_ends_of_its_slider(on: StyleHandlers, session: Session) -> None:
+    session.put(replace(session.look, domains={"ink": 1.5, "wax": -0.4}))
+    on.choose(session, ["wax"])  # it would be -1 to make a whole
+    assert session.look.domains == {"wax": limits.DOMAIN_STRENGTHS[0]}
 
 
 def test_a_mix_is_kept_and_draws_the_same(on: StyleHandlers, session: Session) -> None:

@@ -90,7 +90,7 @@ def test_layers_of_other_sizes_are_refused_whatever_the_file_says(tiny_pipe: Ref
     unknown = TokenSet({"b999.conv9": next(iter(domain(1).layers.values()))})
     assert "made for another generator" in refusal(domain_file(unknown, "ink"), tiny_pipe)
     face = Inversion(torch.zeros(3, 5), base=tiny_pipe.fingerprint if lie else None)
-    assert "The inversion was made for another generator" in refusal(inversion_file(face), tiny_pipe)
+    assert "The face was made for another generator" in refusal(inversion_file(face), tiny_pipe)
 
 
 def test_numbers_out_of_range_and_too_many_tokens(tiny_pipe: RefineStylePipeline) -> None:
@@ -138,8 +138,8 @@ def damaged(kind: str, good: bytes) -> bytes:
         ("pickle", "is not a safetensors file"),
         ("empty", "is not a safetensors file"),
         ("cut", "is damaged"),
-        ("no config", "holds neither a domain nor an inversion"),
-        ("other class", "holds neither a domain nor an inversion"),
+        ("no config", "holds neither a face nor a domain"),
+        ("other class", "holds neither a face nor a domain"),
         ("nan", "NaN or infinite"),
         ("extra", "photo"),
         ("misshapen", "b8.conv0.p"),

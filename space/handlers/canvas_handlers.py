@@ -23,7 +23,7 @@ from .. import limits, messages, tokenfiles
 from ..files import cache_file, marked, picture_file
 from ..images import Pixels, address, open_photo
 from ..jobs import Jobs, RenderSpec
-from ..session import Look, Session, Subject
+from ..session import CHANGING, Look, Session, Subject
 from ..strengths import checked_edits, linked
 
 
@@ -86,7 +86,7 @@ class CanvasHandlers:
 
     def settle(self, session: Session, *values: float) -> Any:
         """The controls are at rest: this is the look."""
-        with messages.explained():
+        with messages.explained(), CHANGING:
             session.put(self._asked(session, values))
         return self.draw(session)[0]
 
@@ -115,7 +115,8 @@ class CanvasHandlers:
             "undo": bool(session.past),
             "redo": bool(session.future),
             "plain": look == Look(look.source),
-            "whole": session.in_photo if subject and subject.photo else None,
+            "photo": hash(subject.photo) if subject and subject is not self.example else None,
+            "whole": session.in_photo if subject and subject.photo and subject.inversion.quad is not None else None,
         }
 
     def save(self, session: Session, event: gr.EventData, *values: float) -> View:
@@ -138,7 +139,7 @@ class CanvasHandlers:
     def _photo(self, session: Session, side: int = 0) -> Image.Image | None:
         """The whole photo where the canvas shows it, at its own size or with ``side`` pixels at most."""
         subject = session.look.subject
-        if not session.in_photo or subject is None or subject.photo is None:
+        if not session.in_photo or subject is None or subject.inversion.quad is None:
             return None
         photo = open_photo(subject.photo, "none").image
         if side:
@@ -162,14 +163,13 @@ class CanvasHandlers:
 
     # --- What changes the look at once ---
 
-    def change(self, what: Callable[[Session], None]) -> Callable[..., tuple[Any, ...]]:
+    def change(self, what: Callable[[Session], None]) -> Callable[..., None]:
         """The handler of a button. A control that has not come to rest yet counts as moved before it."""
 
-        def changed(session: Session, event: gr.EventData, *values: float) -> tuple[Any, ...]:
-            with messages.explained():
+        def changed(session: Session, event: gr.EventData, *values: float) -> None:
+            with CHANGING:
                 self._rest(session, event, values)
                 what(session)
-            return self.draw(session)
 
         return changed
 
@@ -179,7 +179,7 @@ class CanvasHandlers:
 
     def meet(self, session: Session, seed: int | None = None) -> None:
         """Somebody who does not exist, or without a seed the example. A photo that is being read is given up."""
-        session.wanted += 1
+        session.begun = session.wanted = session.wanted + 1
         session.put(Look(seed if seed is not None else self.example or session.look.source))
 
     def arrive(self, session: Session, request: gr.Request) -> tuple[Any, ...]:

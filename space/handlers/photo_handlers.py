@@ -6,6 +6,7 @@ The docstrings of ``align`` and ``invert`` are what clients of the API read.
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeAlias
@@ -89,13 +90,22 @@ class PhotoHandlers:
         except FaceNotFoundError as error:
             raise messages.refuse(messages.NO_SUCH_FACE) from error
 
+    def panel(self, session: Session) -> tuple[Any, ...]:
+        """Another face is on the canvas: its photo, or none. A photo that waits for its reading stays."""
+        subject = session.look.subject  # no update says that the photo stays: Gradio would forget how it is read
+        photo = subject.photo if subject and subject is not self.canvas.example else None
+        photo = session.panel if session.begun < session.wanted else photo
+        same, session.panel = photo == session.panel, photo
+        found = [gr.skip()] * 4 if same else [visible(), visible(), visible(), 0]
+        return photo if photo and os.path.exists(photo) else None, *found
+
     # --- The face ---
 
     def begin(self, session: Session, photo: str | None) -> tuple[Any, Any]:
         """A face is to be read: the number of this reading, and its bar. Earlier ones are not wanted any more."""
         if not photo:
             return gr.skip(), gr.skip()
-        session.wanted += 1
+        session.wanted, session.panel = session.wanted + 1, photo
         return session.wanted, _bar(session.wanted, text="Waiting for its turn")
 
     def read(
@@ -134,7 +144,7 @@ class PhotoHandlers:
                 result = update
                 continue
             if update.start is not None:
-                source = self._subject(update.start, crop, photo)
+                source = self._subject(update.start, crop, photo, found=False)
                 session.put(Look(source))
                 session.in_photo = False
             view = _bar(number, step=update.step, steps=update.steps)
@@ -153,8 +163,8 @@ class PhotoHandlers:
             session.shown = session.look, False
             yield self.canvas.view(session, result.reconstruction), *same
 
-    def _subject(self, inversion: Inversion, crop: Crop, photo: str) -> Subject:
-        return Subject.of(inversion.in_photo(crop), np.asarray(crop.image), photo if crop.quad is not None else None)
+    def _subject(self, inversion: Inversion, crop: Crop, photo: str, found: bool = True) -> Subject:
+        return Subject.of(inversion.in_photo(crop), np.asarray(crop.image), photo, found)
 
     # --- For clients of the API ---
 

@@ -33,7 +33,7 @@ from ..session import Look, Session, Shelf, Subject, clean_name
 from ..tokenfiles import check, domain_file, inversion_file, name_of, read_tokens
 
 
-FACE = "the face (inversion)"
+FACE = "the face"
 LICENCES = ["cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "apache-2.0", "openrail"]
 
 
@@ -58,16 +58,15 @@ class ShareHandlers:
 
     def enter(self, session: Session) -> tuple[Any, ...]:
         """The tab was opened: what can be saved, pushed and removed, and the button that saves the last."""
-        domains = list(session.shelf.domains)
-        names = [FACE, *domains] if session.look.subject else domains
-        lists = [gr.update(choices=c, value=c[-1] if c else None) for c in (names, domains, domains)]
-        return *lists, self.offer(names[-1] if names else None, session)
+        names = [*([FACE] if session.look.subject else []), *session.shelf.domains]
+        last = names[-1] if names else None
+        return gr.update(choices=names, value=last), self.offer(last, session)
 
     def export(self, what: str | None, session: Session) -> str:
         """Save the face or a domain of this session as a .safetensors file, without a pixel of any photo.
 
         Args:
-            what: "the face (inversion)", or the name of a domain made or loaded in this session.
+            what: "the face", or the name of a domain made or loaded in this session.
 
         Returns:
             The file. ``Inversion.from_pretrained`` and ``TokenSet.from_pretrained`` of refinestyle-hub load it.
@@ -85,8 +84,10 @@ class ShareHandlers:
 
     def remove(self, name: str | None, session: Session) -> str:
         """A domain leaves the session."""
+        if name not in session.shelf.domains:
+            return messages.NOTHING_TO_REMOVE
         session.forget(str(name))
-        return f"{html.escape(str(name))} is removed." if name else messages.NOTHING_TO_REMOVE
+        return f"{html.escape(str(name))} is removed."
 
     def _domain(self, name: object, shelf: Shelf) -> TokenSet:
         if name not in shelf.domains:
@@ -96,7 +97,7 @@ class ShareHandlers:
     # --- In ---
 
     def load_file(self, file: str | None, session: Session) -> str:
-        """A file was brought: a domain for the shelf, or an inversion that becomes the session's face."""
+        """A file was brought: a domain for the shelf, or a face that becomes the session's face."""
         with messages.explained():
             if not file:
                 raise messages.refuse(messages.NO_FILE)

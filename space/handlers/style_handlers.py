@@ -22,7 +22,7 @@ from ..files import cache_file, film_file, picture_file
 from ..images import Pixels, side_by_side, webp
 from ..jobs import Faces, RenderSpec
 from ..page import visible
-from ..session import Look, Session, clean_name
+from ..session import CHANGING, Look, Session, clean_name
 from ..strengths import checked_domains, checked_edits
 from .canvas_handlers import CanvasHandlers, Pair
 
@@ -61,16 +61,17 @@ class StyleHandlers:
 
     def toggle(self, session: Session, event: gr.SelectData) -> None:
         """A picture of the gallery was clicked: its domain is chosen, or not any more."""
-        names, chosen = self.canvas.domains(session), list(session.look.domains)
-        if 0 <= event.index < len(names):
-            name = names[event.index]
-            self.choose(session, [one for one in chosen if one != name] if name in chosen else [*chosen, name])
+        with CHANGING:
+            names, chosen = self.canvas.domains(session), list(session.look.domains)
+            if 0 <= event.index < len(names):
+                name = names[event.index]
+                self.choose(session, [one for one in chosen if one != name] if name in chosen else [*chosen, name])
 
     def choose(self, session: Session, chosen: list[str]) -> None:
-        """Other domains were chosen. Raises the message for a visitor if they are too many."""
+        """Other domains were chosen. One too many takes the place of the first."""
         known, look = self.canvas.domains(session), session.look
-        mix = shared(look.domains, [name for name in chosen if name in known])
-        session.put(replace(look, domains=checked_domains(mix, known)))
+        mix = shared(look.domains, [name for name in chosen if name in known][-limits.MIXED :])
+        session.put(replace(look, domains=mix))
 
     def keep(self, session: Session, name: str | None) -> str:
         """The mix becomes a domain of the session; the picture stays as it is."""
@@ -169,7 +170,7 @@ def shared(before: Mapping[str, float], chosen: Sequence[str]) -> Mix:
     room, held = len(kept) / max(len(chosen), 1), sum(map(abs, kept.values()))
     new, whole = len(kept) < len(chosen), sum(map(abs, before.values())) > 0.95
     if held > room if new else whole and 0 < held < room:
-        kept = {name: round(strength * room / held, 2) for name, strength in kept.items()}
+        kept = {n: max(limits.DOMAIN_STRENGTHS[0], round(s * room / held, 2)) for n, s in kept.items()}
     return {name: kept.get(name, round(1 / len(chosen), 2)) for name in chosen}
 
 

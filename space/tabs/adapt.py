@@ -47,11 +47,8 @@ def build(page: Page, on: AdaptHandlers) -> None:
         label="Without the domain | with it", interactive=False, buttons=["fullscreen"], format="png",
         alt_text="Above some faces, below the same with the domain as it stands", elem_id="preview",
     )  # fmt: skip
-    note = gr.Markdown(
-        "Here the same faces are shown again and again while the domain is learnt: above without it, below "
-        "with it, and yours if you inverted one.",
-        elem_id="adapt-note",
-    )
+    begin = "Here the same faces, yours among them, are shown while the domain is learnt: without it, and with it."
+    note = gr.Markdown(begin, elem_id="adapt-note")
     download = gr.DownloadButton("Download domain", interactive=False, elem_id="domain-file")
 
     pictures.change(

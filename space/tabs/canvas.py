@@ -30,12 +30,13 @@ def wire(page: Page, on: CanvasHandlers, sliders: list[gr.Slider]) -> None:
     """The events of the canvas, and of the sliders that act on it."""
     canvas, session = page.canvas, [page.session]
     asked = [page.session, *sliders]
-    for slider in sliders:
-        slider.input(on.drag, asked, [canvas], trigger_mode="always_last", **page.hidden("draw"))
-    canvas.settle(on.settle, asked, [canvas], trigger_mode="always_last", **page.hidden("draw"))
     shown = [canvas, *page.controls]
+    newest = {"trigger_mode": "always_last", **page.hidden("draw")}  # one is drawn, and of those that wait the last
+    gr.on([slider.input for slider in sliders], on.drag, asked, [canvas], **newest)
+    canvas.settle(on.settle, asked, [canvas], **newest)
+    canvas.draw(on.draw, session, shown, **newest)
     for name in ("undo", "redo", "reset", "place"):  # events of canvas.js and methods of the session
-        getattr(canvas, name)(on.change(getattr(Session, name)), asked, shown, **page.hidden("draw"))
+        page.show(getattr(canvas, name)(on.change(getattr(Session, name)), asked, trigger_mode="multiple", **HIDDEN))
     saved = canvas.save(on.save, asked, [canvas], **page.hidden("draw"))
     saved.failure(None, None, [canvas], js="() => ({ save: { at: Date.now() } })", **HIDDEN)
     page.demo.load(on.arrive, session, shown, **page.hidden("draw"))

@@ -6,7 +6,7 @@ import gradio as gr
 
 from .. import limits
 from ..handlers.photo_handlers import PhotoHandlers
-from ..page import HIDDEN, Page, number, photo_file, tiles, visible
+from ..page import HIDDEN, NEWEST, Page, number, photo_file, tiles, visible
 
 
 def build(page: Page, on: PhotoHandlers) -> None:
@@ -51,11 +51,13 @@ def build(page: Page, on: PhotoHandlers) -> None:
         [photo.input, aligned.input], on.align, [photo, aligned], [framed, crops, faces, face, detected],
         trigger_mode="always_last", **page.line("cpu", show_progress="minimal", show_progress_on=[faces]),
     )  # fmt: skip
-    # What was shown is of another photo.
+    # What was shown is of another photo; and what is no picture leaves its box.
     looked.failure(lambda: [*[visible()] * 3, 0, {}], None, [framed, crops, faces, face, detected], **HIDDEN)
+    looked.failure(None, [photo], [photo], js="file => unlessBroken(file)", **HIDDEN)
     chosen = crops.select(on.choose, None, [face], **HIDDEN)
     for started in (looked.success, chosen.success, again.click):
         started(on.begin, [page.session, photo], [reading, page.canvas], **HIDDEN)
+    page.canvas.panel(on.panel, [page.session], [photo, framed, crops, faces, face], **HIDDEN)
     inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected, reading]
     shown = [page.canvas, *page.controls]
     page.show(reading.change(on.read, inputs, shown, trigger_mode="always_last", **page.hidden("invert")))
@@ -65,5 +67,5 @@ def build(page: Page, on: PhotoHandlers) -> None:
 
     asked = [page.session, person]
     drawn = draw.click(None, None, [person], js="() => Math.floor(1e5 * Math.random())", **HIDDEN)
-    page.show(drawn.then(canvas.meet, asked, None, **HIDDEN), person.submit(canvas.meet, asked, None, **HIDDEN))
-    page.show(example.click(canvas.meet, [page.session], None, **HIDDEN))
+    page.show(drawn.then(canvas.meet, asked, None, **NEWEST), person.submit(canvas.meet, asked, None, **NEWEST))
+    page.show(example.click(canvas.meet, [page.session], None, **NEWEST))

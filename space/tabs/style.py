@@ -6,7 +6,7 @@ import gradio as gr
 
 from .. import limits, messages
 from ..handlers.style_handlers import FADE, ROW, TOUR, StyleHandlers
-from ..page import Page, tiles
+from ..page import HIDDEN, NEWEST, Page, tiles
 
 
 def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
@@ -17,7 +17,7 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
     )
     chosen = gr.Dropdown(
         [], value=[], multiselect=True, max_choices=limits.MIXED, label="Chosen", elem_id="chosen",
-        info=f"Click pictures, or choose here: up to {limits.MIXED}, which share the strength.",
+        info=f"Click pictures, or choose here: up to {limits.MIXED} share the strength; one more replaces the first.",
     )  # fmt: skip
     sliders = [
         gr.Slider(
@@ -54,8 +54,8 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
     tab.select(on.enter, session, shown, **page.hidden("draw"))
     kept = keep.click(on.keep, [page.session, name], [note], **page.hidden("cpu"))
     page.show(
-        gallery.select(on.toggle, session, None, **page.hidden("choose")),
-        chosen.input(on.choose, [page.session, chosen], None, **page.hidden("choose")),
+        gallery.select(on.toggle, session, None, trigger_mode="multiple", **HIDDEN),
+        chosen.input(on.choose, [page.session, chosen], None, **NEWEST),
         kept,
     )
     kept.success(on.enter, session, shown, **page.hidden("draw"))
