@@ -110,8 +110,8 @@ def test_the_canvas_and_the_slider_that_moves_are_in_sight_together(
         frame = page.locator("#canvas .frame").bounding_box()
         beside = box["x"] >= frame["x"] + frame["width"]
         assert beside or box["y"] + box["height"] / 2 > frame["y"] + frame["height"]
-    if width > 700:  # all of a group at once
-        page.evaluate("() => window.scrollTo(0, 0)")
+    if width > 700:  # all of a group at once, and nothing is left to scroll to
+        assert page.evaluate("() => document.documentElement.scrollHeight") <= height
         assert all(
             in_window(page, f"#{sliders.nth(n).get_attribute('id')}", width, height) for n in range(sliders.count())
         )
@@ -166,10 +166,14 @@ def test_screenshots(visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
             page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.9)
             shoot_panel(page, "Edit", kind)
             go_to(page, "Style")
-            page.locator("#domains img, #no-domains").first.wait_for()
+            page.locator("#domains img[alt=oil]").wait_for()
+            edited = face(page)
+            page.locator("#domains button:has(img[alt=oil])").click()
+            page.locator("#domains [aria-pressed=true]").wait_for()
+            face(page, edited)
             page.wait_for_timeout(3000)
             shoot_panel(page, "Style", kind)
-            if kind == "desktop":  # what the sliders did, for the top of the README
+            if kind == "desktop":  # what the sliders and the style did, for the top of the README
                 page.locator("#film-panel button").first.click()
                 page.locator("#make-film").click()
                 shutil.copy(saved(page, "film-file").path(), SHOTS / "film.webp")
