@@ -5,7 +5,7 @@ limits of concurrency count whole events, so they cannot let one event in betwee
 
 Protects from: a process that grows and slows down with every thread that computes. PyTorch leaves helper threads and
 scratch memory to each, and Gradio runs handlers on any of about forty. Once there are more helpers than cores, they
-sleep where they wait for each other: a step was seen to take half as long again.
+sleep where they wait for each other, and a step takes a third longer (``benchmarks/speed.py --way``).
 """
 
 from __future__ import annotations
