@@ -30,7 +30,6 @@ from browser_parts import (
     set_steps,
     told,
     type_number,
-    working,
 )
 from PIL import Image
 from space_parts import alike, held, jobs_of, style
@@ -361,27 +360,6 @@ def test_mistakes_are_told_in_the_page(visit: Callable[..., Any], tmp_path: Path
     assert is_told(page, messages.NO_MIX)
 
 
-def test_the_panel_shows_the_photo_of_the_face_on_the_canvas(visit: Callable[..., Any], photo: str) -> None:
-    page = visit()
-    start = face(page)
-    add_photo(page, photo, 4)
-    told(page, "Same person")
-    rested(page)
-    page.locator("#framed img").wait_for()
-    boxed = picture(page, "photo")
-    press(page, "undo")
-    face_is(page, start)
-    page.locator("#photo input[type=file]").wait_for(state="attached")  # it is empty
-    page.locator("#framed").wait_for(state="hidden")
-    assert not page.locator("#faces").is_visible()
-    press(page, "redo")
-    told(page, "Same person")
-    assert picture(page, "photo") == boxed
-    page.locator("#draw-person").click()
-    told(page, "Nobody who exists")
-    page.locator("#photo input[type=file]").wait_for(state="attached")
-
-
 @pytest.mark.parametrize(
     ("name", "content", "told_"),
     [
@@ -412,70 +390,3 @@ def test_files_that_no_box_takes_are_told_in_our_words(
     open_tab(page, "Share")
     page.locator("#bring input[type=file]").set_input_files(str(file))
     assert is_told(page, messages.NOT_SAFETENSORS)
-
-
-def test_stop_keeps_what_was_reached(visit: Callable[..., Any], photo: str) -> None:
-    page = visit()
-    add_photo(page, photo, limits.MAX_STEPS)
-    working(page, r"Step \d+ of 400")
-    press(page, "stop")
-    working(page, "Stopping; what was reached is kept")
-    told(page, "Same person")
-    rested(page)
-    page.locator("#canvas summary").click()
-    assert re.search(r"\d+ steps on w\+", page.locator("#canvas details").inner_text())
-
-
-LOSING = """
-    const [ask, wait] = [window.fetch, window.setTimeout];
-    window.setTimeout = (what, time, ...more) => wait(what, time === 5000 ? 500 : time, ...more);
-    window.fetch = async (...what) => {
-        const answer = await ask(...what);
-        if (!answer.url.includes("/queue/data")) return answer;
-        const losing = new TransformStream({ transform: (chunk, on) => { window.lost || on.enqueue(chunk) } });
-        return new Response(answer.body.pipeThrough(losing), answer);
-    };
-"""
-
-
-def test_a_bar_stays_as_long_as_its_reading_also_where_its_end_is_not_heard(
-    visit: Callable[..., Any], demo: gr.Blocks, photo: str
-) -> None:
-    page = visit()
-    page.add_init_script(LOSING)
-    page.reload()
-    page.locator("#canvas .frame[data-ready]").wait_for()
-    with held(jobs_of(demo).turns):
-        add_photo(page, photo, limits.MAX_STEPS)
-        working(page, "Waiting for its turn")
-        page.wait_for_timeout(2500)
-        assert page.locator("#canvas .progress").is_visible()
-    working(page, r"Step \d+ of 400 · about \d+ s left")
-    page.evaluate("() => { window.lost = true }")
-    rested(page)
-
-
-def test_another_photo_takes_the_place_of_one_that_is_being_read(visit: Callable[..., Any], photo: str) -> None:
-    page = visit()
-    start = face(page)
-    add_photo(page, photo, limits.MAX_STEPS)
-    working(page, r"Step \d+ of 400")
-    face(page, start)
-    press(page, "undo")  # meanwhile
-    face_is(page, start)
-    set_steps(page, 10)
-    page.locator("#photo input[type=file]").set_input_files(photo)
-    told(page, "Same person")
-    rested(page)
-    page.locator("#canvas summary").click()
-    assert re.search(r"(\b4 steps on w\+ · 6|\b10) steps on tokens", page.locator("#canvas details").inner_text())
-
-
-def test_closing_the_tab_frees_the_accelerator(visit: Callable[..., Any], photo: str) -> None:
-    page = visit()
-    add_photo(page, photo, limits.MAX_STEPS)
-    working(page, r"Step \d+ of 400")
-    page.close()
-    again = visit()
-    add_photo(again, photo, 10)
-    told(again, "Same person")

@@ -36,7 +36,7 @@ def test_the_table_has_every_case_as_a_ratio_to_the_chain(tmp_path: Path) -> Non
             assert table["bare chain"]["ratio"] == 1
             assert all(case["seconds"] > 0 for case in table.values())
             for case in table.values():
-                assert "aten::mkldnn_convolution" in case["operators"]
+                assert any("conv" in name for name in case["operators"])  # processors have different ones
                 assert sum(case["operators"].values()) == pytest.approx(1)
 
 

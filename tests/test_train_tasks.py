@@ -71,7 +71,7 @@ def test_tasks() -> None:
 def test_visibility_is_how_far_a_step_shows() -> None:
     generator = mild_generator().requires_grad_(False)
     w_plus = generator.map(torch.randn(400, 8, generator=torch.Generator().manual_seed(5)))
-    visible = visibility(generator, torch.Generator().manual_seed(0), samples=2048)
+    visible = visibility(generator, torch.Generator().manual_seed(0), samples=512)
     for layer in (0, 3):
         step = torch.zeros_like(w_plus)
         step[:, layer, 2] = 1e-2
