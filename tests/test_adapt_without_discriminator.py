@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ import torch.nn.functional as F
 from adapt_parts import references
 from pointwise_generator import pointwise_generator
 
-from refinestyle_hub.adapt import Adaptation, AdaptState, References, few_shot_adaptation, preset
+from refinestyle_hub.adapt import Adaptation, AdaptState, Context, References, few_shot_adaptation, preset
+from refinestyle_hub.adapt.objectives import Lattice
 from refinestyle_hub.adapt.settings import AdaptSettings
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.generators.base import Generator
@@ -46,7 +49,7 @@ def test_nothing_is_left_out(generator: Generator, perceptual: Perceptual) -> No
     """Pictures are redrawn at every other step; samples are compared with them at those between."""
     run = begin(generator, perceptual, steps=3)
     assert set(run.step()) == {"reconstruction", "norm"}
-    assert set(run.step()) == {"sliced_features", "within", "sliced_pictures", "norm"}
+    assert set(run.step()) == {"sliced_features", "within", "sliced_pictures", "lattice", "norm"}
     assert set(run.step()) == {"reconstruction", "norm", "distance"}
     assert run.left_out == []
     assert run.settings == preset(5, with_discriminator=False)
@@ -54,13 +57,57 @@ def test_nothing_is_left_out(generator: Generator, perceptual: Perceptual) -> No
 
 def test_its_samples_take_on_the_style(generator: Generator, perceptual: Perceptual) -> None:
     """Colours of the samples go most of the way to those of the pictures, at rates for a run that takes seconds."""
-    quick = replace(preset(5, with_discriminator=False), rate=0.03, colour_rate=0.1, average=0.5)
+    # four cells are all that 32 px have: what they share is the picture
+    quick = replace(preset(5, with_discriminator=False), rate=0.03, colour_rate=0.1, average=0.5, lattice=0.0)
     run = begin(generator, perceptual, steps=30, settings=quick)
     wanted = references().pictures.mean(dim=(0, 2, 3))
     before = (run.preview(which="plain").mean(dim=(0, 2, 3)) - wanted).abs().mean()
     run.run()
     after = (run.preview(which="best").mean(dim=(0, 2, 3)) - wanted).abs().mean()
     assert after < 0.4 * before
+
+
+class Checks:
+    """A style whose pixels are bright and dark by turns."""
+
+    name, weight = "checks", 5.0
+
+    def __call__(self, context: Context) -> torch.Tensor:
+        return -checks(context.adapted)
+
+
+def checks(pictures: torch.Tensor) -> torch.Tensor:
+    rows, columns = torch.meshgrid(*[torch.arange(pictures.shape[-1])] * 2, indexing="ij")
+    return (pictures * (1 - 2 * ((rows + columns) % 2))).mean()
+
+
+@pytest.mark.parametrize("weight", [0.0, 1000.0])
+def test_no_weave_comes_over_the_picture(generator: Generator, perceptual: Perceptual, weight: float) -> None:
+    """The bias of the colours, which are four pixels each, can draw checks; the term ``lattice`` holds it back."""
+    settings = replace(
+        preset(5, with_discriminator=False), lattice=weight, alternate=False, colour_rate=0.1, average=0.5
+    )
+    codes = generator.sample(5, torch.Generator().manual_seed(3))
+    run = Adaptation(
+        generator, references(), steps=12, settings=settings, perceptual=perceptual, inversions=codes, terms=[Checks()]
+    )
+    run.step(12)
+    before, after = (float(checks(run.preview(which=which))) for which in ("plain", "now"))
+    assert (after - before < 0.02) == bool(weight), (before, after)
+
+
+def test_a_weave_is_what_all_cells_share() -> None:
+    """A pattern of any period up to 16 px counts by its square; colours, and what is in one place alone, do not."""
+    lattice = Lattice(1.0)
+    plain = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for period in (2, 4, 8, 16):
+        stripes = 0.1 * torch.where(torch.arange(64) % period < period // 2, 1.0, -1.0)
+        woven = SimpleNamespace(source=plain, adapted=plain + stripes)
+        assert float(lattice(cast(Context, woven))) == pytest.approx(0.01, rel=1e-4)
+    spot = torch.zeros(64, 64)
+    spot[3, 5] = 0.1  # one of 16 cells: its mean square is 16^2 times smaller, over 256 pixels of the cell
+    for other, most in ((plain + 0.5, 1e-10), (plain + spot, 2e-7)):
+        assert float(lattice(cast(Context, SimpleNamespace(source=plain, adapted=other)))) < most
 
 
 def test_it_stops_and_goes_on(generator: Generator, perceptual: Perceptual) -> None:

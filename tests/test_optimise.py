@@ -226,7 +226,9 @@ def test_a_faces_features_come_nearer_where_they_have_a_weight(
     assert distance(0.1) < 0.95 * distance(0.0)
 
 
-@pytest.mark.parametrize("wrong", [{"size": 100}, {"size": 16}, {"scales": 3}, {"precision": "fp8"}])
+@pytest.mark.parametrize(
+    "wrong", [{"size": 100}, {"size": 16}, {"scales": 3}, {"precision": "fp8"}, {"momentum": 1.0}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         InversionSettings(**wrong)

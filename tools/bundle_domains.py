@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from level_domains import levelled
 from tqdm import tqdm
 from write_cards import write_cards
 
@@ -144,7 +143,7 @@ def main() -> None:
         if args.only and name not in args.only:
             continue
         data, rights = MADE_OF.get(name, (FILTER, OWN)) if args.model == "ffhq-1024" else ("synthetic pictures.", OWN)
-        tokens = levelled(pipe.generator, make(pipe, folder, args.runs, rights, args))
+        tokens = make(pipe, folder, args.runs, rights, args)
         target = model / "domains" / name
         tokens.save_pretrained(target, variant="fp16" if tokens.nbytes > LARGE else None)
         picture = f"{args.model}-domain-{name}.png"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..generators.discriminator import Discriminator
@@ -25,6 +26,7 @@ from .settings import FEATURE_TERMS, AdaptSettings
 
 __all__ = [
     "Correspondence",
+    "Lattice",
     "Layout",
     "Norm",
     "Reconstruction",
@@ -34,6 +36,7 @@ __all__ = [
     "left_out",
 ]
 
+CELL = 16  # pixels: a pattern that recurs after 2, 4, 8 or 16 is the same in all such cells
 COARSE = (8, 16)  # pixels, sides of the feature maps that are compared with the source's
 REDRAWN = 2  # references per step
 KEPT = 7 / 18  # share of an inversion's codes, the coarse ones, as published
@@ -138,6 +141,23 @@ class Reconstruction:
 
 
 @dataclass
+class Lattice:
+    """No weave over the whole picture: what all cells of 16 x 16 pixels have in common stays as it was.
+
+    A generator that draws wavelet bands makes one where tokens move the mean of a fine band: at full size a faint
+    canvas, and coloured checks where a browser shrinks the picture. Features and patches hardly see it.
+    """
+
+    weight: float
+    name: str = "lattice"
+
+    def __call__(self, context: Context) -> Tensor:
+        """Mean square of what the mean cell gained, apart from its mean colour."""
+        gained = (_cell(context.adapted) - _cell(context.source)).mean(dim=0)  # [3, CELL^2]
+        return (gained - gained.mean(dim=1, keepdim=True)).square().mean()
+
+
+@dataclass
 class Norm:
     """Squared norm of the residuals relative to the kernels', mean over the layers."""
 
@@ -147,6 +167,13 @@ class Norm:
     def __call__(self, context: Context) -> Tensor:
         """See ``TokenParameters.residual_norm``."""
         return context.parameters.residual_norm().square().mean()
+
+
+def _cell(pictures: Tensor) -> Tensor:
+    """The mean over the cells of each picture: [N, 3, r, r] -> [N, 3, CELL^2]."""
+    side = pictures.shape[-1] // CELL * CELL
+    mean: Tensor = F.pixel_unshuffle(pictures[..., :side, :side], CELL).mean(dim=(2, 3))
+    return mean.unflatten(1, (3, -1))
 
 
 def _coarse(maps: Sequence[Tensor]) -> list[int]:
@@ -167,7 +194,7 @@ def domain_terms(
         with_features: Whether there is a network for the terms that compare features.
     """
     s = settings
-    terms: list[Term] = [SlicedPictures(s.sliced_pictures)]
+    terms: list[Term] = [SlicedPictures(s.sliced_pictures), Lattice(s.lattice)]
     if with_features:
         terms += [SlicedFeatures(s.sliced_features), Layout(s.layout)]
         terms += [Correspondence(s.between, "between", between_samples)]

@@ -42,6 +42,7 @@ class AdaptSettings:
     between: float = 0.3  # correspondence between samples
     within: float = 1.0  # correspondence between the places of a sample
     reconstruction: float = 0.0  # the pictures, redrawn from their inversions
+    lattice: float = 0.0  # a weave over the whole picture, which generators of wavelet bands come to draw
     norm: float = 0.02  # squared norm of the residuals, relative to the kernels
 
     discriminator_start: float = 0.25  # share of the steps before the discriminator starts
@@ -91,6 +92,7 @@ WITHOUT_DISCRIMINATOR = AdaptSettings(
     between=0.0,
     within=1.0,
     reconstruction=2.0,
+    lattice=1000.0,
     check_every=45,
 )
 

@@ -38,6 +38,7 @@ class InversionSettings:
     spread: float = 10.0  # the same for the codes' distance from each other
     token_rate: float = 0.01  # Adam's, in the unit of `TokenParameters`
     code_rate: float = 0.0  # Adam's on w+ beneath the tokens, in standard deviations of w; 0 keeps w+ as it is
+    momentum: float = 0.9  # Adam's, from 0 to less than 1; in few steps it carries on what the first ones got wrong
     token_warmup: float = 0.3  # share of the steps in which it rises; Adam's first steps are nearly random
     from_tokens: bool = True  # steps begin with the tokens of an encoder, and not with its w+ alone
     norm: float = 1e-2  # on the squared norm of the residuals relative to the kernels', mean over layers
@@ -53,6 +54,8 @@ class InversionSettings:
         weights = ("perceptual", "w_perceptual", "identity", "w_identity", "prior", "spread", "norm")
         for name in (*weights, "w_rate", "near_rate", "token_rate", "code_rate"):
             real(getattr(self, name), name, 0)
+        if not 0 <= real(self.momentum, "momentum") < 1:
+            raise ConfigError(f"momentum must be from 0 to less than 1, not {self.momentum}.")
         whole(self.rank, "rank", 1, MAX_TOKENS)
         whole(self.patience, "patience", 1)
         if self.scales not in (1, 2):

@@ -253,7 +253,7 @@ def optimise_codes(
 
     noisy = math.ceil(steps / 2) if settings.w_noise else 0
     rates = [(rate, [common, each])]
-    return _adam(rates, evaluate, answers, steps, settings.w_warmup, settings.patience, on_step, noisy=noisy)
+    return _adam(rates, evaluate, answers, steps, settings.w_warmup, settings, on_step, noisy=noisy)
 
 
 def optimise_tokens(
@@ -306,7 +306,7 @@ def optimise_tokens(
     ]
     if basis is not None:
         rates.append((settings.code_rate, [move]))
-    return _adam(rates, evaluate, answers, steps, settings.token_warmup, settings.patience, on_step)
+    return _adam(rates, evaluate, answers, steps, settings.token_warmup, settings, on_step)
 
 
 def _adam(
@@ -315,13 +315,13 @@ def _adam(
     answers: Callable[[], list[T]],
     steps: int,
     warmup: float,
-    patience: int,
+    settings: InversionSettings,
     on_step: Callable[[int, Mapping[str, float]], bool],
     noisy: int = 0,
 ) -> Optimised[T]:
     """Adam with a rate for each list of leaves. It keeps the best answer for each picture, or in the first ``noisy``
     steps the last one."""
-    adam = torch.optim.Adam([{"params": leaves} for _, leaves in rates], betas=(0.9, 0.99))
+    adam = torch.optim.Adam([{"params": leaves} for _, leaves in rates], betas=(settings.momentum, 0.99))
     best, lowest = answers(), torch.tensor(math.inf)  # [N], the total of each of the best
     checkpoint, since = math.inf, 0
     for step in range(steps + 1):
@@ -332,7 +332,7 @@ def _adam(
             best = [new if yes else old for new, old, yes in zip(answers(), best, better.tolist(), strict=True)]
         if float(lowest.sum()) < 0.99 * checkpoint:
             checkpoint, since = float(lowest.sum()), step
-        elif step >= noisy and step - since >= patience:
+        elif step >= noisy and step - since >= settings.patience:
             return Optimised(best, step, "plateau")
         if step == steps:
             break
