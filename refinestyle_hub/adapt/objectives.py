@@ -173,7 +173,7 @@ def _cell(pictures: Tensor) -> Tensor:
     """The mean over the cells of each picture: [N, 3, r, r] -> [N, 3, CELL^2]."""
     side = pictures.shape[-1] // CELL * CELL
     mean: Tensor = F.pixel_unshuffle(pictures[..., :side, :side], CELL).mean(dim=(2, 3))
-    return mean.unflatten(1, (3, -1))
+    return mean.view(-1, 3, CELL**2)
 
 
 def _coarse(maps: Sequence[Tensor]) -> list[int]:
