@@ -41,6 +41,19 @@ def filters(monkeypatch: pytest.MonkeyPatch) -> Any:
     return domain_filters.FILTERS
 
 
+def test_a_weave_is_told_by_its_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stripes count at their own period alone; a change of colour is no weave."""
+    if not FOLDER.is_dir():
+        pytest.skip("benchmarks/ is not part of this installation")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from domain_weave import PERIODS, weave
+
+    for period in PERIODS:
+        stripes = 2 * torch.where(torch.arange(64) % period < period // 2, 1.0, -1.0)
+        found = weave(7 + stripes.expand(3, 64, 64))
+        assert found == pytest.approx([2.0 * (period == each) for each in PERIODS], abs=1e-5)
+
+
 def references(count: int = 5) -> References:
     pictures = torch.full((count, 3, 32, 32), 0.5)
     return References(pictures, tuple("abcde"[:count]), (False,) * count)

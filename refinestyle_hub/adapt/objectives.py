@@ -1,7 +1,7 @@
 """The terms of the objective, each a small class with its source. ``discriminator_term.Adversarial`` also learns.
 
 The sliced Wasserstein distances, the layout and the redrawn references bring the style. The two correspondences keep
-the source. The norm keeps both within bounds.
+the source. The lattice keeps weaves off, and the norm keeps all within bounds.
 """
 
 from __future__ import annotations
