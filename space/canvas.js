@@ -102,26 +102,43 @@ new MutationObserver(() => {
   }
 }).observe(document.body, { childList: true, subtree: true });
 
-// --- Files. What the browser takes for no picture, such as one of an iPhone, Gradio turns away in words of its own.
-// Here all are handed on: the server looks into them, and tells what is wrong ---
-const asPictures = (files) => {
+// --- Files. What the browser takes for no picture, such as one of an iPhone, and what is too large, Gradio turns away
+// in words of its own. Here all are handed on, of a large one as much as is looked at: the server tells what is wrong ---
+const toHandOn = (files) => {
   const given = new DataTransfer();
-  for (const file of files) given.items.add(file.type.startsWith("image/") ? file : new File([file], file.name, { type: "image/any" }));
+  for (const file of files) {
+    const name = file.name.replace(/\.svg$/i, "$&.xml"); // or Gradio would send what is in it as an address
+    given.items.add(new File([file.slice(0, props.most + 1)], name, { type: "image/any" }));
+  }
   return given.files;
 };
-const PICTURES = ":is(#photo, #pictures)";
+const FILES = ":is(#photo, #pictures, #bring)";
 document.addEventListener("change", ({ target }) => {
-  if (target.matches(`${PICTURES} input[type=file]`)) target.files = asPictures(target.files);
+  if (target.matches(`${FILES} input[type=file]`)) target.files = toHandOn(target.files);
 }, true);
 document.addEventListener("drop", (event) => {
-  if (!event.target.closest?.(PICTURES)) return;
-  Object.defineProperty(event, "dataTransfer", { value: { files: asPictures(event.dataTransfer.files) } });
+  if (!event.target.closest?.(FILES)) return;
+  Object.defineProperty(event, "dataTransfer", { value: { files: toHandOn(event.dataTransfer.files) } });
 }, true);
 
 window.unlessBroken = (file) => {
   const shown = document.querySelector("#photo img");
   return shown?.complete && !shown.naturalWidth ? null : file;
 };
+
+// --- A number that is typed beside a slider. While its box is empty, or holds what is beyond an end, Gradio would refuse
+// it in words of its own: it hears of it when the number is whole ---
+const barOf = (box) => box.matches?.("#tabs input[type=number]") && box.closest(".block").querySelector("input[type=range]");
+document.addEventListener("input", (event) => {
+  const box = event.target, bar = barOf(box);
+  if (bar && (box.value === "" || +box.value < +bar.min || +box.value > +bar.max)) event.stopPropagation();
+}, true);
+document.addEventListener("change", ({ target }) => {
+  const bar = barOf(target);
+  if (!bar) return;
+  target.value = target.value === "" ? bar.value : Math.min(bar.max, Math.max(bar.min, target.value));
+  target.dispatchEvent(new Event("input", { bubbles: true }));
+}, true);
 
 // --- Before and after ---
 const at = (event) => {

@@ -52,9 +52,8 @@ def read_tokens(path: str | os.PathLike[str], pipe: RefineStylePipeline) -> Toke
     file = Path(path)
     if file.suffix.lower() != ".safetensors" or not file.is_file():
         raise messages.refuse(messages.NOT_SAFETENSORS)
-    size = file.stat().st_size
-    if size > limits.MAX_TOKEN_BYTES:
-        raise messages.refuse(messages.FILE_TOO_LARGE, size=size / 1e6)
+    if file.stat().st_size > limits.MAX_TOKEN_BYTES:
+        raise messages.refuse(messages.FILE_TOO_LARGE)
     try:
         header = read_header(file)
         if len(header.start) > limits.MAX_HEADER:

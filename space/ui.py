@@ -43,7 +43,7 @@ def launch_settings() -> dict[str, Any]:
     port = os.environ.get("GRADIO_SERVER_PORT", "")
     return {
         "server_port": int(port) if port.isdecimal() else None,  # or Gradio would take the next one without a word
-        "max_file_size": limits.MAX_BYTES,
+        "max_file_size": limits.MAX_BYTES + 1,  # so much of a larger file comes in, and our loaders say what is wrong
         "run_history": False,  # it would keep photos in the visitor's browser
         "enable_monitoring": False,
         "ssr_mode": False,

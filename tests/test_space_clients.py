@@ -231,7 +231,7 @@ def test_files_outside_the_cache_are_not_served(url: str) -> None:
 
 
 def test_uploads_have_a_limit_and_no_way_around_it(url: str) -> None:
-    large = b"\0" * (limits.MAX_BYTES + 1)
+    large = b"\0" * (limits.MAX_BYTES + 2)
     assert httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", large)}).status_code == 413
     address = "data:image/png;base64," + "A" * 100
     data = [{"path": None, "url": address, "meta": {"_type": "gradio.FileData"}}, True, 0, 0, True, 0]

@@ -137,7 +137,7 @@ class ShareHandlers:
             if needed not in sizes:
                 raise messages.refuse("{name} holds no domain: it has no {needed}.", name=name, needed=needed)
             if sizes[needed] > limits.MAX_TOKEN_BYTES:
-                raise messages.refuse(messages.FILE_TOO_LARGE, size=sizes[needed] / 1e6)
+                raise messages.refuse(messages.FILE_TOO_LARGE)
         return commit
 
     def _kept(self, name: str, domain: TokenSet, session: Session) -> str:

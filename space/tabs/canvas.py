@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from .. import limits
 from ..handlers.canvas_handlers import CanvasHandlers
 from ..page import HIDDEN, Page
 from ..session import Session
@@ -23,6 +24,7 @@ def build(view: dict[str, Any]) -> gr.HTML:
         js_on_load=(HERE / "canvas.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         elem_id="canvas",
+        most=limits.MAX_BYTES,
     )
 
 

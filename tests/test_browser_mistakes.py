@@ -1,0 +1,112 @@
+"""What a person does wrong or early in a real Chromium, and what the page then says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from browser_parts import add_photo, face, face_at_rest, face_is, is_told, open_tab, picture, pixels, rested
+from PIL import Image
+from space_parts import alike, jobs_of
+
+from space import limits, messages
+
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("default"),  # of the server's libraries, which warn each other in its threads
+    pytest.mark.usefixtures("closed_loops"),
+]
+
+
+def test_mistakes_are_told_in_the_page(visit: Callable[..., Any], tmp_path: Path) -> None:
+    page = visit()
+    start = face(page)
+    (tmp_path / "text.png").write_text("no picture")
+    add_photo(page, str(tmp_path / "text.png"))
+    assert is_told(page, "This is a text file, not a picture.")
+    Image.new("RGB", (300, 300), "gray").save(tmp_path / "grey.png")
+    page.locator("#photo input[type=file]").set_input_files(str(tmp_path / "grey.png"))
+    assert is_told(page, messages.NO_FACE)
+    picture(page, "photo")  # it stays, for who knows that it is a crop
+    asked: list[str] = []
+    page.on(
+        "request",
+        lambda sent: asked.append(sent.url) if "/join" in sent.url and "text.png" in str(sent.post_data) else None,
+    )
+    page.locator("#photo input[type=file]").set_input_files(str(tmp_path / "text.png"))  # in place of the one before
+    assert is_told(page, "This is a text file, not a picture.")
+    assert len(asked) == 1
+    rested(page)
+    face_is(page, start)
+    open_tab(page, "Style")
+    page.locator("#keep-mix").click()
+    assert is_told(page, messages.NO_MIX)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told_"),
+    [
+        ("notes.txt", b"no picture", "This is a text file, not a picture. Use JPEG, PNG or WebP."),
+        ("large.jpg", b"\xff\xd8" + bytes(limits.MAX_BYTES), "The file is larger than the 10 MB allowed."),
+        ("me.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(999), "HEIC photos cannot be read here"),
+    ],
+)
+def test_files_that_no_box_takes_are_told_in_our_words(
+    visit: Callable[..., Any], tmp_path: Path, name: str, content: bytes, told_: str
+) -> None:
+    page, file = visit(), tmp_path / name
+    file.write_bytes(content)
+    add_photo(page, str(file))
+    assert is_told(page, told_)
+    page.locator("#photo input[type=file]").wait_for(state="attached")  # ready for another
+    page.evaluate(
+        """() => {
+            const given = new DataTransfer();
+            given.items.add(new File(["no picture"], "dropped.txt", { type: "text/plain" }));
+            const drop = new DragEvent("drop", { dataTransfer: given, bubbles: true, cancelable: true });
+            document.querySelector("#photo button").dispatchEvent(drop);
+        }"""
+    )
+    assert is_told(page, "This is a text file, not a picture.")
+    open_tab(page, "Adapt")
+    page.locator("#pictures input[type=file]").set_input_files(str(file))
+    assert is_told(page, f"{name} was left out. {told_}")
+    open_tab(page, "Share")
+    page.locator("#bring input[type=file]").set_input_files(str(file))
+    assert is_told(page, messages.NOT_SAFETENSORS)
+    page.locator("#share-note .error").wait_for(state="attached")
+    assert not page.locator("#share-note .error").is_visible()  # Gradio's word, beside the message
+
+
+def test_a_drawing_and_a_large_face_are_told_in_our_words(visit: Callable[..., Any], tmp_path: Path) -> None:
+    page = visit()
+    (tmp_path / "me.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    add_photo(page, str(tmp_path / "me.svg"))
+    assert is_told(page, "This is an SVG or XML drawing")
+    (tmp_path / "me.safetensors").write_bytes(bytes(limits.MAX_BYTES + 9))
+    open_tab(page, "Share")
+    page.locator("#bring input[type=file]").set_input_files(str(tmp_path / "me.safetensors"))
+    assert is_told(page, messages.FILE_TOO_LARGE)
+
+
+def test_a_typed_number_is_heard_of_when_it_is_whole(visit: Callable[..., Any], demo: gr.Blocks) -> None:
+    page, pipe = visit(), jobs_of(demo).pipe
+    start, (lowest, _) = face(page), pipe.directions["smile"].info.limits
+    box = page.locator("#edit-smile input[type=number]")
+    box.fill("")
+    page.wait_for_timeout(500)
+    assert page.locator("#edit-smile input[type=range]").input_value() == "0"
+    box.press_sequentially("-99")
+    page.keyboard.press("Enter")
+    assert float(box.input_value()) == lowest
+    drawn = pipe.generate([0], edits={"smile": lowest}, output_type="np")[0]
+    assert alike(pixels(face_at_rest(page, start)), drawn)
+    box.fill("")
+    page.keyboard.press("Tab")
+    assert float(box.input_value()) == lowest
+    page.wait_for_timeout(1000)
+    assert page.get_by_test_id("toast-body").count() == 0
