@@ -60,7 +60,8 @@ def number(label: str, low: int = 0, high: int = MAX_SEED, value: int = 0, **lay
 
 def tiles(**layout: Any) -> gr.Gallery:
     """Pictures beside each other, once there are some: to look at, or to choose from."""
-    return gr.Gallery(visible=False, interactive=False, allow_preview=False, buttons=[], **layout)
+    how = {"visible": False, "interactive": False, "allow_preview": False, "buttons": [], "show_label": False}
+    return gr.Gallery(**how, **layout)
 
 
 def token_file(**layout: Any) -> gr.File:

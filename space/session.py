@@ -100,6 +100,7 @@ class Session:
         self.in_photo = False  # the canvas shows the whole photo
         self.wanted = self.begun = 0  # numbers of the newest reading of a photo; earlier ones are given up
         self.panel: str | None = None  # the photo that the panel has
+        self.tiles: dict[str, str] = {}  # the gallery of styles: a file by domain
         self.shelf = Shelf()
 
     def put(self, look: Look) -> None:

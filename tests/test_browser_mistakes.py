@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
-from browser_parts import add_photo, face, face_at_rest, face_is, is_told, open_tab, picture, pixels, rested
+from browser_parts import add_photo, face, face_at_rest, face_is, is_told, open_tab, picture, pixels, reads, rested
 from PIL import Image
-from space_parts import alike, jobs_of
+from space_parts import alike, held, jobs_of
 
 from space import limits, messages
 
@@ -110,3 +111,14 @@ def test_a_typed_number_is_heard_of_when_it_is_whole(visit: Callable[..., Any], 
     assert float(box.input_value()) == lowest
     page.wait_for_timeout(1000)
     assert page.get_by_test_id("toast-body").count() == 0
+
+
+def test_style_says_what_is_coming(visit: Callable[..., Any], demo: gr.Blocks) -> None:
+    page = visit()
+    face(page)
+    with held(jobs_of(demo).turns):
+        open_tab(page, "Style")
+        reads(page, "no-domains", re.escape(messages.STYLES_COME))
+        assert not page.locator("#domains").is_visible()
+    page.locator("#domains img").first.wait_for()
+    page.locator("#no-domains").wait_for(state="hidden")

@@ -64,6 +64,10 @@ def test_the_gallery_shows_the_face_in_every_domain(
     assert [name for _, name in gallery["value"]] == ["ink", "wax", "mine"]
     assert len({pixels(file).tobytes() for file, _ in gallery["value"]}) == 3
     assert not empty["visible"]
+    (again, _), *_ = on.enter(session)
+    assert [name for _, name in again["value"]] == ["ink", "wax", "mine"]  # while the first row is drawn anew
+    session.forget("mine")
+    assert [name for _, name in next(on.enter(session))[0]["value"]] == ["ink", "wax"]
     drawn = on.jobs.pipe.render(face_of(session), domains={"wax": 1.0}, output_type="np")
     assert np.abs(pixels(gallery["value"][1][0]).astype(int) - drawn).mean() < 12  # WebP
 

@@ -46,18 +46,17 @@ class StyleHandlers:
     # --- Choosing ---
 
     def enter(self, session: Session) -> Iterator[tuple[Any, Any]]:
-        """The tab was opened: the face in each domain, row by row."""
+        """The tab was opened: the face in each domain, row by row. Where there was a picture, it stays until then."""
         with messages.explained():
             names, look = self.canvas.domains(session), session.look
             if not names:
                 yield visible(), visible(messages.NO_DOMAINS)
-            tiles: list[tuple[str, str]] = []
             for first in range(0, len(names), ROW):
                 looks = [replace(look, domains={name: 1.0}) for name in names[first : first + ROW]]
                 drawn = self.canvas.drawn(session, looks, limits.THUMB)
                 pictures = [cache_file(webp(picture), "style.webp") for picture in drawn]
-                tiles += zip(pictures, names[first:], strict=False)
-                yield visible([*tiles]), visible()
+                session.tiles.update(zip(names[first:], pictures, strict=False))
+                yield visible([(session.tiles[name], name) for name in names if name in session.tiles]), visible()
 
     def toggle(self, session: Session, event: gr.SelectData) -> None:
         """A picture of the gallery was clicked: its domain is chosen, or not any more."""

@@ -18,7 +18,7 @@ def build(page: Page, on: AdaptHandlers) -> None:
     )
     pictures = style_files(height=150, label="Pictures of a style", elem_id="pictures")
     example = gr.Button("Take the example: five sketches", size="sm", elem_id="style-example")
-    squares = tiles(label="Squares", show_label=False, columns=5, height="auto", object_fit="cover", elem_id="squares")
+    squares = tiles(label="Squares", columns=5, height="auto", object_fit="cover", elem_id="squares")
     checked = gr.Markdown(visible=False, elem_id="checked")
     name = gr.Textbox(
         "", label="Name", placeholder="my-style", max_length=limits.MAX_NAME, elem_id="style-name",
@@ -44,7 +44,7 @@ def build(page: Page, on: AdaptHandlers) -> None:
         run = gr.Button("Make it", variant="primary", min_width=120, elem_id="adapt-run")
         stop = gr.Button("Stop", min_width=120, elem_id="adapt-stop")
     preview = gr.Image(
-        label="Without the domain | with it", interactive=False, buttons=["fullscreen"], format="png",
+        label="Above without the domain, below with it", interactive=False, buttons=["fullscreen"], format="png",
         alt_text="Above some faces, below the same with the domain as it stands", elem_id="preview",
     )  # fmt: skip
     begin = "Here the same faces, yours among them, are shown while the domain is learnt: without it, and with it."

@@ -11,10 +11,8 @@ from ..page import HIDDEN, NEWEST, Page, tiles
 
 def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
     """The layout; returns the sliders of the chosen domains. They and the choice follow the look."""
-    empty = gr.Markdown(messages.NO_DOMAINS, visible=False, elem_id="no-domains")
-    gallery = tiles(
-        label="Styles", show_label=False, columns=ROW, height="auto", object_fit="contain", elem_id="domains"
-    )
+    empty = gr.Markdown(messages.STYLES_COME, elem_id="no-domains")
+    gallery = tiles(label="Styles", columns=ROW, height="auto", object_fit="contain", elem_id="domains")
     chosen = gr.Dropdown(
         [], value=[], multiselect=True, max_choices=limits.MIXED, label="Chosen", elem_id="chosen",
         info=f"Click pictures, or choose here: up to {limits.MIXED} share the strength; one more replaces the first.",
