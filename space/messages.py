@@ -20,7 +20,7 @@ from . import limits
 
 
 NO_PHOTO = "Add a photo first, or pick an example."
-NO_FACE = "No face found. Use a frontal photo with the whole head, or tick 'already aligned'."
+NO_FACE = "No face found. Use a frontal photo with the whole head, or tick 'Already aligned' in More options."
 FACE_TOO_SMALL = "The face is only {width} px wide. Use a closer photo."
 SMALL_FACE = "The face is only {width} px wide. It will do, but a closer photo gives more detail."
 SEVERAL_FACES = "{count} faces found; the largest is selected. Click another one."

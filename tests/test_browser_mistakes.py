@@ -26,6 +26,10 @@ pytestmark = [
 def test_mistakes_are_told_in_the_page(visit: Callable[..., Any], tmp_path: Path) -> None:
     page = visit()
     start = face(page)
+    open_tab(page, "Photo")
+    page.locator("#options > button").click()
+    page.locator("#run").click()
+    assert is_told(page, messages.NO_PHOTO)
     (tmp_path / "text.png").write_text("no picture")
     add_photo(page, str(tmp_path / "text.png"))
     assert is_told(page, "This is a text file, not a picture.")

@@ -277,7 +277,9 @@ def test_mistakes_are_told_word_for_word(on: PhotoHandlers, photo: str, tmp_path
     with told("Add a photo first, or pick an example."):
         asked(on, None)
     for reads in (asked, invert):
-        with told("No face found. Use a frontal photo with the whole head, or tick 'already aligned'."):
+        with told(
+            "No face found. Use a frontal photo with the whole head, or tick 'Already aligned' in More options."
+        ):
             reads(on, str(tmp_path / "grey.png"))
         with told("The photo has fewer faces than that."):
             reads(on, photo, face=7)

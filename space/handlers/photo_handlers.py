@@ -108,6 +108,12 @@ class PhotoHandlers:
         session.wanted, session.panel = session.wanted + 1, photo
         return session.wanted, _bar(session.wanted, text="Waiting for its turn")
 
+    def again(self, session: Session, photo: str | None) -> tuple[Any, Any]:
+        """The photo is to be read once more. Raises the message for a visitor if there is none."""
+        if not photo:
+            raise messages.refuse(messages.NO_PHOTO)
+        return self.begin(session, photo)
+
     def read(
         self, session: Session, photo: str | None, aligned: bool, face: int, steps: int, tokens: bool, seed: int,
         detected: Detected, number: int, request: gr.Request,

@@ -55,8 +55,9 @@ def build(page: Page, on: PhotoHandlers) -> None:
     looked.failure(lambda: [*[visible()] * 3, 0, {}], None, [framed, crops, faces, face, detected], **HIDDEN)
     looked.failure(None, [photo], [photo], js="file => unlessBroken(file)", **HIDDEN)
     chosen = crops.select(on.choose, None, [face], **HIDDEN)
-    for started in (looked.success, chosen.success, again.click):
+    for started in (looked.success, chosen.success):
         started(on.begin, [page.session, photo], [reading, page.canvas], **HIDDEN)
+    again.click(on.again, [page.session, photo], [reading, page.canvas], **page.hidden("cpu"))
     page.canvas.panel(on.panel, [page.session], [photo, framed, crops, faces, face], **HIDDEN)
     inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected, reading]
     shown = [page.canvas, *page.controls]
