@@ -4,7 +4,7 @@
     python benchmarks/domain_weave.py ffhq-1024 --domains refinestyle_hub/pretrained/ffhq-1024/domains other/domains
 
 A number is the root mean square, in levels of 255, of what all cells of that many pixels gained in common by the
-domain, on average over people whom the generator drew. About one level cannot be seen.
+domain, on average over people whom the generator drew. One level is the smallest step of a pixel.
 """
 
 from __future__ import annotations
@@ -67,8 +67,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     pipe = RefineStylePipeline.from_pretrained(args.model)
     people = [pipe.generator.sample(1, torch.Generator().manual_seed(seed), 0.7) for seed in range(args.people)]
-    own = [(name, pipe.domain(name)) for name in pipe.domains]
-    sets = [(f"{folder}: {name}", tokens) for folder in args.domains for name, tokens in domains(folder)] or own
+    if args.domains:
+        sets = [(f"{folder}: {name}", tokens) for folder in args.domains for name, tokens in domains(folder)]
+    else:
+        sets = [(name, pipe.domain(name)) for name in pipe.domains]
     print(f"| | {' | '.join(f'{period} px' for period in PERIODS)} |")
     print(f"| --- {'| ---: ' * len(PERIODS)}|")
     for name, tokens in sets:

@@ -144,8 +144,8 @@ class Reconstruction:
 class Lattice:
     """No weave over the whole picture: what all cells of 16 x 16 pixels have in common stays as it was.
 
-    A generator that draws wavelet bands makes one where tokens move the mean of a fine band: at full size a faint
-    canvas, and coloured checks where a browser shrinks the picture. Features and patches hardly see it.
+    A generator that draws wavelet bands makes one where tokens move the mean of a fine band: faint at full
+    size, and coloured checks where a browser shrinks the picture. Features and patches hardly see it.
     """
 
     weight: float
