@@ -27,9 +27,9 @@ from space.ui import build, launch_settings
 keep_memory()
 with ThreadPoolExecutor(1) as ending:  # and PyTorch's helpers of it: all later work has a thread of its own
     pipe, name, notice = ending.submit(load, os.environ.get("REFINESTYLE_MODEL")).result()
+give_back_memory()  # what files were read into
 files.keep_swept()
 demo = build(pipe, name, notice, spaces.GPU)
-give_back_memory()  # what files were read into
 
 if __name__ == "__main__":
     demo.launch(**launch_settings())

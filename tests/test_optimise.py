@@ -209,6 +209,23 @@ def test_w_plus_moves_beneath_the_tokens_where_it_has_a_rate(
     assert loss(moved, 0.1) < loss(still, 0.1)
 
 
+def test_momentum_carries_the_first_step_into_the_second(
+    generator: Generator, perceptual: Perceptual, foreign: Tensor
+) -> None:
+    def seen(momentum: float) -> list[Tensor]:
+        pictures: list[Tensor] = []
+        start = generator.mean_latent.expand(1, generator.num_ws, -1)
+        settings = InversionSettings(momentum=momentum)
+        how: dict[str, Any] = {"start": start, "token_steps": 3, "perceptual": perceptual, "settings": settings}
+        invert(generator, foreign, on_pictures=lambda x: pictures.append(x.clone()), **how)
+        return pictures
+
+    without, carried = seen(0.0), seen(0.9)
+    for n in (0, 1):  # Adam's first step has nothing to carry
+        torch.testing.assert_close(carried[n], without[n])
+    assert float((carried[2] - without[2]).abs().max()) > 1e-4
+
+
 @pytest.mark.parametrize("phase", ["token", "w"])
 def test_a_faces_features_come_nearer_where_they_have_a_weight(
     phase: str, generator: Generator, perceptual: Perceptual, foreign: Tensor
