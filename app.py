@@ -14,7 +14,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # PyTorch's threads soon sleep where they wait for each other. Awake, they wait for a core that a browser or another
 # program has, and hold the other one meanwhile: a step was seen to take several times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large maps come in pages of 2 MiB, which cost less to get
 
 import spaces  # before torch, on ZeroGPU
 

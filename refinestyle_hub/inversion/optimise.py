@@ -325,7 +325,8 @@ def _adam(
     best, lowest = answers(), torch.tensor(math.inf)  # [N], the total of each of the best
     checkpoint, since = math.inf, 0
     for step in range(steps + 1):
-        loss, total, metrics = evaluate(step)
+        with torch.set_grad_enabled(step < steps):  # the last is only compared
+            loss, total, metrics = evaluate(step)
         better = torch.ones_like(total, dtype=torch.bool) if step < max(noisy, 1) else total < lowest
         lowest = torch.where(better, total, lowest)
         if better.any():

@@ -8,6 +8,7 @@ threads ask at once. Elsewhere than on glibc nothing changes.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from functools import cache
 from typing import Any
@@ -22,9 +23,12 @@ FREE = 2**31 - 1  # bytes at the end of the heap that are kept; the most that an
 def keep_memory() -> None:
     """Keep freed memory until ``give_back_memory``, and in one heap for all threads.
 
-    It holds for the whole process, so importing the package does not do it; programs call it before they compute.
+    It holds for the whole process, so importing the package does not do it; programs call it before they make the
+    first tensor. Maps then come in small pages: to clear room for huge ones can take the system seconds, which pays
+    where memory is got again and again, and not where it stays.
     """
     if glibc := _glibc():
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "0"
         glibc.mallopt(M_MMAP_MAX, 0)
         glibc.mallopt(M_TRIM_THRESHOLD, FREE)
         glibc.mallopt(M_ARENA_MAX, 1)
