@@ -62,11 +62,8 @@ def queued_jobs(demo: gr.Blocks, session: str | None, lines: Collection[str] = D
 
 
 def address(request: Any) -> str | None:
-    """The public address that a request comes from, or None if it comes from this machine or its network.
-
-    The proxy of a Space gives the address in a header.
-    """
-    forwarded = request.headers.get("x-forwarded-for", "").split(",")[0].strip()
+    """The public address that a request comes from, or None if it comes from this machine or its network."""
+    forwarded = request.headers.get("x-forwarded-for", "").split(",")[0].strip()  # by a Space's proxy
     host = forwarded or (request.client.host if request.client else "")
     try:
         return host if ipaddress.ip_address(host).is_global else None
@@ -83,8 +80,7 @@ def admit(demo: gr.Blocks, request: gr.Request, inputs: int, line: str) -> list[
     most = {**dict.fromkeys(KINDS, limits.JOBS_PER_SESSION), "draw": limits.DRAWS_PER_SESSION}
     lines = KINDS if line in KINDS else (line,)  # inversions and adaptations are counted together
     free = queued_jobs(demo, session, lines) < most.get(line, limits.SMALL_JOBS_PER_SESSION)
-    if line == "adapt":  # the longest: one of a session
-        free = free and not queued_jobs(demo, session, {line})
+    free = free and not (line == "adapt" and queued_jobs(demo, session, {line}))  # the longest: one of a session
     neighbours = sum(address(event.request) == origin for event in queued_events(demo)) if origin else 0
     roomy = neighbours < limits.JOBS_PER_ADDRESS
     answer = gr.validate(free and roomy, messages.BUSY if roomy else messages.CROWDED)

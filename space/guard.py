@@ -77,11 +77,8 @@ async def _call(app: ASGIApp, page: bool, scope: Scope, receive: Receive, send: 
             return
         try:
             detail = json.loads(b"".join(message.get("body", b"") for message in answer))["detail"]
-            told = (
-                " ".join(filter(None, (part["message"] for part in detail)))
-                if isinstance(detail, list)
-                else str(detail)
-            )
+            parts = detail if isinstance(detail, list) else [{"message": str(detail)}]
+            told = " ".join(part["message"] for part in parts if part["message"])
         except (ValueError, KeyError, TypeError):
             told = "The request cannot be read."
     if "session_hash" in told:

@@ -110,8 +110,7 @@ class Warm:
 
 def inversion_seconds(crop: Pixels, steps: int, tokens: bool, seed: int, flag: str) -> int:
     """What to ask ZeroGPU for: the more seconds, the later the turn comes."""
-    megapixels: float = crop[..., 0].size / 2**20
-    return min(round(10 + steps * (0.04 + 0.16 * megapixels)), 110)
+    return min(round(10 + steps * (0.04 + 0.16 * crop[..., 0].size / 2**20)), 110)
 
 
 def adaptation_seconds(run: AdaptRun, count: int, flag: str) -> int:

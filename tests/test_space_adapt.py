@@ -58,8 +58,6 @@ def test_pictures_become_a_domain(on: AdaptHandlers, pictures: list[str], tmp_pa
     assert session.look == Look(0, {}, {"Blue-ink": 1.0})
     assert pixels(preview).shape == (2 * 32 + 2, limits.PREVIEWS * 34 - 2, 3)  # two rows, 2 pixels apart
     assert Path(file).name == "Blue-ink.safetensors"
-    assert on.offer(session)["interactive"]
-    assert not on.offer(visitor())["interactive"]
     saved = TokenSet.from_pretrained(file)
     assert saved.metadata["pictures"] == 5
     assert saved.base is not None

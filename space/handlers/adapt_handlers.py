@@ -122,10 +122,6 @@ class AdaptHandlers:
             note = _report(run, kept, failure, refused)
             yield picture_file(_compared(progress)), note, domain_file(domain, kept), session
 
-    def offer(self, session: Session) -> Any:
-        """A run has ended: there may be something to take along."""
-        return gr.update(interactive=bool(session.shelf.domains))
-
 
 def _compared(progress: AdaptProgress) -> Pixels:
     """Two rows: without the domain, and with it."""

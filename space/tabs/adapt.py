@@ -61,7 +61,6 @@ def build(page: Page, on: AdaptHandlers) -> None:
         on.adapt, [pictures, name, rights, steps, tokens, seed, page.session], [preview, note, download, page.session],
         **page.line("adapt", show_progress="minimal", show_progress_on=[note]),
     )  # fmt: skip
-    stopping = "Stopping after this step; the best so far is kept."
-    stop.click(page.stop("adapt", stopping), None, [note], **HIDDEN)
-    done.success(on.offer, [page.session], [download], **HIDDEN)
+    stop.click(page.stop("adapt", "Stopping after this step; the best so far is kept."), None, [note], **HIDDEN)
+    done.success(lambda held: gr.update(interactive=bool(held.shelf.domains)), [page.session], [download], **HIDDEN)
     page.show(done)
