@@ -39,6 +39,10 @@ const show = () => {
   }
   if (news.progress) tell(news.progress);
   if (news.alive) heard();
+  if (news.stopping) {
+    bar.stopping = true;
+    paint();
+  }
   if (news.link) find(".stays").hidden = true;
   if (news.save) {
     saving();
@@ -121,6 +125,13 @@ document.addEventListener("drop", (event) => {
   Object.defineProperty(event, "dataTransfer", { value: { files: toHandOn(event.dataTransfer.files) } });
 }, true);
 
+// A photo that browsers do not show, such as a TIFF, is read all the same: its box says so instead of a broken picture.
+for (const kind of ["error", "load"]) {
+  document.addEventListener(kind, ({ target }) => {
+    if (target.matches?.("#photo img")) target.classList.toggle("unseen", kind === "error");
+  }, true);
+}
+
 window.unlessBroken = (file) => {
   const shown = document.querySelector("#photo img");
   return shown?.complete && !shown.naturalWidth ? null : file;
@@ -196,11 +207,7 @@ const moved = (event) => {
   resting = setTimeout(settle, 350);
 };
 const act = (name, kind = "") => {
-  if (name === "stop") {
-    bar.stopping = true;
-    paint();
-    return trigger(name);
-  }
+  if (name === "stop") return trigger(name);
   if (name === "save") saving(kind);
   trigger(name, { kind, moving: resting !== undefined });
   clearTimeout(resting);

@@ -24,7 +24,6 @@ NO_FACE = "No face found. Use a frontal photo with the whole head, or tick 'Alre
 FACE_TOO_SMALL = "The face is only {width} px wide. Use a closer photo."
 SMALL_FACE = "The face is only {width} px wide. It will do, but a closer photo gives more detail."
 SEVERAL_FACES = "{count} faces found; the largest is selected. Click another one."
-NO_SUCH_FACE = "The photo has fewer faces than that. Choose another one."
 NOT_INVERTED = "There is no face to edit yet: call /invert with a photo first, or give the file of a face."
 UNKNOWN_EDIT = "This model has no attribute '{name}'. It has: {known}."
 BAD_STRENGTH = "The strength of '{name}' must be a number from {low:g} to {high:g}."

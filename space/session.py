@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -100,6 +101,7 @@ class Session:
         self.in_photo = False  # the canvas shows the whole photo
         self.wanted = self.begun = 0  # numbers of the newest reading of a photo; earlier ones are given up
         self.panel: str | None = None  # the photo that the panel has
+        self.waits: str | None = None  # the photo in its box, while its faces are looked for
         self.tiles: dict[str, str] = {}  # the gallery of styles: a file by domain
         self.shelf = Shelf()
 
@@ -157,5 +159,5 @@ class Session:
 
 def clean_name(name: object, otherwise: str = "my-style") -> str:
     """A name that can be a file's and a repo's: letters, digits, dash, underscore."""
-    kept = re.sub(r"[^A-Za-z0-9_-]+", "-", str(name or "")).strip("-_")[: limits.MAX_NAME].strip("-_")
-    return re.sub(r"-{2,}", "-", kept) or otherwise
+    plain = unicodedata.normalize("NFKD", str(name or "")).encode("ascii", "ignore").decode()  # ö is o
+    return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-_")[: limits.MAX_NAME].strip("-_") or otherwise

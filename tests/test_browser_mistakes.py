@@ -6,12 +6,26 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 import pytest
-from browser_parts import add_photo, face, face_at_rest, face_is, is_told, open_tab, picture, pixels, reads, rested
+from browser_parts import (
+    add_photo,
+    face,
+    face_at_rest,
+    face_is,
+    is_told,
+    open_tab,
+    picture,
+    pixels,
+    reads,
+    rested,
+    saved,
+    told,
+)
 from PIL import Image
-from space_parts import alike, held, jobs_of
+from space_parts import alike, domain, held, jobs_of
 
 from space import limits, messages
 
@@ -96,6 +110,56 @@ def test_a_drawing_and_a_large_face_are_told_in_our_words(visit: Callable[..., A
     open_tab(page, "Share")
     page.locator("#bring input[type=file]").set_input_files(str(tmp_path / "me.safetensors"))
     assert is_told(page, messages.FILE_TOO_LARGE)
+
+
+def test_a_photo_that_browsers_do_not_show_is_read_and_no_broken_picture_is_seen(
+    visit: Callable[..., Any], photo: str, tmp_path: Path
+) -> None:
+    page = visit()
+    with Image.open(photo) as picture_:
+        picture_.save(tmp_path / "me.tiff")
+    add_photo(page, str(tmp_path / "me.tiff"), 4)
+    told(page, "Same person")
+    page.locator("#photo img").wait_for(state="hidden")
+    said = "() => getComputedStyle(document.querySelector('#photo img').parentElement, '::after').content"
+    assert page.evaluate(said) == '"Browsers do not show such a file."'
+    page.locator("#photo input[type=file]").set_input_files(photo)
+    picture(page, "photo")
+    assert page.locator("#photo img").is_visible()
+    assert page.evaluate(said) == "none"
+
+
+def test_a_mix_gets_a_name_for_files_and_its_note_leaves_with_it(visit: Callable[..., Any]) -> None:
+    page = visit()
+    face(page)
+    open_tab(page, "Style")
+    page.locator("#domains button:has(img)").nth(0).click()
+    page.locator("#strength-0").wait_for()
+    page.locator("#mix-name input, #mix-name textarea").first.fill("Öl grün")
+    page.locator("#keep-mix").click()
+    reads(page, "style-note", "Ol-grun is kept")
+    open_tab(page, "Share")
+    assert saved(page, "export-file").suggested_filename == "Ol-grun.safetensors"
+    page.locator("#hub-id input, #hub-id textarea").first.fill("jörg/öl-grün")
+    page.locator("#load-id").click()
+    assert is_told(page, messages.BAD_HUB_ID)
+    page.locator("#remove").click()
+    reads(page, "share-note", "Ol-grun is removed")
+    open_tab(page, "Style")
+    page.wait_for_function("() => document.querySelector('#style-note').innerText.trim() === ''")
+
+
+def test_a_link_with_five_styles_keeps_four_and_says_so(
+    visit: Callable[..., Any], demo: gr.Blocks, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "b", "Öl grün", "d", "e"]
+    for seed, name in enumerate(names):
+        monkeypatch.setitem(jobs_of(demo).pipe.domains, name, domain(seed))
+    page = visit(f"{url}?{urlencode({f'style.{name}': 0.2 for name in names})}")
+    assert is_told(page, "The link has what is not here, or too many styles: e.")
+    open_tab(page, "Style")
+    reads(page, "chosen", r"a\s+b\s+Öl grün\s+d\s*$")
+    assert page.locator("#strength-3").is_visible()
 
 
 def test_a_typed_number_is_heard_of_when_it_is_whole(visit: Callable[..., Any], demo: gr.Blocks) -> None:

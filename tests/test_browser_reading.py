@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,6 +20,7 @@ from browser_parts import (
     told,
     working,
 )
+from PIL import Image
 from space_parts import held, jobs_of
 
 from space import limits
@@ -62,6 +64,52 @@ def test_stop_keeps_what_was_reached(visit: Callable[..., Any], photo: str) -> N
     rested(page)
     page.locator("#canvas summary").click()
     assert re.search(r"\d+ steps on w\+", page.locator("#canvas details").inner_text())
+
+
+def leave(page: Any) -> None:
+    """The photo leaves its box."""
+    page.locator("#photo button[aria-label='Remove Image']").click()
+
+
+def test_a_photo_that_leaves_its_box_is_read_no_further(
+    visit: Callable[..., Any], demo: gr.Blocks, photo: str
+) -> None:
+    page = visit()
+    start = face(page)
+    with held(jobs_of(demo).turns):
+        add_photo(page, photo, limits.MAX_STEPS)
+        working(page, "Waiting for its turn")
+        leave(page)
+        rested(page)
+    page.wait_for_timeout(1500)
+    face_is(page, start)
+    assert page.locator("#photo img").count() == 0  # it does not come back
+    page.locator("#photo input[type=file]").set_input_files(photo)
+    working(page, r"Step \d+ of 400")
+    leave(page)
+    told(page, "Same person")
+    rested(page)
+    page.locator("#canvas summary").click()
+    done = re.findall(r"(\d+) steps on", page.locator("#canvas details").inner_text())
+    assert 0 < sum(map(int, done)) < limits.MAX_STEPS
+    assert page.locator("#photo img").count() == 0
+    assert page.get_by_test_id("toast-body").count() == 0
+
+
+def test_of_photos_in_quick_succession_the_last_is_read_and_nothing_is_told_of_the_others(
+    visit: Callable[..., Any], photo: str, tmp_path: Path
+) -> None:
+    page, grey = visit(), str(tmp_path / "grey.png")
+    Image.new("RGB", (900, 900), "gray").save(grey)
+    add_photo(page, grey, 4)
+    for file in (grey, photo):
+        picture(page, "photo")
+        page.locator("#photo input[type=file]").set_input_files(file)
+    told(page, "Same person")
+    rested(page)
+    assert picture(page, "photo").endswith("/photo.png")
+    assert "px wide" in page.locator("#faces").inner_text()
+    assert page.get_by_test_id("toast-body").count() == 0
 
 
 LOSING = """

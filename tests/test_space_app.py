@@ -44,7 +44,10 @@ LINES = {
         "edit", "stylise", "draw", "drag", "settle", "arrive", "save", "sheet", "film", "load_file",
         "StyleHandlers.enter",
     },
-    "cpu": {"again", "align", "check", "export", "StyleHandlers.keep", "ShareHandlers.enter", "ShareHandlers.offer"},
+    "cpu": {
+        "again", "align", "look", "check", "export", "StyleHandlers.keep", "ShareHandlers.enter",
+        "ShareHandlers.offer",
+    },
     "hub": {"load_id", "push"},
     "ask": {"alive"},
 }  # fmt: skip

@@ -286,7 +286,7 @@ def test_what_a_link_has_and_this_model_has_not_is_left_out(
     query = {"edit.smile": "1", "edit.<b>": "1", "edit.age": "much", "style.oil": "1", "seed": "-3", "edit.yaw": "nan"}
     on.arrive(session, request(**query))
     assert session.look == Look(0, {"smile": 1.0})
-    assert said == ["The link has what is not here: &lt;b&gt;, age, oil, yaw."]
+    assert said == ["The link has what is not here, or too many styles: &lt;b&gt;, age, oil, yaw."]
 
 
 def test_strengths_of_a_link_are_held_to_the_ends_of_their_sliders(on: CanvasHandlers) -> None:

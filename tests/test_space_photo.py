@@ -91,7 +91,40 @@ def test_faces_found_for_another_photo_are_not_used(on: PhotoHandlers, photo: st
     assert np.array_equal(subject_of(with_them).crop, subject_of(without).crop)
 
 
+def test_of_a_photo_that_has_left_its_box_nothing_is_shown_or_told(on: PhotoHandlers, photo: str, two: str) -> None:
+    session, nothing = visitor(), (gr.skip(),) * 5
+    Image.new("RGB", (300, 300), "gray").save(two)
+    assert on.put(session, two) == on.put(session, photo) == gr.skip()
+    assert on.look(session, two, False) == nothing  # no message: there is no face in it
+    assert on.begin(session, photo) == (gr.skip(), gr.skip())  # it is still looked at
+    assert on.panel(session)[0] == photo
+    assert list(on.look(session, photo, False)[4]) == [photo]
+    assert on.begin(session, photo)[0] == 1
+    on.put(session, two)
+    with told(messages.NO_FACE):
+        on.look(session, two, False)
+    session.begun = session.wanted
+    assert on.panel(session)[0] is None
+    on.put(session, None)
+    assert on.look(session, photo, False) == nothing
+    assert not any(part["visible"] for part in on.look(session, None, False)[:3])
+
+
 # --- The face on the canvas ---
+
+
+def test_a_photo_that_leaves_its_box_is_given_up_until_there_is_a_likeness(on: PhotoHandlers, photo: str) -> None:
+    session = visitor()
+    running = reading(on, session, photo)
+    next(running)
+    assert on.put(session, None) == {"progress": {"reading": 2}}
+    assert [view for view, *_ in running] == [{"progress": {"reading": 1}}]
+    assert session.look == Look(0)
+    running = reading(on, session, photo)
+    next(running), next(running)
+    assert on.put(session, None) == gr.skip()  # what was reached is kept: its event "clear" presses Stop
+    assert len([view for view, *_ in running if "before" in view]) == 1
+    assert subject_of(session).found
 
 
 def test_a_likeness_comes_first_and_closer_ones_while_one_watches(
@@ -190,9 +223,9 @@ def test_the_bar_is_there_from_the_first_and_whatever_ends_the_reading_takes_it_
     assert on.begin(session, photo) == (1, {"progress": {"reading": 1, "text": "Waiting for its turn"}})
     running = reading(on, session, photo, face=7)
     assert next(running)[0] == {"progress": {"reading": 2}}
-    with told("The photo has fewer faces than that."):
+    with told("there is no face 7"):
         next(running)
-    assert on.begin(session, None) == (gr.skip(), gr.skip())  # the photo leaves its box, and is read to the end
+    assert on.begin(session, None) == (gr.skip(), gr.skip())
     assert session.wanted == 2
     session, views = invert(on, None, number=1)
     assert views == [{"progress": {"reading": 1}}]
@@ -281,7 +314,7 @@ def test_mistakes_are_told_word_for_word(on: PhotoHandlers, photo: str, tmp_path
             "No face found. Use a frontal photo with the whole head, or tick 'Already aligned' in More options."
         ):
             reads(on, str(tmp_path / "grey.png"))
-        with told("The photo has fewer faces than that."):
+        with told("The picture has 1 face(s), counted from 0; there is no face 7."):
             reads(on, photo, face=7)
 
 

@@ -136,7 +136,16 @@ def test_a_shelf_is_bounded_and_its_names_are_its_own(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("name", "clean"),
-    [("Blue ink!", "Blue-ink"), ("../../etc", "etc"), ("", "my-style"), (None, "my-style"), ("a" * 99, "a" * 40)],
+    [
+        ("Blue ink!", "Blue-ink"),
+        ("../../etc", "etc"),
+        ("-a--b_", "a-b"),
+        ("Öl grün", "Ol-grun"),
+        ("油", "my-style"),
+        ("", "my-style"),
+        (None, "my-style"),
+        ("a" * 99, "a" * 40),
+    ],
 )
 def test_names_are_fit_for_files_and_repos(name: object, clean: str) -> None:
     assert clean_name(name) == clean

@@ -192,7 +192,7 @@ class CanvasHandlers:
             pipe = self.jobs.pipe
             look, left_out = linked(dict(request.query_params), session.look, pipe.directions, pipe.domains)
             if left_out:
-                gr.Info(f"The link has what is not here: {html.escape(', '.join(left_out)[:80])}.")
+                gr.Info(f"The link has what is not here, or too many styles: {html.escape(', '.join(left_out)[:80])}.")
             if look == session.look:
                 return {"ready": True}, *self.skipped()
             session.look = look

@@ -15,7 +15,6 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from refinestyle_hub.errors import FaceNotFoundError
 from refinestyle_hub.faces.align import Crop
 from refinestyle_hub.faces.detect import Face
 from refinestyle_hub.faces.identity import likeness
@@ -78,6 +77,27 @@ class PhotoHandlers:
             framed = picture_file(images.framed(opened))
             return visible(framed), gallery, visible(note), 0, {photo: faces}
 
+    def put(self, session: Session, photo: str | None) -> Any:
+        """Another photo is in its box. Or none: what is read of one is given up before there is a likeness."""
+        session.waits, subject = photo, session.look.subject
+        if photo or (subject and subject.photo == session.panel):
+            return gr.skip()
+        session.begun = session.wanted = session.wanted + 1
+        return _bar(session.wanted)
+
+    def look(self, session: Session, photo: str | None, aligned: bool) -> Any:
+        """``align`` on the page: of a photo that has left its box meanwhile, nothing is shown or told."""
+        try:
+            found: Any = self.align(photo, aligned)
+        except gr.Error as error:
+            found = error
+        if photo != session.waits:
+            return (gr.skip(),) * 5
+        session.waits = None
+        if isinstance(found, gr.Error):
+            raise found
+        return found
+
     def choose(self, event: gr.SelectData) -> int:
         """Another face of the gallery was clicked."""
         return int(event.index)
@@ -85,16 +105,13 @@ class PhotoHandlers:
     def _crop(self, photo: str | None, aligned: bool, face: int, detected: Detected) -> Crop:
         known = () if aligned else detected.get(str(photo), ())
         opened = images.open_photo(photo, "none" if aligned or known else "required")
-        try:
-            return replace(opened, faces=known or opened.faces).crop(self.jobs.size, face)
-        except FaceNotFoundError as error:
-            raise messages.refuse(messages.NO_SUCH_FACE) from error
+        return replace(opened, faces=known or opened.faces).crop(self.jobs.size, face)
 
     def panel(self, session: Session) -> tuple[Any, ...]:
         """Another face is on the canvas: its photo, or none. A photo that waits for its reading stays."""
         subject = session.look.subject  # no update says that the photo stays: Gradio would forget how it is read
         photo = subject.photo if subject and subject is not self.canvas.example else None
-        photo = session.panel if session.begun < session.wanted else photo
+        photo = session.waits or (session.panel if session.begun < session.wanted else photo)
         same, session.panel = photo == session.panel, photo
         found = [gr.skip()] * 4 if same else [visible(), visible(), visible(), 0]
         return photo if photo and os.path.exists(photo) else None, *found
@@ -103,7 +120,7 @@ class PhotoHandlers:
 
     def begin(self, session: Session, photo: str | None) -> tuple[Any, Any]:
         """A face is to be read: the number of this reading, and its bar. Earlier ones are not wanted any more."""
-        if not photo:
+        if not photo or session.waits:  # one that waits to be looked at
             return gr.skip(), gr.skip()
         session.wanted, session.panel = session.wanted + 1, photo
         return session.wanted, _bar(session.wanted, text="Waiting for its turn")

@@ -47,8 +47,9 @@ def build(page: Page, on: PhotoHandlers) -> None:
         seed = number("Seed of the search", elem_id="seed")
         again = gr.Button("Read the photo again", elem_id="run")
 
-    looked = gr.on(
-        [photo.input, aligned.input], on.align, [photo, aligned], [framed, crops, faces, face, detected],
+    given = {"triggers": [photo.input, aligned.input], "trigger_mode": "multiple", **HIDDEN}
+    looked = gr.on(fn=on.put, inputs=[page.session, photo], outputs=[page.canvas], **given).success(
+        on.look, [page.session, photo, aligned], [framed, crops, faces, face, detected],
         trigger_mode="always_last", **page.line("cpu", show_progress="minimal", show_progress_on=[faces]),
     )  # fmt: skip
     # What was shown is of another photo; and what is no picture leaves its box.
@@ -62,7 +63,7 @@ def build(page: Page, on: PhotoHandlers) -> None:
     inputs = [page.session, photo, aligned, face, steps, tokens, seed, detected, reading]
     shown = [page.canvas, *page.controls]
     page.show(reading.change(on.read, inputs, shown, trigger_mode="always_last", **page.hidden("invert")))
-    page.canvas.stop(page.stop("invert", gr.skip()), None, [page.canvas], **HIDDEN)
+    gr.on([page.canvas.stop, photo.clear], page.stop("invert", {"stopping": True}), None, [page.canvas], **HIDDEN)
     # In the queue: where the stream of answers was lost, a queued event opens another one.
     page.canvas.ask(page.alive, [page.session], [page.canvas], **page.hidden("ask"))
 

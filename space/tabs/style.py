@@ -50,6 +50,7 @@ def build(page: Page, on: StyleHandlers, tab: gr.Tab) -> list[gr.Slider]:
 
     session, shown = [page.session], [gallery, empty]
     tab.select(on.enter, session, shown, **page.hidden("draw"))
+    tab.select(None, None, [note], js="() => ''", **HIDDEN)  # a mix that it tells of may be removed by now
     kept = keep.click(on.keep, [page.session, name], [note], **page.hidden("cpu"))
     page.show(
         gallery.select(on.toggle, session, None, trigger_mode="multiple", **HIDDEN),
