@@ -11,6 +11,7 @@ os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), "re
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
 os.environ.setdefault("GRADIO_SSR_MODE", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MPLBACKEND", "agg")  # or the first visitor waits while Gradio looks for a window to plot in
 # PyTorch's threads soon sleep where they wait for each other. Awake, they wait for a core that a browser or another
 # program has, and hold the other one meanwhile: a step was seen to take several times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
