@@ -14,7 +14,7 @@ MIN_FACE = 64  # pixels; below, a photo is refused
 SMALL_FACE = 128  # pixels; below, it is taken with a warning
 
 MAX_STEPS = 400  # of an inversion, both phases together
-DEFAULT_STEPS = {True: 12, False: 100}  # with an encoder, 14 to 26 s on two cores; and without one
+DEFAULT_STEPS = {True: 12, False: 100}  # with an encoder, about 15 s on two cores; and without one
 CHUNK_SECONDS = 1.0  # length of one turn on the device: Stop waits no longer than this
 JOB_SECONDS = 180.0  # longest wall-clock time of one inversion
 MAX_STRENGTH = 10.0  # of an edit that comes over the API
