@@ -86,6 +86,7 @@ def test_a_photo_that_leaves_its_box_is_read_no_further(
     assert page.locator("#photo img").count() == 0  # it does not come back
     page.locator("#photo input[type=file]").set_input_files(photo)
     working(page, r"Step \d+ of 400")
+    page.wait_for_timeout(1500)  # with its first likeness the panel asks for the photo, which would come back
     leave(page)
     told(page, "Same person")
     rested(page)
