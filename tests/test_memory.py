@@ -36,13 +36,19 @@ def pages(setting: str | None, first: str = "") -> list[int]:
     return [int(count) for count in answer.split()]
 
 
-@pytest.mark.skipif(not SYSTEM.is_file() or "[madvise]" not in SYSTEM.read_text(), reason="no huge pages on request")
+on_request = pytest.mark.skipif(
+    not SYSTEM.is_file() or "[madvise]" not in SYSTEM.read_text(), reason="no huge pages on request"
+)
+
+
+@on_request
 def test_large_tensors_lie_in_huge_pages() -> None:
     few, many = min(pages(None)), min(pages("0"))
     assert many > 16_000  # of 4 KiB
     assert few < many / 4
 
 
+@on_request
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_memory_that_stays_comes_in_small_pages() -> None:
     assert pages(None, KEEP)[0] > 16_000
