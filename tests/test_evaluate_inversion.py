@@ -207,4 +207,4 @@ def test_seconds_are_of_a_way_that_was_gone_before() -> None:
     assert [gone.count(one.name) for one in ways] == [2, 1, 2, 2]
     gone.clear()
     evaluate_inversion(ways, crops(1), {"mse": mse}, warm=True)
-    assert [gone.count(one.name) for one in ways] == [1, 1, 2, 2]
+    assert [gone.count(one.name) for one in ways] == [1, 1, 1, 1]

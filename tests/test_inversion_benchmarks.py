@@ -23,6 +23,7 @@ from refinestyle_hub.errors import BaseMismatchError, ConfigError
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.images import save_png, to_image
 from refinestyle_hub.losses.perceptual import Perceptual
+from refinestyle_hub.losses.pixel import mse
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.storage.index import PipelineIndex, read_index, save_index
 from refinestyle_hub.train.dataset import Pictures, open_pictures
@@ -155,6 +156,34 @@ def test_all_tables_of_a_tiny_model(
     assert [row["method"] for row in rerun] == [name for name in few if not name.startswith("other")]
     with pytest.raises(ConfigError, match="no table 'portraits, a few' of 2 pictures"):
         inversion.main([*again, "--few", "2", "--baselines", str(tmp_path / "inversion.json")])
+
+
+def test_photos_are_measured_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each photo alone, so a run that was stopped goes on; a row is printed when it has all of its photos."""
+    photos = load("inversion_photos")
+    monkeypatch.setattr(photos, "keep_memory", lambda: None)  # it holds for the whole process
+    monkeypatch.setattr(photos, "distances", lambda *_, **__: {"mse": mse})  # dlib looks long for faces where none are
+    where = [str(folder / "model"), "--photos", str(folder / "portraits"), "--out", str(tmp_path)]
+    photos.main([*where, "--steps", "1", "--some", "2", "--few", "0", "--rows", "encoder*1*"])
+    printed = capsys.readouterr().out
+    assert "## 2 photos" in printed
+    assert "encoder + 1 steps" in printed
+    assert "w+ alone" not in printed
+
+    known = json.loads((tmp_path / "photos.json").read_text())
+    assert [*known] == ["encoder + 1 steps"]
+    assert [*known["encoder + 1 steps"]] == ["0.png", "2.png"]  # of five, spread over all
+    known["encoder + 1 steps"]["0.png"]["metrics"]["mse"] = 7.0
+    known["encoder + 1 steps"]["2.png"]["metrics"]["mse"] = 9.0
+    (tmp_path / "photos.json").write_text(json.dumps(known))
+    photos.main([*where, "--steps", "1", "--some", "2", "--few", "0"])
+    printed = capsys.readouterr().out
+    assert "| encoder + 1 steps | 8 (8.8) |" in printed  # median, and what nine in ten reach, of what was there
+    assert "## 5 photos" in printed
+    assert printed.count("encoder, w+ alone") == 2
+    assert sorted(json.loads((tmp_path / "photos.json").read_text())["encoder"]) == [f"{i}.png" for i in range(5)]
 
 
 def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> None:

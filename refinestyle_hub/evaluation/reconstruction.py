@@ -29,7 +29,7 @@ from .baselines import pivotal_tuning, project_w_plus
 from .metrics import PairDistance, ms_ssim
 
 
-__all__ = ["Method", "baselines", "distances", "evaluate_inversion", "our_methods", "table"]
+__all__ = ["Method", "baselines", "distances", "estimate", "evaluate_inversion", "our_methods", "table"]
 
 Invert: TypeAlias = Callable[[Tensor], tuple[Tensor, int]]  # [1, 3, R, R] -> what is drawn of it, numbers to keep
 OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, over all methods
@@ -193,7 +193,7 @@ def evaluate_inversion(
     *,
     warm: bool = False,
 ) -> list[dict[str, Any]]:
-    """Invert every picture of [N, 3, R, R] by every method; ``warm`` says that one has run before.
+    """Invert every picture of [N, 3, R, R] by every method; ``warm`` says that they have run before.
 
     Returns:
         For each method its name; ``metrics``: of every distance and of the seconds mean, standard deviation and median
@@ -212,7 +212,7 @@ def evaluate_inversion(
     rows: list[dict[str, Any]] = []
     done = 0
     for method in methods:
-        if method.quick or not (rows or warm):
+        if not warm and (method.quick or not rows):
             with torch.enable_grad():
                 method.invert(crops[:1])
         drawn, seconds, values = [], [], 0
@@ -228,20 +228,20 @@ def evaluate_inversion(
         pairs = list(zip(crops.split(BATCH), torch.cat(drawn).to(crops.device).split(BATCH), strict=True))
         found = {name: torch.cat([distance(x, y) for x, y in pairs]) for name, distance in by.items()}
         taken = {name: numbers[~numbers.isnan()] for name, numbers in found.items()}
-        metrics = {name: _estimate(numbers, name in RISING) for name, numbers in taken.items() if len(numbers)}
-        metrics["seconds"] = _estimate(torch.tensor(seconds))
+        metrics = {name: estimate(name, numbers) for name, numbers in taken.items() if len(numbers)}
+        metrics["seconds"] = estimate("seconds", torch.tensor(seconds))
         rows.append({"method": method.name, "parameters": method.parameters, "values": values, "metrics": metrics})
     return rows
 
 
-def _estimate(numbers: Tensor, rising: bool = False) -> dict[str, float]:
-    """Mean, standard deviation, median, and what nine in ten reach; and of how many."""
+def estimate(name: str, numbers: Tensor) -> dict[str, float]:
+    """Mean, standard deviation, median, and what nine in ten reach, of a distance [N]; and N."""
     numbers = numbers.double()
     found = {
         "mean": numbers.mean(),
         "std": numbers.std(correction=0),
         "median": numbers.quantile(0.5),
-        "worst_tenth": numbers.quantile(0.1 if rising else 0.9),
+        "worst_tenth": numbers.quantile(0.1 if name in RISING else 0.9),
     }
     return {**{name: round(float(value), 6) for name, value in found.items()}, "count": len(numbers)}
 
