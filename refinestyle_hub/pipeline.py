@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .adapt import Adaptation, AdaptOptions, AdaptState, Pictures, few_shot_adaptation, load_clips, text_adaptation
-from .adapt.few_shot import known_options
+from .boundary.fields import check_options
+from .boundary.paths import AnyPath
 from .boundary.strengths_by_name import by_name
 from .config import Fingerprint
 from .editing.directions import Directions, Edits, apply
@@ -188,7 +188,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         name: str = "",
         rights: str = "",
         on_step: OnStep | None = None,
-        state: str | os.PathLike[str] | None = None,
+        state: AnyPath | None = None,
         **options: Unpack[AdaptOptions],
     ) -> TokenSet:
         """Make a domain from 1 to 20 pictures of a style; they need neither be paired nor inverted.
@@ -213,9 +213,9 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         self, pictures: Pictures, state: AdaptState | None = None, **options: Unpack[AdaptOptions]
     ) -> Adaptation:
         """Begin ``adapt`` as a run whose steps the caller takes, see ``adapt.few_shot_adaptation``."""
+        check_options(options, AdaptOptions.__annotations__)
         mine: dict[str, Any] = {"discriminator": self.discriminator, "encoder": self.encoder, "base": self.fingerprint}
-        mine |= {"state": state, **known_options(options)}
-        return few_shot_adaptation(self.generator, pictures, lambda: self.perceptual, **mine)
+        return few_shot_adaptation(self.generator, pictures, lambda: self.perceptual, state=state, **options, **mine)
 
     @standard_defaults()
     def adapt_text(
@@ -223,10 +223,10 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         source: str,
         target: str,
         *,
-        clip: Sequence[str | os.PathLike[str] | Clip],
+        clip: Sequence[AnyPath | Clip],
         name: str = "",
         on_step: OnStep | None = None,
-        state: str | os.PathLike[str] | None = None,
+        state: AnyPath | None = None,
         **how: Any,
     ) -> TokenSet:
         """Make a domain from a text, without pictures: ``adapt_text("a photo", "a pencil sketch", clip=[...])``.

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from refinestyle_hub.errors import ConfigError, ShapeError
+from refinestyle_hub.hub.search import domain_info
 from refinestyle_hub.pipeline import RefineStylePipeline
 
 
@@ -124,6 +125,8 @@ NONSENSE: list[tuple[Any, str]] = [
     (lambda p: p.to(torch.int32), "dtype must be a floating-point type"),
     (lambda p: type(p).from_pretrained("x/y", torch_dtype=torch.float16), "Did you mean 'dtype'"),
     (lambda p: type(p.generator).from_pretrained("x/y", dtype="float16"), "dtype must be a floating-point type"),
+    (lambda p: p.push_to_hub("me/faces", privat=True), "Did you mean 'private'"),
+    (lambda p: domain_info("me/sketch", revison="v1"), "Did you mean 'revision'"),
 ]
 
 

@@ -9,7 +9,6 @@ import torch
 
 from ..config import Fingerprint
 from ..encoder.encoder import Encoder
-from ..errors import ConfigError, no_such
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..images import PictureSource
@@ -24,7 +23,7 @@ from .settings import AdaptSettings, preset
 from .state import AdaptState
 
 
-__all__ = ["AdaptOptions", "Pictures", "few_shot_adaptation", "known_options"]
+__all__ = ["AdaptOptions", "Pictures", "few_shot_adaptation"]
 
 Pictures: TypeAlias = "PictureSource | Sequence[PictureSource] | References"  # of a style
 
@@ -38,14 +37,6 @@ class AdaptOptions(TypedDict, total=False):
     seed: int
     settings: AdaptSettings | None
     terms: Sequence[Term]
-
-
-def known_options(options: AdaptOptions) -> AdaptOptions:
-    """Return the options as they are, once their names are known. Raises ConfigError for another name."""
-    for name in options:
-        if name not in AdaptOptions.__annotations__:
-            raise ConfigError(no_such("option", name, AdaptOptions.__annotations__))
-    return options
 
 
 @standard_defaults()

@@ -1,17 +1,17 @@
-"""The fields of a configuration, held against their types: files and options come typed, Python code does not."""
+"""Fields of a configuration, held against their types, and names of options: files come typed, code does not."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from ..errors import ConfigError, printable
+from ..errors import ConfigError, no_such, printable
 from .numbers import flag, real, whole
 
 
-__all__ = ["check_fields", "choices", "setting", "text"]
+__all__ = ["check_fields", "check_options", "choices", "setting", "text"]
 
 T = TypeVar("T")
 
@@ -51,3 +51,10 @@ def check_fields(made: Any) -> None:
             raise ConfigError(f"{name} must be {choices(hint)}, not '{printable(value)}'.")
         if hint in READ:
             object.__setattr__(made, name, READ[hint](value, name))
+
+
+def check_options(options: Mapping[str, object], known: Collection[str]) -> None:
+    """Raise ConfigError for an option that there is not, with what was meant."""
+    for name in options:
+        if name not in known:
+            raise ConfigError(no_such("option", name, known))

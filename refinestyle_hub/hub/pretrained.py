@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..boundary.fields import text
+from ..boundary.fields import check_options, text
 from ..boundary.paths import AnyPath, is_address, user_path
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, printable
 from ..runtime.defaults import standard_defaults
@@ -26,7 +26,7 @@ from ..storage.model_folder import INDEX, Source
 from ..storage.schema import config_from_json, config_to_json, dump_json, read_json
 from ..storage.tensors import Header, encode_tensors, read_header, read_tensors
 from .later import Later
-from .sources import HubOptions, known_options, open_source
+from .sources import HubOptions, open_source
 
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Pretrained:
                 folder.
             variant: "fp16" for the half-precision file; by default the plain one, or fp16 where only that ships.
             dtype: The type of the tensors once loaded, whatever the file has.
-            options: revision, token, cache_dir and local_files_only, for the Hub: see ``HubOptions``.
+            options: revision, token, cache_dir, local_files_only and force_download, see ``HubOptions``.
 
         Raises:
             ModelNotFoundError: There is no such model, part or variant, or it is not in the cache while offline.
@@ -199,7 +199,8 @@ class Pretrained:
             ModelFileError: The file is damaged, or does not hold exactly the tensors of its config, all finite.
             ConfigError: The config is of a newer major format or has a value out of range, or options do not fit.
         """
-        dtype, options = floating(dtype), known_options(options, "dtype", "subfolder", "variant")
+        check_options(options, [*HubOptions.__annotations__, "dtype", "subfolder", "variant"])
+        dtype = floating(dtype)
         path = Path() if is_address(name_or_path) else user_path(name_or_path)
         if path.is_file():
             if subfolder or variant or options.get("revision"):

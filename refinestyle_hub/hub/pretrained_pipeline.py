@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
+from ..boundary.fields import check_options
 from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, listed
 from ..runtime.compiled import wanted
@@ -19,7 +20,7 @@ from ..storage.model_folder import INDEX
 from ..storage.schema import from_json
 from .later import LazyPart
 from .pretrained import Pretrained
-from .sources import HubOptions, known_options, open_source
+from .sources import HubOptions, open_source
 
 
 if TYPE_CHECKING:
@@ -67,16 +68,15 @@ class PretrainedPipeline:
             dtype: Type of their numbers, such as torch.float16 for drawing on a GPU; see ``to``.
             compile: Whether to ``compile`` the first part; None does as REFINESTYLE_COMPILE says, which is 1 or 0.
             allow_base_mismatch: Whether to accept directions, encoder and domains made for other weights.
-            options: revision, token, cache_dir and local_files_only, for the Hub: see ``HubOptions``.
+            options: revision, token, cache_dir, local_files_only and force_download, see ``HubOptions``.
 
         Raises:
             ModelNotFoundError: There is no such model, or a part that its index names is missing.
             ModelFileError, ConfigError: A file is damaged or of a newer format.
             BaseMismatchError: Parts were made for another generator.
         """
-        source = open_source(
-            name_or_path, **known_options(options, "compile", "dtype", "device", "subfolder", "variant")
-        )
+        check_options(options, [*HubOptions.__annotations__, "compile", "dtype", "device", "subfolder", "variant"])
+        source = open_source(name_or_path, **options)
         compiled = wanted(compile)
         index = read_index(source, subfolder)
         unknown = sorted(set(index.settings) - set(cls.settings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
 from collections.abc import Collection, Mapping
@@ -11,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from .. import cards
-from ..boundary.paths import user_path
+from ..boundary.fields import check_options
+from ..boundary.paths import AnyPath, user_path
 from ..cards import README, Card
 from ..errors import CardError, HubConnectionError, ModelNotFoundError
 from ..storage.index import LICENCE_FILE, PICTURE_FILE, model_folders, shared_files
@@ -54,7 +54,7 @@ class Pushable:
 
 
 def push_folder(
-    folder: str | os.PathLike[str],
+    folder: AnyPath,
     repo_id: str,
     *,
     card: Card | None = None,
@@ -81,8 +81,10 @@ def push_folder(
             Hub would refuse. Nothing was uploaded.
         ModelNotFoundError: There is no such folder or part of it, or the id is impossible.
         ModelFileError: The folder, or that of a part, holds no model.
+        ConfigError: There is no such option.
         HubAccessError, HubConnectionError: There is no right to write, or no connection. Nothing was committed.
     """
+    check_options(options, PushOptions.__annotations__)
     if not is_repo_id(repo_id):
         raise ModelNotFoundError(f"{repo_id!r} is not a Hub id, which is owner/name.", repo_id=repo_id)
     source, revision, token = Folder(user_path(folder)), options.get("revision"), options.get("token")

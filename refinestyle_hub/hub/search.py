@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ..boundary.paths import user_path
+from ..boundary.paths import AnyPath, user_path
 from ..cards.facts import read_card
 from ..cards.licences import stated_licence
 from ..cards.metadata import base_tag
@@ -74,7 +73,7 @@ def find_domains(base: Fingerprint, *, limit: int = 50, token: str | bool | None
 
 
 def domain_info(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: AnyPath,
     *,
     subfolder: str = "",
     base: Fingerprint | None = None,
@@ -107,8 +106,8 @@ def domain_info(
 
 def download(
     kind: type[P],
-    name_or_path: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
+    name_or_path: AnyPath,
+    folder: AnyPath,
     *,
     subfolder: str = "",
     **options: Unpack[HubOptions],

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from ..boundary.paths import is_address, user_path
+from ..boundary.fields import check_options
+from ..boundary.paths import AnyPath, is_address, user_path
 from ..errors import (
     ConfigError,
     HubAccessError,
@@ -22,7 +23,6 @@ from ..errors import (
     ModelFileError,
     ModelNotFoundError,
     RefineStyleHubError,
-    no_such,
     printable,
 )
 from ..storage.model_folder import INDEX, Folder, Source, checked_name, is_repo_id, pickle_hint
@@ -46,19 +46,9 @@ class HubOptions(TypedDict, total=False):
 
     revision: str | None  # branch, tag or commit; by default the main branch
     token: str | bool | None  # of a private repo: a token, True for the stored one, False for none
-    cache_dir: str | os.PathLike[str] | None  # in place of huggingface_hub's own, also for what is fetched
+    cache_dir: AnyPath | None  # in place of huggingface_hub's own, also for what is fetched
     local_files_only: bool  # never open a connection
     force_download: bool  # fetch each file again, also one that is in the cache
-
-
-def known_options(options: Mapping[str, Any], *others: str) -> HubOptions:
-    """The options of a loading function. Raises ConfigError for one that there is not, with what was meant."""
-    known = HubOptions.__annotations__
-    for name in options:
-        if name not in known:
-            raise ConfigError(no_such("option", name, [*known, *others]))
-    found: Any = dict(options)
-    return found  # type: ignore[no-any-return]
 
 
 class Repo:
@@ -264,7 +254,7 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{INDEX}"))
 
 
-def open_source(name_or_path: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Source:
+def open_source(name_or_path: AnyPath, **options: Unpack[HubOptions]) -> Source:
     """Where the files of a model are; nothing is read or downloaded yet.
 
     In this order: one of ``bundled_models()``, a local folder, a Hub id ``owner/name``. A ``pathlib.Path`` is always
@@ -272,8 +262,9 @@ def open_source(name_or_path: str | os.PathLike[str], **options: Unpack[HubOptio
 
     Raises:
         ModelNotFoundError: There is nothing of that name.
-        ConfigError: A revision is asked of something that has none.
+        ConfigError: A revision is asked of something that has none, or there is no such option.
     """
+    check_options(options, HubOptions.__annotations__)
     if isinstance(name_or_path, bytes):  # a path, as some functions of the system give it
         name_or_path = os.fsdecode(name_or_path)
     if is_address(name_or_path):
