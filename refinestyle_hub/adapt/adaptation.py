@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ..boundary.fields import text
 from ..boundary.numbers import check_seed, whole
+from ..boundary.paths import AnyPath
 from ..config import Fingerprint
 from ..errors import ConfigError, DivergedError, ModelFileError, ShapeError
 from ..generators.base import Generator
@@ -140,7 +140,7 @@ class Adaptation:
         """Whether all steps are done."""
         return self.done >= self.steps
 
-    def run(self, on_step: OnStep | None = None, state: str | os.PathLike[str] | None = None) -> bool:
+    def run(self, on_step: OnStep | None = None, state: AnyPath | None = None) -> bool:
         """Do the steps that are left, and return False when ``on_step`` stopped the run, which keeps what it has.
 
         Args:
@@ -159,7 +159,7 @@ class Adaptation:
         self,
         metadata: Mapping[str, Any] | None = None,
         on_step: OnStep | None = None,
-        state: str | os.PathLike[str] | None = None,
+        state: AnyPath | None = None,
     ) -> TokenSet:
         """Do ``run``, then ``token_set``. If the run diverges, the error has the domain so far as ``kept``."""
         for name, value in (metadata or {}).items():

@@ -5,7 +5,6 @@ A text needs no picture at all (StyleGAN-NADA, arXiv 2108.00946); beside picture
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boundary.paths import AnyPath
 from ..errors import ConfigError
 from ..generators.base import Generator
 from ..losses.clip import Clip, ClipDirection, choose_layers
@@ -84,7 +84,7 @@ def text_settings(tokens: int = 4) -> AdaptSettings:
     return replace(AdaptSettings(tokens=tokens, batch=2, truncation=0.7), **dict.fromkeys(needs_pictures, 0.0))  # type: ignore[arg-type]
 
 
-def load_clips(clips: Sequence[str | os.PathLike[str] | Clip], device: torch.device | str = "cpu") -> list[Clip]:
+def load_clips(clips: Sequence[AnyPath | Clip], device: torch.device | str = "cpu") -> list[Clip]:
     """Load CLIP models by folder or Hub id, see ``Clip.load``. Raises ConfigError if none is named."""
     if not clips:
         raise ConfigError("Name at least one CLIP model: a folder, or a Hub id such as openai/clip-vit-base-patch32.")

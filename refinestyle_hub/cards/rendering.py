@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ..boundary.paths import user_path
+from ..boundary.paths import AnyPath, user_path
 from ..errors import CardError
 from ..storage.atomic import write_folder
 from ..storage.model_folder import Folder
@@ -151,7 +150,7 @@ def edited(text: str) -> bool:
 # --- Writing --------------------------------------------------------------------------------------------------------
 
 
-def write_card(folder: str | os.PathLike[str], card: Card, name: str, subfolder: str = "") -> None:
+def write_card(folder: AnyPath, card: Card, name: str, subfolder: str = "") -> None:
     """Write ``card.json`` and README.md into the folder of a saved part or pipeline."""
     root = user_path(folder)
     text = render(root, card, name, read_text(Folder(root).find(README)), subfolder)

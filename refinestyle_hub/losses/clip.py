@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..boundary.paths import user_path
+from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, UnsupportedModelError
 from ..runtime.optional import optional
 
@@ -121,7 +121,7 @@ class Clip(nn.Module):
         self.name = name
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike[str]) -> Clip:
+    def load(cls, name_or_path: AnyPath) -> Clip:
         """A CLIP of ``transformers``: a folder, or a Hub id such as ``openai/clip-vit-base-patch32``.
 
         Only safetensors are read, never a pickle.
