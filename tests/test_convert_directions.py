@@ -106,6 +106,8 @@ def test_a_broken_table_names_its_line(tmp_path: Path) -> None:
     table.write_text("smile,1,4,5,20\nage,one,4,5,20\n")
     with pytest.raises(ModelFileError, match="line 2: not name"):
         read_directions(tmp_path / "pca.pt", table=table)
+    with pytest.raises(ModelFileError, match=r"pca\.pt is not a table"):
+        read_directions(tmp_path / "pca.pt", table=tmp_path / "pca.pt")
 
 
 def test_layouts_that_were_refused(tmp_path: Path) -> None:

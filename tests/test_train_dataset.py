@@ -225,6 +225,18 @@ def test_pictures_without_a_label_are_named(folder: Path) -> None:
     assert "000009.png" not in open_pictures(folder, 16).names
 
 
+def test_broken_labels_are_named(folder: Path) -> None:
+    file = folder / "labels.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0].replace('"smile"', '"grin"'), *lines[1:]]))
+    with pytest.raises(ConfigError, match="has no 'smile'"):
+        open_labels(folder, open_pictures(folder, 16).names)
+    for broken in ("{", "[]", '{"name": 1}'):
+        file.write_text(f"{lines[0]}\n{broken}\n")
+        with pytest.raises(ConfigError, match=r"labels\.jsonl, line 2: not a JSON object with an id"):
+            open_pictures(folder, 16)
+
+
 def test_mirror_swaps_sides_and_turns_angles() -> None:
     names = ["yaw", "pitch", "l-ear-wing-incr", "gaze_x", "eyeBlinkRight", "r-ear-wing-incr", "light_azimuth",
              "eyeBlinkLeft", "browInnerUp"]  # fmt: skip

@@ -125,7 +125,10 @@ def _rows(path: Path, components: int) -> list[tuple[str, int, tuple[int, int], 
     """The lines of the table: name, component, (first layer, end layer), strength. A heading line is passed over."""
     if not path.is_file():
         raise ModelNotFoundError(f"There is no table {path}.")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ModelFileError(f"{path} is not a table in UTF-8: save it as CSV or TSV.", path=path) from None
     rows = []
     for number, cells in enumerate(csv.reader(lines, delimiter="\t" if "\t" in "".join(lines) else ","), start=1):
         if not cells or (number == 1 and not cells[-1].strip().lstrip("+-").replace(".", "", 1).isdigit()):

@@ -77,7 +77,8 @@ def open_labels(source: AnyPath, pictures: Sequence[str]) -> Labels:
     """Read the labels of pictures by their names, from the source that they were opened from.
 
     Raises:
-        ConfigError: ``labels.jsonl`` or ``parameters.npz`` is missing, or a picture has no labels.
+        ConfigError: ``labels.jsonl`` or ``parameters.npz`` is missing, a line lacks an attribute, or a picture has no
+            labels.
     """
     rows, file = label_rows(source), _beside(source) / "parameters.npz"
     if rows is None or not file.is_file():
@@ -90,10 +91,13 @@ def open_labels(source: AnyPath, pictures: Sequence[str]) -> Labels:
         raise ConfigError(f"{len(missing)} pictures have no labels, {missing[0]} among them.")
     places = {key: place for place, key in enumerate(rows)}
     chosen = [places[key] for key in keys]
-    values = [[[read(rows[key]) for read in ATTRIBUTES.values()] for key in keys]]
+    try:
+        values = [[[read(rows[key]) for read in ATTRIBUTES.values()] for key in keys]]
+        styles = tuple(sorted({row["hair"] for row in rows.values()}))
+    except KeyError as error:
+        raise ConfigError(f"A line of the labels.jsonl of {source} has no {error}.") from error
     values += [parameters[group][chosen] for group in ("local", "expression")]
     names = [str(n) for group in ("local", "expression") for n in parameters[f"{group}_names"]]
-    styles = tuple(sorted({row["hair"] for row in rows.values()}))
     return Labels(
         names=(*ATTRIBUTES, *names),
         num_attributes=len(ATTRIBUTES),
@@ -138,9 +142,21 @@ def picture_key(name: str) -> str:
 
 
 def label_rows(source: AnyPath) -> dict[str, dict[str, Any]] | None:
-    """The lines of labels.jsonl by id, in the order of the file; None without such a file."""
+    """The lines of labels.jsonl by id, in the order of the file; None without such a file.
+
+    Raises:
+        ConfigError: A line is no JSON object with an id.
+    """
     file = _beside(source) / "labels.jsonl"
     if not file.is_file():
         return None
-    with file.open(encoding="utf-8") as lines:
-        return {str(row["id"]): row for row in map(json.loads, lines)}
+    rows: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows[str(row["id"])] = row
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{file}, line {number}: not a JSON object with an id. Mend or move the file."
+            ) from error
+    return rows
