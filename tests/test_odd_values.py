@@ -198,6 +198,8 @@ def test_an_empty_option_is_no_place(run: Any, tiny_pipeline_dir: Path, tmp_path
         (("edit", tiny_pipeline_dir, "~", "--out", "b.png"), "is a folder: name a file"),
         (("generate", tiny_pipeline_dir, "--out", "https://example.org/x"), "is an address"),
         (("directions", "show", tiny_pipeline_dir, "smile", "--out", "x.xcf"), "endings"),
+        (("directions", "find", tiny_pipeline_dir, "--out", "x", "--seed", 2**64), "4294967295"),
+        (("evaluate", "domain", tiny_pipeline_dir, "sketch", "--true", "x", "--seed", 2**64), "4294967295"),
     ):
         code, _, err = run(*words)
         assert (code, said in " ".join(err.split())) == (2, True), err

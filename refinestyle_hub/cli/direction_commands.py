@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from ..boundary.numbers import MAX_SEED
 from ..boundary.paths import user_path
 from ..errors import ConfigError, printable
 from . import console
@@ -113,7 +114,7 @@ def find(
     count: Annotated[int, typer.Option(min=1, max=100, help="How many directions.")] = 10,
     layers: Layers = None,
     samples: Annotated[int, typer.Option(min=2, max=1_000_000, help="With pca: how many w are drawn.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="With pca: the same seed gives the same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="With pca: the same seed gives the same result.")] = 0,
     out: Out = None,
     replace_: Replace = False,
     device: Device = "cpu",

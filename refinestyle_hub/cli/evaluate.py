@@ -10,7 +10,7 @@ import typer
 
 from ..boundary.paths import user_path
 from . import console
-from .arguments import Aligned, Device, EncoderPlace, Model, load, with_encoder
+from .arguments import Aligned, Device, EncoderPlace, Model, Seed, load, with_encoder
 
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def domain(
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="How many to draw.")] = 500,
     faces: Annotated[int, typer.Option(min=0, help="Of how many to compare landmarks.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    seed: Seed = 0,
     trunc: Annotated[float, typer.Option(help="Truncation: 1 as drawn, 0 the mean face.")] = 1.0,
     attributes: Attributes = "mini-faces-128",
     card: Annotated[bool, typer.Option("--card", help="Also write the metrics into the folder's card.json.")] = False,
