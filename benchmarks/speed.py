@@ -205,6 +205,7 @@ def main() -> None:
         args.ffhq = False
     args.halves = [torch.bfloat16] * args.bf16 + [torch.float16] * args.fp16
     torch.set_num_threads(1 if args.cpu_time else args.threads)
+    clock = time.process_time if args.cpu_time else time.perf_counter
     report: dict[str, Any] = {"machine": machine()}
     print(f"{report['machine']}\n", flush=True)
     if args.way:
@@ -212,7 +213,7 @@ def main() -> None:
             args.model, args.against, args.keep_memory, args.rounds, args.quick, args.cpu_time
         )
     elif args.plots:
-        report["growth"] = speed_growth.draw(args.plots, args.device, args.rounds, args.quick)
+        report["growth"] = speed_growth.draw(args.plots, args.device, args.rounds, args.quick, clock)
     else:
         subjects = [(f"StyleGAN2 {size} px", partial(stylegan2, args, size)) for size in args.sizes]
         subjects += [("ffhq-1024", partial(ffhq, args))] * args.ffhq

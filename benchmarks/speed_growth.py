@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from speed_timing import interleaved, machine
+from speed_timing import Clock, interleaved, machine
 from torch import Tensor
 
 from refinestyle_hub.config import StyleGAN2Config
@@ -23,7 +23,7 @@ from refinestyle_hub.tokens.token_set import TokenSet
 Series = Mapping[str, Mapping[int, float]]  # seconds by what grows, for each generator
 
 
-def draw(folder: Path, device: torch.device, rounds: int, quick: bool) -> dict[str, Any]:
+def draw(folder: Path, device: torch.device, rounds: int, quick: bool, clock: Clock) -> dict[str, Any]:
     """Measure, and write ``growth.svg`` into ``folder``."""
     names = {"StyleGAN2 64 px": _small(32 if quick else 64).to(device)}
     if not quick:
@@ -33,12 +33,12 @@ def draw(folder: Path, device: torch.device, rounds: int, quick: bool) -> dict[s
         generator.requires_grad_(False)
         for subject, works in _subjects(generator, quick).items():
             with torch.no_grad():
-                taken = interleaved(works, rounds)
+                taken = interleaved(works, rounds, clock)
             found.setdefault(subject, {})[name] = {int(x): y for x, y in taken.items()}
     sizes = (16, 32) if quick else (64, 128, 256, 512)
     networks = {size: _small(size).to(device).requires_grad_(False) for size in sizes}
     with torch.no_grad():
-        taken = interleaved({str(s): partial(g, _codes(g, 1)) for s, g in networks.items()}, rounds)
+        taken = interleaved({str(s): partial(g, _codes(g, 1)) for s, g in networks.items()}, rounds, clock)
     found["resolution"] = {"StyleGAN2": {int(x): y for x, y in taken.items()}}
     folder.mkdir(parents=True, exist_ok=True)
     _plot(found, folder / "growth.svg")
@@ -86,7 +86,7 @@ def _plot(found: Mapping[str, Series], file: Path) -> None:
                 first = next(iter(values.values()))
                 axes.plot(list(values), [y / first for y in values.values()], "o-", label=name)
             axes.set_xlabel(subject)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
             axes.legend(fontsize=7)
         figure.axes[0].set_ylabel("time, first point = 1")
         figure.suptitle(f"One forward pass; {machine()}", fontsize=8)

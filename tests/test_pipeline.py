@@ -26,6 +26,7 @@ from refinestyle_hub.errors import (
 )
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
+from refinestyle_hub.generators.drawing import batch_size
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.hub.later import Later
 from refinestyle_hub.images import to_tensor
@@ -126,6 +127,26 @@ def test_render_composes_edits_tokens_and_domains(pipe: RefineStylePipeline, fac
     # a set that is not one of the pipeline's, by itself
     own = pipe.render(faces, domains={sketch: 0.7}, output_type="pt")
     assert torch.equal(own, pipe.render(faces, domains={"sketch": 0.7}, output_type="pt"))
+
+
+def test_large_pictures_are_drawn_one_by_one_on_a_cpu(
+    pipe: RefineStylePipeline, faces: list[Inversion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts that fit, each with its own tokens and strengths, and to the same pictures."""
+    assert batch_size(pipe.generator) == 8
+    strengths = {"sketch": [0.1 * i for i in range(5)]}
+    few = [faces[0], faces[1], faces[0], faces[1], faces[0]]
+    together = pipe.render(few, domains=strengths, output_type="pt")
+    largest = max(conv.spec.outputs * conv.spec.resolution**2 for conv in pipe.generator.convs())
+    sizes: list[int] = []
+    for room, count in ((2 * largest + 1, 2), (largest - 1, 1)):
+        monkeypatch.setattr("refinestyle_hub.generators.drawing.CACHED", room)
+        assert batch_size(pipe.generator) == count
+        sizes.clear()
+        with pipe.generator.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0]))):
+            parts = pipe.render(few, domains=strengths, output_type="pt")
+        assert sizes == [count] * (5 // count) + [1] * (5 % count)
+        torch.testing.assert_close(parts, together, rtol=0, atol=1e-4)
 
 
 def test_a_style_takes_the_place_of_a_faces_own_texture(

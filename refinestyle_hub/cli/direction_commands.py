@@ -29,7 +29,6 @@ directions = typer.Typer(no_args_is_help=True, help="Editing directions of a mod
 
 SIDE = 512  # pixels of a picture of a direction, at most
 SHOWN = 5  # pictures of a direction, from its lowest strength to its highest
-BATCH = 8  # pictures inverted at once
 Out: TypeAlias = Annotated[
     Path | None,
     typer.Option("--out", file_okay=False, help="New folder for a copy of the model; else MODEL itself is changed."),
@@ -193,6 +192,7 @@ def add(
 
     from ..editing.discover import difference_of_means, find_from_labels
     from ..faces.photo import read_crops
+    from ..generators.drawing import batch_size
 
     size = pipe.generator.config.resolution
     (first, skipped), (second, others) = (read_crops([folder], size, aligned=aligned) for folder in (without, with_))
@@ -201,7 +201,7 @@ def add(
         steps = 0
     found = []
     with console.progress("pictures", len(first) + len(second)) as tick:
-        for crops in torch.cat([first, second]).split(BATCH):
+        for crops in torch.cat([first, second]).split(batch_size(pipe.generator)):
             found += [one.w_plus for one in pipe.invert_crops(crops, steps=steps, tokens=False)]
             tick(len(found), {})
     w_plus = torch.stack(found)

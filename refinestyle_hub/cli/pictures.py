@@ -89,7 +89,12 @@ def invert(
     face: Annotated[int, typer.Option(min=0, help="Which face of the photo; 0 is the largest.")] = 0,
     seed: Seed = 0,
     w_only: Annotated[bool, typer.Option("--w-only", help="Find w+ alone: a likeness, no tokens.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures of a folder that are inverted at once.")] = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Pictures of a folder inverted at once; by default 8, or fewer on a CPU if they are large."
+        ),
+    ] = None,
     encoder: EncoderPlace = None,
     device: Device = "cpu",
     compile: Compile = False,

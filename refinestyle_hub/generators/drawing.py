@@ -13,10 +13,11 @@ from ..tokens.token_set import TokenSet
 from .base import Generator
 
 
-__all__ = ["Rows", "draw"]
+__all__ = ["Rows", "batch_size", "draw"]
 
 Rows: TypeAlias = Sequence[list[tuple[TokenSet, float]] | None]  # each picture's own sets with their strengths
 BATCH = 8  # pictures at once
+CACHED = 1 << 22  # numbers of a map: larger ones are got from a CPU's system and cleared for each use
 FINE = 128  # pixels: maps above this draw texture, which a style replaces
 
 
@@ -41,11 +42,23 @@ def draw(
         resolution: R, see ``Generator.forward``.
     """
     pictures, rows = [], _faded(generator, rows, shared)
-    for first in range(0, len(w_plus), BATCH):
-        part = slice(first, first + BATCH)
+    count = batch_size(generator)
+    for first in range(0, len(w_plus), count):
+        part = slice(first, first + count)
         tokens = TokenBatch.collate(rows[part], [(tokens, strength[part]) for tokens, strength in shared])
         pictures.append(generator(w_plus[part], tokens, resolution=resolution))
     return torch.cat(pictures).clamp(-1, 1)
+
+
+def batch_size(generator: Generator) -> int:
+    """Pictures that are drawn or inverted at once: 8; on a CPU no more than have small maps.
+
+    Large maps need as many times the memory, and save a CPU no time.
+    """
+    if generator.device.type != "cpu":
+        return BATCH
+    largest = max(conv.spec.outputs * conv.spec.resolution**2 for conv in generator.convs())
+    return max(1, min(BATCH, CACHED // largest))
 
 
 def _faded(generator: Generator, rows: Rows, shared: Sequence[tuple[TokenSet, Tensor]]) -> Rows:

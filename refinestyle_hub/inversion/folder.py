@@ -18,6 +18,7 @@ from ..errors import ConfigError, FaceNotFoundError, ModelFileError, PictureErro
 from ..faces.align import Crop
 from ..faces.photo import read_photo, search_for
 from ..generators.base import Generator
+from ..generators.drawing import batch_size
 from ..images import list_pictures, to_tensor
 from ..losses.perceptual import Perceptual
 from ..runtime import processes
@@ -56,7 +57,7 @@ def invert_folder(
     w_steps: int | None = None,
     tokens: bool = True,
     aligned: bool = False,
-    batch: int = 8,
+    batch: int | None = None,
     seed: int = 0,
     settings: InversionSettings | None = None,
     on_picture: OnPicture | None = None,
@@ -73,7 +74,7 @@ def invert_folder(
         out: Where the inversions go; not the same folder.
         encoder, perceptual, steps, w_steps, tokens, seed, settings: As for ``invert_crops``.
         aligned: Whether the pictures are crops already, of which the central square is taken.
-        batch: How many pictures are inverted at once.
+        batch: How many pictures are inverted at once; None: as many as suit the generator, see ``batch_size``.
         on_picture: A function called after each batch with (pictures done, pictures in all) of this process.
 
     Raises:
@@ -84,7 +85,7 @@ def invert_folder(
         ModelFileError: An inversion that is there is damaged.
         MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
     """
-    batch = whole(batch, "batch", 1)
+    batch = batch_size(generator) if batch is None else whole(batch, "batch", 1)
     folder, out, state = user_path(folder), user_path(out), processes.accelerator()
     if out.resolve() == folder.resolve():
         raise ConfigError(f"The inversions of {folder} need a folder of their own: each gets the name of its picture.")
