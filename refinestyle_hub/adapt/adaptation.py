@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ from .state import AdaptState
 
 __all__ = ["STEPS", "STEPS_WITHOUT_DISCRIMINATOR", "Adaptation", "Preview"]
 
+N = TypeVar("N", Generator, Discriminator)
 Preview: TypeAlias = Literal["now", "best", "plain"]
 STEPS, STEPS_WITHOUT_DISCRIMINATOR = 500, 90
 PREVIEWS = 8  # fixed samples, to measure the distance by and to show
@@ -99,10 +100,10 @@ class Adaptation:
         self.settings = s = settings or preset(len(references), with_discriminator=discriminator is not None)
         self.steps, self.seed, self.done = steps, seed, 0
         self.base = base or generator.fingerprint()
-        self.generator: Generator = _frozen(generator)
+        self.generator = _frozen(generator)
         device = self.generator.device
         self.references = replace(references, pictures=references.pictures.to(device))
-        self.discriminator: Discriminator | None = None if discriminator is None else _frozen(discriminator)
+        self.discriminator = None if discriminator is None else _frozen(discriminator)
         self.perceptual, self.inversions = perceptual, inversions
         check_sizes(self.generator.config, self.references, self.discriminator, self.inversions)
         features = feature_extractor(self.discriminator, perceptual)
@@ -375,7 +376,7 @@ class Adaptation:
             raise ModelFileError(f"The saved state is damaged: {error!r}. Remove it to begin again.") from error
 
 
-def _frozen(network: Any) -> Any:
+def _frozen(network: N) -> N:
     """A copy in float32 without gradients. The caller's network keeps its flags."""
     config = network.config.full_precision()
     return type(network).from_state(config, network.state_dict()).float().requires_grad_(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -101,9 +101,9 @@ class Adversarial:
         self.adam.step()
         return {"discriminator": float(loss.detach())}
 
-    def _heads(self) -> list[tuple[float, DomainDiscriminator]]:
+    def _heads(self) -> list[tuple[float, Callable[[Tensor], Tensor]]]:
         heads = {"whole": self.discriminator.whole, "patches": self.discriminator.patches}
-        return [(share, heads[name]) for name, share in self.shares.items() if share]  # type: ignore[misc]
+        return [(share, heads[name]) for name, share in self.shares.items() if share]
 
     def state(self) -> dict[str, Tensor]:
         """Weights of what learns, and Adam's moments."""

@@ -258,7 +258,8 @@ def _save(
         if "directions" not in index.parts:
             save_index(model, replace(index, parts=(*index.parts, "directions")))
     folder, first = str(out or model), next(iter(found))
-    report = {"folder": folder, "directions": list(found), "skipped": dict(skipped or {})}
-    lines = [f"{path}: {why.splitlines()[0]}" for path, why in report["skipped"].items()]  # type: ignore[attr-defined]
+    skipped = dict(skipped or {})
+    report = {"folder": folder, "directions": list(found), "skipped": skipped}
+    lines = [f"{path}: {why.splitlines()[0]}" for path, why in skipped.items()]
     lines.append(f"{', '.join(found)} in {folder}; refinestyle generate {folder} --set {first}=1 shows it")
     console.emit(report, "\n".join(lines), as_json)

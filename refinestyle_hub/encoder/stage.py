@@ -156,7 +156,7 @@ class EncoderStage(nn.Module):
             top, _, rest = name.partition(".")
             if top == "groups":
                 their, _, rest = rest.partition(".")
-                name = f"groups.{pairs.get(int(their))}.{rest}"  # noqa: PLW2901
+                name = f"groups.{pairs.get(int(their))}.{rest}"
             source[name] = tensor
         for name in target.keys() & source.keys():
             if target[name].shape == source[name].shape and not name.endswith("queries"):

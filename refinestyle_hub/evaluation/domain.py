@@ -271,8 +271,8 @@ def _diversity(
     whole = torch.cat([items, centres])
 
     def distance(a: Tensor, b: Tensor) -> Tensor:  # of rows of the whole, by number
-        found = [(whole[i].float() - whole[j].float()).square().sum(1) for i, j in zip(a.split(16), b.split(16))]  # noqa: B905
-        return torch.cat(found)
+        pairs = zip(a.split(16), b.split(16), strict=True)
+        return torch.cat([(whole[i].float() - whole[j].float()).square().sum(1) for i, j in pairs])
 
     numbers = torch.arange(len(whole))
     own, around = numbers[: len(items)], numbers[len(items) :]

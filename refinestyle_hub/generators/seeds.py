@@ -24,9 +24,8 @@ def latents_of_seeds(seeds: Iterable[int] | int, z_dim: int) -> Tensor:
     """
     if isinstance(seeds, str | bytes):
         raise ConfigError(f"Seeds are whole numbers, such as [0, 1, 2] or range(4), not {printable(repr(seeds))}.")
-    one = not isinstance(seeds, Iterable) or getattr(seeds, "ndim", 1) == 0
     rows: list[NDArray[np.float64]] = []
-    for seed in [seeds] if one else seeds:  # type: ignore[union-attr]
+    for seed in seeds if isinstance(seeds, Iterable) and getattr(seeds, "ndim", True) else [seeds]:
         number = check_seed(seed)
         rows.append(np.random.RandomState(number).randn(z_dim))  # noqa: NPY002
     if not rows:

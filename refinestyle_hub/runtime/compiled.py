@@ -148,12 +148,12 @@ def _kind(args: Any) -> Hashable:
     return str(structure), tuple(map(_leaf, leaves))
 
 
-def _leaf(x: Any) -> Hashable:
+def _leaf(x: Hashable) -> Hashable:
     if isinstance(x, Tensor):
         return type(x), x.shape, x.dtype, x.device, x.requires_grad
     if isinstance(x, nn.Module):
         return type(x), tuple(map(_leaf, x.parameters()))
-    return x  # type: ignore[no-any-return]
+    return x
 
 
 def _keep_on_disk() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from operator import itemgetter
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -83,12 +84,9 @@ class TokenBatch:
                 found.setdefault(name, []).append(x.shared(factor))
         return found
 
-    def unbind(self, base: Fingerprint | None = None, metadata: Mapping[str, Any] | None = None) -> list[TokenSet]:
+    def unbind(self, base: Fingerprint | None = None) -> list[TokenSet]:
         """Each sample's own set, padding included; what samples share is left out."""
-        return [
-            TokenSet({name: x.map(lambda t, n=n: t[n]) for name, x in self.own.items()}, base, metadata or {})  # type: ignore[misc]
-            for n in range(self.size)
-        ]
+        return [TokenSet({name: x.map(itemgetter(n)) for name, x in self.own.items()}, base) for n in range(self.size)]
 
 
 Strength: TypeAlias = float | Sequence[float] | Tensor

@@ -52,7 +52,7 @@ class AttributeTrainer(Run):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.net: AttributeNet = self.to_device(AttributeNet(shape))
+            self.net = self.to_device(AttributeNet(shape))
         self.targets = _Targets(shape, labels)
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.optimizers = {"net": optimizer}

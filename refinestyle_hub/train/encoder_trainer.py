@@ -66,14 +66,12 @@ class EncoderTrainer(Run):
         if config.perceptual and generator.config.resolution < SMALLEST:
             raise ConfigError(f"The perceptual distance needs {SMALLEST} pixels or more: set perceptual to 0.")
         self.config, self.pictures, self.held_out = config, pictures, held_out
-        self.generator: Generator = self.to_device(generator).requires_grad_(False).eval()
+        self.generator = self.to_device(generator).requires_grad_(False).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network, pretrained = vars(config.network), config.pretrained and not continued
-            self.encoder: Encoder = self.to_device(
-                Encoder.for_generator(self.generator, pretrained=pretrained, **network)
-            )
-            self.average: Encoder = self.to_device(Encoder.for_generator(self.generator, **network))
+            self.encoder = self.to_device(Encoder.for_generator(self.generator, pretrained=pretrained, **network))
+            self.average = self.to_device(Encoder.for_generator(self.generator, **network))
         self.average.load_state_dict(self.encoder.state_dict())
         self.average.eval().requires_grad_(False)
         self.distance_of_encoder = self.encoder.load_distance()

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from .dataset import Batch, Pictures, batches
 
 __all__ = ["STATE", "Progress", "Run"]
 
+M = TypeVar("M", bound=nn.Module)
 STATE = "state.safetensors"
 LOG_EVERY = 50  # steps between two lines of the log
 Progress: TypeAlias = Callable[[int, int, dict[str, float]], None]  # pictures seen, pictures in all, metrics
@@ -133,9 +134,9 @@ class Run(ABC):
         how = {"seed": self.settings.seed, "rank": self.accelerator.process_index, "world": self.world}
         return batches(pictures, size, position=seen, flip=flip, **how)
 
-    def to_device(self, net: Any) -> Any:
+    def to_device(self, net: M) -> M:
         """A network on the device, in the memory layout that is fastest for convolutions."""
-        return net.to(self.device, memory_format=torch.channels_last)
+        return net.to(self.device).to(memory_format=torch.channels_last)
 
     def every(self, steps: int) -> bool:
         """Whether the number of steps made is a multiple of ``steps``; never with 0."""

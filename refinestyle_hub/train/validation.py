@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..encoder.encoder import Encoder
+from ..encoder.gradients import FeedbackDistance
 from ..generators.base import Generator
 from ..images import contact_sheet, from_uint8, save_png, to_images
-from ..losses.perceptual import Perceptual
 from .augment import distort
 from .dataset import Pictures
 from .encoder_objective import Objective
@@ -31,7 +31,7 @@ def validation_pictures(pictures: Pictures, count: int) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(
-    encoder: Encoder, generator: Generator, distance: Perceptual | None, pictures: Tensor
+    encoder: Encoder, generator: Generator, distance: FeedbackDistance | None, pictures: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Pictures [N, 3, R, R] as w+ alone draws them, and with tokens; ``distance`` as in ``Encoder.forward``."""
     plain, full = [], []
@@ -44,7 +44,7 @@ def reconstruct(
 
 @torch.no_grad()
 def measure_encoder(
-    encoder: Encoder, generator: Generator, distance: Perceptual | None, pictures: Tensor, objective: Objective
+    encoder: Encoder, generator: Generator, distance: FeedbackDistance | None, pictures: Tensor, objective: Objective
 ) -> dict[str, float]:
     """Distances of ``validation_pictures`` from their reconstructions: ``val_w_plus_l2``, ``ood_tokens_l2``, ..."""
     found = {}
@@ -60,7 +60,7 @@ def measure_encoder(
 
 
 def save_encoder_grid(
-    encoder: Encoder, generator: Generator, distance: Perceptual | None, pictures: Tensor, path: Path
+    encoder: Encoder, generator: Generator, distance: FeedbackDistance | None, pictures: Tensor, path: Path
 ) -> None:
     """Draw ``validation_pictures``: rows of pictures, of w+ alone, and with tokens if the encoder has some.
 
