@@ -27,8 +27,9 @@ from ..generators.discriminator import Discriminator
 from ..inversion.optimise import OnStep, invert
 from ..losses.perceptual import Perceptual
 from ..runtime.defaults import standard_defaults
-from ..runtime.optim import adam_state, load_adam_state, set_learning_rate, under, update_average, warmup_cooldown
+from ..runtime.optim import adam_state, load_adam_state, set_learning_rate, update_average, warmup_cooldown
 from ..runtime.precision import plain
+from ..storage.tensors import under
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .context import Context, Learner, Term

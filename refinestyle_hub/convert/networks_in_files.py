@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..errors import ModelFileError, listed
 from ..pickles.builders import ARRAY, Record
+from ..storage.tensors import under
 
 
-__all__ = ["Contents", "FoundNetworks", "contents_of_file", "find_networks", "tensor_of"]
+__all__ = ["Contents", "FoundNetworks", "contents_of_file", "describe", "find_networks", "tensor_of"]
 
 MAX_NODES = 200_000  # dictionaries, modules and tensors that are looked at
 MAX_DEPTH = 24
@@ -111,7 +112,7 @@ def find_networks(contents: Contents) -> FoundNetworks | None:
     if not places:
         return None
     layout, prefix = min(places, key=lambda place: ("ema" not in place[1].lower(), place[1].count(".")))
-    generator = _under(contents.tensors, prefix)
+    generator = under(contents.tensors, prefix)
     if not prefix:
         generator = {name: t for name, t in generator.items() if name.partition(".")[0] in TOPS[layout]}
     critics = _prefixes(contents, DISCRIMINATORS[layout])
@@ -124,7 +125,7 @@ def find_networks(contents: Contents) -> FoundNetworks | None:
         layout,
         prefix,
         {name: t for name, t in generator.items() if name not in AVERAGES},
-        None if critic is None else _under(contents.tensors, critic),
+        None if critic is None else under(contents.tensors, critic),
         None if average is None else contents.tensors[average],
         _left_out(contents, used | {average or ""}, prefix.partition(".")[0]),
     )
@@ -152,10 +153,6 @@ def _prefixes(contents: Contents, names: tuple[str, str]) -> list[str]:
     first, second = names
     found = [name.removesuffix(first) for name in contents.tensors if name.endswith(first)]
     return [p for p in found if (not p or p.endswith(".")) and p + second in contents.tensors]
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _is_average(name: str) -> bool:

@@ -86,7 +86,7 @@ def invert_crops(
             if wanted and encoder.config.generator == generator.config.shape:
                 with in_bf16(crops.device, settings.precision == "bf16"):
                     start, read = encoder(crops, generator, encoder.load_distance(perceptual))
-                sets = read.unbind(base) if read is not None and read.own else None
+                sets = read.unbind(base) if read.own else None
             elif start is None:
                 start = codes_of(encoder, crops, generator)
     if sets is not None and token_steps:

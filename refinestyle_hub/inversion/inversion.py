@@ -19,7 +19,7 @@ from ..hub.pretrained import Pretrained
 from ..images import PictureSource, load_picture
 from ..storage.atomic import write_folder
 from ..storage.schema import config_to_json
-from ..storage.tensors import encode_tensors
+from ..storage.tensors import encode_tensors, under
 from ..tokens.token_set import TokenSet
 
 
@@ -54,10 +54,10 @@ class Inversion(Pretrained):
     w_plus: Tensor  # [L, D]
     tokens: TokenSet | None = None  # None: w+ alone
     crop: Tensor | None = None  # [H, W, 3] uint8, what was inverted
-    quad: Tensor | None = None  # [4, 2], its corners in the photo, see `faces.Crop`; None: the picture was the crop
+    quad: Tensor | None = None  # [4, 2], its corners in the photo, see ``align.Crop``; None: the picture was the crop
     source_size: tuple[int, int] | None = None  # width and height of the photo
     base: Fingerprint | None = None
-    report: Mapping[str, Any] = field(default_factory=dict)  # metrics and how they were reached, see `optimise.invert`
+    report: Mapping[str, Any] = field(default_factory=dict)  # metrics and how they were reached, see ``invert``
 
     stem = "inversion"
     config_class = InversionConfig
@@ -82,6 +82,7 @@ class Inversion(Pretrained):
 
         Raises:
             ModelFileError: The file has another suffix, or a value is not finite.
+            SaveError: It cannot be written.
         """
         path = user_path(path)
         if path.suffix.lower() != ".safetensors":
@@ -147,14 +148,9 @@ class Inversion(Pretrained):
     @classmethod
     def from_state(cls, config: InversionConfig, tensors: Mapping[str, Tensor]) -> Inversion:
         """Make an inversion from a checked config and its tensors."""
-        tokens = None
-        if config.tokens is not None:
-            prefix = "tokens."
-            found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            tokens = TokenSet.from_state(config.tokens, found)
         return cls(
             tensors["w_plus"],
-            tokens,
+            None if config.tokens is None else TokenSet.from_state(config.tokens, under(tensors, "tokens.")),
             tensors.get("crop"),
             tensors.get("quad"),
             config.source_size,

@@ -28,7 +28,9 @@ class InversionSettings:
 
     perceptual: float = 0.1  # on the perceptual distance, where tokens are sought
     w_perceptual: float = 0.3  # the same where w+ is
-    identity: float = 0.0  # on features of faces aligned as FFHQ's, where tokens are sought: `losses.identity_network`
+    identity: float = (
+        0.0  # on features of faces aligned as FFHQ's, where tokens are sought: ``losses.identity_network``
+    )
     w_identity: float = 0.0  # the same where w+ is
     w_rate: float = 0.2  # Adam's, in standard deviations of w, from the mean latent
     near_rate: float = 0.03  # the same from a start that was given: what an encoder found is not to be lost
@@ -36,7 +38,7 @@ class InversionSettings:
     w_noise: float = 0.05  # on w at first, in standard deviations; gone after half of the steps
     prior: float = 0.2  # on the squared distance from the mean latent, in standard deviations, per number
     spread: float = 10.0  # the same for the codes' distance from each other
-    token_rate: float = 0.01  # Adam's, in the unit of `TokenParameters`
+    token_rate: float = 0.01  # Adam's, in the unit of ``TokenParameters``
     code_rate: float = 0.0  # Adam's on w+ beneath the tokens, in standard deviations of w; 0 keeps w+ as it is
     momentum: float = 0.9  # Adam's, from 0 to less than 1; in few steps it carries on what the first ones got wrong
     token_warmup: float = 0.3  # share of the steps in which it rises; Adam's first steps are nearly random
@@ -90,6 +92,6 @@ def planned_steps(
         w_steps = steps if not tokens else 0 if started else round(steps * W_SHARE)
     if not tokens and w_steps != steps:
         raise ConfigError(f"Without tokens all steps move w+: w_steps cannot be {w_steps} of {steps}.")
-    if 0 <= steps < w_steps:
+    if steps < w_steps:
         raise ConfigError(f"w_steps are a part of the steps: {w_steps} of {steps} cannot be.")
     return w_steps, steps - w_steps

@@ -16,7 +16,6 @@ __all__ = [
     "load_adam_state",
     "reduce_gradients",
     "set_learning_rate",
-    "under",
     "update_average",
     "warmup_cooldown",
     "warmup_cosine",
@@ -118,8 +117,3 @@ def load_adam_state(
         if any(f"{name}.{key}" in state for key in MOMENTS):
             own = {key: state[f"{name}.{key}"] for key in MOMENTS}
             optimizer.state[p] = {key: x.to("cpu" if key == "step" else p.device, copy=True) for key, x in own.items()}
-
-
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it."""
-    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}

@@ -22,9 +22,14 @@ from ..errors import ModelFileError, listed, printable
 from .schema import MAX_JSON, parse_json
 
 
-__all__ = ["check_finite", "encode_tensors", "read_header", "read_tensors"]
+__all__ = ["Header", "check_finite", "encode_tensors", "read_all_tensors", "read_header", "read_tensors", "under"]
 
 METADATA_KEY = "refinestyle"  # one key only: safetensors writes several in random order
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ModelFileError
-from ..runtime.optim import adam_state, load_adam_state, under
+from ..runtime.optim import adam_state, load_adam_state
 from ..storage.atomic import new_file
+from ..storage.tensors import under
 
 
 __all__ = ["load_networks", "load_optimizers", "read", "read_state", "write"]
