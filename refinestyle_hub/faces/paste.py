@@ -7,7 +7,6 @@ the photo's colours, which fade inwards, and everywhere the photo's grain. ``sea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,12 +17,10 @@ from PIL import Image
 from ..errors import ShapeError
 from .align import homography
 from .detect import plain
-from .dlib_models import Floats
+from .dlib_models import Box, Floats
 
 
 __all__ = ["paste_back", "seam"]
-
-Box: TypeAlias = tuple[int, int, int, int]
 
 REACH = 3.0  # how far colours are carried inwards, in widths of the soft edge
 CELLS = 40  # of a side: what is coarser counts as colour, and not as detail
