@@ -47,9 +47,9 @@ def _checked_channels(resolution: int, channels: Mapping[int, int]) -> dict[int,
     return {r: plan[r] for r in wanted}
 
 
-def config_f_channels(resolution: int, base: int = 32768, maximum: int = 512) -> dict[int, int]:
-    """Widths of StyleGAN2 config-f: ``min(base / resolution, maximum)`` (Karras et al. 2020, appendix B)."""
-    return {r: min(base // r, maximum) for r in _resolutions(resolution)}
+def config_f_channels(resolution: int, base: int = 32768) -> dict[int, int]:
+    """Widths of StyleGAN2 config-f: ``min(base / resolution, 512)`` (Karras et al. 2020, appendix B)."""
+    return {r: min(base // r, 512) for r in _resolutions(resolution)}
 
 
 def _fp16_from(resolution: int, num_fp16_res: int) -> int:

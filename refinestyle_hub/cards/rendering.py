@@ -150,8 +150,8 @@ def edited(text: str) -> bool:
 # --- Writing --------------------------------------------------------------------------------------------------------
 
 
-def write_card(folder: AnyPath, card: Card, name: str, subfolder: str = "") -> None:
+def write_card(folder: AnyPath, card: Card, name: str) -> None:
     """Write ``card.json`` and README.md into the folder of a saved part or pipeline."""
     root = user_path(folder)
-    text = render(root, card, name, read_text(Folder(root).find(README)), subfolder)
+    text = render(root, card, name, read_text(Folder(root).find(README)))
     write_folder(root, {FACTS: dump_card(card), README: text.encode()})

@@ -124,7 +124,7 @@ def find_domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenS
         return pipe.domains[name]
     tokens = TokenSet.from_pretrained(user_path(name) if elsewhere else name)
     if tokens.base is not None:
-        check_base(tokens.base, pipe.fingerprint, what=f"The domain {name!r}", allow_base_mismatch=False)
+        check_base(tokens.base, pipe.fingerprint, what=f"The domain {name!r}")
     return tokens
 
 

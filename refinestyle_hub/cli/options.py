@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Optional, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -99,8 +98,6 @@ def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
 def _kind(hint: Any) -> tuple[Any, Callable[[str], Any] | None, str | None]:
     """Annotated type of a field -> type for typer, parser of its own, and how the value is written."""
     origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return _kind(next(a for a in args if a is not type(None)))
     if origin is Literal:
         return str, None, "|".join(str(a) for a in args)
     if origin is tuple:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import ModelFileError, UnsupportedModelError
+from ..errors import ModelFileError, UnsupportedModelError, listed
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..generators.stylegan2 import StyleGAN2Generator
@@ -85,9 +85,7 @@ def assemble(
     }
     for problem, items in problems.items():
         if items:
-            more = f" and {len(items) - 3} more" if len(items) > 3 else ""
-            listed = ", ".join(item[:120] for item in items[:3])
-            raise ModelFileError(f"{where} is not a StyleGAN2 {kind.part}: {problem} {listed}{more}.")
+            raise ModelFileError(f"{where} is not a StyleGAN2 {kind.part}: {problem} {listed(items)}.")
     ours = {  # copies, since tensors of a file may share memory
         name: found[theirs].to(torch.float32, copy=True).reshape(template[name].shape).contiguous()
         for name, theirs in names.items()
