@@ -194,7 +194,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         """Make a domain from 1 to 20 pictures of a style; they need neither be paired nor inverted.
 
         Args:
-            pictures: Paths of pictures and folders, file contents, open files or PIL images.
+            pictures: Paths of pictures and folders, file contents, open files, PIL images, or pixels in memory.
             name: Kept in the domain's metadata, which say how it was made and what it was made without ("left_out").
             rights: What you state about your right to use the pictures; kept too, and asked for by ``push_to_hub``.
             on_step: A function called with (step, steps, metrics). If it returns True, the best so far is the result.

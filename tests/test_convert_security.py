@@ -24,8 +24,9 @@ from hostile_parts import refused
 
 from refinestyle_hub.convert import convert
 from refinestyle_hub.errors import ModelFileError, UnsafePickleError
+from refinestyle_hub.pickles.builders import Record
 from refinestyle_hub.pickles.torch_files import MAGIC, read_torch
-from refinestyle_hub.pickles.unpickle import Record, unpickle
+from refinestyle_hub.pickles.unpickle import unpickle
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ from .settings import AdaptSettings, preset
 from .state import AdaptState
 
 
-__all__ = ["STEPS", "STEPS_WITHOUT_DISCRIMINATOR", "Adaptation", "Preview"]
+__all__ = ["PREVIEWS", "STEPS", "STEPS_WITHOUT_DISCRIMINATOR", "Adaptation", "Preview"]
 
 N = TypeVar("N", Generator, Discriminator)
 Preview: TypeAlias = Literal["now", "best", "plain"]

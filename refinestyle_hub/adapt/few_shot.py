@@ -60,7 +60,7 @@ def few_shot_adaptation(
 
     Args:
         generator: The generator, which is left as it is.
-        pictures: Paths of pictures and folders, file contents, open files or PIL images.
+        pictures: Paths of pictures and folders, file contents, open files, PIL images, or pixels in memory.
         perceptual: Gives the perceptual distance; called where the run needs one.
         discriminator: The generator's discriminator, whose features the terms compare. None uses the perceptual ones.
         encoder: Gives w+ of the pictures where a term wants them. None finds them by optimisation.

@@ -95,7 +95,8 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
     """Read 1 to 20 pictures as squares of ``size``.
 
     Args:
-        pictures: Paths, file contents, open files or PIL images, or one of these. A folder stands for its pictures.
+        pictures: Paths, file contents, open files, PIL images, or pixels in memory; or one of these. A folder stands
+            for its pictures.
         size: R, height and width of the squares.
         align: "auto" cuts faces out as FFHQ does, and takes the central square where none is found (drawn faces often
             are not); "none" takes the central square of all.

@@ -16,7 +16,7 @@ from ..storage.schema import config_from_json, read_json
 from ..storage.tensors import read_all_tensors, read_header
 
 
-__all__ = ["Kind", "generator_identity", "kind_of"]
+__all__ = ["Kind", "base_rows", "file_rows", "generator_identity", "kind_of"]
 
 PAPER = "[RefineStyle](https://arxiv.org/abs/2410.06104)"
 Config = dict[str, Any]

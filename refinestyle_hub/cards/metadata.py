@@ -12,7 +12,7 @@ from .facts import Card
 from .kinds import Kind
 
 
-__all__ = ["LICENSES", "NO_LICENCE", "WRITTEN", "base_tag", "check", "front_matter", "metadata", "split"]
+__all__ = ["NO_LICENCE", "WRITTEN", "base_tag", "check", "front_matter", "metadata", "split"]
 
 LIBRARY_TAG = "refinestyle"
 

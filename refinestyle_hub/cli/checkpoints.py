@@ -23,7 +23,9 @@ def convert(
     ] = "",
     license_name: Annotated[str | None, typer.Option(help="With --license other: what it is called.")] = None,
     license_link: Annotated[str | None, typer.Option(help="With --license other: where it can be read.")] = None,
-    crop: Annotated[str, typer.Option(help="How the training pictures were framed.")] = "ffhq",
+    crop: Annotated[
+        str, typer.Option(help="How the training pictures were framed: ffhq, by facial landmarks; none, as they came.")
+    ] = "ffhq",
     discriminator: Annotated[bool, typer.Option(help="Convert the discriminator too, if SRC has one.")] = True,
     as_json: console.AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""``refinestyle generate``, ``invert`` and ``edit``."""
+"""``refinestyle generate``, ``invert``, ``edit`` and ``faces``."""
 
 from __future__ import annotations
 

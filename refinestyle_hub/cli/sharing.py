@@ -48,7 +48,7 @@ def push(
 @domains.command("list")
 def find(
     base: Annotated[str, typer.Option(help="Generator: bundled name, folder or Hub id.")],
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 50,
     as_json: console.AsJson = False,
 ) -> None:
     """Domains on the Hub that were made for a generator, most downloaded first."""

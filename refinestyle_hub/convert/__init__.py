@@ -1,4 +1,4 @@
-"""Published checkpoints <-> our folders. The one place that reads pickles, and it executes nothing in them."""
+"""Published checkpoints <-> our folders. Nothing in a file is executed; what is a pickle, ``pickles`` reads."""
 
 from __future__ import annotations
 

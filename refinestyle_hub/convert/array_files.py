@@ -33,7 +33,10 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     """
     start = start_of(path)
     if path.stat().st_size > MAX_BYTES:
-        raise ModelFileError(f"{path} is larger than {MAX_BYTES >> 20} MiB, and no file of directions is that large.")
+        raise ModelFileError(
+            f"{path} is larger than {MAX_BYTES >> 20} MiB, and no file of directions or latents is that large.",
+            path=path,
+        )
     zipped = start.startswith(b"PK") and (b".npy" in start[:300] or path.suffix.lower() == ".npz")
     if start.startswith(b"\x93NUMPY") or zipped:
         return _read_numpy(path)

@@ -21,7 +21,7 @@ from ..config import DiscriminatorConfig, StyleGAN2Config
 from ..errors import ModelFileError, ModelNotFoundError, UnsupportedModelError, printable
 from ..generators.discriminator import Discriminator
 from ..generators.stylegan2 import StyleGAN2Generator
-from ..pickles.unpickle import Record
+from ..pickles.builders import Record
 from ..storage.schema import config_from_json
 from ..storage.tensors import read_header
 from .networks import Networks, assemble, estimate_mean_latent, mean_of_codes, without_filters

@@ -1,6 +1,6 @@
 """A small CNN that reads attributes off a portrait: the measure of edits, and the features of the set distances.
 
-`train/attribute_trainer.py` trains it on rendered portraits, whose attributes are known exactly. It says nothing about
+``train.attribute_trainer`` trains it on rendered portraits, whose attributes are known exactly. It says nothing about
 real people: on a photo its readings say which rendered portrait looks alike, nothing more.
 """
 
@@ -16,7 +16,7 @@ from ..errors import ConfigError, ShapeError
 from ..hub.pretrained import Pretrained
 
 
-__all__ = ["AttributeConfig", "AttributeNet", "AttributeOutput"]
+__all__ = ["BINARY", "AttributeConfig", "AttributeNet", "AttributeOutput", "standardisation"]
 
 BINARY = ("glasses",)  # read as a probability; all others are numbers
 
@@ -58,7 +58,7 @@ class AttributeConfig:
 
 @dataclass(frozen=True)
 class AttributeOutput:
-    """Raw output: `values` ``[N, K]`` standardised (logits where binary), `hair` logits ``[N, S]``."""
+    """Raw output: ``values`` ``[N, K]`` standardised (logits where binary), ``hair`` logits ``[N, S]``."""
 
     values: Tensor
     hair: Tensor

@@ -27,6 +27,7 @@ from .drift import Faces, attribute_drift
 
 
 __all__ = [
+    "CLUSTERS",
     "FEATURES",
     "TRAINING_BYTES",
     "Draw",

@@ -18,6 +18,7 @@ from ..runtime.optional import optional
 
 __all__ = [
     "Estimate",
+    "PairDistance",
     "frechet_distance",
     "intra_cluster_diversity",
     "kernel_distance",
@@ -83,7 +84,7 @@ def kernel_distance(x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, 
 
 
 def pairwise_diversity(items: Tensor, distance: PairDistance, pairs: int = 1000, seed: int = 0) -> float:
-    """Mean distance between two different items of ``[N, ...]``: over all pairs, or `pairs` drawn ones if fewer."""
+    """Mean distance between two different items of ``[N, ...]``: over all pairs, or ``pairs`` drawn ones if fewer."""
     first, second = torch.triu_indices(len(items), len(items), offset=1)
     if not len(first):
         raise ShapeError("Diversity needs at least two items.")
@@ -97,7 +98,7 @@ def intra_cluster_diversity(
 ) -> float:
     """Diversity that copies of the references do not have (Ojha et al. 2021, CDC, arXiv 2104.06820, section 4.1).
 
-    Each item joins its nearest reference; `pairwise_diversity` is taken in each cluster of at least two, and averaged
+    Each item joins its nearest reference; ``pairwise_diversity`` is taken in each cluster of at least two and averaged
     over the clusters. With a perceptual distance this is intra-LPIPS. 0 where every item repeats its reference.
     """
     to_each = torch.stack([distance(items, r.expand_as(items)) for r in references], dim=1)  # [N, R]

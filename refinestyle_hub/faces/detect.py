@@ -54,7 +54,7 @@ class Face:
 def find_faces(image: Image.Image, retries: bool = True, *, models: FaceModels | None = None) -> list[Face]:
     """Find the faces of a picture, the largest first.
 
-    Large pictures are searched at a long side of 1024, which shows faces down to a twelfth of it. `retries` looks
+    Large pictures are searched at a long side of 1024, which shows faces down to a twelfth of it. ``retries`` looks
     again at twice the scale, for clear faces that are smaller. Where there are none at all, it also looks with a
     margin of 25 % (tight crops), and with the picture turned, also by 45 degrees; landmarks are mapped back, so the
     crop of a lying face comes out upright. At last dlib's network is asked, which also finds faces that are half
@@ -145,7 +145,7 @@ class _View:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """A copy as `load_picture` gives it (upright, RGB, no metadata), of any size."""
+    """A copy as ``load_picture`` gives it (upright, RGB, no metadata), of any size."""
     return load_picture(image, max_pixels=image.width * image.height)
 
 
@@ -266,7 +266,7 @@ def _turned(image: Image.Image, degrees: float, around: Face | None = None, pixe
 
 
 def _best_at(spot: Face, faces: list[Face]) -> float:
-    """The highest score among `faces` whose box is about that of `spot`, 0 if none is."""
+    """The highest score among ``faces`` whose box is about that of ``spot``, 0 if none is."""
     near = (face for face in faces if np.abs(np.subtract(face.box, spot.box)).max() < 0.4 * spot.width)
     return max((face.score for face in near), default=0.0)
 
@@ -285,7 +285,7 @@ def _attempts(image: Image.Image) -> Iterator[list[_View]]:
 def _view(
     original: Image.Image, image: Image.Image, margin: tuple[int, int] = (0, 0), quarter_turns: int = 0
 ) -> _View:
-    """`image` is the original at another scale; give it a margin, then turn it counter-clockwise."""
+    """``image`` is the original at another scale; give it a margin, then turn it counter-clockwise."""
     width, height = image.size
     scale = np.diag([original.width / width, original.height / height])
     if any(margin):

@@ -74,7 +74,7 @@ def read_photo(
     """Read a picture and find the faces in it.
 
     Args:
-        picture: Path, file contents, open file or PIL image.
+        picture: Path, file contents, open file, PIL image, or pixels as an array or tensor, see ``load_picture``.
         faces: "required" finds faces or raises; "optional" takes a picture in which none is found as it is, as drawn
             faces often are not; "none" takes every picture as it is, and needs no face detector.
         max_bytes: The size of the largest file that is read.

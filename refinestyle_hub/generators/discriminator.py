@@ -18,7 +18,7 @@ from ..tokens.resample import blur, downsample
 from .layers import SQRT2, FullyConnected
 
 
-__all__ = ["Discriminator"]
+__all__ = ["Conv", "Discriminator"]
 
 
 class Conv(nn.Module):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-__all__ = ["activate", "depthwise", "inverse_haar", "matrix_product", "pointwise", "pointwise_plain"]
+__all__ = ["activate", "depthwise", "pointwise", "pointwise_plain"]
 
 SLOPE = 0.2  # of the leaky ReLU
 STRIP = 1 << 20  # numbers of one strip: 4 MiB in fp32. Smaller ones are no faster, and threads meet more often

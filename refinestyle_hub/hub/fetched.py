@@ -39,7 +39,7 @@ from ..storage.model_folder import Folder, checked_name
 from ..storage.schema import MAX_JSON, config_from_json, parse_json, read_json
 
 
-__all__ = ["PART", "RECIPE", "FetchedModel", "Recipe", "read_recipe"]
+__all__ = ["PART", "FetchedModel", "Recipe", "read_recipe"]
 
 PART = "generator"
 RECIPE = "fetch.json"

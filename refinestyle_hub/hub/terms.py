@@ -13,7 +13,7 @@ from .fetched import PART, FetchedModel
 from .sources import bundled_models, open_source
 
 
-__all__ = ["fetched_origins", "with_terms"]
+__all__ = ["with_terms"]
 
 
 def fetched_origins(source: Folder) -> dict[str, FetchedModel]:

@@ -17,6 +17,7 @@ from ..storage.atomic import new_file
 
 
 __all__ = [
+    "MAX_SIDE",
     "OutputType",
     "check_ending",
     "contact_sheet",
@@ -54,7 +55,7 @@ def from_uint8(levels: torch.Tensor) -> torch.Tensor:
 
 
 def to_tensor(image: Image.Image, size: int | None = None) -> torch.Tensor:
-    """PIL RGB -> float32 ``[1, 3, H, W]`` in [-1, 1]; with `size` the central square, resampled to size x size."""
+    """PIL RGB -> float32 ``[1, 3, H, W]`` in [-1, 1]; with ``size`` the central square, resampled to size x size."""
     image = image.convert("RGB")
     size = None if size is None else whole(size, "size", 1, MAX_SIDE)
     if size is not None and image.size != (size, size):
@@ -64,7 +65,7 @@ def to_tensor(image: Image.Image, size: int | None = None) -> torch.Tensor:
 
 
 def to_image(tensor: torch.Tensor) -> Image.Image:
-    """``[3, H, W]`` in [-1, 1] -> PIL RGB, rounded and clamped. Exact inverse of `to_tensor` without resampling.
+    """``[3, H, W]`` in [-1, 1] -> PIL RGB, rounded and clamped. Exact inverse of ``to_tensor`` without resampling.
 
     Raises:
         ShapeError: The tensor is not [3, H, W].
@@ -75,7 +76,7 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
 
 
 def to_images(tensor: torch.Tensor) -> list[Image.Image]:
-    """``[N, 3, H, W]`` in [-1, 1] -> N PIL pictures. Raises ShapeError like `to_image`."""
+    """``[N, 3, H, W]`` in [-1, 1] -> N PIL pictures. Raises ShapeError like ``to_image``."""
     if tensor.dim() != 4:
         raise ShapeError(f"A batch of pictures is [N, 3, H, W]; this tensor is {list(tensor.shape)}.")
     return [to_image(one) for one in tensor]
@@ -97,7 +98,7 @@ def to_output(pictures: torch.Tensor, output_type: OutputType) -> Any:
 
 
 def save_png(image: Image.Image, path: AnyPath) -> None:
-    """Write a PNG without metadata, atomically: whoever reads `path` sees the old file or the whole new one."""
+    """Write a PNG without metadata, atomically: whoever reads ``path`` sees the old file or the whole new one."""
     with new_file(path) as scratch:
         Image.fromarray(np.asarray(image)).save(scratch, format="PNG")
 

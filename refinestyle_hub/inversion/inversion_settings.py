@@ -28,9 +28,7 @@ class InversionSettings:
 
     perceptual: float = 0.1  # on the perceptual distance, where tokens are sought
     w_perceptual: float = 0.3  # the same where w+ is
-    identity: float = (
-        0.0  # on features of faces aligned as FFHQ's, where tokens are sought: ``losses.identity_network``
-    )
+    identity: float = 0.0  # on features of faces aligned as FFHQ's, where tokens are sought: ``identity_network``
     w_identity: float = 0.0  # the same where w+ is
     w_rate: float = 0.2  # Adam's, in standard deviations of w, from the mean latent
     near_rate: float = 0.03  # the same from a start that was given: what an encoder found is not to be lost

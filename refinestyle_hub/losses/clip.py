@@ -152,7 +152,7 @@ class Clip(nn.Module):
         model, report = loaded
         if report["missing_keys"] or report["mismatched_keys"]:
             odd = ", ".join(sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))[:3])
-            raise ModelFileError(f"The weights of {name} are incomplete: {odd} ...")
+            raise ModelFileError(f"The weights of {name} are incomplete: {odd} ...\nDownload or copy them again.")
         shown = folder.name if folder.is_dir() else name  # a domain tells its name, and no folder of this machine
         return cls(model, processor.tokenizer, Preprocessing.of(processor.image_processor), shown)
 

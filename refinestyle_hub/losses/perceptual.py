@@ -23,7 +23,7 @@ from ..runtime.defaults import standard_defaults
 from .perceptual_weights import lpips_alex, st_lpips
 
 
-__all__ = ["Perceptual"]
+__all__ = ["MIN_SIDE", "Perceptual"]
 
 Name = Literal["lpips-alex", "st-lpips-alex", "st-lpips-vgg"]
 Backbone = Literal["auto", Name]

@@ -40,7 +40,9 @@ def read_torch(path: AnyPath) -> Any:
     check_contents(path, start, "cannot be read as a checkpoint", "zip", "pickle")
     if path.stat().st_size > MAX_BYTES:
         raise ModelFileError(
-            f"{path} is larger than {MAX_BYTES >> 30} GiB, and no StyleGAN2 checkpoint is that large."
+            f"{path} is larger than {MAX_BYTES >> 30} GiB, and no StyleGAN2 checkpoint is that large.\n"
+            "Save the generator alone into a file of its own.",
+            path=path,
         )
     try:
         if start.startswith(ZIP_START):

@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from ..errors import ModelFileError, UnsafePickleError
-from .builders import ARRAY, BUILDERS, STORAGES, Builder, Name, Record, Storage, attach, is_hostile, key_of
+from .builders import ARRAY, BUILDERS, STORAGES, Builder, Name, Record, attach, is_hostile, key_of
 
 
-__all__ = ["Record", "Storage", "remaining", "unpickle"]
+__all__ = ["remaining", "unpickle"]
 
 MAX_INSTRUCTIONS = 1_000_000  # a training state with optimisers takes a tenth
 MAX_COPIED = 1_000_000  # entries and letters, beyond the size of the file: one argument may go to many calls

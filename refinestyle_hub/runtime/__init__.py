@@ -1,1 +1,1 @@
-"""How the machine is used: processes that share work."""
+"""How the machine is used: devices, precision, memory, compiling, optimisers, and processes that share work."""

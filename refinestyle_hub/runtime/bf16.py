@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-__all__ = ["has_bf16", "in_bf16"]
+__all__ = ["in_bf16"]
 
 
 def has_bf16(device: torch.device) -> bool:

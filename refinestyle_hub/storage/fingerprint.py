@@ -23,7 +23,6 @@ from ..errors import BaseMismatchError
 
 
 __all__ = [
-    "Fingerprint",
     "check_base",
     "check_latent_space",
     "digest",

@@ -19,7 +19,7 @@ from .modulated_conv import Residual, promote
 from .token_set import LayerTokens, TokenSet, checked
 
 
-__all__ = ["Strength", "TokenBatch", "TokensLike", "strengths"]
+__all__ = ["Strength", "TokenBatch", "TokensLike", "residuals_of", "strengths"]
 
 
 class Shared(NamedTuple):

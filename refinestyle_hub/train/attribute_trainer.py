@@ -134,7 +134,7 @@ class _Targets:
         self.parameters = ~attributes
 
     def loss(self, output: AttributeOutput, indices: Tensor, flipped: Tensor, config: AttributeTraining) -> Tensor:
-        """Mean error of a batch; ``indices`` and ``flipped`` as in `Batch`."""
+        """Mean error of a batch; ``indices`` and ``flipped`` as in ``Batch``."""
         values = self.values[indices]  # [N, K]
         values = torch.where(flipped[:, None], values[:, self.order] * self.sign, values)
         device = output.values.device

@@ -37,7 +37,7 @@ def degrade(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of ``[N, C, H, W]``; `sigma` in pixels."""
+    """Gaussian blur of ``[N, C, H, W]``; ``sigma`` in pixels."""
     reach = max(math.ceil(3 * sigma), 1)
     kernel = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).to(x)

@@ -12,7 +12,7 @@ from ..config import EncoderNetwork
 from ..errors import ConfigError
 
 
-__all__ = ["EncoderTraining"]
+__all__ = ["SMALLEST", "EncoderTraining"]
 
 SMALLEST = 32  # pixels that the perceptual distance needs
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..storage.atomic import write_folder
 
 
-__all__ = ["LOG", "Means", "append", "rewind"]
+__all__ = ["Means", "append", "rewind"]
 
 LOG = "log.jsonl"
 
