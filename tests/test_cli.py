@@ -159,6 +159,7 @@ def test_info(run: Any, tiny_pipeline_dir: Path) -> None:
         (["invert", "MODEL", "x.png", "--seed", str(2**32), "--out", "OUT"], "--seed"),
         (["invert", "MODEL", "x.png", "--out", __file__], "Invalid value for '--out'"),
         (["generate", "MODEL", "--out", __file__], "Invalid value for '--out'"),
+        (["adapt", "MODEL", "x.png", "--name", " ", "--out", "OUT"], "The name is empty"),
         (["edit", "MODEL", str(Path(__file__).parent), "--out", "a.png"], "Invalid value for 'INVERSION'"),
         (["nonsense"], "No such command"),
         (["train", "nonsense"], "No such command"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from refinestyle_hub.convert import read_latents
-from refinestyle_hub.errors import ConfigError, ModelFileError, SaveError
+from refinestyle_hub.errors import ConfigError, ModelFileError, SaveError, ShapeError
 from refinestyle_hub.images import save_picture
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -65,6 +66,53 @@ def test_edit_says_what_is_wrong_with_a_file(run: Any, tiny_pipeline_dir: Path, 
     assert (code, "a web page" in err) == (1, True)
     code, _, err = run("edit", tiny_pipeline_dir, tmp_path / "a.safetensors", "--out", tmp_path / "a.xcf")
     assert (code, ".png, .jpg" in err) == (2, True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "me.jpg")
+    code, _, err = run("edit", tiny_pipeline_dir, tmp_path / "me.jpg", "--out", tmp_path / "a.png")
+    assert (code, "me.jpg is a picture: refinestyle invert finds" in err) == (1, True)
+
+
+def test_a_photo_is_not_written_over(run: Any, tiny_pipeline_dir: Path, tmp_path: Path, latent: torch.Tensor) -> None:
+    photo = tmp_path / "crop.png"
+    Image.new("RGB", (32, 32)).save(photo)
+    before = photo.read_bytes()
+    code, _, err = run("invert", tiny_pipeline_dir, photo, "--aligned", "--steps", 0, "--out", tmp_path)
+    assert (code, "name another place" in err) == (2, True)
+    np.save(tmp_path / "w.npy", latent[0].numpy())
+    code, _, err = run("edit", tiny_pipeline_dir, tmp_path / "w.npy", "--paste", photo, "--out", photo)
+    assert (code, "name another place" in err) == (2, True)
+    assert photo.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["crop.png", "w.npy"]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RefineStylePipeline, "from_pretrained", None)  # nothing is loaded
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "file").touch()
+    for place in (Path("/proc/out"), tmp_path / "file" / "out"):
+        for command, more in (("invert", []), ("adapt", ["--name", "x"])):
+            code, _, err = run(command, tiny_pipeline_dir, tmp_path, *more, "--out", place)
+            assert (code, err.startswith(f"error: {place} cannot be written: ")) == (1, True)
+
+
+def test_several_faces_are_told(run: Any, tiny_pipeline_dir: Path, tmp_path: Path, astronaut: Image.Image) -> None:
+    both = Image.new("RGB", (2 * astronaut.width, astronaut.height))
+    both.paste(astronaut, (0, 0))
+    both.paste(astronaut, (astronaut.width, 0))
+    both.save(tmp_path / "both.png")
+    args = ["invert", tiny_pipeline_dir, tmp_path / "both.png", "--steps", 0, "--out", tmp_path / "out"]
+    code, _, err = run(*args, "--face", 1)
+    assert (code, "2 faces; 1 is taken. --face chooses" in err) == (0, True)
+
+
+def test_a_photo_to_paste_into_is_asked_for() -> None:
+    face, photo = Inversion(torch.zeros(1, 1)), Image.new("RGB", (64, 48))
+    with pytest.raises(ShapeError, match=r"(?s)aligned crop.*Draw it without pasting"):
+        face.paste_back(photo, photo)
+    found = replace(face, quad=torch.zeros(4, 2), source_size=(32, 16))
+    with pytest.raises(ShapeError, match=r"(?s)32 x 16 pixels, this one has 64 x 48\..*Name the photo"):
+        found.paste_back(photo, photo)
 
 
 def test_transparency_stays_where_a_face_is_pasted() -> None:

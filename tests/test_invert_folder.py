@@ -204,6 +204,15 @@ def test_from_the_command_line(
     assert ended.value.code == 2
 
 
+def test_a_folder_of_which_nothing_can_be_used(run: Any, pipe: RefineStylePipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    code, text, _ = run("invert", tmp_path / "model", tmp_path / "photos", "--out", tmp_path / "out", "--aligned")
+    assert (code, "broken.png: " in text, "0 inverted, 0 kept, 1 skipped" in text) == (1, True, True)
+    assert (tmp_path / "out" / "report.json").is_file()
+
+
 @pytest.mark.slow
 def test_two_processes_share_a_folder(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "model")

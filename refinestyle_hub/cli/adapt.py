@@ -84,6 +84,8 @@ def adapt(
         raise typer.BadParameter("A text takes the place of pictures, and needs --clip.", param_hint="--text")
     if text is None and codes is not None:
         raise typer.BadParameter("Layers are chosen by a text: give --text.", param_hint="--codes")
+    if not name.strip():
+        raise typer.BadParameter("The name is empty.", param_hint="--name")
     _check_place(out, pictures or [])
     from ..adapt import TEXT_STEPS, AdaptState, load_clips, load_references, picture_term, text_adaptation
     from ..images import to_images
@@ -150,7 +152,10 @@ def _show(run: Adaptation, before: list[Image.Image], file: Path, which: Literal
 
 
 def _check_place(out: Path, pictures: list[Path]) -> None:
-    """Refuse a folder that holds the pictures, another model or part of one, or a domain made elsewhere."""
+    """Refuse a folder that holds the pictures, another model or part of one, or a domain made elsewhere, or that
+    cannot be written.
+    """
+    from ..storage.atomic import check_place
     from ..storage.index import CONFIG
     from ..storage.model_folder import INDEX
 
@@ -160,6 +165,7 @@ def _check_place(out: Path, pictures: list[Path]) -> None:
         raise typer.BadParameter(
             f"{out} holds a model that was not made by this command. Name another folder.", param_hint="--out"
         )
+    check_place(out)
 
 
 def _stated_rights(out: Path) -> str:

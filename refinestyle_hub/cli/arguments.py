@@ -28,6 +28,7 @@ __all__ = [
     "InDomains",
     "Model",
     "Seed",
+    "check_apart",
     "check_picture",
     "load",
     "load_domains",
@@ -129,6 +130,12 @@ def check_picture(out: Path) -> None:
         check_ending(out)
     except ConfigError as error:
         raise typer.BadParameter(str(error), param_hint="--out") from None
+
+
+def check_apart(picture: Path, *results: Path) -> None:
+    """Raise typer.BadParameter where one of the ``results`` would be written over the ``picture``."""
+    if picture.exists() and any(result.exists() and result.samefile(picture) for result in results):
+        raise typer.BadParameter(f"This would be written over {picture}: name another place.", param_hint="--out")
 
 
 def load(model: str, device: str, compile: bool = False) -> RefineStylePipeline:

@@ -19,6 +19,7 @@ from .arguments import (
     InDomains,
     Model,
     Seed,
+    check_apart,
     check_picture,
     load,
     load_domains,
@@ -110,23 +111,29 @@ def invert(
         raise typer.BadParameter("Of each photo in a folder the largest face is taken.", param_hint="--face")
     if w_only and w_steps is not None:
         raise typer.BadParameter("With --w-only all steps move w+: give --steps.", param_hint="--w-steps")
+    from ..storage.atomic import check_place
+
+    check_place(out)
     pipe = with_encoder(load(model, device, compile), encoder)
-    how: dict[str, Any] = {"w_steps": w_steps, "tokens": not w_only, "aligned": aligned, "seed": seed}
+    how: dict[str, Any] = {"steps": steps, "w_steps": w_steps, "tokens": not w_only, "seed": seed}
     if photo.is_dir():
-        _invert_folder(pipe, photo, out, as_json, steps=steps, batch=batch, **how)
+        _invert_folder(pipe, photo, out, as_json, aligned=aligned, batch=batch, **how)
         return
     from PIL import Image
 
-    from ..images import save_png
+    from ..faces.photo import read_photo, search_for
+    from ..images import save_png, to_tensor
 
+    check_apart(photo, out / "crop.png", out / "reconstruction.png")
+    seen = read_photo(photo, search_for(aligned))
+    found = seen.crop(pipe.generator.config.resolution, face)
+    if len(seen.faces) > 1:
+        console.note(f"{len(seen.faces)} faces; {face} is taken. --face chooses, refinestyle faces lists them.")
     with console.progress("steps", None) as tick:
-        inversion = pipe.invert(
-            photo,
-            steps=steps,
-            face=face,
-            **how,
-            on_step=lambda step, total, metrics: tick(step, metrics, total),
+        (inversion,) = pipe.invert_crops(
+            to_tensor(found.image), **how, on_step=lambda step, total, metrics: tick(step, metrics, total)
         )
+    inversion = inversion.in_photo(found)
     assert inversion.crop is not None
     crop, reconstruction = Image.fromarray(inversion.crop.numpy()), pipe.render(inversion)
     metrics = dict(inversion.report)
@@ -190,6 +197,8 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
         ]
         counts = f"{len(made.inverted)} inverted, {len(made.kept)} kept, {len(made.skipped)} skipped"
         console.emit(report, "\n".join([*lines, f"{counts}; everything is in {out}"]), as_json)
+    if not made.inverted and not made.kept:
+        raise typer.Exit(1)
 
 
 def edit(
@@ -216,6 +225,8 @@ def edit(
     from ..images import save_picture
 
     check_picture(out)
+    if paste is not None:
+        check_apart(paste, out)
     pipe = load(model, device, compile)
     face = _face(inversion, pipe, number)
     picture = pipe.render(face, edits=edits, domains=load_domains(pipe, wanted))
@@ -228,11 +239,14 @@ def edit(
 
 def _face(path: Path, pipe: RefineStylePipeline, number: int) -> Inversion:
     """The inversion in a file of ours, or around the latent of another tool; what a file is, its contents say."""
-    from ..boundary.contents import is_safetensors, start_of
+    from ..boundary.contents import contents_of, is_safetensors, start_of
     from ..convert.latent_files import read_latents
     from ..inversion.inversion import Inversion
     from ..storage.tensors import read_header
 
+    contents = contents_of(start_of(path))
+    if contents is not None and contents.kind == "picture":
+        raise ConfigError(f"{path} is a picture: refinestyle invert finds the face that edit takes.")
     if path.suffix.lower() == ".safetensors" and not is_safetensors(start_of(path)):
         return Inversion.from_pretrained(path)  # which says what it is instead
     if is_safetensors(start_of(path)) and read_header(path).config is not None:

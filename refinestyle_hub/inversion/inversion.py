@@ -107,9 +107,16 @@ class Inversion(Pretrained):
         """
         photo = load_picture(picture, alpha=True)
         if self.quad is None or self.source_size is None:
-            raise ShapeError("This inversion is of an aligned crop: there is no photo to paste it back into.")
+            raise ShapeError(
+                "This inversion is of an aligned crop: there is no photo to paste it back into.\n"
+                "Draw it without pasting, or invert the whole photo."
+            )
         if photo.size != self.source_size:
-            raise ShapeError(f"The face was found in a photo of {self.source_size} pixels, this one is {photo.size}.")
+            found, given = (f"{width} x {height}" for width, height in (self.source_size, photo.size))
+            raise ShapeError(
+                f"The face was found in a photo of {found} pixels, this one has {given}.\n"
+                "Name the photo that was inverted."
+            )
         pasted = paste_back(photo.convert("RGB"), edited, self.quad.double().numpy())
         if photo.mode == "RGBA":
             pasted.putalpha(photo.getchannel("A"))

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..boundary.paths import AnyPath, user_path
 from ..errors import ModelFileError, RefineStyleHubError, SaveError
 
 
-__all__ = ["new_file", "new_folder", "write_file", "write_folder"]
+__all__ = ["check_place", "new_file", "new_folder", "write_file", "write_folder"]
 
 ADVICE = {
     errno.ENOSPC: "Make room there, or name another place.",
@@ -42,6 +43,19 @@ def _told(path: Path) -> Iterator[None]:
         why = f"{path} cannot be written: {error.strerror or error}."
         advice = ADVICE.get(error.errno or 0, "Name another place.")
         raise SaveError(f"{why}\n{advice}", path=path, errno=error.errno) from error
+
+
+def check_place(folder: AnyPath) -> None:
+    """Check before long work that its results can be written into ``folder``, which need not exist yet.
+
+    Raises:
+        SaveError: They cannot.
+    """
+    folder = user_path(folder)
+    with _told(folder):
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        with tempfile.TemporaryDirectory(dir=there, prefix=".", suffix=".tmp"):
+            pass
 
 
 def _scratch(path: Path) -> Path:
