@@ -33,6 +33,7 @@ class Weights(nn.Module):
     """Some of a generator's weights as parameters, with the methods that a run asks of tokens."""
 
     def __init__(self, generator: nn.Module, patterns: Sequence[str]) -> None:
+        """``patterns``: globs of their names."""
         super().__init__()
         found = {
             name: p.detach().clone()
@@ -81,7 +82,8 @@ class FineTuning(Adaptation):
     ) -> None:
         """``patterns``: globs of the weights' names; ``rate``: Adam's."""
         super().__init__(generator, references, **options)
-        weights = Weights(self.generator, patterns)
+        begun = self.generator.merge({self.parameters.token_set(): 1.0})  # with the colours that tokens begin with
+        weights = Weights(begun, patterns)
         self.parameters = weights  # type: ignore[assignment]
         self.average = copy.deepcopy(weights).requires_grad_(False)  # type: ignore[assignment]
         self.best = copy.deepcopy(self.average)

@@ -34,6 +34,7 @@ from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .context import Context, Learner, Term
 from .objectives import domain_terms, left_out
+from .palette import begin_with_palette
 from .references import WHOLE_SIDE, References
 from .sampler import PARAMETERS, Sampler, check_sizes, feature_extractor, random_source
 from .settings import AdaptSettings, preset
@@ -113,6 +114,8 @@ class Adaptation:
         self.parameters = TokenParameters(
             self.generator.kernel_stats(), s.tokens, s.layers, "pre", bias=s.bias, rng=random_source(seed, PARAMETERS)
         ).to(device)
+        if s.palette:
+            begin_with_palette(self.parameters, self.generator, self.sampler.plain_samples, self.references.pixels)
         self.leaves: Mapping[str, Tensor] = dict(self.parameters.named_parameters())
         self.adam = torch.optim.Adam(self._parameter_groups(), betas=(0.8, 0.99))
         self.average = copy.deepcopy(self.parameters).requires_grad_(False)

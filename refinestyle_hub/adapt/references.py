@@ -48,6 +48,12 @@ class References:
         """The pictures as they are compared whole, [M, 3, r, r], r at most WHOLE_SIDE."""
         return shrink(self.pictures, WHOLE_SIDE)
 
+    @property
+    def pixels(self) -> Tensor:
+        """Some of their pixels as they are, [M, 3, r, r]: means of strokes and paper are colours of neither."""
+        step = max(1, self.pictures.shape[-1] // WHOLE_SIDE)
+        return self.pictures[..., ::step, ::step]
+
     def part(self, numbers: Sequence[int], window: Window) -> References:
         """The same window of some of them."""
         top, left, side = window

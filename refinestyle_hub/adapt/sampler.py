@@ -30,6 +30,7 @@ __all__ = ["Sampler", "check_sizes", "feature_extractor", "random_source"]
 PARAMETERS, STEP, FIXED, DISTANCE, TYPICAL = range(5)  # purposes of randomness
 SEEN = 3  # references at a step that sees a window of them
 PIXELS = 2**20  # drawn at a time, where no gradient is wanted
+PALETTE_SAMPLES = 16  # their colours stand for the generator's
 TYPICAL_SAMPLES = 64  # they give the mean features of the generator before it is adapted
 
 
@@ -95,6 +96,12 @@ class Sampler:
         learnt = None if tokens is None else tokens.token_set()
         some = w_plus.split(self.at_once)
         return torch.cat([self.generator(w, learnt, resolution=resolution).clamp(-1, 1) for w in some])
+
+    @cached_property
+    def plain_samples(self) -> Tensor:
+        """Samples of the generator as it is, whose colours are known, [PALETTE_SAMPLES, 3, r, r]."""
+        side = min(WHOLE_SIDE, self.generator.config.resolution)
+        return self.fixed_samples(None, PALETTE_SAMPLES, self.settings.truncation, side)
 
     @property
     def at_once(self) -> int:

@@ -21,7 +21,7 @@ FEATURE_TERMS = ("sliced_features", "layout", "between", "within")  # terms that
 class AdaptSettings:
     """The defaults are for 5 to 20 pictures; ``preset`` knows the others. A weight of 0 leaves a term out."""
 
-    tokens: int = 4  # T; a toRGB layer has at most 3
+    tokens: int = 4  # T, and no more than a toRGB layer has outputs
     layers: tuple[str, ...] = ("*",)  # names or globs of the layers that tokens refine
     bias: bool = True  # whether the biases get offsets too
     batch: int = 4  # samples per step
@@ -31,6 +31,7 @@ class AdaptSettings:
     window: int = 0  # pixels, side of the square of all pictures that a step sees; 0 for the whole
     alternate: bool = False  # whether reconstruction has every other step, and the other terms those between
     mixing: float = 1.0  # share of reconstructions whose fine codes are a sample's, not the picture's own
+    palette: bool = False  # whether toRGB layers begin with the hues of the pictures, in closed form
     average: float = 0.96  # decay of the tokens' running average, which is the result
 
     # weights of the terms
@@ -83,6 +84,7 @@ WITHOUT_DISCRIMINATOR = AdaptSettings(
     window=384,
     alternate=True,
     mixing=0.5,
+    palette=True,
     average=0.9,
     sliced_pictures=0.2,
     sliced_features=0.2,

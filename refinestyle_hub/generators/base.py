@@ -189,6 +189,16 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
             raise LayerError(f"This generator has no layer {name!r}. Layers: {', '.join(self._convs)}.")
         return self._convs[name]
 
+    def recoloured(self, matrix: Tensor, offset: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """What recolours all pictures: a colour c becomes ``matrix`` c + ``offset``, [3, 3] and [3].
+
+        A subclass may know it. Adaptations then begin with the hues of their pictures.
+
+        Returns:
+            For each toRGB layer a change [O, I] of its kernel before the modulation, and one of its bias, [O].
+        """
+        return {}
+
     def convs(self) -> list[NoisyConv]:
         """Convolutions that take noise, coarse to fine."""
         return [conv for conv in self._convs.values() if conv.spec.role == "conv"]  # type: ignore[misc]

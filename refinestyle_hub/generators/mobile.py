@@ -233,3 +233,13 @@ class MobileStyleGANGenerator(Generator):
         """Draw a square of the full picture; the larger maps are those around it alone."""
         picture: Tensor = self.synthesis(w_plus, noise, residuals, False, window)
         return picture
+
+    def recoloured(self, matrix: Tensor, offset: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """See ``Generator.recoloured``. The finest details stay as they are, so that few tokens hold the change."""
+        torgb: ToRGB = self.synthesis.blocks()[-1].torgb
+        change, demod = matrix - torch.eye(3).to(matrix), torgb.demod[:3, None].float()
+        weight = torch.zeros_like(torgb.weight[:, :, 0, 0], dtype=torch.float32)
+        weight[:3] = change @ (demod * torgb.weight[:3, :, 0, 0].float()) / demod
+        bias = torch.zeros_like(torgb.bias, dtype=torch.float32)
+        bias[:3] = change @ torgb.bias[:3].float() + 2 * offset  # the wavelet halves it
+        return {torgb.spec.name: (weight, bias)}

@@ -159,3 +159,12 @@ class StyleGAN2Generator(Generator):
         """Draw codes [N, L, w_dim] as full pictures, see ``Generator.synthesise``."""
         picture: Tensor = self.synthesis(w_plus, noise, residuals)
         return picture
+
+    def recoloured(self, matrix: Tensor, offset: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """See ``Generator.recoloured``."""
+        found, change = {}, matrix - torch.eye(3).to(matrix)
+        torgbs = [block.torgb for block in self.synthesis.blocks()]
+        for torgb in torgbs:
+            found[torgb.spec.name] = change @ torgb.weight[:, :, 0, 0].float(), change @ torgb.bias.float()
+        weight, bias = found[torgbs[-1].spec.name]  # it alone adds the offset: what is up-sampled fades at the border
+        return {**found, torgbs[-1].spec.name: (weight, bias + offset)}

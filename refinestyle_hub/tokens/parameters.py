@@ -61,6 +61,16 @@ class LayerParameters(nn.Module):
         self.a = None if tokens.a is None else nn.Parameter(tokens.a)
         self.bias = None if tokens.bias is None else nn.Parameter(tokens.bias)
 
+    @torch.no_grad()
+    def begin(self, change: Tensor, offset: Tensor) -> None:
+        """Start from a change [O, I] of a pointwise kernel, as near as T tokens come (Eckart and Young 1936)."""
+        u, size, v = torch.linalg.svd(change.to(self.p), full_matrices=False)
+        count = min(len(self.p), int((size > 1e-6 * self.norm).sum()))
+        self.p[:count] = (u * size).mT[:count] / self.unit[:count]
+        self.q[:count] = v[:count]
+        if self.bias is not None:
+            self.bias.copy_(offset)
+
     def tokens(self) -> LayerTokens:
         return LayerTokens(self.p * self.unit, self.q, self.a, self.pre, self.bias)
 
@@ -135,6 +145,16 @@ class TokenParameters(nn.Module):
         """The tokens as a value; gradients flow through it to the leaves."""
         layers = {name: x.tokens() for name, x in zip(self.names, self._layers(), strict=True)}
         return TokenSet(layers, base, metadata or {})
+
+    def begin(self, name: str, change: Tensor, offset: Tensor) -> None:
+        """Start a layer with a pointwise kernel from a change of it before the modulation, and one of its bias.
+
+        Args:
+            name: The layer.
+            change: [O, I]; of a rank above T the nearest that T tokens can hold.
+            offset: [O]; left out where no bias is learnt.
+        """
+        self._layers()[self.names.index(name)].begin(change, offset)
 
     def residual_norm(self) -> Tensor:
         """|dW| / |s W| of each layer at the mean style, [layers]; what a regulariser should hold down.

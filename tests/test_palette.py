@@ -1,0 +1,141 @@
+"""The colours of a style in closed form: the map of colours, its tokens, and runs that begin with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from adapt_parts import references
+from pointwise_generator import pointwise_generator
+from test_generator_mobile import tiny as tiny_mobile
+from tiny import tiny_generator
+from torch import Tensor
+
+from refinestyle_hub.adapt import Adaptation, preset
+from refinestyle_hub.adapt.palette import begin_with_palette, colour_map
+from refinestyle_hub.generators.base import Generator
+from refinestyle_hub.losses.perceptual import Perceptual
+from refinestyle_hub.tokens.parameters import TokenParameters
+
+
+def colours(pictures: Tensor) -> Tensor:
+    """[N, 3, H, W] -> [3, pixels]."""
+    return pictures.transpose(0, 1).flatten(1)
+
+
+def grey_pictures() -> Tensor:
+    """[2, 3, 24, 24] of one hue, so that the covariance has rank one."""
+    lightness = torch.rand(2, 1, 24, 24, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
+    return torch.cat([lightness, 0.9 * lightness, 0.8 * lightness + 0.1], dim=1)
+
+
+@pytest.fixture(params=["StyleGAN2", "MobileStyleGAN"])
+def generator(request: pytest.FixtureRequest) -> Generator:
+    return tiny_generator() if request.param == "StyleGAN2" else tiny_mobile()
+
+
+@torch.no_grad()
+def samples(generator: Generator) -> Tensor:
+    return generator(generator.sample(4, torch.Generator().manual_seed(2)))
+
+
+def fresh(generator: Generator, rank: int = 4, bias: bool = True) -> TokenParameters:
+    return TokenParameters(generator.kernel_stats(), rank, "*", "pre", bias=bias, rng=torch.Generator().manual_seed(0))
+
+
+def hues(pictures: Tensor) -> Tensor:
+    """[N, 3, H, W] -> [2, pixels]: differences of the three colours, which have no lightness."""
+    red, green, blue = colours(pictures)
+    return torch.stack([red - blue, red + blue - 2 * green])
+
+
+def recoloured(matrix: Tensor, offset: Tensor, pictures: Tensor) -> Tensor:
+    return torch.einsum("ij,njhw->nihw", matrix, pictures) + offset[:, None, None]
+
+
+def test_mapped_hues_have_mean_and_covariance_of_the_others_and_lightness_stays() -> None:
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
+    y = grey_pictures()
+    matrix, offset = colour_map(x, y)
+    mapped = recoloured(matrix, offset, x)
+    torch.testing.assert_close(hues(mapped).mean(dim=1), hues(y).mean(dim=1), rtol=0, atol=1e-5)
+    # as near as the addition to flat sets lets them come
+    torch.testing.assert_close(hues(mapped).cov(), hues(y).cov(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(mapped.mean(dim=1), x.mean(dim=1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(matrix, matrix.mT, rtol=0, atol=1e-5)  # as that of the least move is
+
+
+def test_the_same_colours_stay_and_flat_ones_have_a_map() -> None:
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    matrix, offset = colour_map(x, x)
+    torch.testing.assert_close(matrix, torch.eye(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(offset, torch.zeros(3), rtol=0, atol=1e-5)
+    flat = torch.full((1, 3, 4, 4), 0.3)
+    for a, b in ((flat, x), (x, flat)):
+        matrix, offset = colour_map(a, b)
+        assert matrix.isfinite().all()
+        found = hues(recoloured(matrix, offset, a)).mean(dim=1)
+        torch.testing.assert_close(found, hues(b).mean(dim=1), rtol=0, atol=1e-5)
+
+
+def test_tokens_draw_the_mapped_colours_exactly(generator: Generator) -> None:
+    plain, wanted = samples(generator), grey_pictures()
+    parameters = fresh(generator)
+    begin_with_palette(parameters, generator, plain, wanted)
+    with torch.no_grad():
+        codes = generator.sample(4, torch.Generator().manual_seed(2))
+        found = generator(codes, parameters.token_set())
+    matrix, offset = colour_map(plain, wanted)
+    expected = recoloured(matrix, offset, plain)
+    # the finest details of a wavelet keep their colours: both are compared in the mean of 2 x 2 pixels
+    torch.testing.assert_close(F.avg_pool2d(found, 2), F.avg_pool2d(expected, 2), rtol=0, atol=1e-4)
+    assert (expected - plain).abs().max() > 0.1
+
+
+def test_fewer_tokens_come_as_near_as_they_can(generator: Generator) -> None:
+    """The change has rank two. Without bias offsets the mean hue stays where the kernel has it."""
+    plain, wanted = samples(generator), grey_pictures()
+    far = []
+    for rank in (1, 2):
+        parameters = fresh(generator, rank, bias=False)
+        begin_with_palette(parameters, generator, plain, wanted)
+        changes = generator.recoloured(*colour_map(plain, wanted))
+        name = next(iter(changes))
+        tokens = parameters.token_set().detach().layers[name]
+        far.append(float((tokens.p.mT @ tokens.q - changes[name][0]).norm()))
+        assert tokens.bias is None
+    assert far[0] > 0.1 * float(changes[name][0].norm())
+    assert far[1] < 1e-4 * float(changes[name][0].norm())
+
+
+def test_layers_without_tokens_stay(generator: Generator) -> None:
+    parameters = TokenParameters(generator.kernel_stats(), 2, "*.conv*", "pre", bias=True)
+    before = {name: value.clone() for name, value in parameters.state_dict().items()}
+    begin_with_palette(parameters, generator, samples(generator), grey_pictures())
+    assert all(torch.equal(value, before[name]) for name, value in parameters.state_dict().items())
+
+
+def test_a_run_begins_with_the_colours(generator: Generator) -> None:
+    """Before its first step, and only where its settings ask for it."""
+    side, pictures = generator.config.resolution, references()
+    pictures = replace(pictures, pictures=F.interpolate(pictures.pictures, (side, side)))
+    codes = generator.sample(len(pictures), torch.Generator().manual_seed(3))
+    wanted, far = hues(pictures.pictures).mean(dim=1), []
+    for palette in (False, True):
+        settings = replace(preset(5, with_discriminator=False), palette=palette)
+        run = Adaptation(
+            generator, pictures, steps=2, settings=settings, inversions=codes,
+            perceptual=Perceptual.load("st-lpips-alex"),
+        )  # fmt: skip
+        far.append(float((hues(run.preview(16)).mean(dim=1) - wanted).abs().mean()))
+    assert preset(5, with_discriminator=False).palette
+    assert far[1] < 0.7 * far[0]  # not all: random weights draw much outside [-1, 1], which is clamped
+
+
+def test_a_generator_that_cannot_tell_begins_as_it_is() -> None:
+    generator = pointwise_generator()
+    parameters = fresh(generator)
+    begin_with_palette(parameters, generator, samples(generator), grey_pictures())
+    assert all(not tokens.p.any() for tokens in parameters.token_set().layers.values())
