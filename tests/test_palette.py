@@ -131,6 +131,12 @@ def test_a_run_begins_with_the_colours(generator: Generator) -> None:
         )  # fmt: skip
         far.append(float((hues(run.preview(16)).mean(dim=1) - wanted).abs().mean()))
     assert preset(5, with_discriminator=False).palette
+    run.step()
+    further = Adaptation(
+        generator, pictures, steps=2, settings=settings, inversions=codes, perceptual=run.perceptual, state=run.state()
+    )
+    assert "plain_samples" not in vars(further.sampler)  # one that goes on draws nothing for it
+    torch.testing.assert_close(further.preview(2), run.preview(2), rtol=0, atol=0)
     assert far[1] < 0.7 * far[0]  # not all: random weights draw much outside [-1, 1], which is clamped
 
 

@@ -114,7 +114,7 @@ class Adaptation:
         self.parameters = TokenParameters(
             self.generator.kernel_stats(), s.tokens, s.layers, "pre", bias=s.bias, rng=random_source(seed, PARAMETERS)
         ).to(device)
-        if s.palette:
+        if s.palette and state is None:
             begin_with_palette(self.parameters, self.generator, self.sampler.plain_samples, self.references.pixels)
         self.leaves: Mapping[str, Tensor] = dict(self.parameters.named_parameters())
         self.adam = torch.optim.Adam(self._parameter_groups(), betas=(0.8, 0.99))
