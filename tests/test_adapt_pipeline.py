@@ -254,6 +254,8 @@ def test_folders_of_pictures(run: Any, tiny_pipeline_dir: Path, files: list[Path
     code, out, _ = run("adapt", tiny_pipeline_dir, files[0].parent, *args)
     assert code == 0
     assert json.loads(out)["pictures"]["as_they_are"] == [file.name for file in files]
+    out = run("adapt", tiny_pipeline_dir, files[0].parent, *args[:-2], tmp_path / "a style")[1]
+    assert f"--domain '{tmp_path / 'a style'}' draws with it" in out
     (tmp_path / "empty").mkdir()
     code, _, err = run("adapt", tiny_pipeline_dir, tmp_path / "empty", *args)
     assert (code, "no pictures in" in err) == (1, True)
@@ -287,7 +289,8 @@ def test_nothing_of_the_users_is_overwritten(run: Any, model: Path, files: list[
     before = {p: p.read_bytes() for folder in (model, shared) for p in folder.rglob("*") if p.is_file()}
     for place in (model, model / "generator", shared):
         code, _, err = run(*args, place)
-        assert (code, "Name another folder" in err) == (2, True)
+        words = " ".join(err.replace("│", " ").split())  # as the frame breaks them
+        assert (code, "Name another folder" in words) == (2, True)
     for given in ([files[0].parent], files):  # the folder, or what a shell makes of its *.png
         code, _, err = run(*args[:2], *given, *args[3:], files[0].parent)
         assert (code, "a folder of its own" in err) == (2, True)

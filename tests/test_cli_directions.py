@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tiny import TINY, tiny_generator
 
-from refinestyle_hub.editing.directions import Directions
+from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions
 from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.images import save_png, to_images
@@ -68,6 +68,22 @@ def test_list_and_show(run: Run, model: Path, bare: Path, tmp_path: Path) -> Non
     code, _, err = run("directions", "show", model, "smlie")
     assert code == 1
     assert "Did you mean 'smile'?" in err
+
+
+def test_all_that_is_known_is_shown(run: Run, bare: Path, tmp_path: Path) -> None:
+    pipe = RefineStylePipeline.from_pretrained(bare)
+    effect = {f"attribute {i:02}": i / 8 for i in range(20)}
+    info = DirectionInfo(layers=(1, 3), effect=effect, source="measured on faces; " * 20)
+    pipe.directions = pipe.directions.joined({"own": Direction(torch.ones(1, 8), info)}, pipe.fingerprint)
+    pipe.save_pretrained(tmp_path / "model")
+    code, out, _ = run("directions", "show", tmp_path / "model", "own")
+    assert code == 0
+    lines = out.splitlines()
+    assert "layers   1-2" in lines, "both ends, as --layers takes them"
+    assert any(line.startswith("effect   attribute 00 0, ") and line.endswith("attribute 19 2.375") for line in lines)
+    assert f"source   {info.source}" in lines
+    found = run("directions", "find", bare, "--by", "sefa", "--count", 1, "--out", tmp_path / "a model")[1]
+    assert f"generate '{tmp_path / 'a model'}' --set sefa0=1 shows it" in found
 
 
 @pytest.mark.parametrize("by", ["sefa", "pca"])

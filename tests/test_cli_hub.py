@@ -156,3 +156,8 @@ def test_a_mix_is_saved_and_compressed(
     code, error = run(capsys, "domains", "mix", tmp_path / "model", "frist", "--out", tmp_path / "none")
     assert code == 1
     assert "Did you mean 'first'?" in str(error)
+
+    before = (tmp_path / "second" / "tokens.safetensors").read_bytes()
+    code, error = run(capsys, "domains", "mix", tmp_path / "model", *parts, "--out", tmp_path / "second")
+    assert (code, "Invalid value for --out" in str(error)) == (2, True), "a domain that is there stays"
+    assert (tmp_path / "second" / "tokens.safetensors").read_bytes() == before

@@ -15,7 +15,7 @@ import typer
 from ..boundary.paths import user_path
 from ..errors import DivergedError, ModelFileError
 from . import console
-from .arguments import Device, Model, Seed, load
+from .arguments import Device, Model, Seed, check_no_model, load
 
 
 if TYPE_CHECKING:
@@ -156,15 +156,11 @@ def _check_place(out: Path, pictures: list[Path]) -> None:
     cannot be written.
     """
     from ..storage.atomic import check_place
-    from ..storage.index import CONFIG
-    from ..storage.model_folder import INDEX
 
     if any((path if path.is_dir() else path.parent).resolve() == out.resolve() for path in pictures):
         raise typer.BadParameter("The domain needs a folder of its own, not that of the pictures.", param_hint="--out")
-    if any((out / name).exists() for name in (CONFIG, INDEX)) and not (out / RUN).is_dir():
-        raise typer.BadParameter(
-            f"{out} holds a model that was not made by this command. Name another folder.", param_hint="--out"
-        )
+    if not (out / RUN).is_dir():
+        check_no_model(out)
     check_place(out)
 
 
@@ -258,5 +254,5 @@ def _duration(seconds: float) -> str:
 
 
 def _as_path(place: Path) -> str:
-    """A path that cannot be read as the name of a domain."""
-    return str(place) if len(place.parts) > 1 else f"./{place}"
+    """A path that cannot be read as the name of a domain, as a shell takes it."""
+    return shlex.quote(str(place) if len(place.parts) > 1 else f"./{place}")

@@ -29,6 +29,7 @@ __all__ = [
     "Model",
     "Seed",
     "check_apart",
+    "check_no_model",
     "check_picture",
     "load",
     "load_domains",
@@ -136,6 +137,15 @@ def check_apart(picture: Path, *results: Path) -> None:
     """Raise typer.BadParameter where one of the ``results`` would be written over the ``picture``."""
     if picture.exists() and any(result.exists() and result.samefile(picture) for result in results):
         raise typer.BadParameter(f"This would be written over {picture}: name another place.", param_hint="--out")
+
+
+def check_no_model(out: Path) -> None:
+    """Raise typer.BadParameter where ``out`` holds a model or a part of one, such as a domain."""
+    from ..storage.index import CONFIG
+    from ..storage.model_folder import INDEX
+
+    if any((out / name).exists() for name in (CONFIG, INDEX)):
+        raise typer.BadParameter(f"{out} holds a model already. Name another folder.", param_hint="--out")
 
 
 def load(model: str, device: str, compile: bool = False) -> RefineStylePipeline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from enum import Enum
@@ -28,6 +29,7 @@ __all__ = ["directions"]
 directions = typer.Typer(no_args_is_help=True, help="Editing directions of a model: list, show, find, import, add.")
 
 SIDE = 512  # pixels of a picture of a direction, at most
+LONGEST = 2000  # characters of a fact about a direction
 SHOWN = 5  # pictures of a direction, from its lowest strength to its highest
 Out: TypeAlias = Annotated[
     Path | None,
@@ -90,7 +92,7 @@ def show(
     pipe = load(model, device)
     direction = pipe.directions[name]
     report: dict[str, Any] = {"name": name, "length": float(direction.vector.norm()), **asdict(direction.info)}
-    lines = [f"{key:8} {printable(value)}" for key, value in report.items() if value not in ("", None, {})]
+    lines = [f"{key:8} {_said(key, value)}" for key, value in report.items() if value not in ("", None, {})]
     if out is not None:
         import torch
 
@@ -104,6 +106,15 @@ def show(
         report["file"] = str(out)
         lines.append(f"{'file':8} {out}")
     console.emit(report, "\n".join(lines), as_json)
+
+
+def _said(key: str, value: Any) -> str:
+    """A fact about a direction in full, for people: layers as ``--layers`` takes them, numbers by name."""
+    if key == "layers":
+        return f"{value[0]}-{value[1] - 1}"
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{name} {number:g}" for name, number in value.items())
+    return printable(value, LONGEST)
 
 
 @directions.command("find")
@@ -261,5 +272,6 @@ def _save(
     skipped = dict(skipped or {})
     report = {"folder": folder, "directions": list(found), "skipped": skipped}
     lines = [f"{path}: {why.splitlines()[0]}" for path, why in skipped.items()]
-    lines.append(f"{', '.join(found)} in {folder}; refinestyle generate {folder} --set {first}=1 shows it")
+    shown = shlex.join(["refinestyle", "generate", folder, "--set", f"{first}=1"])
+    lines.append(f"{', '.join(found)} in {folder}; {shown} shows it")
     console.emit(report, "\n".join(lines), as_json)

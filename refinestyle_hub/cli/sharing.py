@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import console
-from .arguments import Model, load, load_domains, parse_domains
+from .arguments import Model, check_no_model, load, load_domains, parse_domains
 
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def mix(
     A single domain can be scaled and compressed in the same way.
     """
     wanted = parse_domains(parts)
+    check_no_model(out)
     pipe = load(model, "cpu")
     from ..tokens.token_set import TokenSet
 
