@@ -28,17 +28,17 @@ def colour_map(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         x, y: Pictures [N, 3, H, W] and [M, 3, H', W'].
     """
-    plane = F.normalize(x.new_tensor(OPPONENT, dtype=torch.float64)[1:], dim=1)  # [2, 3]: what is no lightness
+    plane = F.normalize(torch.tensor(OPPONENT, dtype=torch.float64)[1:], dim=1)  # [2, 3]: what is no lightness
     means, covariances = [], []
     for pictures in (x, y):
-        hues = plane @ pictures.double().transpose(0, 1).flatten(1)  # [2, pixels]
+        hues = plane @ pictures.cpu().double().transpose(0, 1).flatten(1)  # [2, pixels]; not all devices have doubles
         means.append(hues.mean(dim=1))
         covariances.append(hues.cov() + FLAT * torch.eye(2).to(hues))
     root, inverse = (_power(covariances[0], exponent) for exponent in (0.5, -0.5))
     matrix = inverse @ _power(root @ covariances[1] @ root, 0.5) @ inverse
     offset = means[1] - matrix @ means[0]
     whole = torch.eye(3).to(plane) + plane.mT @ (matrix - torch.eye(2).to(plane)) @ plane
-    return whole.to(x.dtype), (plane.mT @ offset).to(x.dtype)
+    return whole.to(x), (plane.mT @ offset).to(x)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
