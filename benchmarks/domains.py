@@ -211,10 +211,10 @@ class Bench:
     def one_shot(self, style: Style) -> Learnt:
         """JoJoGAN's way, from the first of the pictures."""
         generator, first = self.pipe.generator, style.references(1)
+        sampler = self.pipe.adaptation(first, steps=1).sampler
         began = time.monotonic(), time.process_time()
         steps = None if self.pipe.encoder is None else 0  # the published script takes an encoder's answer too
         inversion = self.pipe.invert_crops(first.pictures, tokens=False, steps=steps, seed=self.args.seed)[0]
-        sampler = self.pipe.adaptation(first, steps=1).sampler
         assert sampler.features is not None
         draw = one_shot(
             generator, sampler.features, first.pictures, inversion.w_plus[None],
