@@ -60,6 +60,15 @@ def test_every_parameter_of_the_mapping_makes_another_latent_space(generator: Ge
         assert not share_codes(replace(other.fingerprint(), digest="0" * 32), generator.fingerprint())
 
 
+@pytest.mark.parametrize("large", [1e5, -1e30])
+def test_a_weight_beyond_half_precision_has_a_fingerprint(generator: Generator, large: float) -> None:
+    before = generator.fingerprint()
+    with torch.no_grad():
+        next(generator.mapping.parameters()).view(-1)[0] = large
+    assert generator.fingerprint().digest != before.digest
+    assert not share_codes(generator.fingerprint(), before)
+
+
 def test_fingerprint_is_pinned() -> None:
     """Files carry it: a change of this value orphans every domain ever saved."""
     generator = StyleGAN2Generator(CONFIG)

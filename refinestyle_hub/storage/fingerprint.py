@@ -62,7 +62,8 @@ def latent_space(mapping: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(mapping.items()):
         if name.rpartition(".")[2] in NOT_WEIGHTS:
             continue
-        values = tensor.detach().to("cpu", torch.float16).double().flatten()
+        # Half precision rounds as the smaller file does; what it cannot hold becomes its largest number, not infinity.
+        values = tensor.detach().to("cpu", torch.float16).nan_to_num().double().flatten()
         sequence = math.sqrt(2) * torch.cos(torch.arange(len(values), dtype=torch.float64).square())
         projection = float(values @ sequence / values.norm().clamp_min(1e-12))
         level = min(max(round(UNIT * projection) + 16**DIGITS // 2, 0), 16**DIGITS - 1)
