@@ -84,6 +84,23 @@ def test_a_photo_is_not_written_over(run: Any, tiny_pipeline_dir: Path, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crop.png", "w.npy"]
 
 
+def test_an_inversion_is_not_written_over_by_that_of_another_face(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    kept, args = tmp_path / "me" / "inversion.safetensors", ["--aligned", "--out", tmp_path / "me", "--steps"]
+    for name, colour in (("me", "grey"), ("again", "grey"), ("you", "red")):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{name}.png")
+    for name, steps in (("me", 0), ("again", 2)):  # a copy of the photo, and more steps
+        assert run("invert", tiny_pipeline_dir, tmp_path / f"{name}.png", *args, steps)[0] == 0
+    assert Inversion.from_pretrained(kept).report["token_steps"] + Inversion.from_pretrained(kept).report["w_steps"]
+    before = {path: path.read_bytes() for path in kept.parent.iterdir()}
+    code, _, err = run("invert", tiny_pipeline_dir, tmp_path / "you.png", *args, 0)
+    assert (code, "Name another folder" in " ".join(err.replace("│", " ").split())) == (2, True)
+    assert before == {path: path.read_bytes() for path in kept.parent.iterdir()}
+    Inversion(torch.zeros(8, 8)).save(kept)  # whose, nobody knows
+    assert run("invert", tiny_pipeline_dir, tmp_path / "me.png", *args, 0)[0] == 2
+
+
 def test_a_place_that_cannot_be_written_is_told_before_the_work(
     run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +163,7 @@ def test_faces_of_a_photo_are_listed(run: Any, tmp_path: Path, astronaut: Image.
     assert face["width"] > 60
     Image.new("RGB", (64, 64)).save(tmp_path / "none.png")
     code, _, err = run("faces", tmp_path / "none.png")
-    assert (code, "none.png: No face found" in err) == (1, True)
+    assert (code, "none.png: No face found" in err, "invert an aligned crop" in err) == (1, True, True)
 
 
 def test_a_port_in_use_is_told(run: Any) -> None:

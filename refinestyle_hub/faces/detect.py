@@ -33,7 +33,7 @@ CNN_SURE = 0.7  # the network's score; in fourteen pictures without a face it fo
 CNN_SIDE = 384  # pixels, the long side at which the network searches: about a second, and faces from a fifth of it
 CONFIRM_SIDE = 320  # pixels, of the surroundings of a face that the network looks at
 CNN_WINDOW = 80  # pixels: smaller pictures do not hold its window
-ADVICE = "Use a frontal photo with the whole head, or pass aligned=True / --aligned."
+ADVICE = "Use a frontal photo with the whole head, or invert an aligned crop with aligned=True / --aligned."
 
 
 @dataclass(frozen=True, eq=False)
