@@ -31,6 +31,7 @@ __all__ = [
     "ShapeError",
     "UnsafePickleError",
     "UnsupportedModelError",
+    "counted",
     "listed",
     "no_such",
     "printable",
@@ -172,6 +173,11 @@ def listed(names: list[str]) -> str:
     """Up to five names, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(printable(name) for name in names[:5]) + more
+
+
+def counted(count: int, thing: str) -> str:
+    """How many of a thing whose plural ends in s: "1 picture", "2,000 pictures"."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def no_such(kind: str, name: object, known: Collection[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
 from tiny import token_set
@@ -67,6 +68,8 @@ def test_generate(run: Any, tiny_pipeline_dir: Path, tiny_pipe: RefineStylePipel
     assert [Path(file).name for file in report["files"]] == names
     wanted = tiny_pipe.generate([7], truncation=0.5)[0]
     assert np.array_equal(pixels(tmp_path / "seed0007.png"), np.asarray(wanted))
+    one = run("generate", tiny_pipeline_dir, "--seeds", "7", "--out", tmp_path)[1]
+    assert one == f"1 picture in {tmp_path}\n"
 
 
 def test_from_a_photo_to_an_edit_in_it(
@@ -203,7 +206,7 @@ def test_devices_that_are_none(run: Any, tiny_pipeline_dir: Path, tmp_path: Path
     assert err.count("\n") == 1
 
 
-def test_ctrl_c_while_inverting(
+def test_ctrl_c_before_there_is_anything_to_keep(
     run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("RGB", (32, 32), "gray").save(tmp_path / "crop.png")
@@ -219,6 +222,34 @@ def test_ctrl_c_while_inverting(
     assert code == 130
     assert "Traceback" not in out + err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there")
+def test_ctrl_c_while_inverting_keeps_the_best_so_far(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (32, 32), "gray").save(tmp_path / "crop.png")
+    where = ["invert", tiny_pipeline_dir, tmp_path / "crop.png", "--aligned", "--w-steps", 2]
+    forward, kept = Generator.forward, tmp_path / "out" / "inversion.safetensors"
+
+    def interrupted(self: Generator, *args: Any, **options: Any) -> Any:
+        if torch.is_grad_enabled():
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(self, *args, **options)
+
+    with monkeypatch.context() as pressed:
+        pressed.setattr(Generator, "forward", interrupted)
+        code, text, _ = run(*where, "--steps", 400, "--out", tmp_path / "out")
+    assert (code, "stopped, with the best so far: mse" in text) == (130, True)
+    report = Inversion.from_pretrained(kept).report
+    assert (report["stopped"], report["w_steps"], report["token_steps"]) == ("cancelled", 1, 0)
+
+    assert run(*where, "--steps", 4, "--out", tmp_path / "out")[0] == 0  # the same photo, to its end
+    whole = kept.read_bytes()
+    with monkeypatch.context() as pressed:
+        pressed.setattr(Generator, "forward", interrupted)
+        code, _, err = run(*where, "--steps", 400, "--out", tmp_path / "out")
+    assert (code, "before is kept" in err, kept.read_bytes() == whole) == (130, True, True)
 
 
 def test_what_is_refused_leaves_nothing_behind(run: Any, tiny_pipeline_dir: Path, tmp_path: Path) -> None:

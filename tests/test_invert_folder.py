@@ -18,6 +18,7 @@ from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError, PictureError
 from refinestyle_hub.faces.photo import Photo
 from refinestyle_hub.images import to_tensor
+from refinestyle_hub.inversion.crops import invert_crops
 from refinestyle_hub.inversion.folder import FolderReport, invert_folder
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.inversion.inversion_settings import InversionSettings
@@ -116,6 +117,24 @@ def test_a_second_run_goes_on(pipe: RefineStylePipeline, folder: Path, tmp_path:
     assert report.kept == ("a.jpg", "a.png")
     assert report.inverted == ("d.webp", "more/b.png", "more/c.png")
     assert (tmp_path / "out" / "a.jpg" / "inversion.safetensors").stat().st_mtime_ns == first.st_mtime_ns
+
+
+def test_ctrl_c_says_what_is_kept(
+    run: Any, pipe: RefineStylePipeline, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*args: Any, **how: Any) -> list[Inversion]:
+        if (tmp_path / "out").exists():
+            raise KeyboardInterrupt
+        return invert_crops(*args, **how)
+
+    pipe.save_pretrained(tmp_path / "model")
+    args = ["invert", tmp_path / "model", folder, "--out", tmp_path / "out", "--aligned", "--steps", 1, "--batch", 2]
+    with monkeypatch.context() as ctrl_c:
+        ctrl_c.setattr("refinestyle_hub.inversion.folder.invert_crops", stopping)
+        code, _, err = run(*args)
+    assert (code, err) == (130, f"stopped; 2 inversions in {tmp_path / 'out'}; the same command continues\n")
+    code, text, _ = run(*args)
+    assert (code, "3 inverted, 2 kept, 1 skipped" in text) == (0, True)
 
 
 def test_inversions_of_one_folder_are_made_in_one_way(pipe: RefineStylePipeline, folder: Path, tmp_path: Path) -> None:

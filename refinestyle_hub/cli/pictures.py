@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError, MissingDependencyError
+from ..errors import ConfigError, MissingDependencyError, counted
 from . import console
 from .arguments import (
     Aligned,
@@ -71,7 +73,7 @@ def generate(
         "seeds": numbers,
         "files": [str(file) for file in files],
     }
-    console.emit(report, f"{len(files)} pictures in {out}", as_json)
+    console.emit(report, f"{counted(len(files), 'picture')} in {out}", as_json)
 
 
 def invert(
@@ -103,6 +105,8 @@ def invert(
 ) -> None:
     """Find the w+ codes and tokens with which the model draws the face of a photo, or of each photo in a folder.
 
+    Ctrl-C keeps the best so far; of a folder, the photos that are done, and the same command continues.
+
     A folder by several processes: accelerate launch -m refinestyle_hub invert ...
     """
     if aligned and face:
@@ -123,16 +127,29 @@ def invert(
 
     from ..faces.photo import read_photo, search_for
     from ..images import save_png, to_tensor
+    from ..inversion.folder import NAME, picture_digest
+    from ..inversion.inversion import Inversion
 
     check_apart(photo, out / "crop.png", out / "reconstruction.png")
     seen = read_photo(photo, search_for(aligned))
+    whose, before = {"picture": picture_digest(photo), "face": face}, (out / NAME).exists()
+    if before and Inversion.from_pretrained(out / NAME).report.get("how") != whose:
+        why = f"{out} holds an inversion that is not known to be of this face. Name another folder, or remove it."
+        raise typer.BadParameter(why, param_hint="--out")
     found = seen.crop(pipe.generator.config.resolution, face)
     if len(seen.faces) > 1:
         console.note(f"{len(seen.faces)} faces; {face} is taken. --face chooses, refinestyle faces lists them.")
-    with console.progress("steps", None) as tick:
-        (inversion,) = pipe.invert_crops(
-            to_tensor(found.image), **how, on_step=lambda step, total, metrics: tick(step, metrics, total)
-        )
+    with console.progress("steps", None) as tick, console.interruptible() as pressed:
+
+        def on_step(step: int, total: int, metrics: Mapping[str, float]) -> bool:
+            tick(step, metrics, total)
+            return pressed()
+
+        (inversion,) = pipe.invert_crops(to_tensor(found.image), **how, on_step=on_step)
+    stopped = inversion.report["stopped"] == "cancelled"
+    if stopped and before:
+        console.note(f"stopped; what was in {out} before is kept")
+        raise typer.Exit(130)
     inversion = inversion.in_photo(found)
     assert inversion.crop is not None
     crop, reconstruction = Image.fromarray(inversion.crop.numpy()), pipe.render(inversion)
@@ -150,11 +167,13 @@ def invert(
     }
     save_png(crop, out / "crop.png")
     save_png(reconstruction, out / "reconstruction.png")
-    inversion.save(out / "inversion.safetensors")
+    replace(inversion, report={**inversion.report, "how": whose}).save(out / NAME)
     console.write_json(out / "report.json", report)
     distance = f"{report['lpips_backbone']} {report['lpips']:.3f} (w+ alone {report['w_plus_lpips']:.3f})"
     text = f"mse {report['mse']:.4f}, {distance}, {report['seconds']:.1f} s; everything is in {out}"
-    console.emit(report, text, as_json)
+    console.emit(report, f"stopped, with the best so far: {text}" if stopped else text, as_json)
+    if stopped:
+        raise typer.Exit(130)
 
 
 def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float | None:
@@ -170,20 +189,27 @@ def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float 
 def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: bool, **how: Any) -> None:
     """One inversion for each picture; under ``accelerate launch`` by several processes."""
     from ..images import left_out_lines
-    from ..inversion.folder import invert_folder
+    from ..inversion.folder import NAME, invert_folder
 
-    with console.progress("pictures", None) as tick:
-        made = invert_folder(
-            pipe.generator,
-            folder,
-            out,
-            encoder=pipe.encoder,
-            perceptual=pipe.perceptual,
-            settings=pipe.inversion,
-            on_picture=lambda done, total: tick(done, {}, total),
-            **how,
-        )
-    if os.environ.get("RANK", "0") == "0":
+    speaks = os.environ.get("RANK", "0") == "0"
+    try:
+        with console.progress("pictures", None) as tick:
+            made = invert_folder(
+                pipe.generator,
+                folder,
+                out,
+                encoder=pipe.encoder,
+                perceptual=pipe.perceptual,
+                settings=pipe.inversion,
+                on_picture=lambda done, total: tick(done, {}, total),
+                **how,
+            )
+    except KeyboardInterrupt:
+        if speaks:
+            done = sum(1 for _ in out.rglob(NAME))
+            console.note(f"stopped; {counted(done, 'inversion')} in {out}; the same command continues")
+        raise
+    if speaks:
         report = {
             "inverted": made.inverted,
             "kept": made.kept,
@@ -254,7 +280,8 @@ def _face(path: Path, pipe: RefineStylePipeline, number: int) -> Inversion:
     else:
         found = list(map(Inversion, read_latents(path, pipe.generator.num_ws, pipe.generator.config.w_dim)))
     if number >= len(found):
-        raise ConfigError(f"{path} has {len(found)} latents, counted from 0; there is no number {number}.")
+        held = counted(len(found), "latent")
+        raise ConfigError(f"{path} has {held}, counted from 0; there is no number {number}.")
     return found[number]
 
 

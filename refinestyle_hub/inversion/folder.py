@@ -29,7 +29,7 @@ from .inversion import Inversion
 from .inversion_settings import InversionSettings, planned_steps
 
 
-__all__ = ["FolderReport", "invert_folder"]
+__all__ = ["NAME", "FolderReport", "invert_folder", "picture_digest"]
 
 NAME = "inversion.safetensors"
 OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, of this process
@@ -110,7 +110,7 @@ def invert_folder(
                 network.to(state.device)
     kept = [name for name in names if (out / name / NAME).exists()]
     for name in kept:
-        _check_kept(out / name / NAME, base, how | {"picture": _picture_digest(folder / name)})
+        _check_kept(out / name / NAME, base, how | {"picture": picture_digest(folder / name)})
     state.wait_for_everyone()  # until all have read the list
     mine = sorted(set(names) - set(kept))[state.process_index :: state.num_processes]
     inverted: list[str] = []
@@ -132,7 +132,7 @@ def invert_folder(
                 base=base,
             )
             for (name, crop), inversion in zip(crops.items(), made, strict=True):
-                report = {**inversion.report, "how": how | {"picture": _picture_digest(folder / name)}}
+                report = {**inversion.report, "how": how | {"picture": picture_digest(folder / name)}}
                 replace(inversion.in_photo(crop), report=report).save(out / name / NAME)
             inverted += crops
         if on_picture is not None:
@@ -164,7 +164,7 @@ def _digest(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
-def _picture_digest(picture: Path) -> str:
+def picture_digest(picture: Path) -> str:
     """Short digest of a file: another picture of the same name has another."""
     return hashlib.sha256(picture.read_bytes()).hexdigest()[:16]
 
