@@ -7,7 +7,6 @@ vectors (StyleSpace: Wu et al. 2021; as a domain: Alanov et al. 2023, StyleDomai
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from refinestyle_hub.adapt import Adaptation, References
+from refinestyle_hub.adapt.best import Best
 from refinestyle_hub.adapt.context import Features
 from refinestyle_hub.evaluation.domain import Draw
 from refinestyle_hub.generators.base import Generator
@@ -85,15 +85,14 @@ class FineTuning(Adaptation):
         begun = self.generator.merge({self.parameters.token_set(): 1.0})  # with the colours that tokens begin with
         weights = Weights(begun, patterns)
         self.parameters = weights  # type: ignore[assignment]
-        self.average = copy.deepcopy(weights).requires_grad_(False)  # type: ignore[assignment]
-        self.best = copy.deepcopy(self.average)
+        self.best = Best(weights)  # type: ignore[arg-type]
         self.leaves = dict(weights.named_parameters())
         self.adam = torch.optim.Adam(self.leaves.values(), lr=rate, betas=(0.8, 0.99))
         self.generator = self.sampler.generator = Tunable(self.generator)  # type: ignore[assignment]
 
     def draw(self, resolution: int | None = None) -> Draw:
         """Draws w+ with the best weights so far."""
-        return drawn(self.generator, self.best, resolution)  # type: ignore[arg-type]
+        return drawn(self.generator, self.best.tokens, resolution)  # type: ignore[arg-type]
 
 
 def drawn(generator: Tunable, weights: Weights, resolution: int | None) -> Draw:

@@ -48,7 +48,7 @@ def test_samples_take_on_the_style(generator: Generator) -> None:
     gaps = [(x.mean(dim=(0, 2, 3)) - wanted).abs().mean() for x in (before, run.preview())]
     assert gaps[1] < 0.5 * gaps[0]
     assert last["sliced_pictures"] < 0.5 * first["sliced_pictures"]
-    assert run.best_distance <= last["distance"]
+    assert run.best.nearest <= last["distance"]
 
 
 def test_all_terms_take_part(generator: Generator, discriminator: Discriminator) -> None:
@@ -159,7 +159,7 @@ def test_a_run_that_diverges_says_so_and_keeps_what_it_reached(
         run.run()
     assert run.done == 5
     kept = run.token_set()
-    assert kept.metadata["steps"] == run.best_step > 0
+    assert kept.metadata["steps"] == run.best.step > 0
     assert all(bool(tensor.isfinite().all()) for tensor in kept.state_dict().values())
 
 

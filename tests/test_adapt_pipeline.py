@@ -266,7 +266,7 @@ def test_the_preview_shows_what_the_file_holds(
 ) -> None:
     """Not the last average, where an earlier one was better."""
     distances = iter([1.0, *[9.0] * 30])
-    monkeypatch.setattr(Adaptation, "_distance", lambda self: next(distances))
+    monkeypatch.setattr(Adaptation, "_distance", lambda self, tokens: next(distances))
     monkeypatch.setattr(adaptation, "preset", lambda *_: AdaptSettings(batch=2, check_every=2))
     monkeypatch.setattr(few_shot, "preset", lambda *_: AdaptSettings(batch=2, check_every=2))
     out = tmp_path / "n"

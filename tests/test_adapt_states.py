@@ -142,7 +142,7 @@ def test_the_last_average_about_as_near_as_any_is_the_result(
     while not run.finished:
         metrics = run.step()
         if "distance" in metrics:
-            found[run.done] = (metrics["distance"], run.average.token_set().detach())
+            found[run.done] = (metrics["distance"], run.best.now.token_set().detach())
     distances = [found[at][0] for at in found]
     step = max(at for n, at in enumerate(found) if found[at][0] <= 1.2 * min(distances[: n + 1]))
     domain = run.token_set()

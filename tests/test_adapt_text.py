@@ -56,7 +56,7 @@ def test_a_run_turns_samples_where_the_text_points(clips: list[Clip]) -> None:
     assert float(before) == pytest.approx(1.0, abs=1e-4)  # nothing has changed yet
     run.run()
     assert run.finished
-    assert run.best_distance < 0.5
+    assert run.best.nearest < 0.5
     tokens = run.token_set({"name": "sketch"})
     told = tokens.metadata
     assert (told["method"], told["source_text"], told["target_text"]) == ("text adaptation", *TEXTS)

@@ -7,8 +7,6 @@ generator's discriminator learns the style alongside, and tells the samples from
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,11 +25,12 @@ from ..generators.discriminator import Discriminator
 from ..inversion.optimise import OnStep, invert
 from ..losses.perceptual import Perceptual
 from ..runtime.defaults import standard_defaults
-from ..runtime.optim import adam_state, load_adam_state, set_learning_rate, update_average, warmup_cooldown
+from ..runtime.optim import adam_state, load_adam_state, set_learning_rate, warmup_cooldown
 from ..runtime.precision import plain
 from ..storage.tensors import under
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
+from .best import Best
 from .context import Context, Learner, Term
 from .objectives import domain_terms, left_out
 from .palette import begin_with_palette
@@ -48,7 +47,6 @@ Preview: TypeAlias = Literal["now", "best", "plain"]
 STEPS, STEPS_WITHOUT_DISCRIMINATOR = 500, 90
 PREVIEWS = 8  # fixed samples, to measure the distance by and to show
 PREVIEW_TRUNCATION = 0.7
-SLACK = 1.2  # the distance misses some of what the discriminator improves, so it may grow by this factor
 WARMUP = 0.05  # share of the run in which the rates rise
 
 
@@ -118,9 +116,8 @@ class Adaptation:
             begin_with_palette(self.parameters, self.generator, self.sampler.plain_samples, self.references.pixels)
         self.leaves: Mapping[str, Tensor] = dict(self.parameters.named_parameters())
         self.adam = torch.optim.Adam(self._parameter_groups(), betas=(0.8, 0.99))
-        self.average = copy.deepcopy(self.parameters).requires_grad_(False)
-        self.best = copy.deepcopy(self.average)
-        self.best_step, self.best_distance, self.seconds = 0, math.inf, 0.0
+        self.best = Best(self.parameters)
+        self.seconds = 0.0
         if state is not None:
             self._restore(state)
 
@@ -245,11 +242,12 @@ class Adaptation:
         for term in self.terms:
             if isinstance(term, Learner):
                 metrics |= term.learn(context)
-        # the average, over fewer steps at first, and at intervals its distance from the references
+        # the average, and at intervals its distance from the references
         self.done += 1
-        update_average(self.average, self.parameters, min(self.settings.average, self.done / (self.done + 10)))
+        self.best.update(self.parameters, self.done, self.settings.average)
         if self._is_measured():
-            metrics["distance"] = self._keep_best()
+            metrics["distance"] = self._distance(self.best.now)
+            self.best.add(self.done, metrics["distance"])
         return metrics
 
     def _weigh(self, context: Context, losses: Mapping[str, Tensor]) -> Tensor:
@@ -268,21 +266,9 @@ class Adaptation:
         """Whether the distance is measured after this step."""
         return self.done % self.settings.check_every == 0 or self.finished
 
-    def _keep_best(self) -> float:
-        """Measure the distance, and keep this average if it is about as near as the nearest so far."""
-        distance = self._distance()
-        self.best_distance = min(self.best_distance, distance)
-        if self._is_good(distance):
-            self.best_step = self.done
-            self.best.load_state_dict(self.average.state_dict())
-        return distance
-
-    def _is_good(self, distance: float) -> bool:
-        return distance <= SLACK * self.best_distance
-
-    def _distance(self) -> float:
-        """Distance from the references to fixed samples that are drawn with the average."""
-        return self.sampler.distance(self.sampler.fixed_samples(self.average, PREVIEWS, 1.0))
+    def _distance(self, tokens: TokenParameters) -> float:
+        """Distance from the references to fixed samples that are drawn with ``tokens``."""
+        return self.sampler.distance(self.sampler.fixed_samples(tokens, PREVIEWS, 1.0))
 
     # --- The result -------------------------------------------------------------------------------------------------
 
@@ -294,20 +280,20 @@ class Adaptation:
             count: Number of samples.
             which: With the tokens of the moment ("now"), with those that are kept ("best"), or without ("plain").
         """
-        tokens = None if which == "plain" else self._kept()[0] if which == "best" else self.average
+        tokens = None if which == "plain" else self._kept()[0] if which == "best" else self.best.now
         side = min(WHOLE_SIDE, self.generator.config.resolution)
         return self.sampler.fixed_samples(tokens, count, PREVIEW_TRUNCATION, side)
 
     def _kept(self) -> tuple[TokenParameters, int]:
         """The best average so far and its step; between two measurements it may be the present one."""
-        if not self._is_measured() and self._is_good(self._distance()):
-            return self.average, self.done
-        return self.best, self.best_step
+        if not self._is_measured() and self.best.is_near(self._distance(self.best.now)):
+            return self.best.now, self.done
+        return self.best.tokens, self.best.step
 
     @standard_defaults()
     def token_set(self, metadata: Mapping[str, Any] | None = None) -> TokenSet:
         """The best so far as a domain. ``metadata`` is added to the facts about how it was made."""
-        best, step = self._kept()
+        kept, step = self._kept()
         made = {
             "method": "few-shot adaptation",
             "pictures": len(self.references),
@@ -319,13 +305,12 @@ class Adaptation:
             "left_out": self.left_out,
             "settings": self.settings.to_json(),
         }
-        return best.token_set(self.base, {**made, **(metadata or {})}).detach()
+        return kept.token_set(self.base, {**made, **(metadata or {})}).detach()
 
     @standard_defaults()
     def state(self) -> AdaptState:
         """All that the run needs to continue later or elsewhere: plain tensors and numbers."""
-        tensors: dict[str, Tensor] = {f"average.{name}": t for name, t in self.average.named_parameters()}
-        tensors |= {f"best.{name}": t for name, t in self.best.named_parameters()}
+        tensors = self.best.tensors()
         tensors |= {f"tokens.{name}": t for name, t in {**self.leaves, **adam_state(self.adam, self.leaves)}.items()}
         if self.inversions is not None:
             tensors["inversions"] = self.inversions
@@ -335,7 +320,7 @@ class Adaptation:
         numbers = {
             "run": self._run(),
             "step": self.done,
-            "best": None if math.isinf(self.best_distance) else [self.best_step, self.best_distance],
+            "best": self.best.numbers(),
             "seconds": round(self.seconds, 3),
         }
         return AdaptState({name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}, numbers)
@@ -362,17 +347,15 @@ class Adaptation:
             )
         tensors, numbers = state.tensors, state.numbers
         try:
-            for part, module in (("average", self.average), ("best", self.best), ("tokens", self.parameters)):
-                with torch.no_grad():
-                    for name, leaf in module.named_parameters():
-                        leaf.copy_(tensors[f"{part}.{name}"])
+            with torch.no_grad():
+                for name, leaf in self.leaves.items():
+                    leaf.copy_(tensors[f"tokens.{name}"])
+            self.best.restore(tensors, numbers["best"])
             load_adam_state(self.adam, self.leaves, under(tensors, "tokens."))
             for term in self.terms:
                 if isinstance(term, Learner):
                     term.restore(under(tensors, f"term.{term.name}."))
             self.done, self.seconds = int(numbers["step"]), float(numbers["seconds"])
-            if numbers["best"] is not None:
-                self.best_step, self.best_distance = int(numbers["best"][0]), float(numbers["best"][1])
             if "inversions" in tensors:
                 self.inversions = tensors["inversions"].to(self.references.pictures.device)
                 check_sizes(self.generator.config, self.references, self.discriminator, self.inversions)

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..generators.base import Generator
 from ..losses.clip import Clip, ClipDirection, choose_layers
 from ..runtime.defaults import standard_defaults
+from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .adaptation import PREVIEWS, Adaptation
 from .context import Context
@@ -64,8 +65,8 @@ class TextAdaptation(Adaptation):
         super().__init__(generator, nothing, terms=[ClipTerm(direction)], **options)
 
     @torch.no_grad()
-    def _distance(self) -> float:
-        plain, adapted = (self.sampler.fixed_samples(tokens, PREVIEWS, 1.0) for tokens in (None, self.average))
+    def _distance(self, tokens: TokenParameters) -> float:
+        plain, adapted = (self.sampler.fixed_samples(those, PREVIEWS, 1.0) for those in (None, tokens))
         loss: Tensor = self.direction(plain, adapted)
         return float(loss.mean())
 
