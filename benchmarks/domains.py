@@ -39,6 +39,7 @@ from torch import Tensor
 
 from refinestyle_hub import RefineStylePipeline
 from refinestyle_hub.adapt import Adaptation, References, preset
+from refinestyle_hub.errors import counted
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.evaluation.domain import TRAINING_BYTES, Draw, MetricNets, compare
 from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_image, to_images
@@ -344,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if rows := record.rows(name):
             print(table(name, rows), end="\n\n")
     if left:
-        print(f"{left} rows are left: the same command continues.")
+        print(f"{counted(left, 'row')} to go: the same command continues.")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from refinestyle_hub.encoder.encoder import Encoder
-from refinestyle_hub.errors import ConfigError
+from refinestyle_hub.errors import ConfigError, counted
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.evaluation.reconstruction import (
     Method,
@@ -207,7 +207,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 report["tables"][title] = {"pictures": len(pictures), "rows": rows + taken.get(title, [])}
                 write_folder(args.out, {"inversion.json": dump_json(report), "inversion.md": text(report).encode()})
             if rows and title != name:
-                drawing = plot(rows + taken.get(title, []), main.perceptual.name, f"{name}, {len(pictures)} pictures")
+                shown = f"{name}, {counted(len(pictures), 'picture')}"
+                drawing = plot(rows + taken.get(title, []), main.perceptual.name, shown)
                 write_folder(args.out, {f"{name}.svg": drawing})
     return report
 
@@ -219,14 +220,14 @@ def taken_over(path: Path, title: str, pictures: int, ways: Sequence[Method], by
     rows = [row for row in found["rows"] if row["method"] in names and set(by) <= set(row["metrics"])]
     if found["pictures"] != pictures or len(rows) != len(names):
         told = f"with {', '.join(sorted(names))} by {', '.join(by)}"
-        raise ConfigError(f"--baselines has no table {title!r} of {pictures} pictures {told}.")
+        raise ConfigError(f"--baselines has no table {title!r} of {counted(pictures, 'picture')} {told}.")
     return rows
 
 
 def text(report: Mapping[str, Any]) -> str:
     """All tables, in Markdown."""
     parts = [
-        f"## {name}: {found['pictures']} pictures\n\n{table(found['rows'])}"
+        f"## {name}: {counted(found['pictures'], 'picture')}\n\n{table(found['rows'])}"
         for name, found in report["tables"].items()
     ]
     return "\n\n".join(parts) + "\n"

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from refinestyle_hub.errors import counted
 from refinestyle_hub.evaluation.metrics import PairDistance
 from refinestyle_hub.evaluation.reconstruction import (
     Method,
@@ -103,7 +104,8 @@ def measure(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
                 known.setdefault(method.name, {})[photo.name] = {**row, "metrics": found}
                 write_folder(args.out, {FILE: dump_json(known)})
         rows = [summary(read(args.out).get(method.name, {}), [photo.name for photo in chosen]) for method in methods]
-        tables[f"{count} photos"] = [row for row in rows if row]  # a later plan with as many has all rows and more
+        # a later plan with as many has all rows and more
+        tables[counted(count, "photo")] = [row for row in rows if row]
     return tables
 
 

@@ -261,7 +261,7 @@ def abuse(server: Server, count: int, size: int, tokens: bytes) -> list[str]:
             kind, text = told(server, "align", [upload(server, "x.png", good["x.png"]), True])
             if kind != "complete":
                 failures.append(f"after bad file {number} a good one was answered by {text[:200]!r}")
-    print(f"\n{count} spoilt files: " + ", ".join(f"{name} {n}" for name, n in sorted(kinds.items())))
+    print(f"\nspoilt files, {count}: " + ", ".join(f"{name} {n}" for name, n in sorted(kinds.items())))
     return failures
 
 
@@ -335,7 +335,7 @@ def main() -> int:
             server.stop()
     for failure in failures:
         print("FAILED", failure)
-    print("nothing failed" if not failures else f"{len(failures)} failures")
+    print("nothing failed" if not failures else f"failures: {len(failures)}")
     return int(bool(failures))
 
 

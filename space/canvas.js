@@ -79,7 +79,7 @@ const ask = () => {
 };
 const paint = () => {
   const now = performance.now(), left = Math.max(1, Math.round((ends - now) / 1000));
-  const step = bar.step ? `Step ${bar.step} of ${bar.steps}` : `A first likeness; ${bar.steps} steps to go`;
+  const step = bar.step ? `Step ${bar.step} of ${bar.steps}` : `A first likeness; ${bar.steps} step${bar.steps === 1 ? "" : "s"} to go`;
   const text = bar.stopping ? "Stopping; what was reached is kept" : bar.text || step;
   find(".progress .text").textContent = ends && !bar.stopping ? `${text} · about ${left} s left` : text;
   find(".progress .share").style.width = `${ends ? Math.min(100, 100 * (now - began) / (ends - began)) : 0}%`;

@@ -245,7 +245,7 @@ def test_a_model_without_a_discriminator_leaves_nothing_out(
     args = ["--name", "n", "--steps", 1, "--align", "none", "--out", tmp_path / "n", "--json"]
     code, out, notes = run("adapt", tiny_pipeline_dir, *files, *args)
     assert (code, json.loads(out)["left_out"]) == (0, [])
-    assert "1 steps take about" in notes  # said before the run
+    assert "1 step to go: about" in notes  # said before the run
     assert "No face could be aligned" in notes
 
 

@@ -205,7 +205,7 @@ def test_a_whole_run(
     args += " --ranks 4 1"
     some = [*args.split(), "--rows", "before", "T = 4"]
     domains.main([*some, "--minutes", "0"])
-    assert "2 rows are left: the same command continues." in capsys.readouterr().out
+    assert "2 rows to go: the same command continues." in capsys.readouterr().out
     domains.main(some)
     assert "| T = 4 |" in capsys.readouterr().out
     made = json.loads((out / "domains.json").read_text())["styles"]["charcoal"]["rows"]

@@ -162,7 +162,7 @@ def test_a_style_is_made_used_and_taken_along(visit: Callable[..., Any], demo: g
     (tmp_path / "notes.png").write_text("no picture")
     page.locator("#pictures input[type=file]").set_input_files([*style(tmp_path), str(tmp_path / "notes.png")])
     told_ = reads(page, "checked", "can be used")
-    assert "5 of 6 pictures can be used." in told_
+    assert "Pictures that can be used: 5 of 6." in told_
     assert "notes.png was left out." in told_
     page.locator("#adapt-run").click()
     assert is_told(page, messages.NO_RIGHTS)

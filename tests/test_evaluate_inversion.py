@@ -154,7 +154,7 @@ def test_from_the_command_line(
         main(["evaluate", "inversion", *where, *options])
     assert ended.value.code == 0
     report = json.loads(capsys.readouterr().out)
-    names = ["encoder, w+ alone", "encoder", "encoder + 2 steps", "w+, 2 steps", "PTI, 1 + 1 steps"]
+    names = ["encoder, w+ alone", "encoder", "encoder + 2 steps", "w+, 2 steps", "PTI, 1 + 1 step"]
     assert [row["method"] for row in report["rows"]] == names
     assert report["pictures"] == 2
     for row in report["rows"]:  # 32 pixels are too few for MS-SSIM

@@ -138,11 +138,11 @@ def test_all_tables_of_a_tiny_model(
     }
     iterated = ["two-stage, 0 iterations", "two-stage, 2 iterations"]
     quick = ["two-stage, w+ alone", "two-stage", *iterated, "other, w+ alone", "other"]
-    assert [row["method"] for row in report["portraits"]["rows"]] == [*quick, "two-stage + 1 steps"]
+    assert [row["method"] for row in report["portraits"]["rows"]] == [*quick, "two-stage + 1 step"]
     rows = {row["method"]: row["metrics"]["mse"]["mean"] for row in report["portraits"]["rows"]}
     assert rows["two-stage, 0 iterations"] == rows["two-stage, w+ alone"] != rows["two-stage, 2 iterations"]
     few = [row["method"] for row in report["portraits, a few"]["rows"]]
-    assert few == [*quick, "two-stage + 1 steps", "w+, 2 steps", "PTI, 1 + 1 steps"]
+    assert few == [*quick, "two-stage + 1 step", "w+, 2 steps", "PTI, 1 + 1 step"]
     assert "## out-of-domain: 3 pictures" in capsys.readouterr().out
     for given in (f"two-stage={folder / 'other'}", str(folder / "other")):
         with pytest.raises(ConfigError, match="give NAME=FOLDER, with a name"):
@@ -169,14 +169,14 @@ def test_photos_are_measured_once(
     photos.main([*where, "--steps", "1", "--some", "2", "--few", "0", "--rows", "encoder*1*"])
     printed = capsys.readouterr().out
     assert "## 2 photos" in printed
-    assert "encoder + 1 steps" in printed
+    assert "encoder + 1 step" in printed
     assert "w+ alone" not in printed
 
     known = json.loads((tmp_path / "photos.json").read_text())
-    assert [*known] == ["encoder + 1 steps"]
-    assert [*known["encoder + 1 steps"]] == ["0.png", "2.png"]  # of five, spread over all
-    known["encoder + 1 steps"]["0.png"]["metrics"]["mse"] = 7.0
-    known["encoder + 1 steps"]["2.png"]["metrics"]["mse"] = 9.0
+    assert [*known] == ["encoder + 1 step"]
+    assert [*known["encoder + 1 step"]] == ["0.png", "2.png"]  # of five, spread over all
+    known["encoder + 1 step"]["0.png"]["metrics"]["mse"] = 7.0
+    known["encoder + 1 step"]["2.png"]["metrics"]["mse"] = 9.0
     (tmp_path / "photos.json").write_text(json.dumps(known))
     photos.main([*where, "--steps", "1", "--some", "2", "--few", "0"])
     printed = capsys.readouterr().out

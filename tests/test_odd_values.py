@@ -211,7 +211,7 @@ def test_what_is_not_used_is_told(run: Any, tiny_pipeline_dir: Path, tmp_path: P
     pipe.invert(SQUARE, aligned=True, steps=0).save(tmp_path / "face.safetensors")
     words = ("edit", tiny_pipeline_dir, tmp_path / "face.safetensors", "--out", tmp_path / "a.png", "--number", 3)
     code, _, err = run(*words)
-    assert (code, "has 1 latents" in err) == (1, True)
+    assert (code, "has 1 latent," in err) == (1, True)
 
 
 # --- What is fetched ------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def test_an_agent_edits_and_stylises_the_face_that_it_inverted(url: str, connect
     shown = data_address(Path(photo).read_bytes(), "image/png")
     (inverted,) = call(url, ("invert", {"photo": shown, "aligned": True, "steps": 2}))
     *_, figures, address = texts(inverted)
-    assert "2 steps" in figures
+    assert "steps: 2" in figures
     face = httpx.get(address).content
     results = call(
         url,

@@ -166,7 +166,7 @@ def test_likeness_is_told_in_words(on: CanvasHandlers, subject: Subject, distanc
         "LPIPS 0.123",
         "measured with &lt;net&gt;",
         *apart,
-        "14 steps on tokens",
+        "steps on tokens: 14",
         "596 seconds",
     ]
     session.put(replace(session.look, edits={"smile": 1.0}))  # it was measured before

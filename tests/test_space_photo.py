@@ -282,13 +282,13 @@ def asked(on: PhotoHandlers, photo: str | None, name: str = "me", **other: Any) 
 
 def test_inversion_tells_where_it_is_and_what_came_out(on: PhotoHandlers, photo: str) -> None:
     updates = asked(on, photo)
-    assert updates[0][2] == "Starting, 4 steps"
+    assert updates[0][2] == "Starting. Steps: 4"
     pair, stages, note, file, session = updates[-1]
     assert alike(pixels(pair[0]), subject_of(session).crop)
     assert pixels(pair[0]).shape == pixels(pair[1]).shape == (32, 32, 3)
     assert [caption.split(" ")[0] for _, caption in stages] == ["photo", "w+", "tokens"]
     assert re.match(r"distance 0\.\d{3} \(0 is the photo itself; st-lpips-alex\)", note)
-    assert "4 steps" in note
+    assert "steps: 4" in note
     assert note.endswith("seed 0")
     assert torch.equal(Inversion.from_pretrained(file).w_plus, subject_of(session).inversion.w_plus)
 
@@ -302,7 +302,7 @@ def test_w_plus_alone(on: PhotoHandlers, photo: str) -> None:
 def test_stop_before_the_start_says_how_far_it_came(on: PhotoHandlers, photo: str) -> None:
     on.stops.stop("invert", request())
     assert messages.STOPPED.format(step=1, steps=4) in asked(on, photo)[-1][2]
-    assert "4 steps" in asked(on, photo, "another")[-1][2]
+    assert "steps: 4" in asked(on, photo, "another")[-1][2]
 
 
 def test_mistakes_are_told_word_for_word(on: PhotoHandlers, photo: str, tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_mistakes_are_told_word_for_word(on: PhotoHandlers, photo: str, tmp_path
             "No face found. Use a frontal photo with the whole head, or tick 'Already aligned' in More options."
         ):
             reads(on, str(tmp_path / "grey.png"))
-        with told("The picture has 1 face(s), counted from 0; there is no face 7."):
+        with told("The picture has 1 face, counted from 0; there is no face 7."):
             reads(on, photo, face=7)
 
 

@@ -141,7 +141,7 @@ def test_wrong_latents(shape: tuple[int, ...]) -> None:
 
 def test_wrong_noise() -> None:
     generator = tiny_generator()
-    with pytest.raises(ShapeError, match="6 noise maps for 7"):
+    with pytest.raises(ShapeError, match="7 noise maps are needed, not 6"):
         generator(latent(1), noise=[None] * 6)
     for shape in [(4, 4), (2, 1, 8, 8), (1, 3, 8, 8), (8, 4)]:  # for the second convolution, of 8 px
         with pytest.raises(ShapeError, match="layer of 8 px"):

@@ -220,7 +220,7 @@ def test_labels_follow_the_pictures(folder: Path) -> None:
 
 def test_pictures_without_a_label_are_named(folder: Path) -> None:
     picture(9).save(folder / "000009.png")
-    with pytest.raises(ConfigError, match=r"1 pictures have no labels, 000009\.png"):
+    with pytest.raises(ConfigError, match=r"No labels of 1 picture, 000009\.png"):
         open_labels(folder, open_pictures(folder, 16, None).names)
     assert "000009.png" not in open_pictures(folder, 16).names
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import GENERATOR_CONFIGS, EncoderConfig, Fingerprint, TokenSetConfig
-from ..errors import ModelFileError, ModelNotFoundError
+from ..errors import ModelFileError, ModelNotFoundError, counted
 from ..storage.fingerprint import fingerprint
 from ..storage.index import CONFIG, WEIGHTS_FILE
 from ..storage.model_folder import INDEX, Folder
@@ -111,8 +111,8 @@ def _encoder_rows(folder: Path, config: Config) -> Rows:
     made = config_from_json("Encoder", EncoderConfig, config, folder / CONFIG)
     network = made.network
     where = ", ".join(f"`{name}`" for name in network.layers)
-    tokens = f"T = {network.rank} tokens per layer in {where}" if where else "no tokens"
-    iterations = f"{network.num_iters} refinement iteration{'s' * (network.num_iters > 1)}"
+    tokens = f"T = {counted(network.rank, 'token')} per layer in {where}" if where else "no tokens"
+    iterations = counted(network.num_iters, "refinement iteration")
     feedback = "with" if network.gradient_feedback else "without"
     return {
         "Input": f"{network.size} x {network.size}, RGB, [-1, 1]",

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..errors import CardError
+from ..errors import CardError, counted
 from ..storage.index import CONFIG, model_folders
 from ..storage.model_folder import Source
 from ..storage.schema import read_json
@@ -29,9 +29,9 @@ def check_rights(source: Source) -> None:
         found = {} if path is None else read_json(path)
         for made in _made(found.get("metadata", {})) if found.get("class") == "TokenSet" else ():
             if made.get("pictures") and not made.get("rights"):
-                name = made.get("name") or folder or "the domain"
+                what, name = counted(made["pictures"], "picture"), made.get("name") or folder or "the domain"
                 raise CardError(
-                    f"Nothing states the right to use the {made['pictures']} pictures that {name!r} was made from."
+                    f"Nothing states the right to use the {what} that {name!r} was made from."
                     "\nState it: refinestyle adapt ... --rights TEXT, once more into the same folder; or from Python\n"
                     'dataclasses.replace(domain, metadata={**domain.metadata, "rights": TEXT}).'
                 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..boundary.paths import AnyPath, user_path
-from ..errors import CardError
+from ..errors import CardError, counted
 from ..storage.atomic import write_folder
 from ..storage.model_folder import Folder
 from .facts import FACTS, README, Card, Metric, dump_card, read_text
@@ -92,7 +92,7 @@ def _metrics(metrics: Iterable[Metric]) -> list[str]:
     rows = []
     for f in metrics:
         detail = [
-            f"{f.samples:,} samples" if f.samples else "",
+            counted(f.samples, "sample") if f.samples else "",
             "" if f.seed is None else f"seed {f.seed}",
             f.version,
             f"`{f.command}`" if f.command else "",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..boundary.paths import user_path
-from ..errors import DivergedError, ModelFileError
+from ..errors import DivergedError, ModelFileError, counted
 from . import console
 from .arguments import Device, Model, Seed, check_no_model, load
 
@@ -107,7 +107,7 @@ def adapt(
         run = pipe.adaptation(references, steps=steps, tokens=tokens, seed=seed, terms=terms, state=saved)
     for line in run.references.lacks:
         console.note(line)
-    console.note(f"{run.steps - run.done} steps take about {_duration(run.seconds_left())} here.")
+    console.note(f"{counted(run.steps - run.done, 'step')} to go: about {_duration(run.seconds_left())} here.")
     begun_at, began, before = run.done, time.monotonic(), to_images(run.preview(which="plain"))
     finished, trouble = _take_steps(run, before, out, state, preview_every)
     domain = run.token_set({"name": name, **({"rights": rights} if rights else {})})
@@ -220,7 +220,7 @@ def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: st
     made, known = domain.metadata, read_card(Folder(out))
     public = model in bundled_models() or (is_repo_id(model) and not user_path(model).exists())
     if made["pictures"]:
-        what = f"{made['pictures']} pictures of the style, which are not part of this repo"
+        what = f"{counted(made['pictures'], 'picture')} of the style, which are not part of this repo"
         data = f"Made from {what}. Rights to them, as the maker states: {made.get('rights', 'nothing is stated')}."
     else:
         data = f'Made without pictures, from the text "{made["source_text"]}" to "{made["target_text"]}".'
@@ -240,7 +240,8 @@ def _text(report: dict[str, Any], out: Path, ended: bool) -> str:
     lines = [f"used as it is, no face was aligned: {name}" for name in report["pictures"]["as_they_are"]]
     lines += [f"not used: {name}" for name in report["pictures"]["ignored"]]
     if not ended:
-        lines.append(f"stopped after {report['steps']} of {report['planned_steps']} steps; the same command continues")
+        planned = counted(report["planned_steps"], "step")
+        lines.append(f"stopped after {report['steps']} of {planned}; the same command continues")
     lines.append(
         f"{report['name']}: {report['numbers']:,} numbers, {report['bytes'] / 1024:.0f} KB, best at step "
         f"{report['best_step']}, {report['seconds']:.0f} s; refinestyle generate ... --domain {_as_path(out)}"

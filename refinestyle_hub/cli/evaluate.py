@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..boundary.paths import user_path
+from ..errors import counted
 from . import console
 from .arguments import Aligned, Device, EncoderPlace, Model, Seed, load, with_encoder
 
@@ -73,7 +74,7 @@ def domain(
             on_batch=lambda done, total: tick(done, {}),
         )
     if card:
-        _write_card(user_path(domain), report, f"{user_path(true).stem}, {len(pictures)} pictures")
+        _write_card(user_path(domain), report, f"{user_path(true).stem}, {counted(len(pictures), 'picture')}")
     console.emit({"model": model, "domain": domain, **report}, _table(report), as_json)
 
 
@@ -153,14 +154,13 @@ def _table(report: dict[str, Any]) -> str:
             before = f"before {part['before_kernel_x1000']:.1f}{closed}"
             lines.append(f"{name.replace('_', ' ')}: {kernel} ({before}); Frechet {part['frechet']:.2f}")
     if (part := report["diversity"]) is not None:
-        clusters = sum(count > 1 for count in part["clusters"])
+        clusters = counted(sum(count > 1 for count in part["clusters"]), "cluster")
         lines.append(
-            f"diversity: {part['intra_perceptual']:.3f} {part['perceptual']} within {clusters} clusters around "
-            f"{part['around']}"
+            f"diversity: {part['intra_perceptual']:.3f} {part['perceptual']} within {clusters} around {part['around']}"
         )
     if (part := report["landmarks"]) is not None:
         drift = "none measured" if part["drift"] is None else f"{part['drift']:.3f} distances between the eyes"
-        lines.append(f"landmark drift: {drift}, in {part['share']:.0%} of {part['pictures']} pictures")
+        lines.append(f"landmark drift: {drift}, in {part['share']:.0%} of {counted(part['pictures'], 'picture')}")
         if part["identity"] is not None:
             lines.append(f"identity distance: {part['identity']:.3f} (dlib; under 0.6 likely one person)")
     if (part := report["attributes"]) is not None and part["content_deviations"] is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import counted
 from . import console
 from .arguments import Model, check_no_model, load, load_domains, parse_domains
 
@@ -55,7 +56,7 @@ def find(
     from ..hub.search import find_domains
 
     found = find_domains(_fingerprint(base), limit=limit)
-    lines = [f"{d.repo_id}  {d.license or 'no licence stated'}  {d.downloads} downloads" for d in found]
+    lines = [f"{d.repo_id}  {d.license or 'no licence stated'}  {counted(d.downloads, 'download')}" for d in found]
     console.emit({"domains": [asdict(d) for d in found]}, "\n".join(lines) or "none found", as_json)
 
 
@@ -77,7 +78,7 @@ def info(
         f"licence  {found.license or 'not stated'}",
         f"made for {found.base.architecture if found.base else 'not stated'}"
         + ("" if found.fits is None else f", {'fits' if found.fits else 'does not fit'} {base}"),
-        f"tokens   {found.tokens} in {len(found.layers)} layers",
+        f"tokens   {found.tokens} in {counted(len(found.layers), 'layer')}",
     ]
     console.emit(asdict(found), "\n".join([*lines, *filter(None, [found.summary])]), as_json)
 
@@ -116,7 +117,7 @@ def mix(
     tokens = max((layer.rank for layer in mixed.layers.values()), default=0)
     report = {"folder": str(out), "parts": wanted, "tokens": tokens, "values": mixed.num_values, "errors": errors}
     worst = f", relative error of the kernels {max(errors.values()):.3f} at most" if errors else ""
-    console.emit(report, f"{tokens} tokens a layer, {mixed.num_values:,} numbers in {out}{worst}", as_json)
+    console.emit(report, f"{counted(tokens, 'token')} a layer, {mixed.num_values:,} numbers in {out}{worst}", as_json)
 
 
 @domains.command("download")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 
 from ..boundary.paths import user_path
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 from ..train.attribute_settings import AttributeTraining
 from ..train.encoder_settings import EncoderTraining
 from ..train.generator_settings import GeneratorTraining
@@ -75,7 +75,7 @@ def generator(settings: GeneratorTraining) -> Report:
         return None
     out = user_path(settings.out)
     save_index(out, PipelineIndex(("generator", "discriminator")))
-    text = f"{trainer.seen:,} pictures seen; refinestyle generate {out} draws with the model"
+    text = f"{counted(trainer.seen, 'picture')} seen; refinestyle generate {out} draws with the model"
     return {"out": str(out), "pictures": trainer.seen}, text
 
 
@@ -92,7 +92,7 @@ def encoder(settings: EncoderTraining) -> Report:
     if not trainer.accelerator.is_main_process:
         return None
     out = user_path(settings.out)
-    text = f"{trainer.seen:,} pictures seen; the encoder is in {out / 'encoder'}"
+    text = f"{counted(trainer.seen, 'picture')} seen; the encoder is in {out / 'encoder'}"
     return {"out": str(out), "pictures": trainer.seen}, text
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..boundary.paths import AnyPath, user_path
 from ..editing.directions import Direction, DirectionInfo
-from ..errors import ModelFileError, ModelNotFoundError
+from ..errors import ModelFileError, ModelNotFoundError, counted
 from .array_files import read_arrays
 
 
@@ -117,7 +117,9 @@ def _components(content: Mapping[str, Tensor], w_dim: int, path: Path) -> Tensor
     comp, std = content["comp"], content["std"]
     vectors = _vector(comp, w_dim, path)
     if std.numel() != len(vectors) or not bool(std.isfinite().all()):
-        raise ModelFileError(f"{path}: {len(vectors)} components, but standard deviations of shape {list(std.shape)}.")
+        raise ModelFileError(
+            f"{path}: {counted(len(vectors), 'component')}, but standard deviations of shape {list(std.shape)}."
+        )
     return vectors * std.reshape(-1, 1).float()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..boundary.fields import check_fields
 from ..boundary.numbers import whole
 from ..config import Fingerprint
-from ..errors import ConfigError, DirectionError, ShapeError, listed, no_such
+from ..errors import ConfigError, DirectionError, ShapeError, counted, listed, no_such
 from ..generators.codes import fit_codes
 from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
@@ -55,7 +55,7 @@ class DirectionInfo:
         if not 1 <= self.gain <= 2:
             raise ConfigError(f"The gain of a direction is 1 to 2, not {self.gain}.")
         if self.codes < 1 or not first < end:
-            raise ConfigError(f"A direction of {self.codes} codes cannot move the layers {self.layers}.")
+            raise ConfigError(f"A direction of {counted(self.codes, 'code')} cannot move the layers {self.layers}.")
         if bool(self.negative) != bool(self.positive):
             raise ConfigError(f"A direction names both of its ends, or none: {self.negative!r}, {self.positive!r}.")
         for text in (self.group, self.negative, self.positive):
@@ -213,7 +213,9 @@ def apply(w_plus: Tensor, edits: Edits, directions: Mapping[str, Direction], ref
             raise DirectionError(no_such("direction", name, directions))
         offset = directions[name].offset(num_ws).to(w_plus)
         if offset.shape[1] != width:
-            raise DirectionError(f"The direction {name!r} has {offset.shape[1]} numbers a code, w+ has {width}.")
+            raise DirectionError(
+                f"The direction {name!r} has {counted(offset.shape[1], 'number')} a code, w+ has {width}."
+            )
         try:
             amount = torch.as_tensor(strength, dtype=w_plus.dtype, device=w_plus.device)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..boundary.numbers import whole
-from ..errors import ConfigError, DirectionError, ShapeError
+from ..errors import ConfigError, DirectionError, ShapeError, counted
 from ..generators.base import Generator
 from .directions import Direction, DirectionInfo
 
@@ -36,7 +36,7 @@ def difference_of_means(first: Tensor, second: Tensor, *, layers: tuple[int, int
     if first.dim() != 3 or second.shape[1:] != first.shape[1:] or not len(first) or not len(second):
         raise ShapeError(f"Two groups of w+ are [N, L, D] and [M, L, D], not {[*first.shape]} and {[*second.shape]}.")
     vector = (second.double().mean(dim=0) - first.double().mean(dim=0)).float().cpu()
-    source = f"difference of means of {len(first)} and {len(second)} pictures"
+    source = f"difference of means of {len(first)} and {counted(len(second), 'picture')}"
     unit = "from the mean of the first pictures to that of the second"
     return Direction(vector, DirectionInfo(codes=len(vector), layers=layers, unit=unit, source=source))
 
@@ -168,7 +168,9 @@ def pca(w: Tensor, k: int = 10, layers: tuple[int, int] | None = None) -> dict[s
         raise ShapeError(f"pca needs w [N, D], not {list(w.shape)}.")
     k = whole(k, "k", 1)
     if k > min(len(w) - 1, w.shape[1]):
-        raise ConfigError(f"{len(w)} samples of {w.shape[1]} dimensions do not have {k} components.")
+        raise ConfigError(
+            f"{counted(len(w), 'sample')} of {w.shape[1]} dimensions cannot have {counted(k, 'component')}."
+        )
     x = w.double() - w.double().mean(dim=0)
     _, deviations, vectors = torch.linalg.svd(x, full_matrices=False)
     vectors = _signed(vectors[:k]) * (deviations[:k, None] / math.sqrt(len(w) - 1))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..encoder.encoder import Encoder
 from ..encoder.heads import TokenHead
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError, ShapeError, counted
 from ..faces.identity import identity_distance
 from ..images import to_images
 from ..inversion.inversion_loss import FINE
@@ -74,7 +74,8 @@ def our_methods(
         return invert
 
     if encoder is None:
-        return [Method(f"tokens, {count} steps", optimised(count)) for count in ([STEPS] if steps is None else steps)]
+        counts = [STEPS] if steps is None else steps
+        return [Method(f"tokens, {counted(count, 'step')}", optimised(count)) for count in counts]
     codes = generator.num_ws * generator.config.w_dim
     distance = encoder.load_distance()
     kept, whole = codes + token_values(encoder), sum(p.numel() for p in encoder.parameters())
@@ -93,9 +94,11 @@ def our_methods(
 
     first = sum(p.numel() for p in encoder.first.parameters())
     counts = [STEPS_AFTER_ENCODER] if steps is None else steps
-    further = [Method(f"{name} + {count} steps", optimised(count), whole) for count in counts]
+    further = [Method(f"{name} + {counted(count, 'step')}", optimised(count), whole) for count in counts]
     answers = [Method(name, answer(None), whole, quick=True)] if encoder.config.network.layers else []
-    answers += [Method(f"{name}, {count} iterations", answer(count), whole, quick=True) for count in num_iters]
+    answers += [
+        Method(f"{name}, {counted(count, 'iteration')}", answer(count), whole, quick=True) for count in num_iters
+    ]
     return [Method(f"{name}, w+ alone", alone, first, quick=True), *answers, *further]
 
 
@@ -129,8 +132,8 @@ def baselines(
 
         return invert
 
-    found = [Method(f"w+, {steps} steps", projected(steps)) for steps in w_steps]
-    return found + [Method(f"PTI, {pivot} + {steps} steps", tuned(pivot, steps)) for pivot, steps in tuning]
+    found = [Method(f"w+, {counted(steps, 'step')}", projected(steps)) for steps in w_steps]
+    return found + [Method(f"PTI, {pivot} + {counted(steps, 'step')}", tuned(pivot, steps)) for pivot, steps in tuning]
 
 
 # --- Metrics --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..boundary.numbers import flag, whole
 from ..boundary.paths import AnyPath, user_path
-from ..errors import FaceNotFoundError, PictureError
+from ..errors import FaceNotFoundError, PictureError, counted
 from ..images import MAX_BYTES, MAX_PIXELS, PictureSource, list_pictures, load_picture, to_tensor
 from ..images.pixels import MAX_SIDE
 from .align import Crop, align
@@ -58,8 +58,8 @@ class Photo:
         if not self.faces:
             return Crop(ImageOps.fit(self.image, (size, size), Image.Resampling.LANCZOS))
         if not 0 <= face < len(self.faces):
-            count = len(self.faces)
-            raise FaceNotFoundError(f"The picture has {count} face(s), counted from 0; there is no face {face}.")
+            found = counted(len(self.faces), "face")
+            raise FaceNotFoundError(f"The picture has {found}, counted from 0; there is no face {face}.")
         return align(self.image, self.faces[face], size)
 
 

@@ -278,7 +278,7 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
         convs = self.convs()
         maps = [conv.noise_const for conv in convs] if noise is None else noise
         if len(maps) != len(convs):
-            raise ShapeError(f"{len(maps)} noise maps for {len(convs)} convolutions.")
+            raise ShapeError(f"{len(convs)} noise maps are needed, not {len(maps)}.")
         for conv, x in zip(convs, maps, strict=True):
             size = conv.noise_const.shape
             if x is not None and x.shape not in (size, (1, 1, *size), (w_plus.shape[0], 1, *size)):

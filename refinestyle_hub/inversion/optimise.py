@@ -21,7 +21,7 @@ from torch import Tensor
 from ..boundary.numbers import check_seed
 from ..config import Fingerprint
 from ..encoder.encoder import standard_coordinates
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError, ShapeError, counted
 from ..generators.base import Generator
 from ..images import to_uint8
 from ..losses.code_spread import code_spread
@@ -197,7 +197,7 @@ def _check(
     if start is not None and start.shape != codes:
         raise ShapeError(f"start must be w+ {list(codes)}, not {list(start.shape)}.")
     if start_tokens is not None and len(start_tokens) != len(crops):
-        raise ShapeError(f"start_tokens has {len(start_tokens)} sets for {len(crops)} pictures.")
+        raise ShapeError(f"start_tokens has {counted(len(start_tokens), 'set')} for {counted(len(crops), 'picture')}.")
     if w_steps < 0 or token_steps < 0:
         raise ConfigError(f"Steps must be 0 or more, not {w_steps} for w+ and {token_steps} for the tokens.")
 

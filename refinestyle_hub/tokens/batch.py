@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Fingerprint
-from ..errors import ConfigError, ShapeError, printable
+from ..errors import ConfigError, ShapeError, counted, printable
 from ..storage.fingerprint import youngest
 from .modulated_conv import Residual, promote
 from .token_set import LayerTokens, TokenSet, checked
@@ -172,5 +172,7 @@ def residuals_of(
         return {name: [x.shared(factor)] for name, x in tokens.layers.items()}
     batch = tokens if isinstance(tokens, TokenBatch) else TokenBatch.collate(tokens)
     if eager and len(batch) != n:
-        raise ShapeError(f"{len(batch)} token sets for a batch of {n}: give one for each sample (None for none).")
+        raise ShapeError(
+            f"{counted(len(batch), 'token set')} for a batch of {n}: give one for each sample (None for none)."
+        )
     return {} if eager and not batch.active else batch.residuals(factor)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..boundary.numbers import whole
 from ..boundary.paths import AnyPath, user_path
-from ..errors import ConfigError, PictureError
+from ..errors import ConfigError, PictureError, counted
 from ..images import PictureSource, left_out_lines, left_out_of, list_pictures, load_picture, no_pictures
 from ..images.pixels import MAX_SIDE
 from ..runtime.optional import optional
@@ -64,7 +64,7 @@ class Pictures:
     def __getitem__(self, index: int) -> Tensor:
         """Picture ``index``, uint8 ``[3, R, R]``. Raises PictureError if the file is damaged."""
         if not 0 <= index < len(self):
-            raise IndexError(f"There are {len(self)} pictures; number {index} is not among them.")
+            raise IndexError(f"Of {counted(len(self), 'picture')} there is no number {index}.")
         if self._cache is None:
             return self._decode(index)
         if not self._decoded[index]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..boundary.paths import AnyPath, user_path
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 
 
 __all__ = ["Labels", "label_rows", "mirror", "open_labels", "picture_key"]
@@ -88,7 +88,7 @@ def open_labels(source: AnyPath, pictures: Sequence[str]) -> Labels:
     keys = [picture_key(name) for name in pictures]
     missing = [name for name, key in zip(pictures, keys, strict=True) if key not in rows]
     if missing:
-        raise ConfigError(f"{len(missing)} pictures have no labels, {missing[0]} among them.")
+        raise ConfigError(f"No labels of {counted(len(missing), 'picture')}, {missing[0]} among them.")
     places = {key: place for place, key in enumerate(rows)}
     chosen = [places[key] for key in keys]
     try:

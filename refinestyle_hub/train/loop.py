@@ -55,8 +55,8 @@ class Run(ABC):
         self.settings, self.total, self.out = settings, total, user_path(settings.out)
         self.accelerator = processes.accelerator() if accelerator is None else accelerator
         if settings.batch % (parts * self.accelerator.num_processes):
-            count = f"{self.accelerator.num_processes} processes" + (f" x {parts}" if parts > 1 else "")
-            raise ConfigError(f"batch {settings.batch} must be divisible by the {count}.")
+            count = str(self.accelerator.num_processes) + (f" x {parts}" if parts > 1 else "")
+            raise ConfigError(f"batch {settings.batch} must be divisible by the number of processes, {count}.")
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
         self.seen = 0  # pictures, over all processes
         self.means = runlog.Means()

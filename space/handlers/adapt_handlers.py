@@ -56,9 +56,9 @@ class AdaptHandlers:
             squares = [picture_file(np.asarray(image)) for image in to_images(references.pictures)]
             captions = ["face" if found else "as it is" for found in references.aligned]
             alone = captions.count("as it is")
-            note = f"{len(squares)} of {len(pictures)} pictures can be used."
+            note = f"Pictures that can be used: {len(squares)} of {len(pictures)}."
             if alone:
-                note += f" No face was found in {alone}: used as they are."
+                note += f" No face was found in {alone}, used unchanged."
             report = "\n\n".join(filter(None, [note, messages.left_out(refused)]))
             return visible(list(zip(squares, captions, strict=True))), visible(report)
 

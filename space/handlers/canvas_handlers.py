@@ -37,8 +37,8 @@ FIGURES = {  # of a report, as Details has them; what is 0 is left out
     "mse": "mean squared error {:.4f}",
     "identity": "identity {:.2f} apart",
     "landmarks": "landmarks {:.1%} of the eyes' distance apart",
-    "w_steps": "{} steps on w+",
-    "token_steps": "{} steps on tokens",
+    "w_steps": "steps on w+: {}",
+    "token_steps": "steps on tokens: {}",
     "seconds": "{:.3g} seconds",
 }
 

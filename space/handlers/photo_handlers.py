@@ -212,7 +212,7 @@ class PhotoHandlers:
         with messages.explained():
             crop = self._crop(photo, aligned, face, {})
             pixels = np.asarray(crop.image)
-            yield gr.skip(), gr.skip(), f"Starting, {steps} steps", gr.skip(), session
+            yield gr.skip(), gr.skip(), f"Starting. Steps: {steps}", gr.skip(), session
             flag = str(self.stops.flag(request.session_hash, "invert"))
             for update in self.jobs.invert(pixels, steps, tokens, seed, flag):
                 if isinstance(update, InversionResult):
@@ -246,7 +246,7 @@ def _summary(result: InversionResult, steps: int) -> str:
     measure = html.escape(str(report["perceptual_backbone"]))
     parts = [
         f"distance {report['perceptual']:.3f} (0 is the photo itself; {measure})",
-        (messages.STOPPED if report["stopped"] == "cancelled" else "{step} steps").format(step=done, steps=steps),
+        (messages.STOPPED if report["stopped"] == "cancelled" else "steps: {step}").format(step=done, steps=steps),
         f"{report['seconds']:.1f} s",
         f"seed {report['seed']}",
     ]

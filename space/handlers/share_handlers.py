@@ -174,7 +174,7 @@ class ShareHandlers:
 
     def _files(self, domain: TokenSet, repo_id: str, licence: str, preview: bool) -> dict[str, bytes]:
         made = domain.metadata
-        shots = f"Few-shot adaptation from {made['pictures']} pictures." if "pictures" in made else ""
+        shots = f"Few-shot adaptation. Pictures: {made['pictures']}." if "pictures" in made else ""
         shown = (cards.Picture("preview.png", "The same faces without and with the domain."),) if preview else ()
         card = cards.Card(license=licence, base_model=self.base_model, data=shots, pictures=shown)
         with tempfile.TemporaryDirectory() as scratch:
