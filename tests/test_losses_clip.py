@@ -258,7 +258,7 @@ def test_layers_are_chosen_through_clip_and_generator(clip: Clip) -> None:
 
 def test_without_transformers_the_error_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingDependencyError, match=r"refinestyle-hub\[text\]"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'refinestyle-hub\[text\]'"):
         Clip.load(folder)
 
 
