@@ -314,6 +314,10 @@ def test_the_card_of_a_domain_made_again(run: Any, model: Path, files: list[Path
     assert card().metrics == measured.metrics
     assert "Drawn by me." in card().data
     assert TokenSet.from_pretrained(out).metadata["rights"] == "Drawn by me."
+    before = (out / "config.json").read_bytes()
+    code, _, err = run(*args[:-6], "theirs", *args[-5:], 2)
+    assert (code, "Keep its name, or name another folder" in " ".join(err.replace("│", " ").split())) == (2, True)
+    assert (out / "config.json").read_bytes() == before
     (out / "config.json").write_text("{")  # damaged, and written anew by a run that goes on
     assert run(*args, 2)[0] == 0
     assert TokenSet.from_pretrained(out).metadata["name"] == "it's mine"

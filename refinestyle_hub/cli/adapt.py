@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..boundary.paths import user_path
-from ..errors import DivergedError, ModelFileError, counted
+from ..errors import DivergedError, counted, printable
 from . import console
 from .arguments import Device, Model, Seed, check_no_model, load
 
@@ -93,7 +93,11 @@ def adapt(
     pipe = load(model, device)
     state = out / RUN / "state.safetensors"
     saved = AdaptState.at(state)
-    rights = rights or ("" if saved is None else _stated_rights(out))
+    stated = {} if saved is None else _stated(out)
+    rights = rights or str(stated.get("rights", ""))
+    if stated.get("name", name) != name:
+        kept = f"The run in {out} makes {printable(stated['name'])!r}. Keep its name, or name another folder."
+        raise typer.BadParameter(kept, param_hint="--name")
     clips = load_clips(clip, pipe.device) if clip else []
     run: Adaptation
     if text is not None:
@@ -164,15 +168,15 @@ def _check_place(out: Path, pictures: list[Path]) -> None:
     check_place(out)
 
 
-def _stated_rights(out: Path) -> str:
+def _stated(out: Path) -> Mapping[str, Any]:
     """What was stated when the run began. A damaged config.json gives nothing, and is written again."""
     from ..storage.index import CONFIG
     from ..storage.schema import read_json
 
     try:
-        return str(read_json(out / CONFIG)["metadata"].get("rights", ""))
-    except (KeyError, AttributeError, OSError, ModelFileError):
-        return ""
+        return dict(read_json(out / CONFIG)["metadata"])
+    except (KeyError, TypeError, ValueError, OSError):
+        return {}
 
 
 def _command(chosen: Mapping[str, Any], domain: TokenSet) -> str:
