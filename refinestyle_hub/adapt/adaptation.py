@@ -310,7 +310,7 @@ class Adaptation:
     @standard_defaults()
     def state(self) -> AdaptState:
         """All that the run needs to continue later or elsewhere: plain tensors and numbers."""
-        tensors = self.best.tensors()
+        tensors = {**self.best.tensors(), **{f"fixed.{name}": t for name, t in self.parameters.fixed().items()}}
         tensors |= {f"tokens.{name}": t for name, t in {**self.leaves, **adam_state(self.adam, self.leaves)}.items()}
         if self.inversions is not None:
             tensors["inversions"] = self.inversions
@@ -350,6 +350,8 @@ class Adaptation:
             with torch.no_grad():
                 for name, leaf in self.leaves.items():
                     leaf.copy_(tensors[f"tokens.{name}"])
+            for own in (self.parameters, self.best.now, self.best.tokens):
+                own.fix(under(tensors, "fixed."))
             self.best.restore(tensors, numbers["best"])
             load_adam_state(self.adam, self.leaves, under(tensors, "tokens."))
             for term in self.terms:

@@ -3,7 +3,9 @@
 Few steps on few pictures learn slowly that a blue wall is grey in a style without colours: most samples have no blue.
 The linear map that gives one set of colours the mean and the covariance of another, and moves them least on the way,
 is known (Pitie and Kokaram 2007, "The linear Monge-Kantorovitch linear colour mapping"). On the kernel of toRGB it is
-a change of low rank, so tokens hold it exactly. Lightness is left to the steps: strokes and paper share it out.
+a change of low rank, so tokens hold it exactly. They stand beside those that are learnt, and stay: were they learnt
+further, hues would come back where no picture shows any, and lightness would have fewer tokens left. Lightness is left
+to the steps: strokes and paper share it out.
 """
 
 from __future__ import annotations
@@ -23,22 +25,31 @@ FLAT = 1e-4  # added to variances of colours in [-1, 1], so that a flat set has 
 
 
 def colour_map(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """M [3, 3] and t [3], so that the hues of M c + t have mean and covariance of those of ``y``; lightness stays.
+    """M [3, 3] and t [3]: hues of M c + t, at each lightness, are distributed as those of ``y``; lightness stays.
+
+    Hues are taken as normal with a mean that is linear in lightness, counted in its own deviations.
 
     Args:
         x, y: Pictures [N, 3, H, W] and [M, 3, H', W'].
     """
-    plane = F.normalize(torch.tensor(OPPONENT, dtype=torch.float64)[1:], dim=1)  # [2, 3]: what is no lightness
-    means, covariances = [], []
-    for pictures in (x, y):
-        hues = plane @ pictures.cpu().double().transpose(0, 1).flatten(1)  # [2, pixels]; not all devices have doubles
-        means.append(hues.mean(dim=1))
-        covariances.append(hues.cov() + FLAT * torch.eye(2).to(hues))
-    root, inverse = (_power(covariances[0], exponent) for exponent in (0.5, -0.5))
-    matrix = inverse @ _power(root @ covariances[1] @ root, 0.5) @ inverse
-    offset = means[1] - matrix @ means[0]
-    whole = torch.eye(3).to(plane) + plane.mT @ (matrix - torch.eye(2).to(plane)) @ plane
-    return whole.to(x), (plane.mT @ offset).to(x)
+    axes = F.normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1)  # [3, 3]: lightness, and two of hue
+    (mean_x, deviation, slope_x, rest_x), (mean_y, _, slope_y, rest_y) = (_moments(axes, one) for one in (x, y))
+    root, inverse = (_power(rest_x, exponent) for exponent in (0.5, -0.5))
+    turn = inverse @ _power(root @ rest_y @ root, 0.5) @ inverse  # of hues around their mean
+    change = torch.cat([(slope_y - turn @ slope_x)[:, None] / deviation, turn], dim=1)  # [2, 3]: colours to hues
+    offset = mean_y[1:] - change @ mean_x
+    whole = axes.mT @ torch.cat([torch.eye(3).to(axes)[:1], change]) @ axes
+    return whole.to(x), (axes[1:].mT @ offset).to(x)
+
+
+def _moments(axes: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of colours along ``axes``: their mean [3], the deviation of lightness [], the change of hues for it [2], and the
+    covariance of hues around that [2, 2]."""
+    colours = axes @ pictures.cpu().double().transpose(0, 1).flatten(1)  # [3, pixels]; not all devices have doubles
+    covariance = colours.cov() + FLAT * torch.eye(3).to(axes)
+    deviation = covariance[0, 0].sqrt()
+    slope = covariance[1:, 0] / deviation
+    return colours.mean(dim=1), deviation, slope, covariance[1:, 1:] - torch.outer(slope, slope)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
@@ -50,7 +61,7 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 @torch.no_grad()
 def begin_with_palette(parameters: TokenParameters, generator: Generator, samples: Tensor, pictures: Tensor) -> None:
-    """Tokens and bias offsets of toRGB layers begin where samples of the generator have the hues of ``pictures``.
+    """Fix tokens of toRGB layers, and start bias offsets, so that samples have the hues of ``pictures``.
 
     Args:
         parameters: What the adaptation learns; layers that it lacks stay as they are.

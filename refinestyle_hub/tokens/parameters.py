@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Fingerprint, LayerSpec
-from ..errors import BaseMismatchError, ConfigError
+from ..errors import BaseMismatchError, ConfigError, ShapeError
 from .modulated_conv import squared_residual_norm
 from .token_set import LayerTokens, TokenSet, match_layers
 
@@ -36,8 +36,10 @@ class KernelStats(NamedTuple):
 
 
 class LayerParameters(nn.Module):
-    """Leaves of one layer; P is in units of ``KernelStats.unit``."""
+    """Leaves of one layer; P is in units of ``KernelStats.unit``. Beside them tokens that are not learnt may stand."""
 
+    fixed_p: Tensor  # [F, O]
+    fixed_q: Tensor  # [F, I]
     pre: Tensor
     unit: Tensor
     style: Tensor
@@ -60,19 +62,34 @@ class LayerParameters(nn.Module):
         self.q = nn.Parameter(tokens.q)
         self.a = None if tokens.a is None else nn.Parameter(tokens.a)
         self.bias = None if tokens.bias is None else nn.Parameter(tokens.bias)
+        self.register_buffer("fixed_p", tokens.p[:0])
+        self.register_buffer("fixed_q", tokens.q[:0].flatten(1))
 
     @torch.no_grad()
     def begin(self, change: Tensor, offset: Tensor) -> None:
-        """Start from a change [O, I] of a pointwise kernel, as near as T tokens come (Eckart and Young 1936)."""
+        """Fix a change [O, I] of a pointwise kernel, and start the bias from an offset [O]."""
         u, size, v = torch.linalg.svd(change.to(self.p), full_matrices=False)
-        count = min(len(self.p), int((size > 1e-6 * self.norm).sum()))
-        self.p[:count] = (u * size).mT[:count] / self.unit[:count]
-        self.q[:count] = v[:count]
+        count = int((size > 1e-6 * self.norm).sum())
+        self.fix((u * size).mT[:count], v[:count])
         if self.bias is not None:
             self.bias.copy_(offset)
 
+    def fix(self, p: Tensor, q: Tensor) -> None:
+        """Fix tokens [F, O] and [F, I] of a pointwise kernel, which enter before the modulation."""
+        if (p.ndim, *p.shape[1:], *q.shape) != (2, self.spec.outputs, len(p), self.spec.inputs):
+            raise ShapeError(
+                f"Fixed tokens of {self.spec.name} are {list(p.shape)} and {list(q.shape)}, "
+                f"not [F, {self.spec.outputs}] and [F, {self.spec.inputs}]."
+            )
+        self.fixed_p, self.fixed_q = p.detach().to(self.p, copy=True), q.detach().to(self.q, copy=True)
+
     def tokens(self) -> LayerTokens:
-        return LayerTokens(self.p * self.unit, self.q, self.a, self.pre, self.bias)
+        learnt = LayerTokens(self.p * self.unit, self.q, self.a, self.pre, self.bias)
+        if not len(self.fixed_p):
+            return learnt
+        p, q = torch.cat([learnt.p, self.fixed_p]), torch.cat([learnt.q, self.fixed_q])
+        pre = torch.cat([self.pre, self.pre.new_ones(len(self.fixed_p))])
+        return LayerTokens(p, q, None, pre, self.bias)
 
     def relative_norm(self) -> Tensor:
         # the root of zero has no gradient
@@ -147,14 +164,26 @@ class TokenParameters(nn.Module):
         return TokenSet(layers, base, metadata or {})
 
     def begin(self, name: str, change: Tensor, offset: Tensor) -> None:
-        """Start a layer with a pointwise kernel from a change of it before the modulation, and one of its bias.
+        """Fix a change of a layer with a pointwise kernel, beside the tokens that are learnt, and start its bias.
 
         Args:
             name: The layer.
-            change: [O, I]; of a rank above T the nearest that T tokens can hold.
-            offset: [O]; left out where no bias is learnt.
+            change: [O, I], before the modulation. The token set has as many tokens more as its rank.
+            offset: [O], of the bias, which is learnt further; left out where none is learnt.
         """
         self._layers()[self.names.index(name)].begin(change, offset)
+
+    def fixed(self) -> dict[str, Tensor]:
+        """What ``begin`` fixed: ``<layer>.p`` [F, O] and ``<layer>.q`` [F, I] of each such layer."""
+        pairs = zip(self.names, self._layers(), strict=True)
+        layers = {name: {"p": x.fixed_p, "q": x.fixed_q} for name, x in pairs if len(x.fixed_p)}
+        return {f"{name}.{part}": tensor for name, parts in layers.items() for part, tensor in parts.items()}
+
+    def fix(self, tokens: Mapping[str, Tensor]) -> None:
+        """Take over what ``fixed`` gave. Raises KeyError where half is missing, ShapeError where sizes differ."""
+        for name, layer in zip(self.names, self._layers(), strict=True):
+            if f"{name}.p" in tokens:
+                layer.fix(tokens[f"{name}.p"], tokens[f"{name}.q"])
 
     def residual_norm(self) -> Tensor:
         """|dW| / |s W| of each layer at the mean style, [layers]; what a regulariser should hold down.
