@@ -31,7 +31,7 @@ class AdaptSettings:
     window: int = 0  # pixels, side of the square of all pictures that a step sees; 0 for the whole
     alternate: bool = False  # whether reconstruction has every other step, and the other terms those between
     mixing: float = 1.0  # share of reconstructions whose fine codes are a sample's, not the picture's own
-    palette: bool = False  # whether toRGB layers begin with the hues of the pictures, in closed form
+    palette: bool = False  # whether toRGB layers get the hues of the pictures beforehand, in closed form
     average: float = 0.96  # decay of the tokens' running average, which is the result
 
     # weights of the terms
