@@ -16,42 +16,37 @@ The same command continues where it was stopped, row by row. A first look: --fil
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from domain_baselines import EVERYTHING, STYLES, FineTuning, Weights, one_shot
 from domain_costs import step_seconds, steps_in
 from domain_filters import FILTERS
+from domain_record import SHOWN, Record
+from domain_style import Style
 from domain_table import best, table
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from refinestyle_hub import RefineStylePipeline
-from refinestyle_hub.adapt import Adaptation, References, preset
+from refinestyle_hub.adapt import Adaptation, preset
 from refinestyle_hub.errors import counted
 from refinestyle_hub.evaluation.attributes import AttributeNet
 from refinestyle_hub.evaluation.domain import TRAINING_BYTES, Draw, MetricNets, compare
-from refinestyle_hub.images import contact_sheet, from_uint8, save_png, to_image, to_images
-from refinestyle_hub.storage.atomic import write_folder
-from refinestyle_hub.storage.schema import dump_json
+from refinestyle_hub.images import contact_sheet, to_image, to_images
 from refinestyle_hub.train.dataset import Pictures, open_pictures
 
 
 RATES = {"fine-tuning": (3e-4, 1e-3, 1e-4), "style offsets": (2e-2, 5e-3, 8e-2)}  # the likeliest first
 PATTERNS = {"fine-tuning": EVERYTHING, "style offsets": STYLES}
-SHOWN = 8  # samples in the sheets; above them the references
-REPORT = "domains.json"
 PEOPLE = 10**6  # added to the seed (whose low 32 bits count): people in the pictures are none of the samples
 # what figures of one table have in common
 SETUP = ("seed", "pictures", "true", "samples", "truncation", "side", "faces", "steps", "one_shot_steps")
@@ -67,35 +62,6 @@ class Learnt:
     steps: int
     seconds: float
     cpu_seconds: float
-
-
-class Style:
-    """A filter, the pictures that runs see, and those they are measured against."""
-
-    def __init__(self, name: str, people: Pictures, args: argparse.Namespace, resolution: int) -> None:
-        order = torch.randperm(len(people), generator=torch.Generator().manual_seed(args.seed))
-        self.name, self.people, self.resolution, self.seed = name, people, resolution, args.seed
-        self.chosen, self.seen = order[: args.pictures + args.true].tolist(), args.pictures
-
-    @cached_property
-    def pictures(self) -> Tensor:
-        """The same for every row, [M, 3, S, S]; references and true pictures have no person in common."""
-        rng = torch.Generator().manual_seed(self.seed)
-        found = [FILTERS[self.name](from_uint8(self.people.take([i])), rng) for i in self.chosen]
-        return torch.cat(found).clamp(-1, 1)
-
-    @property
-    def true(self) -> Tensor:
-        """[M, 3, S, S]."""
-        return self.pictures[self.seen :]
-
-    def references(self, count: int | None = None) -> References:
-        """What runs see, or the first of it."""
-        pictures = self.pictures[: self.seen if count is None else count]
-        if pictures.shape[-1] != self.resolution:
-            pictures = F.interpolate(pictures, (self.resolution, self.resolution), mode="bilinear")
-        names = tuple(self.people.names[i] for i in self.chosen[: len(pictures)])
-        return References(pictures, names, (True,) * len(names))
 
 
 class Bench:
@@ -250,47 +216,6 @@ def open_trunk(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
         raise SystemExit(f"{path} is not EfficientNet-Lite0 in timm's names: it has no {missing[0]}.")
     maps: Callable[[Tensor], Sequence[Tensor]] = body.requires_grad_(False)
     return maps  # its mean and deviation are .5, so it sees [-1, 1]
-
-
-# --- Figures as they are made ---------------------------------------------------------------------------------------
-
-
-class Record:
-    """The folder of a table: what is in it is not made again."""
-
-    def __init__(self, folder: Path, setup: Mapping[str, Any]) -> None:
-        """Raises SystemExit where the folder has figures of another setup: they do not belong in one table."""
-        self.folder = folder
-        self.report: dict[str, Any] = {"setup": dict(setup), "styles": {}}
-        if (folder / REPORT).exists():
-            found = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-            if different := [key for key in setup if found["setup"].get(key) != setup[key]]:
-                raise SystemExit(f"{folder} has figures of another {', '.join(different)}: name another --out.")
-            self.report = found
-
-    def rows(self, style: str) -> dict[str, dict[str, Any]]:
-        """What is there."""
-        found: dict[str, dict[str, Any]] = self.report["styles"].get(style, {}).get("rows", {})
-        return found
-
-    def add(self, style: Style, row: str, figures: Mapping[str, Any], strip: Image.Image) -> None:
-        """Keep a row, and draw the sheet anew."""
-        part = self.report["styles"].setdefault(
-            style.name, {"references": [style.people.names[i] for i in style.chosen[: style.seen]], "rows": {}}
-        )
-        save_png(strip, self.strip(style.name, row))
-        part["rows"][row] = {**figures, "threads": torch.get_num_threads()}
-        write_folder(self.folder, {REPORT: dump_json(self.report)})
-        side = (strip.height,) * 2
-        strips = [contact_sheet([image.resize(side) for image in to_images(style.pictures[:SHOWN])], SHOWN)]
-        for name in part["rows"]:
-            with Image.open(self.strip(style.name, name)) as image:
-                strips.append(image.convert("RGB"))
-        save_png(contact_sheet(strips, 1), self.folder / f"{style.name}.png")
-
-    def strip(self, style: str, row: str) -> Path:
-        """Where the pictures of a row are."""
-        return self.folder / "rows" / f"{style}-{re.sub(r'[^a-z0-9.]+', '-', row.lower())}.png"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

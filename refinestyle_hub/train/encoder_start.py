@@ -1,10 +1,13 @@
-"""How an encoder starts from another one."""
+"""How a run starts: from another encoder, or from the state of the same run."""
 
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -13,9 +16,12 @@ from ..encoder.stage import EncoderStage
 from ..errors import ConfigError, ModelFileError
 from ..generators.base import Generator
 from ..storage.fingerprint import check_base, is_related
+from .encoder_settings import EncoderTraining
 
 
-__all__ = ["take_coordinates", "take_over"]
+__all__ = ["check_same_run", "take_coordinates", "take_over"]
+
+ADVICE = "Keep its settings, or name another folder."
 
 
 def take_over(own: Encoder, encoder: Encoder, generator: Generator, *, whole: bool, first_stays: bool) -> None:
@@ -52,6 +58,31 @@ def take_coordinates(own: Encoder, encoder: Encoder) -> None:
     """Copy the coordinates of w: where w varies alike in all directions, rounding decides which axes they have."""
     own.w_avg.copy_(encoder.w_avg)
     own.basis.copy_(encoder.basis)
+
+
+def check_same_run(config: EncoderTraining, mine: Mapping[str, Any], path: Path, state: Mapping[str, Any]) -> None:
+    """Check that the ``state`` at ``path`` is of the run that ``config`` asks for.
+
+    Args:
+        mine: What the run that is asked for learns by, as ``EncoderTrainer.state`` tells it.
+
+    Raises:
+        ConfigError: It trains another network, for another generator, by another perceptual distance, or by features
+            of a network that is not there.
+    """
+    saved, name = state["config"], mine["perceptual"]
+    if config.start_whole != saved["start_whole"]:
+        began = "did not begin" if config.start_whole else "began"
+        raise ConfigError(f"The run at {path} {began} with a whole encoder (start_whole). {ADVICE}")
+    network = json.loads(json.dumps(vars(config.network)))
+    if other := [key for key, value in network.items() if saved["network"].get(key) != value]:
+        raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ADVICE}")
+    if state["base"] != mine["base"]:
+        raise ConfigError(f"The run at {path} is for another generator. {ADVICE}")
+    if name and state["perceptual"] not in (None, name):
+        raise ConfigError(f"The run at {path} learns by {state['perceptual']}, not {name}: set perceptual_backend.")
+    if state["features"] and config.features and not mine["features"]:
+        raise ConfigError(f"The run at {path} learns by features too: give their network again, or set features to 0.")
 
 
 def _other_settings(own: Encoder, encoder: Encoder) -> list[str]:

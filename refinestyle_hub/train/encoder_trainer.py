@@ -7,7 +7,6 @@ edit of what it found (``tasks.py``).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -31,15 +30,13 @@ from . import runlog
 from .dataset import Batch, Pictures, open_held_out, open_pictures
 from .encoder_objective import Features, Objective
 from .encoder_settings import SMALLEST, EncoderTraining
-from .encoder_start import take_coordinates, take_over
+from .encoder_start import check_same_run, take_coordinates, take_over
 from .loop import STATE, Progress, Run
 from .tasks import Task, Tasks, pair_rngs
 from .validation import measure_encoder, save_encoder_grid, validation_pictures
 
 
 __all__ = ["EncoderTrainer", "EncoderTraining", "Progress", "train_encoder"]
-
-ADVICE = "Keep its settings, or name another folder."
 
 
 class EncoderTrainer(Run):
@@ -232,16 +229,12 @@ class EncoderTrainer(Run):
         """Everything that has a state."""
         return {**self.learning, "average": self.average}
 
-    @property
-    def perceptual_name(self) -> str | None:
-        """The perceptual distance of the loss."""
-        return None if self.objective.perceptual is None else self.objective.perceptual.name
-
     def state(self) -> dict[str, Any]:
         """The generator and the networks that the run learns by."""
+        perceptual = self.objective.perceptual
         return {
             "base": self.generator.fingerprint().digest,
-            "perceptual": self.perceptual_name,
+            "perceptual": None if perceptual is None else perceptual.name,
             "features": self.objective.features is not None,
         }
 
@@ -251,30 +244,9 @@ class EncoderTrainer(Run):
         take_coordinates(self.encoder, self.average)
 
     def restore(self, path: Path, state: Mapping[str, Any]) -> set[str]:
-        """Check that it is the same run; the adversarial term may join later.
-
-        Raises:
-            ConfigError: It trains another network, for another generator, by another perceptual distance, or by
-                features of a network that is not there.
-        """
-        config, saved, name = self.config, state["config"], self.perceptual_name
-        if config.start_whole != saved["start_whole"]:
-            began = "did not begin" if config.start_whole else "began"
-            raise ConfigError(f"The run at {path} {began} with a whole encoder (start_whole). {ADVICE}")
-        network = json.loads(json.dumps(vars(config.network)))
-        if other := [key for key, value in network.items() if saved["network"].get(key) != value]:
-            raise ConfigError(f"The run at {path} has other settings of the network: {', '.join(other)}. {ADVICE}")
-        if state["base"] != self.generator.fingerprint().digest:
-            raise ConfigError(f"The run at {path} is for another generator. {ADVICE}")
-        if name and state["perceptual"] not in (None, name):
-            raise ConfigError(
-                f"The run at {path} learns by {state['perceptual']}, not {name}: set perceptual_backend."
-            )
-        if state["features"] and config.features and self.objective.features is None:
-            raise ConfigError(
-                f"The run at {path} learns by features too: give their network again, or set features to 0."
-            )
-        return set() if saved["adversarial"] else {"discriminator"}
+        """Check that it is the same run; the adversarial term may join later. Raises as ``check_same_run`` does."""
+        check_same_run(self.config, self.state(), path, state)
+        return set() if state["config"]["adversarial"] else {"discriminator"}
 
     def start_from(self, encoder: Encoder) -> None:
         """Take over the first stage of an encoder; a one-stage run may begin with one that reads codes alone.
