@@ -85,6 +85,9 @@ def test_a_domain_goes_to_the_hub_and_comes_back(
     assert code == 0, error
     code, report = run(capsys, "domains", "info", "me/sketch", "--base", tiny_pipeline_dir, "--json")
     assert (code, report["fits"], report["license"]) == (0, True, "apache-2.0")
+    with pytest.raises(SystemExit):
+        main(["domains", "info", "me/sketch"])
+    assert capsys.readouterr().out.splitlines()[0].count("me/sketch") == 1
     code, report = run(capsys, "domains", "list", "--base", tiny_pipeline_dir, "--json")
     assert [d["repo_id"] for d in report["domains"]] == ["me/sketch"]
     code, report = run(capsys, "domains", "download", "me/sketch", "--out", tmp_path / "copy", "--json")

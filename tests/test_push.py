@@ -75,7 +75,7 @@ def test_missing_licence_is_refused_before_anything_is_sent(pipeline: str, hub: 
     assert_helps(error, "No licence", "Card(license=", "--license", "license_name")
     with pytest.raises(CardError) as error:
         DOMAIN.push_to_hub("me/my-sketch", token=hub.write_token)
-    assert_helps(error, "Card(base_model=", "--base-model", "No licence", "Card(license=")
+    assert_helps(error, "must name the generator", "Card(base_model=", "--base-model", "No licence", "Card(license=")
     assert not hub.seen("POST|PUT")
     assert list(hub.repos) == ["me/faces"]
 

@@ -59,7 +59,7 @@ def render(
         card = replace(card, base_model=name)
     if card.base_model is None and kind.needs_base:
         unnamed = (
-            f"A card of {kind.word} names its generator, a Hub id or a bundled one: Card(base_model=...), or "
+            "The card must name the generator that it is for, a Hub id or a bundled one: Card(base_model=...), or "
             "--base-model."
         )
         raise CardError(unnamed if card.license else f"{unnamed}\n{NO_LICENCE}")

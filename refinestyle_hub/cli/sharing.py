@@ -74,7 +74,7 @@ def info(
     wanted = None if base is None else _fingerprint(base)
     found = domain_info(domain, subfolder=subfolder, base=wanted, revision=revision)
     lines = [
-        f"{found.title or domain}  ({found.source})",
+        f"{found.title}  ({found.source})" if found.title else found.source,
         f"licence  {found.license or 'not stated'}",
         f"made for {found.base.architecture if found.base else 'not stated'}"
         + ("" if found.fits is None else f", {'fits' if found.fits else 'does not fit'} {base}"),
