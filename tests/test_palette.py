@@ -15,7 +15,7 @@ from torch import Tensor
 
 from refinestyle_hub.adapt import Adaptation, preset
 from refinestyle_hub.adapt.palette import begin_with_palette, colour_map
-from refinestyle_hub.errors import ShapeError
+from refinestyle_hub.errors import ModelFileError, ShapeError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.tokens.parameters import TokenParameters
@@ -109,7 +109,7 @@ def test_the_change_stands_beside_what_is_learnt(generator: Generator, bias: boo
     begin_with_palette(parameters, generator, plain, wanted)
     assert {name: leaf.shape for name, leaf in parameters.named_parameters()} == leaves
     changes = generator.recoloured(*colour_map(plain, wanted))
-    assert {name.rpartition(".")[0] for name in parameters.fixed()} == set(changes)
+    assert {name.rpartition(".")[0] for name, t in parameters.fixed().items() if len(t)} == set(changes)
     for name, (change, _) in changes.items():
         tokens = parameters.token_set().detach().layers[name]
         torch.testing.assert_close(tokens.p.mT @ tokens.q, change, rtol=0, atol=1e-4 * float(change.norm()))
@@ -117,16 +117,20 @@ def test_the_change_stands_beside_what_is_learnt(generator: Generator, bias: boo
         assert (tokens.bias is not None) == bias
 
 
-def test_fixed_tokens_of_other_sizes_are_refused(generator: Generator) -> None:
+def test_fixed_tokens_of_other_sizes_or_layers_are_refused(generator: Generator) -> None:
     parameters = fresh(generator)
     begin_with_palette(parameters, generator, samples(generator), grey_pictures())
     found = parameters.fixed()
-    name = next(iter(found)).rpartition(".")[0]
+    name = next(name for name, t in found.items() if len(t)).rpartition(".")[0]
     for part, wrong in (("p", found[f"{name}.p"][:, 1:]), ("q", found[f"{name}.q"][1:])):
         with pytest.raises(ShapeError, match=f"{name} are"):
             fresh(generator).fix({**found, f"{name}.{part}": wrong})
-    with pytest.raises(KeyError):
-        fresh(generator).fix({f"{name}.p": found[f"{name}.p"]})
+    for half in ("p", "q"):
+        with pytest.raises(KeyError, match=rf"{name}\.{half}"):
+            fresh(generator).fix({key: t for key, t in found.items() if key != f"{name}.{half}"})
+    for names in ({}, {**found, "b8.other.p": found[f"{name}.p"]}):
+        with pytest.raises(KeyError, match="missing or unexpected"):
+            fresh(generator).fix(names)
 
 
 def test_layers_without_tokens_stay(generator: Generator) -> None:
@@ -152,13 +156,21 @@ def test_a_run_begins_with_the_colours(generator: Generator) -> None:
     assert preset(5, with_discriminator=False).palette
     fixed = {name: t.clone() for name, t in run.parameters.fixed().items()}
     run.step()
-    assert fixed
+    assert any(len(t) for t in fixed.values())
     assert all(torch.equal(t, fixed[name]) for name, t in run.parameters.fixed().items())
     further = Adaptation(
         generator, pictures, steps=2, settings=settings, inversions=codes, perceptual=run.perceptual, state=run.state()
     )
     assert "plain_samples" not in vars(further.sampler)  # one that goes on draws nothing for it
     torch.testing.assert_close(further.preview(2), run.preview(2), rtol=0, atol=0)
+    state = run.state()
+    for lost in ("fixed.", f"fixed.{next(name for name, t in fixed.items() if len(t))}"):
+        left = {name: t for name, t in state.tensors.items() if not name.startswith(lost)}
+        with pytest.raises(ModelFileError, match="damaged"):
+            Adaptation(
+                generator, pictures, steps=2, settings=settings, inversions=codes, perceptual=run.perceptual,
+                state=replace(state, tensors=left),
+            )  # fmt: skip
     assert far[1] < 0.7 * far[0]  # not all: random weights draw much outside [-1, 1], which is clamped
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Fingerprint, LayerSpec
-from ..errors import BaseMismatchError, ConfigError, ShapeError
+from ..errors import BaseMismatchError, ConfigError, ShapeError, listed
 from .modulated_conv import squared_residual_norm
 from .token_set import LayerTokens, TokenSet, match_layers
 
@@ -174,15 +174,19 @@ class TokenParameters(nn.Module):
         self._layers()[self.names.index(name)].begin(change, offset)
 
     def fixed(self) -> dict[str, Tensor]:
-        """What ``begin`` fixed: ``<layer>.p`` [F, O] and ``<layer>.q`` [F, I] of each such layer."""
+        """What ``begin`` fixed: ``<layer>.p`` [F, O] and ``<layer>.q`` [F, I] of each pointwise layer, F being 0 where
+        nothing is.
+        """
         pairs = zip(self.names, self._layers(), strict=True)
-        layers = {name: {"p": x.fixed_p, "q": x.fixed_q} for name, x in pairs if len(x.fixed_p)}
+        layers = {name: {"p": x.fixed_p, "q": x.fixed_q} for name, x in pairs if x.spec.kernel == 1}
         return {f"{name}.{part}": tensor for name, parts in layers.items() for part, tensor in parts.items()}
 
     def fix(self, tokens: Mapping[str, Tensor]) -> None:
-        """Take over what ``fixed`` gave. Raises KeyError where half is missing, ShapeError where sizes differ."""
+        """Take over what ``fixed`` gave. Raises KeyError where names differ, ShapeError where sizes do."""
+        if different := sorted(self.fixed().keys() ^ tokens.keys()):
+            raise KeyError(f"fixed tokens are missing or unexpected: {listed(different)}")
         for name, layer in zip(self.names, self._layers(), strict=True):
-            if f"{name}.p" in tokens:
+            if layer.spec.kernel == 1:
                 layer.fix(tokens[f"{name}.p"], tokens[f"{name}.q"])
 
     def residual_norm(self) -> Tensor:
