@@ -132,6 +132,7 @@ def test_stopping_keeps_the_best_so_far(
     assert again.run(None, path)
     assert same(again.token_set(), whole)
     assert AdaptState.load(path).numbers["step"] == 6
+    assert begin(generator, discriminator, steps=2).run(lambda step, steps, _: step == steps)
 
 
 def test_the_last_average_about_as_near_as_any_is_the_result(

@@ -143,7 +143,7 @@ class Adaptation:
         return self.done >= self.steps
 
     def run(self, on_step: OnStep | None = None, state: AnyPath | None = None) -> bool:
-        """Do the steps that are left, and return False when ``on_step`` stopped the run, which keeps what it has.
+        """Do the steps that are left, and return False when ``on_step`` stopped them early; what is done is kept.
 
         Args:
             on_step: Called with (step, steps, metrics) after each step; True stops.
@@ -155,7 +155,7 @@ class Adaptation:
             going = on_step is None or not on_step(self.done, self.steps, metrics)
             if state is not None and ("distance" in metrics or not going):
                 self.state().save(state)
-        return going
+        return self.finished
 
     def make(
         self,
