@@ -242,7 +242,7 @@ class Jobs:
                 adaptation.step()
             seconds = adaptation.seconds / adaptation.done if adaptation.done else run.step_seconds
             warm.state = adaptation.state()
-            tokens = adaptation.average.token_set(adaptation.base)
+            tokens = adaptation.best.now.token_set(adaptation.base)
             shown = self._previewed(adaptation, "now", run.face, {tokens: 1.0})
             return AdaptProgress(replace(run, state=warm.state, step_seconds=seconds), warm.plain, shown)
 

@@ -363,5 +363,5 @@ def test_the_work_is_shared_without_overlap(tiny: EncoderTraining) -> None:
     places = [place for part in (0, 1) for one in ranks for place in one.pairs(part)]
     assert places == [8, 9, 10, 11]
     assert np.array_equal(places, sorted(set(places)))
-    with pytest.raises(ConfigError, match="2 processes"):
+    with pytest.raises(ConfigError, match="number of processes, 2"):
         trainer_of(varied(tiny, batch=6), accelerator=Rank(0))
