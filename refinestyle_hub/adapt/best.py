@@ -53,7 +53,7 @@ class Best:
         return {f"{part}.{name}": leaf for part, tokens in both for name, leaf in tokens.named_parameters()}
 
     def numbers(self) -> list[Any] | None:
-        """The step and the distance of the nearest; None before the first measurement."""
+        """The step of the best, and the nearest distance; None before the first measurement."""
         return None if math.isinf(self.nearest) else [self.step, self.nearest]
 
     @torch.no_grad()
