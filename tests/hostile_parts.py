@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 from tiny import token_set
 
 from refinestyle_hub.convert import convert
@@ -49,3 +52,13 @@ def refused(
     assert len(str(caught.value).splitlines()) <= 3
     assert len(str(caught.value)) < 600
     assert sorted(path.parent.iterdir()) == before
+
+
+@contextmanager
+def numbered_storages() -> Iterator[None]:
+    """Let PyTorch name storages by their number, not by their place in memory: the same bytes on every machine."""
+    numbers: dict[int, int] = {}
+    place = torch.UntypedStorage._cdata
+    number = property(lambda storage: 10**14 + numbers.setdefault(place.__get__(storage), len(numbers)))
+    with mock.patch.object(torch.UntypedStorage, "_cdata", number, create=True):
+        yield

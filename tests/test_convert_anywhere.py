@@ -20,7 +20,7 @@ import pytest
 import rosinality_layout as rosinality
 import safetensors.torch
 import torch
-from hostile_parts import refused
+from hostile_parts import numbered_storages, refused
 from torch import nn
 
 from refinestyle_hub.convert import convert
@@ -269,12 +269,13 @@ def test_mutated_wrappers(tmp_path: Path, state: State) -> None:
     content = {"state_dict": under("decoder.", state), "latent_avg": AVERAGE.numpy(), "opts": UNKNOWN["namespace"]}
     content |= {name: UNKNOWN[name] for name in ("counter", "enum", "slots", "array of objects", "defaultdict")}
     stream = io.BytesIO()
-    torch.save(content, stream, _use_new_zipfile_serialization=False)
+    with numbered_storages():
+        torch.save(content, stream, _use_new_zipfile_serialization=False)
+        sources = stream.getvalue(), pickle.dumps(content)
     rng, before = random.Random(3), set(sys.modules)
     outcomes = []
     for number in range(150):
-        source = pickle.dumps(content) if number % 2 else stream.getvalue()
-        (tmp_path / "net.pt").write_bytes(mutated(source, rng))
+        (tmp_path / "net.pt").write_bytes(mutated(sources[number % 2], rng))
         try:
             convert(tmp_path / "net.pt", tmp_path / f"out{number}", license="mit")
             outcomes.append(0)

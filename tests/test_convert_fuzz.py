@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import pickletools
 import random
 import struct
@@ -13,7 +14,7 @@ import nvidia_layout as nvidia
 import pytest
 import rosinality_layout as rosinality
 import torch
-from hostile_parts import refused
+from hostile_parts import numbered_storages, refused
 
 from refinestyle_hub.convert import convert
 from refinestyle_hub.errors import RefineStyleHubError
@@ -27,11 +28,12 @@ def samples() -> dict[str, bytes]:
     theirs = rosinality.Generator({4: 2, 8: 2}, 2, 1)
     content = rosinality.checkpoint(theirs, latent_avg=torch.zeros(2))
     found = {}
-    for file, zipped in (("zip.pt", True), ("stream.pt", False)):
-        buffer = io.BytesIO()
-        torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
-        found[file] = buffer.getvalue()
-    return {**found, "nvidia.pkl": nvidia.pickled(networks), "protocol2.pkl": nvidia.pickled(networks, 2)}
+    with numbered_storages():
+        for file, zipped in (("zip.pt", True), ("stream.pt", False)):
+            buffer = io.BytesIO()
+            torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+            found[file] = buffer.getvalue()
+        return {**found, "nvidia.pkl": nvidia.pickled(networks), "protocol2.pkl": nvidia.pickled(networks, 2)}
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
@@ -58,6 +60,19 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
         if not data:
             return b""
     return bytes(data)
+
+
+def test_samples_are_the_same_wherever_their_tensors_lie() -> None:
+    tensors = [torch.arange(3.0), torch.zeros(2)]
+    moved = [tensor.clone() for tensor in reversed(tensors)][::-1]  # both are alive: other places, another order
+    contents = []
+    for content in (tensors, moved):
+        buffer = io.BytesIO()
+        with numbered_storages():
+            torch.save(content, buffer, _use_new_zipfile_serialization=False)
+            contents.append((buffer.getvalue(), pickle.dumps(content)))
+        assert all(map(torch.equal, torch.load(io.BytesIO(buffer.getvalue())), tensors))
+    assert contents[0] == contents[1]
 
 
 def fuzz(folder: Path, file: str, content: bytes, rounds: int, seed: int) -> dict[str, int]:
