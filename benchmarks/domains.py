@@ -29,7 +29,7 @@ import torch
 from domain_baselines import EVERYTHING, STYLES, FineTuning, Weights, one_shot
 from domain_costs import step_seconds, steps_in
 from domain_filters import FILTERS
-from domain_record import SHOWN, Record
+from domain_record import SHOWN, Figures
 from domain_style import Style
 from domain_table import best, table
 from PIL import Image
@@ -191,8 +191,8 @@ class Bench:
         numbers = Weights(generator, EVERYTHING).numel()
         return Learnt(lambda w: torch.cat([draw(one) for one in w.split(1)]), numbers, self.args.one_shot_steps, *took)
 
-    def plan(self, style: Style, known: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Learnt]]]:
-        """The rows of a style; ``known`` has those that are there, and fills as they are made."""
+    def plan(self, style: Style, known: Callable[[], Mapping[str, Any]]) -> Iterator[tuple[str, Callable[[], Learnt]]]:
+        """The rows of a style; ``known`` says which are there."""
         yield "before", lambda: Learnt(self.plain, 0, 0, 0.0, 0.0)
         for rank in self.args.ranks:
             yield f"T = {rank}", partial(self.tokens, style, rank)
@@ -203,7 +203,7 @@ class Bench:
         yield "JoJoGAN-like, one picture", partial(self.one_shot, style)
         for seed in range(1, self.args.seeds):
             yield f"T = 4#{seed}", partial(self.tokens, style, 4, seed=seed)
-            if name := best(known, "fine-tuning"):
+            if name := best(known(), "fine-tuning"):
                 rate = float(name.partition("@")[2])
                 yield f"{name}#{seed}", partial(self.tuned, style, "fine-tuning", rate, seed=seed)
 
@@ -253,11 +253,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()
     bench = Bench(args)
     setup = {key: getattr(args, key) for key in SETUP} | {"model": bench.pipe.fingerprint.digest}
-    record = Record(args.out, setup)
+    record = Figures(args.out, setup)
     left = 0
     for name in args.filters:
         style = bench.style(name)
-        for row, make in bench.plan(style, record.rows(name)):
+        for row, make in bench.plan(style, partial(record.rows, name)):
             if row in record.rows(name) or not any(fnmatchcase(row, pattern) for pattern in args.rows):
                 continue
             if time.monotonic() - began > 60 * args.minutes:

@@ -15,7 +15,6 @@ started at will, and several can share the work with other ``--rows``. A row is 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import replace
@@ -33,18 +32,19 @@ from refinestyle_hub.evaluation.reconstruction import (
     Method,
     baselines,
     distances,
-    estimate,
-    evaluate_inversion,
+    evaluate_picture,
     our_methods,
+    setup,
+    summary,
     table,
 )
+from refinestyle_hub.evaluation.record import Record
 from refinestyle_hub.faces.photo import read_crops
 from refinestyle_hub.images import list_pictures
+from refinestyle_hub.inversion.folder import picture_digest
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
 from refinestyle_hub.runtime.allocator import keep_memory
-from refinestyle_hub.storage.atomic import write_folder
-from refinestyle_hub.storage.schema import dump_json
 
 
 FILE = "photos.json"
@@ -84,28 +84,30 @@ def measure(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         (args.some or len(photos), [*first, *further]),
         (args.few, [*first, *further, *baselines(pipe)] if args.few else []),
     ]
+    record = Record(args.out / FILE, setup(pipe, by))
+    digests = {photo: picture_digest(photo) for photo in photos}
     warm: set[str] = set()
     tables: dict[str, list[dict[str, Any]]] = {}
     for count, methods in plans:
         count = min(count, len(photos))
         chosen = [photos[i * len(photos) // count] for i in range(count)]
+        rows = []
         for method in methods:
-            for photo in chosen:
-                known = read(args.out).get(method.name, {})
-                if photo.name in known or not any(fnmatchcase(method.name, pattern) for pattern in args.rows):
+            asked = any(fnmatchcase(method.name, pattern) for pattern in args.rows)
+            for photo in chosen if asked else []:
+                if digests[photo] in record.rows(method.name):
                     continue
                 crop = read_crops([photo], size, aligned=True)[0].to(args.device)
                 took, timed = with_cpu_seconds(method)
-                row = evaluate_inversion([timed], crop, by, warm=method.name in warm or not method.quick)[0]
+                found = evaluate_picture(timed, crop, by, warm=method.name in warm or not method.quick)
                 warm.add(method.name)
-                found = {name: figures["mean"] for name, figures in row.pop("metrics").items()}
-                found["cpu_seconds"] = took[-1]
-                known = read(args.out)  # another process may have written since
-                known.setdefault(method.name, {})[photo.name] = {**row, "metrics": found}
-                write_folder(args.out, {FILE: dump_json(known)})
-        rows = [summary(read(args.out).get(method.name, {}), [photo.name for photo in chosen]) for method in methods]
+                found["metrics"]["cpu_seconds"] = took[-1]
+                record.add(method.name, digests[photo], {"photo": photo.name, **found})
+            known = record.rows(method.name)
+            if known.keys() >= {digests[photo] for photo in chosen}:
+                rows.append(summary([known[digests[photo]] for photo in chosen], [*by, "seconds", "cpu_seconds"]))
         # a later plan with as many has all rows and more
-        tables[counted(count, "photo")] = [row for row in rows if row]
+        tables[counted(count, "photo")] = rows
     return tables
 
 
@@ -120,24 +122,6 @@ def with_cpu_seconds(method: Method) -> tuple[list[float], Method]:
         return found
 
     return took, replace(method, invert=invert)
-
-
-def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """The figures by method and photo."""
-    found: dict[str, dict[str, Any]] = {}
-    if (folder / FILE).is_file():
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return found
-
-
-def summary(known: dict[str, Any], photos: list[str]) -> dict[str, Any] | None:
-    """A method's row over some of the photos; None until all of them are measured."""
-    if not all(photo in known for photo in photos):
-        return None
-    rows = [known[photo] for photo in photos]
-    names = dict.fromkeys(name for row in rows for name in row["metrics"])
-    taken = {name: torch.tensor([row["metrics"][name] for row in rows if name in row["metrics"]]) for name in names}
-    return {**rows[0], "metrics": {name: estimate(name, numbers) for name, numbers in taken.items()}}
 
 
 def text(tables: dict[str, list[dict[str, Any]]]) -> str:

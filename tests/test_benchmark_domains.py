@@ -13,6 +13,7 @@ from PIL import Image
 from tiny import attribute_net, tiny_encoder, tiny_generator
 
 from refinestyle_hub.adapt import References, preset
+from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.images import from_uint8
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -208,11 +209,11 @@ def test_a_whole_run(
     assert "2 rows to go: the same command continues." in capsys.readouterr().out
     domains.main(some)
     assert "| T = 4 |" in capsys.readouterr().out
-    made = json.loads((out / "domains.json").read_text())["styles"]["charcoal"]["rows"]
+    made = json.loads((out / "domains.json").read_text())["rows"]["charcoal"]
     assert set(made) == {"before", "T = 4"}
     domains.main(args.split())
     printed = capsys.readouterr().out
-    rows = json.loads((out / "domains.json").read_text())["styles"]["charcoal"]["rows"]
+    rows = json.loads((out / "domains.json").read_text())["rows"]["charcoal"]
     single = {"T = 4, one picture", "JoJoGAN-like, one picture"}
     assert set(rows) == {"before", "T = 4", "T = 1", "T = 4#1", *single} | {
         "fine-tuning@0.0003", "fine-tuning@0.0003#1", "style offsets@0.02"
@@ -223,7 +224,7 @@ def test_a_whole_run(
     assert printed.count("| fine-tuning, rate 0.0003 |") == 1
     with Image.open(out / "charcoal.png") as sheet:
         assert sheet.height == (len(rows) + 1) * 34 - 2
-    with pytest.raises(SystemExit, match="figures of another truncation"):
+    with pytest.raises(ConfigError, match="figures of another truncation"):
         domains.main([*args.split(), "--truncation", "0.5"])
     with pytest.raises(SystemExit, match="Nothing measures distances"):
         domains.main([str(model), "--out", str(tmp_path / "none")])

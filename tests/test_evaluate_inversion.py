@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from refinestyle_hub.images import save_png, to_image, to_tensor
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse
 from refinestyle_hub.pipeline import RefineStylePipeline
+from refinestyle_hub.storage.index import PipelineIndex, save_index
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +67,7 @@ def test_metrics_of_known_answers() -> None:
         "half": lambda a, b: torch.where(numbers % 2 == 0, numbers, torch.nan),
         "nowhere": lambda a, b: torch.full((4,), torch.nan),
     }
-    calls: list[tuple[int, int]] = []
-    rows = evaluate_inversion([Method("itself", lambda crop: (crop, 3)), shift], x, by, lambda *n: calls.append(n))
+    rows = evaluate_inversion([Method("itself", lambda crop: (crop, 3)), shift], x, by)
     assert [row["method"] for row in rows] == ["itself", "a shift"]
     assert [row["metrics"]["mse"]["mean"] for row in rows] == [0, 0.25]
     number = {"mean": 1.5, "std": pytest.approx(1.25**0.5, abs=1e-6), "median": 1.5, "worst_tenth": 2.7, "count": 4}
@@ -75,7 +76,6 @@ def test_metrics_of_known_answers() -> None:
     assert rows[1]["metrics"]["half"] == {"mean": 1.0, "std": 1.0, "median": 1.0, "worst_tenth": 1.8, "count": 2}
     assert "nowhere" not in rows[1]["metrics"]
     assert rows[1]["values"] == 7
-    assert calls[-1] == (8, 8)
     assert "| a shift | 0.25 (0.25) | 1.5 (2.7) |" in table(rows)
     with pytest.raises(ConfigError, match="same name"):
         evaluate_inversion([shift, shift], x, by)
@@ -140,26 +140,97 @@ def test_read_crops(tmp_path: Path, astronaut: Image.Image) -> None:
         read_crops([tmp_path / "a" / "wall.png"], 32)
 
 
-def test_from_the_command_line(
-    pipe: RefineStylePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def run(*args: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "inversion", *map(str, args)])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture
+def model(pipe: RefineStylePipeline, tmp_path: Path) -> Path:
+    """The model; beside it pictures, and a network that reads attributes."""
     pipe.save_pretrained(tmp_path / "model")
     attribute_net().save_pretrained(tmp_path / "attributes")
     for i, picture in enumerate(crops()):
         save_png(to_image(picture), tmp_path / "pictures" / f"{i}.png")
+    return tmp_path / "model"
+
+
+def options(model: Path) -> list[object]:
+    folder = model.parent
+    return [folder / "pictures", "--out", folder / "out", "--aligned", "--attributes", folder / "attributes"]
+
+
+def test_from_the_command_line(
+    model: Path, pipe: RefineStylePipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(module, "baselines", lambda p: baselines(p, [2], [(1, 1)]))  # minutes, as published
-    where = [str(tmp_path / name) for name in ("model", "pictures")]
-    options = ["--aligned", "--steps", "2", "--attributes", str(tmp_path / "attributes"), "--json"]
-    with pytest.raises(SystemExit) as ended:
-        main(["evaluate", "inversion", *where, *options])
-    assert ended.value.code == 0
-    report = json.loads(capsys.readouterr().out)
+    assert run(model, *options(model), "--steps", 2, "--json") == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
     names = ["encoder, w+ alone", "encoder", "encoder + 2 steps", "w+, 2 steps", "PTI, 1 + 1 step"]
     assert [row["method"] for row in report["rows"]] == names
+    assert [line.split(" | ")[0] for line in printed.err.splitlines()[2:]] == [f"| {name}" for name in names]
     assert report["pictures"] == 2
     for row in report["rows"]:  # 32 pixels are too few for MS-SSIM
         assert list(row["metrics"]) == ["mse", "st-lpips-alex", "st-lpips-vgg", "attributes", "seconds"]
+        assert [found["count"] for found in row["metrics"].values()] == [2] * 5
     assert report["rows"][4]["values"] > sum(p.numel() for p in pipe.generator.synthesis_parameters())
+
+
+def test_a_stopped_run_goes_on(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows are told as they are measured; no picture is measured twice, and no other setup is mixed in."""
+    gone: list[str] = []
+
+    def ways(stop: str) -> None:
+        def way(name: str) -> Method:
+            def invert(crop: Tensor) -> tuple[Tensor, int]:
+                if len(gone) == 3 and stop:
+                    raise KeyboardInterrupt
+                gone.append(name)
+                return 0.5 * crop, 7
+
+            return Method(name, invert)
+
+        monkeypatch.setattr(module, "our_methods", lambda *_: [way("first"), way("second")])
+
+    ways("at the fourth")
+    args = [model, *options(model), "--no-baselines"]
+    assert run(*args) == 130
+    printed = capsys.readouterr()
+    assert gone == ["first", "first", "second"]
+    assert [line.split(" | ")[0] for line in printed.out.splitlines()[2:]] == ["| first"]
+    assert "stopped; what is measured is in " in printed.err
+    assert "the same command continues" in printed.err
+
+    ways("")
+    assert run(*args) == 0
+    printed = capsys.readouterr()
+    assert gone == ["first", "first", "second", "second"]
+    assert "3 of 4 inversions were measured before" in printed.err
+    assert [line.split(" | ")[0] for line in printed.out.splitlines()[2:]] == [
+        "| first",
+        "| second",
+        "",
+        module.LEGEND,
+    ]
+
+    save_png(to_image(crops(3)[2]), model.parent / "pictures" / "1.png")  # another one of that name
+    assert run(*args) == 0
+    assert gone[4:] == ["first", "second"]
+    capsys.readouterr()
+    assert run(*args[:-3], "--no-baselines") == 1  # by identity, and not by attributes
+    error = capsys.readouterr().err
+    assert "has figures of another metrics, attributes. Name another place." in error
+    tiny_generator(seed=5).save_pretrained(model / "generator")
+    shutil.rmtree(model / "encoder")
+    save_index(model, PipelineIndex(("generator",)))
+    assert run(*args) == 1
+    assert "has figures of another model, encoder." in capsys.readouterr().err
+    assert len(gone) == 6
 
 
 def test_every_distance_of_a_larger_picture(perceptual: Perceptual) -> None:

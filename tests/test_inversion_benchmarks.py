@@ -173,17 +173,19 @@ def test_photos_are_measured_once(
     assert "w+ alone" not in printed
 
     known = json.loads((tmp_path / "photos.json").read_text())
-    assert [*known] == ["encoder + 1 step"]
-    assert [*known["encoder + 1 step"]] == ["0.png", "2.png"]  # of five, spread over all
-    known["encoder + 1 step"]["0.png"]["metrics"]["mse"] = 7.0
-    known["encoder + 1 step"]["2.png"]["metrics"]["mse"] = 9.0
+    assert [*known["rows"]] == ["encoder + 1 step"]
+    measured = {row["photo"]: row["metrics"] for row in known["rows"]["encoder + 1 step"].values()}
+    assert measured.keys() == {"0.png", "2.png"}  # of five, spread over all
+    measured["0.png"]["mse"] = 7.0
+    measured["2.png"]["mse"] = 9.0
     (tmp_path / "photos.json").write_text(json.dumps(known))
     photos.main([*where, "--steps", "1", "--some", "2", "--few", "0"])
     printed = capsys.readouterr().out
     assert "| 8 (8.8) |" in printed  # median, and what nine in ten reach, of what was there
     assert "## 5 photos" in printed
     assert printed.count("encoder, w+ alone") == 2
-    assert sorted(json.loads((tmp_path / "photos.json").read_text())["encoder"]) == [f"{i}.png" for i in range(5)]
+    rows = json.loads((tmp_path / "photos.json").read_text())["rows"]["encoder"].values()
+    assert sorted(row["photo"] for row in rows) == [f"{i}.png" for i in range(5)]
 
 
 def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,18 @@ import typer
 from ..storage.atomic import write_file
 
 
-__all__ = ["AsJson", "Tick", "accept_any_text", "emit", "interruptible", "note", "plain", "progress", "write_json"]
+__all__ = [
+    "AsJson",
+    "Tick",
+    "accept_any_text",
+    "emit",
+    "interruptible",
+    "note",
+    "plain",
+    "progress",
+    "say",
+    "write_json",
+]
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print a machine-readable report on stdout.")]
@@ -38,6 +49,11 @@ def plain(text: str) -> str:
 def emit(report: Mapping[str, Any], text: str, as_json: bool) -> None:
     """Print ``report`` as JSON or ``text`` for people, on stdout."""
     print(_dumps(report) if as_json else plain(text))
+
+
+def say(text: str, as_json: bool) -> None:
+    """Print a part of what a command finds at once: on stdout, or on stderr where that is for a report as JSON."""
+    print(plain(text), file=sys.stderr if as_json else sys.stdout, flush=True)
 
 
 def note(text: str) -> None:

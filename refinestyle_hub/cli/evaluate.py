@@ -82,6 +82,9 @@ def domain(
 def inversion(
     model: Model,
     pictures: Annotated[list[Path], typer.Argument(help="Pictures of faces, or folders of them.", metavar="PICTURES")],
+    out: Annotated[
+        Path, typer.Option("--out", file_okay=False, help="Folder for the figures. Those found in it are kept.")
+    ],
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of optimisation; by default 50 after an encoder, 270 without.")
     ] = None,
@@ -96,23 +99,50 @@ def inversion(
     device: Device = "cpu",
     as_json: console.AsJson = False,
 ) -> None:
-    """Measure how near a model's inversions come to pictures, and compare them with published optimisations."""
+    """Measure how near a model's inversions come to pictures, and compare them with published optimisations.
+
+    The row of each method is printed as it is measured. Ctrl-C keeps what is measured; the same command continues.
+    """
     from ..evaluation.attributes import AttributeNet
-    from ..evaluation.reconstruction import baselines, distances, evaluate_inversion, our_methods, table
+    from ..evaluation.reconstruction import (
+        LEGEND,
+        baselines,
+        by_content,
+        distances,
+        evaluate_kept,
+        head,
+        line,
+        our_methods,
+        setup,
+    )
+    from ..evaluation.record import Record
     from ..faces.photo import read_crops
     from ..losses.perceptual import Perceptual
 
     pipe = with_encoder(load(model, device), encoder)
-    crops, skipped = read_crops(pictures, pipe.generator.config.resolution, aligned=aligned)
-    methods = our_methods(pipe, None if steps is None else [steps]) + (baselines(pipe) if compare else [])
-    unseen = Perceptual.load("st-lpips-vgg").to(device)
     net = None if attributes is None else AttributeNet.from_pretrained(attributes).to(device)
-    by = distances(crops.shape[-1], pipe.perceptual, unseen, net, identity=net is None)
-    with console.progress("pictures", len(crops) * len(methods)) as tick:
-        rows = evaluate_inversion(methods, crops.to(device), by, lambda done, total: tick(done, {}))
-    report = {"model": model, "pictures": len(crops), "skipped": skipped, "rows": rows}
-    lines = [f"skipped {name}: {why.splitlines()[0]}" for name, why in skipped.items()]
-    console.emit(report, "\n".join([*lines, table(rows)]), as_json)
+    unseen = Perceptual.load("st-lpips-vgg").to(device)
+    by = distances(pipe.generator.config.resolution, pipe.perceptual, unseen, net, identity=net is None)
+    record = Record(out / "inversion.json", setup(pipe, by, net))
+    crops, skipped = read_crops(pictures, pipe.generator.config.resolution, aligned=aligned)
+    named = {name: crop.to(device) for name, crop in by_content(crops).items()}
+    methods = our_methods(pipe, None if steps is None else [steps]) + (baselines(pipe) if compare else [])
+    for name, why in skipped.items():
+        console.say(f"skipped {name}: {why.splitlines()[0]}", as_json)
+    if known := sum(len(record.rows(method.name).keys() & named.keys()) for method in methods):
+        console.note(f"{known} of {counted(len(methods) * len(named), 'inversion')} were measured before")
+    columns, rows = [*by, "seconds"], []
+    console.say(head(columns), as_json)
+    try:
+        for method in methods:
+            with console.progress(method.name, len(named)) as tick:
+                rows.append(evaluate_kept(method, named, by, record, lambda done: tick(done, {})))
+            console.say(line(rows[-1], columns), as_json)
+    except KeyboardInterrupt:
+        console.note(f"stopped; what is measured is in {out}; the same command continues")
+        raise
+    report = {"model": model, "pictures": len(named), "skipped": skipped, "rows": rows}
+    console.emit(report, f"\n{LEGEND}", as_json)
 
 
 def find_domain(pipe: RefineStylePipeline, name: str, elsewhere: bool) -> TokenSet:

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, TypeAlias
 
 import torch
@@ -19,22 +20,41 @@ from ..encoder.heads import TokenHead
 from ..errors import ConfigError, ShapeError, counted
 from ..faces.identity import identity_distance
 from ..images import to_images
+from ..inversion.folder import way
 from ..inversion.inversion_loss import FINE
 from ..inversion.inversion_settings import STEPS, STEPS_AFTER_ENCODER
 from ..losses.perceptual import Perceptual
 from ..losses.pixel import mse, shrink
 from ..pipeline import RefineStylePipeline
+from ..storage.fingerprint import digest
 from .attributes import AttributeNet
 from .baselines import pivotal_tuning, project_w_plus
 from .metrics import PairDistance, ms_ssim
+from .record import Record
 
 
-__all__ = ["Method", "baselines", "distances", "estimate", "evaluate_inversion", "our_methods", "table"]
+__all__ = [
+    "LEGEND",
+    "Method",
+    "baselines",
+    "by_content",
+    "distances",
+    "estimate",
+    "evaluate_inversion",
+    "evaluate_kept",
+    "evaluate_picture",
+    "head",
+    "line",
+    "our_methods",
+    "setup",
+    "summary",
+    "table",
+]
 
 Invert: TypeAlias = Callable[[Tensor], tuple[Tensor, int]]  # [1, 3, R, R] -> what is drawn of it, numbers to keep
-OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, over all methods
 BATCH = 16  # pictures measured at once
 RISING = frozenset({"ms_ssim", "cosine"})  # the more, the nearer
+LEGEND = "Median over the pictures; in brackets what nine in ten reach."
 SMALLEST = 99  # pixels of which four scales of MS-SSIM can be taken
 
 
@@ -192,7 +212,6 @@ def evaluate_inversion(
     methods: Sequence[Method],
     crops: Tensor,
     by: Mapping[str, PairDistance],
-    on_picture: OnPicture | None = None,
     *,
     warm: bool = False,
 ) -> list[dict[str, Any]]:
@@ -213,7 +232,6 @@ def evaluate_inversion(
     if not len(crops):
         raise ShapeError("There is no picture to invert.")
     rows: list[dict[str, Any]] = []
-    done = 0
     for method in methods:
         if not warm and (method.quick or not rows):
             with torch.enable_grad():
@@ -225,9 +243,6 @@ def evaluate_inversion(
                 picture, values = method.invert(crop)
             drawn.append(picture.clamp(-1, 1).cpu())  # waits for a GPU
             seconds.append(time.perf_counter() - start)
-            done += 1
-            if on_picture is not None:
-                on_picture(done, len(crops) * len(methods))
         pairs = list(zip(crops.split(BATCH), torch.cat(drawn).to(crops.device).split(BATCH), strict=True))
         found = {name: torch.cat([distance(x, y) for x, y in pairs]) for name, distance in by.items()}
         taken = {name: numbers[~numbers.isnan()] for name, numbers in found.items()}
@@ -235,6 +250,59 @@ def evaluate_inversion(
         metrics["seconds"] = estimate("seconds", torch.tensor(seconds))
         rows.append({"method": method.name, "parameters": method.parameters, "values": values, "metrics": metrics})
     return rows
+
+
+def evaluate_picture(method: Method, crop: Tensor, by: Mapping[str, PairDistance], *, warm: bool) -> dict[str, Any]:
+    """``evaluate_inversion`` of one method on one picture [1, 3, R, R]: of each metric the number alone."""
+    (row,) = evaluate_inversion([method], crop, by, warm=warm)
+    return {**row, "metrics": {name: found["mean"] for name, found in row["metrics"].items()}}
+
+
+def summary(measured: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
+    """The row of a method, in the form of ``evaluate_inversion``, from those of its pictures; with these metrics."""
+    found = {name: [one["metrics"][name] for one in measured if name in one["metrics"]] for name in metrics}
+    taken = {name: estimate(name, torch.tensor(numbers)) for name, numbers in found.items() if numbers}
+    return {**{key: measured[0][key] for key in ("method", "parameters", "values")}, "metrics": taken}
+
+
+def by_content(crops: Tensor) -> dict[str, Tensor]:
+    """The pictures of [N, 3, R, R], each [1, 3, R, R], by digests of their pixels; equal ones are one."""
+    return {sha256(crop.numpy().tobytes()).hexdigest()[:16]: crop for crop in crops.split(1)}
+
+
+def evaluate_kept(
+    method: Method,
+    crops: Mapping[str, Tensor],
+    by: Mapping[str, PairDistance],
+    record: Record,
+    on_picture: Callable[[int], None],
+) -> dict[str, Any]:
+    """The row of a method on pictures [1, 3, R, R] by name.
+
+    Each picture is kept in ``record`` once it is measured; what is there is not measured again. ``on_picture`` is
+    called with the number of those that are done.
+    """
+    warm = not method.quick
+    for done, (name, crop) in enumerate(crops.items(), 1):
+        if name not in record.rows(method.name):
+            record.add(method.name, name, evaluate_picture(method, crop, by, warm=warm))
+            warm = True
+        on_picture(done)
+    rows = record.rows(method.name)
+    return summary([rows[name] for name in crops], [*by, "seconds"])
+
+
+def setup(
+    pipe: RefineStylePipeline, by: Mapping[str, PairDistance], net: AttributeNet | None = None
+) -> dict[str, Any]:
+    """What the figures of one ``Record`` have in common. ``net``: what reads attributes."""
+    return {
+        "model": pipe.fingerprint.digest,
+        **way(pipe.encoder, pipe.inversion),
+        "metrics": list(by),
+        "attributes": None if net is None else digest(net.state_dict()),
+        "device": str(pipe.device),
+    }
 
 
 def estimate(name: str, numbers: Tensor) -> dict[str, float]:
@@ -252,11 +320,18 @@ def estimate(name: str, numbers: Tensor) -> dict[str, float]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows for people, in Markdown: the median over the pictures, and what nine in ten of them reach."""
     columns = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    lines = [f"| method | {' | '.join(columns)} | parameters | numbers a picture |"]
-    lines.append("| --- |" + " ---: |" * (len(columns) + 2))
-    for row in rows:
-        found = [row["metrics"].get(name) for name in columns]
-        cells = [f"{one['median']:.3g} ({one['worst_tenth']:.3g})" if one else "none" for one in found]
-        trained = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "none"
-        lines.append(f"| {row['method']} | {' | '.join(cells)} | {trained} | {row['values']:,} |")
-    return "\n".join([*lines, "", "Median over the pictures; in brackets what nine in ten reach."])
+    return "\n".join([head(columns), *(line(row, columns) for row in rows), "", LEGEND])
+
+
+def head(columns: Sequence[str]) -> str:
+    """The first two lines of a table."""
+    names = f"| method | {' | '.join(columns)} | parameters | numbers a picture |"
+    return f"{names}\n| --- |" + " ---: |" * (len(columns) + 2)
+
+
+def line(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The line of a row."""
+    found = [row["metrics"].get(name) for name in columns]
+    cells = [f"{one['median']:.3g} ({one['worst_tenth']:.3g})" if one else "none" for one in found]
+    trained = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "none"
+    return f"| {row['method']} | {' | '.join(cells)} | {trained} | {row['values']:,} |"

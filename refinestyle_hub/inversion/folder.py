@@ -29,7 +29,7 @@ from .inversion import Inversion
 from .inversion_settings import InversionSettings, planned_steps
 
 
-__all__ = ["NAME", "FolderReport", "invert_folder", "picture_digest"]
+__all__ = ["NAME", "FolderReport", "invert_folder", "picture_digest", "way"]
 
 NAME = "inversion.safetensors"
 OnPicture: TypeAlias = Callable[[int, int], None]  # pictures done and in all, of this process
@@ -99,8 +99,7 @@ def invert_folder(
         "aligned": aligned,
         "seed": seed,
         "perceptual": perceptual.name,
-        "settings": _digest(settings or InversionSettings()),
-        "encoder": _digest(None if encoder is None else (encoder.config, digest(encoder.state_dict()))),
+        **way(encoder, settings),
     }
     found, left_out = list_pictures(folder, results=out)
     names = [path.relative_to(folder).as_posix() for path in found]
@@ -157,6 +156,12 @@ def _read(folder: Path, names: Sequence[str], size: int, aligned: bool) -> tuple
             message = str(error).removeprefix(f"{folder / name}: ")
             skipped[name] = message.replace(str(folder / name), name)  # a report may be shared
     return crops, skipped
+
+
+def way(encoder: Encoder | None, settings: InversionSettings | None) -> dict[str, str]:
+    """Digests of an encoder and of settings, which a report that names the way of an inversion cannot spell out."""
+    network = None if encoder is None else (encoder.config, digest(encoder.state_dict()))
+    return {"settings": _digest(settings or InversionSettings()), "encoder": _digest(network)}
 
 
 def _digest(value: object) -> str:
