@@ -101,6 +101,26 @@ def test_an_inversion_is_not_written_over_by_that_of_another_face(
     assert run("invert", tiny_pipeline_dir, tmp_path / "me.png", *args, 0)[0] == 2
 
 
+def test_the_reports_of_a_photo_and_of_a_folder_do_not_meet(run: Any, tiny_pipeline_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (32, 32), "grey").save(tmp_path / "photos" / "me.png")
+    places = {"one": tmp_path / "photos" / "me.png", "all": tmp_path / "photos"}
+    options = ["--aligned", "--steps", 0, "--out"]
+
+    def written() -> dict[Path, bytes]:
+        found = [path for name in places for path in (tmp_path / name).rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in found}
+
+    for _ in range(2):  # the same again is welcome
+        for name, photo in places.items():
+            assert run("invert", tiny_pipeline_dir, photo, *options, tmp_path / name)[0] == 0
+    before = written()
+    for name, photo in zip(places, reversed(places.values()), strict=True):
+        code, _, err = run("invert", tiny_pipeline_dir, photo, *options, tmp_path / name)
+        assert (code, "Name another folder" in " ".join(err.replace("│", " ").split())) == (2, True)
+    assert before == written()
+
+
 def test_a_place_that_cannot_be_written_is_told_before_the_work(
     run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["edit", "faces", "generate", "invert"]
 
+REPORT = "report.json"  # on one photo, or on a folder of them
+
 
 def generate(
     model: Model,
@@ -129,10 +131,14 @@ def invert(
     from ..images import save_png, to_tensor
     from ..inversion.folder import NAME, picture_digest
     from ..inversion.inversion import Inversion
+    from ..storage.schema import read_json
 
     check_apart(photo, out / "crop.png", out / "reconstruction.png")
     seen = read_photo(photo, search_for(aligned))
     whose, before = {"picture": picture_digest(photo), "face": face}, (out / NAME).exists()
+    if (out / REPORT).exists() and "inverted" in read_json(out / REPORT):
+        why = f"{out} holds the report on a folder of photos. Name another folder."
+        raise typer.BadParameter(why, param_hint="--out")
     if before and Inversion.from_pretrained(out / NAME).report.get("how") != whose:
         why = f"{out} holds an inversion that is not known to be of this face. Name another folder, or remove it."
         raise typer.BadParameter(why, param_hint="--out")
@@ -168,7 +174,7 @@ def invert(
     save_png(crop, out / "crop.png")
     save_png(reconstruction, out / "reconstruction.png")
     replace(inversion, report={**inversion.report, "how": whose}).save(out / NAME)
-    console.write_json(out / "report.json", report)
+    console.write_json(out / REPORT, report)
     distance = f"{report['lpips_backbone']} {report['lpips']:.3f} (w+ alone {report['w_plus_lpips']:.3f})"
     text = f"mse {report['mse']:.4f}, {distance}, {report['seconds']:.1f} s; everything is in {out}"
     console.emit(report, f"stopped, with the best so far: {text}" if stopped else text, as_json)
@@ -191,6 +197,9 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
     from ..images import left_out_lines
     from ..inversion.folder import NAME, invert_folder
 
+    if (out / NAME).exists():
+        why = f"{out} holds the inversion of a photo, and its report. Name another folder."
+        raise typer.BadParameter(why, param_hint="--out")
     speaks = os.environ.get("RANK", "0") == "0"
     try:
         with console.progress("pictures", None) as tick:
@@ -216,7 +225,7 @@ def _invert_folder(pipe: RefineStylePipeline, folder: Path, out: Path, as_json: 
             "skipped": made.skipped,
             "left_out": made.left_out,
         }
-        console.write_json(out / "report.json", report)
+        console.write_json(out / REPORT, report)
         lines = [
             *left_out_lines(made.left_out),
             *(f"{name}: {why.splitlines()[0]}" for name, why in made.skipped.items()),
