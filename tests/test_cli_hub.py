@@ -128,6 +128,37 @@ def test_a_strangers_card_cannot_write_on_the_terminal(domain_dir: Path, capsys:
         assert out.count("\n") < 40
 
 
+def test_a_mix_has_a_card(
+    hub: HubServer,
+    tiny_pipeline_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.write_token)
+    base = RefineStylePipeline.from_pretrained(tiny_pipeline_dir).fingerprint
+    drawn = {"name": "drawn", "pictures": 3, "rights": "Drawn by me", "method": "few-shot adaptation"}
+    said = {"name": "said", "pictures": 0, "source_text": "a photo", "target_text": "a mask"}
+    for n, made in enumerate((drawn, said)):
+        replace(token_set(n, residual="pre"), base=base, metadata=made).save_pretrained(tmp_path / str(made["name"]))
+    parts = [f"{tmp_path / 'drawn'}=0.5", f"{tmp_path / 'said'}=1.25"]
+    options = ["--rank", 2, "--name", "a b", "--out", tmp_path / "mix", "--json"]
+    assert run(capsys, "domains", "mix", tiny_pipeline_dir, *parts, *options)[0] == 0
+    card = json.loads((tmp_path / "mix" / "card.json").read_text())
+    assert card == {
+        "data": "A mix of domains.\n"
+        "- drawn: Made from 3 pictures of the style, which are not part of this repo. Rights to them, as the maker "
+        "states: Drawn by me.\n"
+        '- said: Made without pictures, from the text "a photo" to "a mask".',
+        "training": "refinestyle domains mix MODEL DOMAIN=0.5 DOMAIN=1.25 --out FOLDER --name 'a b' --rank 2",
+    }
+    hub.add("me/tiny", {"README.md": b"---\nlicense: mit\n---\n"})
+    facts = ["--license", "mit", "--base-model", "me/tiny", "--json"]
+    code, report = run(capsys, "push", tmp_path / "mix", "me/mix", *facts)
+    assert code == 0, report
+    assert "Drawn by me." in hub.files("me/mix")["README.md"].decode()
+
+
 def test_a_mix_is_saved_and_compressed(
     tiny_pipeline_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..boundary.paths import user_path
 from ..errors import DivergedError, counted, printable
 from . import console
 from .arguments import Device, Model, Seed, check_no_model, load
+from .domain_card import shown, write_card
 
 
 if TYPE_CHECKING:
@@ -120,7 +119,8 @@ def adapt(
     domain.save_pretrained(out)
     _show(run, before, out / "preview.png", "best")
     chosen = {"clip": clip, "source_text": source_text, "codes": codes, "align": align.value, "text": text}
-    _write_facts(domain, out, model, _command(chosen, domain), f"{run.seconds:.0f} s on {device}", run.done > begun_at)
+    cost, changed = f"{run.seconds:.0f} s on {device}", run.done > begun_at
+    write_card(out, domain.metadata, model, _command(chosen, domain), cost=cost, preview=True, changed=changed)
     report = _report(run, domain, model, time.monotonic() - began)
     console.write_json(out / RUN / "report.json", report)
     console.emit(report, _text(report, out, finished or trouble is not None), as_json)
@@ -189,7 +189,7 @@ def _command(chosen: Mapping[str, Any], domain: TokenSet) -> str:
         words += ["--text", made["target_text"], "--source-text", made["source_text"]]
         words += ["--codes", str(chosen["codes"])] if chosen["codes"] else []
     for place in chosen["clip"] or []:
-        words += ["--clip", "CLIP" if user_path(place).exists() else place]  # where it lies is nobody's business
+        words += ["--clip", shown(place) or "CLIP"]
     words += ["--name", made["name"], "--out", "FOLDER", "--tokens", str(made["settings"]["tokens"])]
     return shlex.join([*words, "--steps", str(made["planned_steps"]), "--seed", str(made["seed"])])
 
@@ -210,34 +210,6 @@ def _report(run: Adaptation, domain: TokenSet, model: str, seconds: float) -> di
         "seconds": round(run.seconds, 1),
         "seconds_of_this_call": round(seconds, 1),
     }
-
-
-def _write_facts(domain: TokenSet, out: Path, model: str, command: str, cost: str, changed: bool) -> None:
-    """``card.json``: how the domain was made, and its preview. What else is in it stays; of a domain that changed, not
-    its metrics.
-    """
-    from ..cards.facts import FACTS, Picture, dump_card, read_card
-    from ..hub.sources import bundled_models
-    from ..storage.atomic import write_folder
-    from ..storage.model_folder import Folder, is_repo_id
-
-    made, known = domain.metadata, read_card(Folder(out))
-    public = model in bundled_models() or (is_repo_id(model) and not user_path(model).exists())
-    if made["pictures"]:
-        what = f"{counted(made['pictures'], 'picture')} of the style, which are not part of this repo"
-        data = f"Made from {what}. Rights to them, as the maker states: {made.get('rights', 'nothing is stated')}."
-    else:
-        data = f'Made without pictures, from the text "{made["source_text"]}" to "{made["target_text"]}".'
-    card = replace(
-        known,
-        base_model=model if public else known.base_model,
-        data=data,
-        training=command,
-        cost=cost,
-        metrics=() if changed else known.metrics,
-        pictures=(Picture("preview.png", "Random seeds of the generator; below, the same in this domain."),),
-    )
-    write_folder(out, {FACTS: dump_card(card)})
 
 
 def _text(report: dict[str, Any], out: Path, ended: bool) -> str:

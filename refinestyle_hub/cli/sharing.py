@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 from ..errors import counted
 from . import console
 from .arguments import Model, check_no_model, load, load_domains, parse_domains
+from .domain_card import shown, write_card
 
 
 if TYPE_CHECKING:
@@ -114,6 +116,15 @@ def mix(
     if name:
         mixed = replace(mixed, metadata={**mixed.metadata, "name": name})
     mixed.save_pretrained(out)
+    words = [
+        "refinestyle",
+        "domains",
+        "mix",
+        "MODEL",
+        *(f"{shown(part) or 'DOMAIN'}={wanted[part]:g}" for part in wanted),
+    ]
+    words += ["--out", "FOLDER", *(["--name", name] if name else []), *(["--rank", str(rank)] if rank else [])]
+    write_card(out, mixed.metadata, model, shlex.join(words), preview=False)
     tokens = max((layer.rank for layer in mixed.layers.values()), default=0)
     report = {"folder": str(out), "parts": wanted, "tokens": tokens, "values": mixed.num_values, "errors": errors}
     worst = f", relative error of the kernels {max(errors.values()):.3f} at most" if errors else ""
