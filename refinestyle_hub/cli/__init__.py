@@ -25,7 +25,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="refinestyle",
-    help="Invert, edit and adapt portraits with a frozen StyleGAN2, refined by low-rank token sets.",
+    help="Invert, edit and adapt portraits with a frozen generator, refined by low-rank token sets.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -44,7 +44,7 @@ def adapt(
     ],
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(help="1 to 20 pictures of a style, or folders.", metavar="PICTURES..."),
+        typer.Argument(help="1 to 20 pictures of a style, or folders.", metavar="PICTURES"),
     ] = None,
     text: Annotated[str | None, typer.Option(help="In place of pictures: what to draw, such as 'a sketch'.")] = None,
     source_text: Annotated[str, typer.Option(help="With --text: what the generator draws.")] = "a photo",

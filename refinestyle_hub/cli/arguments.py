@@ -57,7 +57,9 @@ Edits: TypeAlias = Annotated[
 ]
 InDomains: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--domain", help="NAME, folder, file or Hub id, and =STRENGTH; may be repeated: domains add."),
+    typer.Option(
+        "--domain", help="NAME, folder, file or Hub id, with =STRENGTH if it is not 1; may be repeated: domains add."
+    ),
 ]
 
 

@@ -56,13 +56,18 @@ def convert(
 
 def export(
     model: Model,
-    out: Annotated[Path, typer.Argument(help="File to write: .pt, or .safetensors for NVIDIA's names.")],
+    out: Annotated[
+        Path, typer.Argument(help="File to write: .pt, or .safetensors for NVIDIA's names.", metavar="OUT")
+    ],
     layout: Annotated[
         Literal["rosinality", "nvidia"] | None, typer.Option(help="Whose names; by default OUT's ending decides.")
     ] = None,
     domain: Annotated[
         list[str] | None,
-        typer.Option(help="NAME, folder or Hub id of one to merge, and =STRENGTH; may be repeated.", metavar="DOMAIN"),
+        typer.Option(
+            help="NAME, folder or Hub id of one to merge, with =STRENGTH if it is not 1; may be repeated.",
+            metavar="DOMAIN",
+        ),
     ] = None,
     discriminator: Annotated[
         bool, typer.Option("--discriminator", help="Into the file too; rosinality only.")

@@ -28,7 +28,9 @@ evaluate = typer.Typer(no_args_is_help=True, help="Measure what was made against
 @evaluate.command("domain")
 def domain(
     model: Model,
-    domain: Annotated[str, typer.Argument(help="One of the model's domains, a folder, file or Hub id.")],
+    domain: Annotated[
+        str, typer.Argument(help="One of the model's domains, a folder, file or Hub id.", metavar="DOMAIN")
+    ],
     true: Annotated[str, typer.Option("--true", help="Pictures of the style, framed as the samples: folder or zip.")],
     references: Annotated[
         str | None, typer.Option(help="The pictures it was made from: diversity is measured around them.")
@@ -94,7 +96,7 @@ def inversion(
     aligned: Aligned = False,
     encoder: EncoderPlace = None,
     attributes: Annotated[
-        str | None, typer.Option(help="Also compare the attributes that this model's network reads; else identity.")
+        str | None, typer.Option(help="Compare what this model's attribute network reads, and not the identity.")
     ] = None,
     device: Device = "cpu",
     as_json: console.AsJson = False,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Optional, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
+from rich.markup import escape
 
 from ..storage.schema import construct, read_json
 
@@ -88,8 +89,9 @@ def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
     kind, parser, metavar = _kind(hint)
     if kind is bool:
         flag = f"{flag}/--no-{flag[2:]}"
-    shown = "" if field.default in (MISSING, "") else f" [default: {field.default}]"
-    help_ = field.metadata["help"] + shown
+    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    shown = "" if default in (MISSING, None, "") else f" [default: {default}]"
+    help_ = escape(field.metadata["help"] + shown)
     option = typer.Option(flag, help=help_, show_default=False, parser=parser, metavar=metavar)
     annotation: Any = Annotated[Optional[kind], option]  # noqa: UP045  it is made at run time
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

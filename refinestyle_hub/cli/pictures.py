@@ -298,7 +298,7 @@ def faces(
     photo: Annotated[Path, typer.Argument(help="Picture with faces.", metavar="PHOTO")],
     as_json: console.AsJson = False,
 ) -> None:
-    """List the faces of a photo by the numbers that ``invert --face`` takes."""
+    """List the faces of a photo by the numbers that invert --face takes."""
     from ..faces.photo import read_photo
 
     found = read_photo(photo).faces

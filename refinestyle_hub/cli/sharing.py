@@ -64,7 +64,7 @@ def find(
 
 @domains.command("info")
 def info(
-    domain: Annotated[str, typer.Argument(help="Hub id or folder.")],
+    domain: Annotated[str, typer.Argument(help="Hub id or folder.", metavar="DOMAIN")],
     base: Annotated[str | None, typer.Option(help="Also say whether it fits this generator.")] = None,
     subfolder: Annotated[str, typer.Option(help="Of a model that holds several, such as domains/sketch.")] = "",
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch.")] = None,
@@ -89,7 +89,8 @@ def info(
 def mix(
     model: Model,
     parts: Annotated[
-        list[str], typer.Argument(help="NAME, folder, file or Hub id, and =STRENGTH.", metavar="DOMAINS...")
+        list[str],
+        typer.Argument(help="NAME, folder, file or Hub id, with =STRENGTH if it is not 1.", metavar="DOMAINS"),
     ],
     out: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder of the new domain.")],
     name: Annotated[str, typer.Option(help="What the new domain is called.")] = "",
@@ -133,7 +134,7 @@ def mix(
 
 @domains.command("download")
 def download(
-    domain: Annotated[str, typer.Argument(help="Hub id or folder.")],
+    domain: Annotated[str, typer.Argument(help="Hub id or folder.", metavar="DOMAIN")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the copy.")],
     subfolder: Annotated[str, typer.Option(help="Of a model that holds several, such as domains/sketch.")] = "",
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch.")] = None,
