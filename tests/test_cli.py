@@ -263,7 +263,7 @@ def test_what_is_refused_leaves_nothing_behind(run: Any, tiny_pipeline_dir: Path
 
 def test_seeds_and_edits_are_parsed() -> None:
     assert parse_seeds("3, 1-2,3") == [3, 1, 2]
-    assert parse_edits(["smile=1.5", "age=-2"]) == {"smile": 1.5, "age": -2.0}
+    assert parse_edits(["smile=1.5", "age=-2", "smile=1"]) == {"smile": 2.5, "age": -2.0}
     with pytest.raises(typer.BadParameter):
         parse_seeds("0-99999999")
 

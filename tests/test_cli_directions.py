@@ -189,3 +189,44 @@ def test_a_model_that_is_not_ones_own_is_copied(run: Run, tmp_path: Path, bare: 
     assert code == 1
     assert "not empty" in err
     assert run("directions", "find", bare, "--layers", "3-1")[0] == 2
+
+
+def test_codes_of_a_larger_generator_are_cut(run: Run, bare: Path, tmp_path: Path) -> None:
+    count = tiny_generator().num_ws
+    vector = torch.randn(count + 2, TINY.w_dim)
+    np.save(tmp_path / "stylegan_ffhq_age_w_boundary.npy", vector.numpy())
+    code, out, err = run("directions", "import", bare, tmp_path / "stylegan_ffhq_age_w_boundary.npy")
+    assert code == 0, err
+    assert out.startswith("age in ")
+    assert f"age: this generator has {count} codes" in err
+    assert "found in w of the first StyleGAN" in err
+    assert torch.equal(Directions.from_pretrained(bare)["age"].vector, vector[:count])
+
+
+def test_names_and_codes_are_checked_before_the_work(run: Run, model: Path, tmp_path: Path) -> None:
+    none = tmp_path / "none"  # pictures would be missed next
+    for args, why in (
+        (("add", model, "smile", none, none), "already: smile"),
+        (("add", model, "a/b", none, none), "cannot name a direction"),
+        (("add", model, "own", none, none, "--layers", "2-9"), "2-9 goes beyond the codes 0-"),
+        (("find", model, "--by", "sefa", "--count", 2, "--name", "a/"), "cannot name a direction"),
+    ):
+        code, _, err = run("directions", *args)
+        assert code != 0
+        assert why in err
+    assert report(run, "find", model, "--by", "sefa", "--count", 2, "--name", "fine")["directions"] == [
+        "fine0",
+        "fine1",
+    ]
+
+
+def test_strengths_add_and_those_that_are_far_are_told(run: Run, model: Path, tmp_path: Path) -> None:
+    drawn = []
+    for edits, told in ((["smile=1", "smile=1"], ""), (["smile=2"], ""), (["smile=50"], "smile is made for")):
+        args = [part for edit in edits for part in ("--set", edit)]
+        code, _, err = run("generate", model, "--seeds", 1, "--out", tmp_path / "drawn", *args)
+        assert code == 0
+        assert err.startswith(told)
+        assert bool(err) == bool(told)
+        drawn.append(pixels(tmp_path / "drawn" / "seed0001.png"))
+    assert np.abs(drawn[0] - drawn[1]).max() == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from refinestyle_hub.convert.direction_files import read_directions
+from refinestyle_hub.convert.direction_files import FACTORS, doubt, read_directions
 from refinestyle_hub.editing.directions import apply
 from refinestyle_hub.errors import ModelFileError, ModelNotFoundError
 
@@ -137,3 +137,88 @@ def test_layouts_that_were_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(ModelFileError, match="cannot be read as arrays"):
         read_directions(tmp_path / "bad.npz")
+
+
+def test_a_single_direction_has_the_name_of_its_file(tmp_path: Path) -> None:
+    vector = _random(1, 512)
+    np.savez(tmp_path / "young.npz", vector.numpy())
+    np.savez(tmp_path / "Pose_boundary.npz", boundary=vector.numpy(), intercept=np.array([[0.1]]))
+    torch.save({"direction": vector}, tmp_path / "eye glasses.pt")
+    for file, name in (("young.npz", "young"), ("Pose_boundary.npz", "pose"), ("eye glasses.pt", "eye_glasses")):
+        found = read_directions(tmp_path / file)
+        assert list(found) == [name]
+        torch.testing.assert_close(found[name].vector, vector)
+    np.save(tmp_path / "微笑.npy", vector.numpy())
+    with pytest.raises(ModelFileError, match="give one"):
+        read_directions(tmp_path / "微笑.npy")
+
+
+def test_a_name_goes_before_those_of_several(tmp_path: Path) -> None:
+    torch.save({"smile": _random(1, 512), "läng 2": _random(18, 512)}, tmp_path / "edits.pt")
+    assert list(read_directions(tmp_path / "edits.pt")) == ["smile", "lang_2"]
+    assert list(read_directions(tmp_path / "edits.pt", name="stit")) == ["stit-smile", "stit-lang_2"]
+    torch.save({"a b": _random(1, 512), "a_b": _random(1, 512)}, tmp_path / "alike.pt")
+    with pytest.raises(ModelFileError, match="told apart"):
+        read_directions(tmp_path / "alike.pt")
+
+
+def test_sefa_factors_are_columns(tmp_path: Path) -> None:
+    factors, _ = torch.linalg.qr(_random(32, 32))
+    torch.save({"ckpt": "ffhq.pt", "eigvec": factors}, tmp_path / "factor.pt")
+    found = read_directions(tmp_path / "factor.pt", w_dim=32)
+    assert list(found) == [f"sefa{i}" for i in range(FACTORS)]
+    assert torch.equal(found["sefa3"].vector[0], factors[:, 3])
+    with pytest.raises(ModelFileError, match=r"is \[32, 32\]"):
+        read_directions(tmp_path / "factor.pt")
+
+
+@pytest.mark.parametrize("shape", [(18, 256), (2, 16, 512), (9088,), (0, 512), (1, 300)])
+def test_sizes_of_something_else(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "some.npy", np.ones(shape, np.float32))
+    with pytest.raises(ModelFileError, match="not codes of 512 numbers"):
+        read_directions(tmp_path / "some.npy")
+
+
+def test_fewer_codes_than_the_generator_has(tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", _random(1, 512).numpy())
+    with pytest.raises(ModelFileError, match="2 codes of 256 numbers"):
+        read_directions(tmp_path / "wide.npy", w_dim=256, num_ws=12)
+    np.save(tmp_path / "fine.npy", _random(18, 512).numpy())
+    assert read_directions(tmp_path / "fine.npy", num_ws=16)["fine"].info.codes == 18
+
+
+def test_values_that_lead_nowhere(tmp_path: Path) -> None:
+    for values, why in ((0.0, "0 everywhere"), (1e20, "far too large"), (1e300, "far too large")):
+        np.save(tmp_path / "some.npy", np.full((1, 512), values))
+        with pytest.raises(ModelFileError, match=why):
+            read_directions(tmp_path / "some.npy")
+    np.save(tmp_path / "some.npy", np.ones((1, 512), np.complex64))
+    with pytest.raises(ModelFileError, match="neither directions"):
+        read_directions(tmp_path / "some.npy")
+    np.save(tmp_path / "some.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ModelFileError, match="Python objects"):
+        read_directions(tmp_path / "some.npy")
+
+
+def test_a_table_without_edits(tmp_path: Path) -> None:
+    torch.save({"comp": _random(2, 1, 512), "std": torch.ones(2)}, tmp_path / "pca.pt")
+    table = tmp_path / "edits.csv"
+    for text, why in (
+        ("", "names no edit"),
+        ("smile,1,4,5,20\nage,1,4,5,nan\n", "line 2: not name"),
+        ("smile,1,4,5,0\n", "line 1: not name"),
+        ("smile,1,4,5,20\nsmile,0,4,5,20\n", "'smile' is there twice"),
+    ):
+        table.write_text(text)
+        with pytest.raises(ModelFileError, match=why):
+            read_directions(tmp_path / "pca.pt", table=table)
+    torch.save(_random(1, 512), tmp_path / "age.pt")
+    with pytest.raises(ModelFileError, match="no GANSpace components"):
+        read_directions(tmp_path / "age.pt", table=table)
+
+
+def test_names_that_speak_of_another_latent_space() -> None:
+    assert "z of the first StyleGAN" in doubt("stylegan_ffhq_age_boundary.npy")
+    assert "w of the first StyleGAN" in doubt("stylegan_ffhq_age_w_boundary.npy")
+    assert "z of PGGAN" in doubt("pggan_celebahq_age_boundary.npy")
+    assert [doubt(name) for name in ("age.pt", "Smiling_boundary.npy", "stylegan2_ffhq_age_boundary.npy")] == [""] * 3

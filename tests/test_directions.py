@@ -9,7 +9,7 @@ import torch
 
 from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions, apply
-from refinestyle_hub.editing.discover import find_from_labels, pca, sefa
+from refinestyle_hub.editing.discover import difference_of_means, find_from_labels, pca, sefa
 from refinestyle_hub.errors import ConfigError, DirectionError, ShapeError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
@@ -175,6 +175,20 @@ def test_labels_that_cannot_be_told_apart_are_refused() -> None:
         find_from_labels(w, {"age": labels["age"][:3]})
     with pytest.raises(DirectionError, match="no labels of glases"):
         find_from_labels(w, labels, against=("glases",))
+
+
+def test_groups_that_do_not_differ_have_no_direction() -> None:
+    w_plus = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(DirectionError, match="same mean"):
+        difference_of_means(w_plus, w_plus.flip(0))
+    other = w_plus.clone()
+    other[:, 2] += 1
+    with pytest.raises(DirectionError, match="same mean"):
+        difference_of_means(w_plus, other, layers=(0, 2))
+    torch.testing.assert_close(difference_of_means(w_plus, other).vector[2], torch.ones(8))
+    labels = {"own": torch.tensor([0.0] * 4 + [1.0] * 4)}
+    with pytest.raises(DirectionError, match="does not tell own"):
+        find_from_labels(torch.cat([w_plus, w_plus]).mean(dim=1), labels)
 
 
 def test_sefa_maximises_the_change_of_style(generator: Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -12,6 +13,7 @@ import typer
 from ..boundary.numbers import MAX_SEED
 from ..boundary.paths import user_path
 from ..errors import ConfigError
+from . import console
 
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ __all__ = [
     "check_picture",
     "load",
     "load_domains",
+    "note_far",
     "parse_domains",
     "parse_edits",
     "parse_seeds",
@@ -76,15 +79,24 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_edits(pairs: list[str]) -> dict[str, float]:
-    """``["smile=1.5", ...]`` -> strength by name. Raises typer.BadParameter."""
-    edits = {}
+    """``["smile=1.5", ...]`` -> strength by name, the sum where one is given twice. Raises typer.BadParameter."""
+    edits: dict[str, float] = {}
     for pair in pairs:
         name, _, strength = pair.partition("=")
         value = _number(strength)
         if not name.strip() or not math.isfinite(value):
             raise typer.BadParameter(f"{pair!r} is not of the form NAME=STRENGTH, such as smile=1.5.")
-        edits[name.strip()] = value
+        edits[name.strip()] = edits.get(name.strip(), 0.0) + value
     return edits
+
+
+def note_far(pipe: RefineStylePipeline, edits: Mapping[str, float]) -> None:
+    """Say which edits are beyond the strengths of use of their directions."""
+    for name, strength in edits.items():
+        if name in pipe.directions:
+            low, high = pipe.directions[name].info.limits
+            if not low <= strength <= high:
+                console.note(f"{name} is made for strengths of {low:g} to {high:g}; beyond them pictures may tear.")
 
 
 def parse_domains(pairs: list[str]) -> dict[str, float]:

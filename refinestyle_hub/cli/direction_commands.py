@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 
 from ..boundary.numbers import MAX_SEED
 from ..boundary.paths import user_path
-from ..errors import ConfigError, printable
+from ..errors import ConfigError, listed, printable
 from . import console
 from .arguments import Aligned, Device, EncoderPlace, Model, check_picture, load, parse_seeds, with_encoder
 
@@ -112,6 +112,8 @@ def _said(key: str, value: Any) -> str:
     """A fact about a direction in full, for people: layers as ``--layers`` takes them, numbers by name."""
     if key == "layers":
         return f"{value[0]}-{value[1] - 1}"
+    if key == "limits":
+        return f"{value[0]:g} to {value[1]:g}"
     if isinstance(value, Mapping):
         value = ", ".join(f"{name} {number:g}" for name, number in value.items())
     return printable(value, LONGEST)
@@ -123,6 +125,7 @@ def find(
     by: Annotated[Way, typer.Option(help="sefa: what changes the styles most; pca: how w varies most.")] = Way.pca,
     count: Annotated[int, typer.Option(min=1, max=100, help="How many directions.")] = 10,
     layers: Layers = None,
+    name: Annotated[str | None, typer.Option(help="What their names begin with; by default sefa or pca.")] = None,
     samples: Annotated[int, typer.Option(min=2, max=1_000_000, help="With pca: how many w are drawn.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="With pca: the same seed gives the same result.")] = 0,
     out: Out = None,
@@ -134,6 +137,8 @@ def find(
     codes = _parse_layers(layers)
     _check_out(model, out)
     pipe = load(model, device)
+    names = [f"{name or by.value}{i}" for i in range(count)]
+    _check(pipe, names, codes, replace_)
     import torch
 
     from ..editing.discover import pca, sefa
@@ -144,14 +149,19 @@ def find(
         with torch.no_grad():
             w = pipe.generator.sample(samples, torch.Generator().manual_seed(seed))[:, 0]
         found = pca(w, count, codes)
-    _save(pipe, model, found, out, replace_, as_json)
+    _save(pipe, model, dict(zip(names, found.values(), strict=True)), out, replace_, as_json)
 
 
 @directions.command("import")
 def import_(
     model: Model,
-    file: Annotated[Path, typer.Argument(dir_okay=False, help="A .npy, .npz or .pt file.", metavar="FILE")],
-    name: Annotated[str | None, typer.Option(help="Of a single direction; by default from the file's name.")] = None,
+    file: Annotated[
+        Path, typer.Argument(dir_okay=False, help="A .npy, .npz, .pt or .safetensors file.", metavar="FILE")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of a single direction, by default the file's; of several, what their names begin with."),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(dir_okay=False, help="StyleRes's ganspace_configs.csv, for GANSpace components.")
     ] = None,
@@ -161,17 +171,23 @@ def import_(
     replace_: Replace = False,
     as_json: console.AsJson = False,
 ) -> None:
-    """Add the directions of a public file: InterFaceGAN, e4e, ReStyle, HyperStyle, PTI, GANSpace."""
+    """Add the directions of a public file: InterFaceGAN, e4e, ReStyle, HyperStyle, PTI, GANSpace, SeFa."""
     codes = _parse_layers(layers)
     _check_out(model, out)
     pipe = load(model, "cpu")
-    from ..convert.direction_files import read_directions
-    from ..editing.directions import Direction
+    _check(pipe, [], codes, replace_)
+    from ..convert.direction_files import doubt, read_directions
 
-    found = read_directions(file, w_dim=pipe.generator.config.w_dim, name=name, table=table, licence=licence)
+    count, width = pipe.generator.num_ws, pipe.generator.config.w_dim
+    found = read_directions(file, w_dim=width, num_ws=count, name=name, table=table, licence=licence)
+    fitted = {n: d.fit(count) for n, d in found.items()}
+    if told := doubt(file):
+        console.note(told)
+    if cut := [n for n, d in fitted.items() if d is not found[n]]:
+        console.note(f"{listed(cut)}: this generator has {count} codes; what moves finer ones is left out.")
     if codes is not None:
-        found = {n: Direction(d.vector, replace(d.info, layers=codes)) for n, d in found.items()}
-    _save(pipe, model, found, out, replace_, as_json)
+        fitted = {n: replace(d, info=replace(d.info, layers=codes)) for n, d in fitted.items()}
+    _save(pipe, model, fitted, out, replace_, as_json)
 
 
 @directions.command("add")
@@ -198,7 +214,9 @@ def add(
     """Make a direction from two folders of pictures, which are inverted: without something, and with it."""
     codes = _parse_layers(layers)
     _check_out(model, out)
-    pipe = with_encoder(load(model, device), encoder)
+    pipe = load(model, device)
+    _check(pipe, [name], codes, replace_)
+    pipe = with_encoder(pipe, encoder)
     import torch
 
     from ..editing.discover import difference_of_means, find_from_labels
@@ -245,6 +263,16 @@ def _check_out(model: str, out: Path | None) -> None:
         raise ConfigError(f"{out} is not empty: the copy of the model needs a folder of its own.")
 
 
+def _check(pipe: RefineStylePipeline, names: Collection[str], codes: tuple[int, int] | None, replace_: bool) -> None:
+    """Check before anything is computed that the names are free and the codes there."""
+    pipe.directions.check_names(names, replace=replace_)
+    if codes is not None and codes[1] > pipe.generator.num_ws:
+        last = pipe.generator.num_ws - 1
+        raise typer.BadParameter(
+            f"{codes[0]}-{codes[1] - 1} goes beyond the codes 0-{last} of this model.", param_hint="--layers"
+        )
+
+
 def _save(
     pipe: RefineStylePipeline,
     model: str,
@@ -258,8 +286,6 @@ def _save(
     from ..storage.index import read_index, save_index
     from ..storage.model_folder import Folder
 
-    for direction in found.values():
-        direction.offset(pipe.generator.num_ws)  # raises where the generator has other codes
     pipe.directions = pipe.directions.joined(found, pipe.fingerprint, replace=replace_)
     if out is not None:
         pipe.save_pretrained(out)

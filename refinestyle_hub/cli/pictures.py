@@ -25,6 +25,7 @@ from .arguments import (
     check_picture,
     load,
     load_domains,
+    note_far,
     parse_domains,
     parse_edits,
     parse_seeds,
@@ -59,6 +60,7 @@ def generate(
     numbers, edits, wanted = parse_seeds(seeds), parse_edits(set_ or []), parse_domains(domain or [])
     pipe = load(model, device, compile)
     domains = load_domains(pipe, wanted)
+    note_far(pipe, edits)
     from ..images import save_png
 
     files = []
@@ -263,6 +265,7 @@ def edit(
     if paste is not None:
         check_apart(paste, out)
     pipe = load(model, device, compile)
+    note_far(pipe, edits)
     face = _face(inversion, pipe, number)
     picture = pipe.render(face, edits=edits, domains=load_domains(pipe, wanted))
     if paste is not None:

@@ -56,11 +56,13 @@ def _read_numpy(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return {"": torch.from_numpy(content.astype(np.float32))}
-            arrays = {name: content[name] for name in content.files}
-        return {name: torch.from_numpy(v.astype(np.float32)) for name, v in arrays.items() if v.dtype.kind in "biuf"}
+            alone = isinstance(content, np.ndarray)
+            arrays = {"": content} if alone else {name: content[name] for name in content.files}
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite there
+            return {n: torch.from_numpy(a.astype(np.float32)) for n, a in arrays.items() if a.dtype.kind in "biuf"}
     except (OSError, ValueError, TypeError, EOFError, KeyError, BadZipFile) as error:
-        raise ModelFileError(
-            f"{path} cannot be read as arrays of numbers ({type(error).__name__}).\n{fetch_again(path)}", path=path
-        ) from error
+        if "allow_pickle" in str(error):
+            why, advice = ": it holds Python objects, which may run code", "Save its numbers alone, with numpy.save."
+        else:
+            why, advice = f" ({type(error).__name__})", fetch_again(path)
+        raise ModelFileError(f"{path} cannot be read as arrays of numbers{why}.\n{advice}", path=path) from error

@@ -6,7 +6,7 @@ A direction is a fixed offset to the codes; an edit adds strength times the offs
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..boundary.fields import check_fields
 from ..boundary.numbers import whole
 from ..config import Fingerprint
-from ..errors import ConfigError, DirectionError, ShapeError, counted, listed, no_such
+from ..errors import ConfigError, DirectionError, ShapeError, counted, listed, no_such, printable
 from ..generators.codes import fit_codes
 from ..hub.pretrained import Pretrained
 from ..hub.push import Pushable
@@ -164,13 +164,18 @@ class Directions(Pretrained, Pushable, Mapping[str, Direction]):
             ConfigError: A name is taken, or is not one that a command line can take.
             ShapeError: The widths differ.
         """
-        for name in others:
+        self.check_names(others, replace=replace)
+        return Directions({**self._directions, **others}, base)
+
+    def check_names(self, names: Collection[str], *, replace: bool = False) -> None:
+        """Raise ConfigError where a name is taken, unless it is to ``replace``, or is not one for a command line."""
+        for name in names:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-                raise ConfigError(f"{name!r} cannot name a direction: use letters, digits, dot, dash, underscore.")
-        taken = sorted(self.keys() & others.keys())
+                shown = printable(repr(name))
+                raise ConfigError(f"{shown} cannot name a direction: use letters, digits, dot, dash, underscore.")
+        taken = sorted(self.keys() & set(names))
         if taken and not replace:
             raise ConfigError(f"There are directions of that name already: {listed(taken)}. Replace them, or rename.")
-        return Directions({**self._directions, **others}, base)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The vectors by name."""

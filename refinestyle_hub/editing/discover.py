@@ -32,10 +32,14 @@ def difference_of_means(first: Tensor, second: Tensor, *, layers: tuple[int, int
 
     Raises:
         ShapeError: The codes are not [N, L, D], have other sizes, or there are none.
+        DirectionError: Both groups have the same mean in the codes that move.
     """
     if first.dim() != 3 or second.shape[1:] != first.shape[1:] or not len(first) or not len(second):
         raise ShapeError(f"Two groups of w+ are [N, L, D] and [M, L, D], not {[*first.shape]} and {[*second.shape]}.")
     vector = (second.double().mean(dim=0) - first.double().mean(dim=0)).float().cpu()
+    rows = slice(*(layers or (0, None)))
+    if float(vector[rows].norm()) <= 1e-5 * float(first.mean(dim=0)[rows].norm()):  # but for rounding
+        raise DirectionError("Both groups have the same mean: no direction leads from one to the other.")
     source = f"difference of means of {len(first)} and {counted(len(second), 'picture')}"
     unit = "from the mean of the first pictures to that of the second"
     return Direction(vector, DirectionInfo(codes=len(vector), layers=layers, unit=unit, source=source))
@@ -68,7 +72,8 @@ def find_from_labels(
 
     Raises:
         ShapeError: The sizes do not fit together, or there are fewer than two samples.
-        DirectionError: A label never changes, or others determine it; or a name in ``against`` has no labels.
+        DirectionError: A label never changes, w does not tell it, or others determine it; or a name in ``against`` has
+            no labels.
     """
     if unknown := sorted(set(against or ()) - set(labels)):
         raise DirectionError(f"There are no labels of {', '.join(unknown)} to leave alone.")
@@ -87,6 +92,8 @@ def find_from_labels(
     normals = torch.linalg.solve(covariance + damping, x.T @ y / len(x))  # B [F, K]
     moves = covariance @ normals  # S B
     responses = normals.T @ moves  # B^T S B [K, K]
+    if unread := [name for name, told in zip(labels, responses.diagonal().tolist(), strict=True) if told < 1e-9]:
+        raise DirectionError(f"w does not tell {', '.join(unread)}: no direction can be found.")
 
     found = {}
     for k, name in enumerate(labels):
