@@ -42,6 +42,8 @@ def test_latents_of_other_tools(tmp_path: Path, latent: torch.Tensor) -> None:
         assert found.shape == (1, codes, width)
         assert torch.allclose(found[0], latent)
     assert len(read_latents(tmp_path / "latents.pt", codes, width)) == 2
+    torch.save(torch.cat([latent, latent[:2]])[None], tmp_path / "finer.pt")  # of a generator with more codes
+    assert torch.equal(read_latents(tmp_path / "finer.pt", codes, width)[0], latent)
     torch.save(latent[:, :3].clone(), tmp_path / "narrow.pt")
     with pytest.raises(ModelFileError, match="holds no latents"):
         read_latents(tmp_path / "narrow.pt", codes, width)

@@ -17,8 +17,9 @@ from .networks_in_files import tensor_of
 from .nvidia import read_safetensors
 
 
-__all__ = ["read_arrays"]
+__all__ = ["FINEST", "read_arrays"]
 
+FINEST = 18  # codes of StyleGAN2 at 1024 px: published w+ have no more, but tables of style channels do
 MAX_BYTES = 64 << 20  # the largest published file, StyleCLIP's table, takes 18 MB
 
 

@@ -22,12 +22,11 @@ from torch import Tensor
 from ..boundary.paths import AnyPath, user_path
 from ..editing.directions import Direction, DirectionInfo
 from ..errors import ModelFileError, ModelNotFoundError, counted
-from .array_files import read_arrays
+from .array_files import FINEST, read_arrays
 
 
 __all__ = ["doubt", "read_directions"]
 
-FINEST = 18  # codes of StyleGAN2 at 1024 px: published w+ have no more, but tables of style channels do
 FACTORS = 20  # of SeFa's, the strongest: a file has as many as w has numbers
 
 
@@ -204,7 +203,7 @@ def _rows(path: Path, components: int) -> list[tuple[str, int, tuple[int, int], 
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise ModelFileError(f"{path} is not a table in UTF-8: save it as CSV or TSV.", path=path) from None
-    rows = []
+    rows: list[tuple[str, int, tuple[int, int], float]] = []
     for number, cells in enumerate(csv.reader(lines, delimiter="\t" if "\t" in "".join(lines) else ","), start=1):
         if not cells or (number == 1 and not cells[-1].strip().lstrip("+-").replace(".", "", 1).isdigit()):
             continue

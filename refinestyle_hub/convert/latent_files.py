@@ -9,16 +9,19 @@ from torch import Tensor
 
 from ..boundary.paths import AnyPath, user_path
 from ..errors import ModelFileError
-from .array_files import read_arrays
+from ..generators.codes import fit_codes
+from .array_files import FINEST, read_arrays
 
 
 __all__ = ["read_latents"]
 
-MAX_CODES = 64  # no generator has more
+MOST = 64  # single w of a file: StyleCLIP's table of 9088 style channels are none
 
 
 def read_latents(path: AnyPath, num_ws: int, w_dim: int) -> Tensor:
     """The codes w+ [N, L, D] in a file; a single w of D numbers goes to all L codes.
+
+    Of w+ for a generator of the same latent space with more codes, those of finer layers go.
 
     Args:
         path: ``.npy``, ``.npz`` or a file of PyTorch with an array of D, L x D or N x L x D numbers, alone or as the
@@ -40,8 +43,10 @@ def read_latents(path: AnyPath, num_ws: int, w_dim: int) -> Tensor:
         raise ModelFileError(f"{path} holds no latents of {w_dim} numbers, or several: {shapes}.", path=path)
     (latent,) = found.values()
     codes = latent.float().reshape(-1, latent.shape[-2] if latent.dim() > 1 else 1, w_dim)
+    if latent.dim() > 2 and num_ws < codes.shape[1] <= FINEST:
+        codes = fit_codes(codes, num_ws)
     if codes.shape[1] not in (1, num_ws):
-        if codes.shape[1] > MAX_CODES or latent.dim() > 2:
+        if codes.shape[1] > MOST or latent.dim() > 2:
             raise ModelFileError(f"{path} has w+ of {codes.shape[1]} codes, this generator has {num_ws}.", path=path)
         codes = codes.reshape(-1, 1, w_dim)  # several single w
     if not bool(codes.isfinite().all()):
