@@ -52,7 +52,7 @@ def backbone(wheel: Path) -> nn.Module:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=Path, required=True, help="folder of the wheel")
-    parser.add_argument("--photos", type=Path, required=True, help="FFHQ-aligned real photos")
+    parser.add_argument("--photos", type=Path, help="folder of FFHQ-aligned real photos; the networks alone need none")
     parser.add_argument("--model", default="ffhq-1024", help="that has the generator")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -62,7 +62,7 @@ def main() -> None:
     save_file(halved(backbone(wheel)), args.out / "backbone.safetensors")
     save_file(halved(IdentityDistance.load()), args.out / "identity.safetensors")
     save_file(halved(Perceptual.load("st-lpips-alex")), args.out / "perceptual.safetensors")
-    for i, path in enumerate(sorted(args.photos.glob("*.[jp][pn]g"))):
+    for i, path in enumerate(sorted(args.photos.glob("*.[jp][pn]g")) if args.photos else ()):
         image = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         image.save(args.out / "photos" / f"{i:04d}.jpg", quality=94)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
