@@ -14,7 +14,7 @@ from tiny import TINY
 from torch import Tensor
 
 from refinestyle_hub.adapt import Adaptation, AdaptSettings, Context, preset
-from refinestyle_hub.adapt.objectives import Layout, Reconstruction
+from refinestyle_hub.adapt.domain_terms import Layout, Norm, Reconstruction
 from refinestyle_hub.config import DiscriminatorConfig
 from refinestyle_hub.errors import ConfigError, DivergedError, ShapeError
 from refinestyle_hub.generators.base import Generator
@@ -56,7 +56,7 @@ def test_all_terms_take_part(generator: Generator, discriminator: Discriminator)
     names = {"sliced_pictures", "sliced_features", "layout", "between", "within", "norm", "adversarial"}
     assert set(run.step()) == names
     assert set(run.step(2)) == names | {"discriminator"}  # from a quarter on
-    assert run.left_out == []
+    assert run.objective.left_out == []
     domain = run.token_set()
     assert set(domain.layers) == set(generator.layers)
     assert all(bool(x.pre.all()) and x.bias is not None for x in domain.layers.values())
@@ -66,7 +66,7 @@ def test_all_terms_take_part(generator: Generator, discriminator: Discriminator)
 
 def test_the_discriminator_moves_only_its_coarse_part(generator: Generator, discriminator: Discriminator) -> None:
     run = begin(generator, discriminator, steps=4)
-    moving = run.terms[-1].discriminator  # type: ignore[attr-defined]
+    moving = run.objective.terms[-1].discriminator  # type: ignore[attr-defined]
     before = copy.deepcopy(moving.state_dict())
     run.step(4)
     moved = {name.split(".")[0] for name, t in moving.state_dict().items() if not torch.equal(t, before[name])}
@@ -209,14 +209,14 @@ def test_only_coarse_codes_of_an_inversion_are_redrawn() -> None:
 def test_without_a_discriminator_it_says_what_is_left_out(generator: Generator) -> None:
     run = begin(generator, None, steps=2)
     assert set(run.step(2)) == {"sliced_pictures", "norm", "distance"}
-    assert run.left_out == ["sliced_features", "layout", "between", "within", "adversarial"]
-    assert run.token_set().metadata["left_out"] == run.left_out
+    assert run.objective.left_out == ["sliced_features", "layout", "between", "within", "adversarial"]
+    assert run.token_set().metadata["left_out"] == run.objective.left_out
 
 
 def test_the_perceptual_network_gives_features_in_its_place(generator: Generator) -> None:
     run = begin(generator, None, steps=1, perceptual=Perceptual.load("st-lpips-alex"))
     assert {"sliced_features", "layout", "between", "within"} <= set(run.step())
-    assert run.left_out == ["adversarial"]
+    assert run.objective.left_out == ["adversarial"]
 
 
 def test_one_picture_is_redrawn_from_its_inversion(generator: Generator, discriminator: Discriminator) -> None:
@@ -260,7 +260,7 @@ def test_short_runs_have_no_discriminator(generator: Generator, discriminator: D
     assert [AdaptSettings().adversarial_start(n) for n in (1, 199, 200, 400, 1000)] == [1, 1, 0.5, 0.25, 0.25]
     run = begin(generator, discriminator, steps=2, settings=replace(QUICK, discriminator_min_steps=100))
     assert "adversarial" not in run.step(2)
-    assert run.left_out == []
+    assert run.objective.left_out == []
     assert "adversarial" not in run.token_set().metadata["objectives"]
 
 
@@ -273,6 +273,8 @@ def test_what_cannot_be(generator: Generator, discriminator: Discriminator) -> N
         AdaptSettings(batch=1)
     with pytest.raises(ConfigError, match="rates"):
         AdaptSettings(colour_rate=0)
+    with pytest.raises(ConfigError, match="Two terms are called 'norm'"):
+        begin(generator, discriminator, terms=[Norm(1.0)])
     with pytest.raises(ShapeError, match="32, 32"):
         Adaptation(generator, replace(references(), pictures=torch.zeros(5, 3, 16, 16)))
     with pytest.raises(ShapeError, match="inversions"):

@@ -14,7 +14,7 @@ from adapt_parts import QUICK, begin, quiet_generator, references, small_discrim
 from tiny import tiny_generator
 
 from refinestyle_hub.adapt import Adaptation, AdaptState, preset
-from refinestyle_hub.adapt.objectives import Norm
+from refinestyle_hub.adapt.domain_terms import Norm
 from refinestyle_hub.errors import ConfigError, ModelFileError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.discriminator import Discriminator
@@ -169,9 +169,9 @@ def test_a_state_of_another_run(
         begin(generator, discriminator, state=state, **how)
     with pytest.raises(ConfigError, match="base"):
         begin(tiny_generator(5), discriminator, state=state)
-    weighted = begin(generator, discriminator, terms=[Norm(0.5)]).state()
+    weighted = begin(generator, discriminator, terms=[Norm(0.5, "mine")]).state()
     with pytest.raises(ConfigError, match="another run: its terms differ"):
-        begin(generator, discriminator, terms=[Norm(0.6)], state=weighted)
+        begin(generator, discriminator, terms=[Norm(0.6, "mine")], state=weighted)
 
 
 def test_damaged_states(generator: Generator, discriminator: Discriminator, tmp_path: Path, whole: TokenSet) -> None:

@@ -2,7 +2,8 @@
 
 RefineStyle (arXiv 2410.06104): tokens enter before the modulation, in all 3x3 convolutions and toRGB layers, with
 offsets to the biases. First the distributions of patches and features are matched, which is quick and coarse. Then the
-generator's discriminator learns the style alongside, and tells the samples from it.
+generator's discriminator learns the style alongside, and tells the samples from it. Where there is none, the pictures
+are redrawn from their inversions instead.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from ..storage.tensors import under
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .best import Best
-from .context import Context, Learner, Term
-from .objectives import domain_terms, left_out
+from .context import Context, Term
+from .objective import Objective
 from .palette import begin_with_palette
 from .references import WHOLE_SIDE, References
 from .sampler import PARAMETERS, Sampler, check_sizes, feature_extractor, random_source
@@ -92,7 +93,7 @@ class Adaptation:
 
         Raises:
             ShapeError: Pictures, inversions or the discriminator have another size than the generator.
-            ConfigError: There are no steps, or ``state`` belongs to another run.
+            ConfigError: There are no steps, two terms have one name, or ``state`` belongs to another run.
             ModelFileError: ``state`` is incomplete.
         """
         steps, seed = whole(steps, "steps", 1), check_seed(seed)
@@ -108,7 +109,7 @@ class Adaptation:
         check_sizes(self.generator.config, self.references, self.discriminator, self.inversions)
         features = feature_extractor(self.discriminator, perceptual)
         self.sampler = Sampler(self.generator, self.references, features, s, seed)
-        self.terms = [*domain_terms(s, steps, seed, discriminator, features is not None), *terms]
+        self.objective = Objective(s, steps, seed, discriminator, features is not None, terms)
         self.parameters = TokenParameters(
             self.generator.kernel_stats(), s.tokens, s.layers, "pre", bias=s.bias, rng=random_source(seed, PARAMETERS)
         ).to(device)
@@ -129,11 +130,6 @@ class Adaptation:
                 colour = tensor == "bias" or role == "rgb"
                 groups[self.settings.colour_rate if colour else self.settings.rate].append(leaf)
         return [{"params": leaves, "lr": rate} for rate, leaves in groups.items() if leaves]
-
-    @property
-    def left_out(self) -> list[str]:
-        """Names of the terms that the settings ask for and that need a discriminator, which this model lacks."""
-        return left_out(self.settings, self.terms, self.discriminator)
 
     # --- The loop ---------------------------------------------------------------------------------------------------
 
@@ -205,6 +201,8 @@ class Adaptation:
             )
             self.inversions = torch.stack([one.w_plus for one in found])
 
+    @standard_defaults()
+    @torch.enable_grad()
     def seconds_left(self) -> float:
         """About how long the steps that are left will take here: from those done, or else from a trial of two."""
         if self.done:
@@ -219,17 +217,8 @@ class Adaptation:
     def _gradients(self, step: int) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
         """Context, terms and gradients of a step; by the tokens alone, since terms have networks of their own."""
         context = self.sampler.context(step, self.steps, self.parameters, self.inversions)
-        losses = {term.name: term(context) for term in self._terms_at(step)}
-        total = self._weigh(context, losses)
-        metrics = {name: float(loss.detach()) for name, loss in losses.items()}
+        total, metrics = self.objective(context)
         return context, metrics, torch.autograd.grad(total, list(self.leaves.values()), allow_unused=True)
-
-    def _terms_at(self, step: int) -> list[Term]:
-        """The terms of a step: all, or reconstruction and the others by turns. The norm always counts."""
-        if not self.settings.alternate:
-            return self.terms
-        redrawn = step % 2 == 0
-        return [term for term in self.terms if term.name == "norm" or (term.name == "reconstruction") == redrawn]
 
     def _step(self) -> dict[str, float]:
         # a step of the tokens
@@ -239,9 +228,7 @@ class Adaptation:
         set_learning_rate(self.adam, warmup_cooldown(self.done / self.steps, WARMUP))
         self.adam.step()
         # a step of the terms that learn, such as the discriminator
-        for term in self.terms:
-            if isinstance(term, Learner):
-                metrics |= term.learn(context)
+        metrics |= self.objective.learn(context)
         # the average, and at intervals its distance from the references
         self.done += 1
         self.best.update(self.parameters, self.done, self.settings.average)
@@ -249,18 +236,6 @@ class Adaptation:
             metrics["distance"] = self._distance(self.best.now)
             self.best.add(self.done, metrics["distance"])
         return metrics
-
-    def _weigh(self, context: Context, losses: Mapping[str, Tensor]) -> Tensor:
-        total = sum(
-            (term.weight * losses[term.name] for term in self._terms_at(context.step)), context.w_plus.new_zeros([])
-        )
-        if not bool(total.isfinite()):
-            wrong = ", ".join(name for name, loss in losses.items() if not bool(loss.isfinite()))
-            raise DivergedError(
-                f"The run diverged at step {self.done + 1} of {self.steps}: {wrong} is not finite.\n"
-                "Lower the rates of the settings. What was reached before is kept."
-            )
-        return total
 
     def _is_measured(self) -> bool:
         """Whether the distance is measured after this step."""
@@ -301,8 +276,8 @@ class Adaptation:
             "seed": self.seed,
             "steps": step,
             "planned_steps": self.steps,
-            "objectives": {term.name: term.weight for term in self.terms},
-            "left_out": self.left_out,
+            "objectives": self.objective.weights,
+            "left_out": self.objective.left_out,
             "settings": self.settings.to_json(),
         }
         return kept.token_set(self.base, {**made, **(metadata or {})}).detach()
@@ -314,9 +289,7 @@ class Adaptation:
         tensors |= {f"tokens.{name}": t for name, t in {**self.leaves, **adam_state(self.adam, self.leaves)}.items()}
         if self.inversions is not None:
             tensors["inversions"] = self.inversions
-        for term in self.terms:
-            if isinstance(term, Learner):
-                tensors |= {f"term.{term.name}.{name}": t for name, t in term.state().items()}
+        tensors |= self.objective.state()
         numbers = {
             "run": self._run(),
             "step": self.done,
@@ -333,7 +306,7 @@ class Adaptation:
             "settings": self.settings.to_json(),
             "steps": self.steps,
             "seed": self.seed,
-            "terms": {term.name: term.weight for term in self.terms},
+            "terms": self.objective.weights,
         }
 
     def _restore(self, state: AdaptState) -> None:
@@ -354,9 +327,7 @@ class Adaptation:
                 own.fix(under(tensors, "fixed."))
             self.best.restore(tensors, numbers["best"])
             load_adam_state(self.adam, self.leaves, under(tensors, "tokens."))
-            for term in self.terms:
-                if isinstance(term, Learner):
-                    term.restore(under(tensors, f"term.{term.name}."))
+            self.objective.restore(tensors)
             self.done, self.seconds = int(numbers["step"]), float(numbers["seconds"])
             if "inversions" in tensors:
                 self.inversions = tensors["inversions"].to(self.references.pictures.device)

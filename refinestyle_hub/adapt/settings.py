@@ -109,7 +109,8 @@ def preset(pictures: int, tokens: int = 4, with_discriminator: bool = True) -> A
         pictures: The number of pictures.
         tokens: T.
         with_discriminator: Whether the generator has a discriminator. Without it, the inversions of the pictures pair
-            them with their sources: one is redrawn at each step, besides one sample that is compared with all of them.
+            them with their sources: one is redrawn at every other step. At those between, one sample is compared with
+            up to three of them.
 
     Raises:
         ConfigError: There are not 1 to 20 pictures, or ``tokens`` is below 1.

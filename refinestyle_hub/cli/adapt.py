@@ -206,7 +206,7 @@ def _report(run: Adaptation, domain: TokenSet, model: str, seconds: float) -> di
         "bytes": domain.nbytes,
         "seed": run.seed,
         "pictures": {**run.references.report, "lacks": run.references.lacks},
-        "left_out": run.left_out,
+        "left_out": run.objective.left_out,
         "seconds": round(run.seconds, 1),
         "seconds_of_this_call": round(seconds, 1),
     }

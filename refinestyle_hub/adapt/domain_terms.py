@@ -1,4 +1,4 @@
-"""The terms of the objective, each a small class with its source. ``discriminator_term.Adversarial`` also learns.
+"""The terms of an objective, each a small class with its source. ``discriminator_term.Adversarial`` also learns.
 
 The sliced Wasserstein distances, the layout and the redrawn references bring the style. The two correspondences keep
 the source. The lattice keeps weaves off, and the norm keeps all within bounds.
@@ -13,15 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..generators.discriminator import Discriminator
-from ..losses.correspondence import between_samples, within_samples
 from ..losses.gan import feature_matching, pyramid
 from ..losses.pixel import shrink
 from ..losses.sliced import sliced_features, sliced_pictures
-from .context import Context, Term
-from .discriminator_term import Adversarial
+from .context import Context
 from .references import WHOLE_SIDE
-from .settings import FEATURE_TERMS, AdaptSettings
 
 
 __all__ = [
@@ -32,8 +28,6 @@ __all__ = [
     "Reconstruction",
     "SlicedFeatures",
     "SlicedPictures",
-    "domain_terms",
-    "left_out",
 ]
 
 CELL = 16  # pixels: a pattern that recurs after 2, 4, 8 or 16 is the same in all such cells
@@ -115,8 +109,8 @@ class Reconstruction:
     """References are redrawn from their own w+ (Chong and Forsyth 2022, JoJoGAN, section 3).
 
     As there, only the coarse codes are theirs and the fine ones are the samples': w+ of an inversion draws as much of
-    the colours as it can, and tokens would not learn these. The distance is that of discriminator features, as there,
-    and of Laplacian pyramids.
+    the colours as it can, and tokens would not learn these. The distance is that of features, as there, and of
+    Laplacian pyramids.
     """
 
     weight: float
@@ -124,7 +118,7 @@ class Reconstruction:
     name: str = "reconstruction"
 
     def __call__(self, context: Context) -> Tensor:
-        """Mean over two of the references at a time."""
+        """Mean over the references that are redrawn at this step: as many as there are samples, and at most two."""
         assert context.inversions is not None
         count = len(context.references)
         drawn = min(REDRAWN, count, len(context.w_plus))
@@ -179,39 +173,3 @@ def _cell(pictures: Tensor) -> Tensor:
 def _coarse(maps: Sequence[Tensor]) -> list[int]:
     """Indices of the maps that show the layout of a picture."""
     return [i for i, x in enumerate(maps) if x.shape[-1] in COARSE] or [len(maps) - 1]
-
-
-def domain_terms(
-    settings: AdaptSettings, steps: int, seed: int, discriminator: Discriminator | None, with_features: bool
-) -> list[Term]:
-    """The terms that the settings give a weight, as far as the model has what they need.
-
-    Args:
-        settings: The weights and rates.
-        steps: Length of the run.
-        seed: The seed of the discriminator's new head.
-        discriminator: It is copied. Without it there is no adversarial term.
-        with_features: Whether there is a network for the terms that compare features.
-    """
-    s = settings
-    terms: list[Term] = [SlicedPictures(s.sliced_pictures), Lattice(s.lattice)]
-    if with_features:
-        terms += [SlicedFeatures(s.sliced_features), Layout(s.layout)]
-        terms += [Correspondence(s.between, "between", between_samples)]
-        terms += [Correspondence(s.within, "within", within_samples)]
-    terms += [Reconstruction(s.reconstruction, s.mixing), Norm(s.norm)]
-    terms = [term for term in terms if term.weight]
-    start = s.adversarial_start(steps)
-    if discriminator is not None and (s.adversarial or s.patches) and start < 1:
-        terms.append(Adversarial(discriminator, s, start, seed))
-    return terms
-
-
-def left_out(settings: AdaptSettings, terms: Sequence[Term], discriminator: Discriminator | None) -> list[str]:
-    """Names of the terms that the settings ask for and that need a discriminator, which the model lacks."""
-    there = {term.name for term in terms}
-    if discriminator is not None:
-        there.add("adversarial")  # it is missing only because the run is too short
-    wanted = {name: getattr(settings, name) for name in FEATURE_TERMS}
-    wanted["adversarial"] = settings.adversarial or settings.patches
-    return [name for name, weight in wanted.items() if weight and name not in there]
