@@ -1,10 +1,12 @@
-"""What the tests of adaptation share: networks of 32 px, pictures of a style, and a short run."""
+"""What the tests of adaptation share: networks of 32 px, pictures, and a short run."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from tiny import TINY, tiny_generator
 
 from refinestyle_hub.adapt import Adaptation, AdaptSettings, References
@@ -37,6 +39,12 @@ def references(count: int = 5, seed: int = 0) -> References:
     noise = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
     pictures = (torch.tensor([0.8, 0.2, -0.6])[:, None, None] + 0.1 * noise).clamp(-1, 1)
     return References(pictures, tuple(f"{i}.png" for i in range(count)), (False,) * count)
+
+
+def drawings() -> list[Image.Image]:
+    """Five pictures of noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (5, 24, 40, 3), dtype=np.uint8)
+    return [Image.fromarray(one) for one in noise]
 
 
 def begin(generator: Generator, discriminator: Discriminator | None, steps: int = 6, **how: Any) -> Adaptation:

@@ -150,6 +150,7 @@ def test_command(run: Any, tiny_pipeline_dir: Path, folder: Path, tmp_path: Path
     args = ["adapt", tiny_pipeline_dir, "--text", "pencil sketch", "--source-text", "photo", "--clip", folder]
     code, text, err = run(*args, "--name", "sketch", "--steps", 2, "--out", out, "--json")
     assert code == 0, err
+    assert "pictures" not in err  # a text needs none
     assert json.loads(text)["best_step"] == 2
     assert TokenSet.from_pretrained(out).metadata["source_text"] == "photo"
     card = read_card(Folder(out))

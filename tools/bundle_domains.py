@@ -19,7 +19,7 @@ from tqdm import tqdm
 from write_cards import write_cards
 
 from refinestyle_hub import RefineStylePipeline, TokenSet, cards
-from refinestyle_hub.adapt import AdaptState, load_references, preset
+from refinestyle_hub.adapt import AdaptState, lacks, load_references, preset
 from refinestyle_hub.hub.sources import open_source
 from refinestyle_hub.images import contact_sheet, save_png
 from refinestyle_hub.storage.index import read_index, save_index
@@ -74,7 +74,7 @@ def sheet(pipe: RefineStylePipeline, tokens: TokenSet, path: Path) -> None:
 def make(pipe: RefineStylePipeline, pictures: Path, runs: Path, rights: str, args: argparse.Namespace) -> TokenSet:
     """The domain of a folder of pictures; a run that was stopped goes on."""
     references = load_references(pictures, pipe.generator.config.resolution, args.align)
-    print(f"{pictures.name}: {' '.join(references.lacks) or 'nothing is missing'}")
+    print(f"{pictures.name}: {' '.join(lacks(references)) or 'nothing is missing'}")
     state = runs / f"{pictures.name}.safetensors"
     settings = preset(len(references), args.tokens, with_discriminator=pipe.discriminator is not None)
     settings = replace(settings, **{name: float(value) for name, value in (pair.split("=") for pair in args.set)})

@@ -7,6 +7,7 @@ from .context import Context, Features, Learner, Term
 from .few_shot import AdaptOptions, Pictures, few_shot_adaptation
 from .references import Align, References, load_references
 from .settings import MAX_PICTURES, AdaptSettings, preset
+from .shortcomings import lacks
 from .state import AdaptState
 from .text import TEXT_STEPS, ClipTerm, TextAdaptation, load_clips, picture_term, text_adaptation, text_settings
 
@@ -31,6 +32,7 @@ __all__ = [
     "Term",
     "TextAdaptation",
     "few_shot_adaptation",
+    "lacks",
     "load_clips",
     "load_references",
     "picture_term",

@@ -19,14 +19,12 @@ from ..faces.photo import read_photo
 from ..generators.base import Window
 from ..images import PictureSource, is_single, list_pictures, to_tensor, to_uint8
 from ..losses.pixel import shrink
-from ..losses.sliced import bands, opponent
 from .settings import MAX_PICTURES
 
 
 __all__ = ["WHOLE_SIDE", "Align", "References", "load_references"]
 
 Align: TypeAlias = Literal["auto", "none"]
-FEW, ODD = 5, 1.0  # pictures; of ten in one style the oddest was at .13 to .94, one of another style at .75 to 2.7
 WHOLE_SIDE = 256  # pixels: larger pictures are averaged to this or less, and their details seen in crops
 
 
@@ -64,28 +62,6 @@ class References:
     def digest(self) -> str:
         """Digest of the pixels, 16 hexadecimal digits: a run continues only with the pictures that it began with."""
         return hashlib.sha256(to_uint8(self.pictures).contiguous().numpy().tobytes()).hexdigest()[:16]
-
-    @property
-    def lacks(self) -> list[str]:
-        """Sentences on what the pictures lack for a better domain; empty where nothing is missing."""
-        found, count, size = [], len(self), self.pictures.shape[-1]
-        if count < FEW:
-            found.append(f"{count} of the {FEW} or more pictures that tell a style from what they happen to show.")
-        if count and not any(self.aligned):
-            found.append("No face could be aligned: the domain may move eyes and mouths.")
-        if small := [name for name, side in zip(self.names, self.sides, strict=False) if 4 * side < size]:
-            found.append(f"Smaller than {size // 4} px, so that fine strokes are missing: {', '.join(small)}.")
-        if count >= FEW and (odd := [name for name, far in zip(self.names, self._apart(), strict=True) if far > ODD]):
-            found.append(f"Unlike all others, so that the domain may be neither: {', '.join(odd)}.")
-        return found
-
-    def _apart(self) -> list[float]:
-        """How far each picture's colours and amounts of detail are from those of the three nearest others."""
-        *details, colours = bands(opponent(shrink(self.pictures, WHOLE_SIDE)))
-        amounts = torch.stack([x.square().mean(dim=(1, 2, 3)).clamp_min(1e-8).log() for x in details], dim=1) / 4
-        facts = torch.cat([colours.mean(dim=(2, 3)), colours.std(dim=(2, 3)), amounts], dim=1)
-        far: list[float] = torch.cdist(facts, facts).sort(dim=1).values[:, 1:4].mean(dim=1).tolist()
-        return far
 
     @property
     def report(self) -> dict[str, Any]:

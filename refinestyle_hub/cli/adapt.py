@@ -86,7 +86,7 @@ def adapt(
     if not name.strip():
         raise typer.BadParameter("The name is empty.", param_hint="--name")
     _check_place(out, pictures or [])
-    from ..adapt import TEXT_STEPS, AdaptState, load_clips, load_references, picture_term, text_adaptation
+    from ..adapt import TEXT_STEPS, AdaptState, lacks, load_clips, load_references, picture_term, text_adaptation
     from ..images import to_images
 
     pipe = load(model, device)
@@ -108,7 +108,8 @@ def adapt(
         references = load_references(pictures or [], pipe.generator.config.resolution, align.value)
         terms = [picture_term(pipe.generator, references, clips, seed=seed)] if clips else []
         run = pipe.adaptation(references, steps=steps, tokens=tokens, seed=seed, terms=terms, state=saved)
-    for line in run.references.lacks:
+    missing = lacks(run.references)
+    for line in missing:
         console.note(line)
     console.note(f"{counted(run.steps - run.done, 'step')} to go: about {_duration(run.seconds_left())} here.")
     begun_at, began, before = run.done, time.monotonic(), to_images(run.preview(which="plain"))
@@ -121,7 +122,7 @@ def adapt(
     chosen = {"clip": clip, "source_text": source_text, "codes": codes, "align": align.value, "text": text}
     cost, changed = f"{run.seconds:.0f} s on {device}", run.done > begun_at
     write_card(out, domain.metadata, model, _command(chosen, domain), cost=cost, preview=True, changed=changed)
-    report = _report(run, domain, model, time.monotonic() - began)
+    report = _report(run, domain, model, missing, time.monotonic() - began)
     console.write_json(out / RUN / "report.json", report)
     console.emit(report, _text(report, out, finished or trouble is not None), as_json)
     if trouble is not None:
@@ -194,7 +195,7 @@ def _command(chosen: Mapping[str, Any], domain: TokenSet) -> str:
     return shlex.join([*words, "--steps", str(made["planned_steps"]), "--seed", str(made["seed"])])
 
 
-def _report(run: Adaptation, domain: TokenSet, model: str, seconds: float) -> dict[str, Any]:
+def _report(run: Adaptation, domain: TokenSet, model: str, missing: list[str], seconds: float) -> dict[str, Any]:
     return {
         "model": model,
         "name": domain.metadata["name"],
@@ -205,7 +206,7 @@ def _report(run: Adaptation, domain: TokenSet, model: str, seconds: float) -> di
         "numbers": domain.num_values,
         "bytes": domain.nbytes,
         "seed": run.seed,
-        "pictures": {**run.references.report, "lacks": run.references.lacks},
+        "pictures": {**run.references.report, "lacks": missing},
         "left_out": run.objective.left_out,
         "seconds": round(run.seconds, 1),
         "seconds_of_this_call": round(seconds, 1),

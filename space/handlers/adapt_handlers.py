@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from refinestyle_hub.adapt import STEPS_WITHOUT_DISCRIMINATOR
+from refinestyle_hub.adapt import STEPS_WITHOUT_DISCRIMINATOR, lacks
 from refinestyle_hub.images import to_images
 
 from .. import limits, messages
@@ -48,18 +48,18 @@ class AdaptHandlers:
         return [cache_file(path.read_bytes(), path.name) for path in sorted((EXAMPLES / "style").glob("*.jpg"))]
 
     def check(self, pictures: list[str] | None) -> tuple[Any, Any]:
-        """Pictures were added: show how they will be used, and name those that cannot be."""
+        """Pictures were added: show how they will be used, say what they lack, and name those that cannot be."""
         with messages.explained():
             if not pictures:
                 return visible(), visible()
             references, refused = read_references(pictures, self.jobs.size)
             squares = [picture_file(np.asarray(image)) for image in to_images(references.pictures)]
             captions = ["face" if found else "as it is" for found in references.aligned]
-            alone = captions.count("as it is")
             note = f"Pictures that can be used: {len(squares)} of {len(pictures)}."
-            if alone:
+            if alone := captions.count("as it is"):
                 note += f" No face was found in {alone}, used unchanged."
-            report = "\n\n".join(filter(None, [note, messages.left_out(refused)]))
+            missing = html.escape(" ".join(lacks(references)))
+            report = "\n\n".join(filter(None, [note, missing, messages.left_out(refused)]))
             return visible(list(zip(squares, captions, strict=True))), visible(report)
 
     def estimate(self, steps: int) -> str:
