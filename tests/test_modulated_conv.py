@@ -207,6 +207,16 @@ def test_without_tokens_nothing_is_added() -> None:
     assert torch.equal(with_none, case.draw())
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_gain_and_bias(layer: str) -> None:
+    """They are what multiplying and adding afterwards would be, also where there is no demodulation."""
+    kernel, up, demodulation = LAYERS[layer]
+    case = Case(8, 2, 4, 3, kernel, 4, up, demodulation, [(2, "scaled", "mixed", False)])
+    for bias in (torch.randn(1, 3), torch.randn(2, 3)):
+        found = modulated_conv(case.x, case.weight, case.style, case.residuals, **case.options, bias=bias, gain=1.5)
+        torch.testing.assert_close(found, 1.5 * case.draw() + bias[:, :, None, None])
+
+
 def test_join_adds_kernels_of_all_kinds() -> None:
     rng = torch.Generator().manual_seed(7)
     parts = [stacked([layer_tokens(rng, 2, 4, 3, 3, spatial)], torch.tensor([0.5])) for spatial in SPATIAL]

@@ -44,10 +44,11 @@ class StyledConv(nn.Module):
         return style
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, residuals: Sequence[Residual] = ()) -> Tensor:
-        y = modulated_conv(x, self.weight, self.style(w), residuals, up=self.spec.up)
+        bias = SQRT2 * total_bias(self.bias, residuals)  # sqrt(2) commutes with the leaky ReLU
+        y = modulated_conv(x, self.weight, self.style(w), residuals, up=self.spec.up, bias=bias, gain=SQRT2)
         if noise is not None:
-            y = y + (noise * self.noise_strength).to(y.dtype)
-        y = F.leaky_relu(y + total_bias(self.bias, residuals).to(y.dtype), 0.2) * SQRT2
+            y.add_((noise * (SQRT2 * self.noise_strength)).to(y.dtype))
+        F.leaky_relu_(y, 0.2)  # in place, as the noise: large maps cost more to get than to compute
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
@@ -69,14 +70,14 @@ class ToRGB(nn.Module):
         return style
 
     def forward(self, x: Tensor, w: Tensor, residuals: Sequence[Residual] = ()) -> Tensor:
-        y = modulated_conv(x, self.weight, self.style(w), residuals, demodulation="none")
-        y = y + total_bias(self.bias, residuals).to(y.dtype)
+        bias = total_bias(self.bias, residuals)
+        y = modulated_conv(x, self.weight, self.style(w), residuals, demodulation="none", bias=bias)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
-def total_bias(bias: Tensor, residuals: Sequence[Residual]) -> Tensor:  # [O] -> [1 or N, O, 1, 1]
+def total_bias(bias: Tensor, residuals: Sequence[Residual]) -> Tensor:  # [O] -> [1 or N, O]
     offset = bias_offset(residuals)
-    return (bias[None] if offset is None else bias + offset)[:, :, None, None]
+    return bias[None] if offset is None else bias + offset
 
 
 class Block(nn.Module):

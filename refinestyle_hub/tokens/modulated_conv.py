@@ -271,10 +271,13 @@ def modulated_conv(
     residuals: Sequence[Residual] = (),
     up: bool = False,
     demodulation: Demodulation = "norm",
+    bias: Tensor | None = None,
+    gain: float = 1.0,
 ) -> Tensor:
     """x [N, I, H, W], weight [O, I, k, k], style [N, I] -> [N, O, H, W], or twice the size with ``up``.
 
     The output is divided by the norm of its kernel, or multiplied by given factors [O], or left as it is ("none").
+    ``gain`` multiplies it, too, and ``bias`` [1 or N, O] is added to it, in the same pass over the map.
     Norms are taken in fp32. In fp16, weights and styles are brought to a safe range first, as in the published code;
     the demodulation undoes it.
     """
@@ -291,6 +294,8 @@ def modulated_conv(
             weight, style, post = weight * by_output[:, None, None, None], style * by_sample, by_sample
             joined = joined and joined._replace(p=joined.p * by_output)
         demod = (norm + 1e-8).rsqrt()  # [N, O]
+    if gain != 1.0:
+        demod = gain * (style.new_ones(1, 1) if demod is None else demod)
 
     y = x * style.to(x.dtype)[:, :, None, None]
     if up:
@@ -303,7 +308,10 @@ def modulated_conv(
         y = _add_tokens(y, maps.to(y.dtype), joined.p.to(y.dtype))
     if up:
         y = blur(y, padding=1, gain=4.0)
-    return y if demod is None else y * demod.to(y.dtype)[:, :, None, None]
+    factors, offsets = (None if v is None else v.to(y.dtype)[:, :, None, None] for v in (demod, bias))
+    if factors is None:
+        return y if offsets is None else y + offsets
+    return y * factors if offsets is None else torch.addcmul(offsets, y, factors)
 
 
 def modulated_conv_dense(
