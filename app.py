@@ -17,6 +17,7 @@ os.environ.setdefault("MPLBACKEND", "agg")  # or the first visitor waits while G
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import spaces  # before torch, on ZeroGPU
+import torch
 
 from refinestyle_hub.runtime.allocator import give_back_memory, keep_memory
 from space import files
@@ -26,7 +27,8 @@ from space.ui import build, launch_settings
 
 keep_memory()
 with ThreadPoolExecutor(1) as ending:  # and PyTorch's helpers of it: all later work has a thread of its own
-    pipe, name, notice = ending.submit(load, os.environ.get("REFINESTYLE_MODEL")).result()
+    once = map if torch.cuda.is_available() else ending.map  # ZeroGPU stands in for CUDA in this thread alone
+    ((pipe, name, notice),) = once(load, [os.environ.get("REFINESTYLE_MODEL")])
 give_back_memory()  # what files were read into
 files.keep_swept()
 demo = build(pipe, name, notice, spaces.GPU)

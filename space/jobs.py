@@ -132,7 +132,8 @@ class Jobs:
         self.adapt: Callable[..., AdaptProgress] = gpu(duration=adaptation_seconds)(self._adapt)
         self.keep: Callable[..., tuple[TokenSet, AdaptProgress]] = gpu(duration=15)(self._keep)
         self._warm: Warm | None = None
-        fixed, each = (0.3, 25 if pipe.discriminator else 1) if pipe.device.type == "cpu" else (0.05, 0.15)
+        self.on_cpu = pipe.device.type == "cpu"  # ZeroGPU tells it in this thread alone
+        fixed, each = (0.3, 25 if pipe.discriminator else 1) if self.on_cpu else (0.05, 0.15)
         self.step_seconds = fixed + each * self.size**2 / 2**20  # of an adaptation; an estimate, and measured later
 
     @property

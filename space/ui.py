@@ -87,10 +87,7 @@ def build(pipe: RefineStylePipeline, name: str, notice: str = "", gpu: Callable[
             with gr.Column(scale=6, min_width=300, elem_id="stage"):
                 page = Page(demo, stops, session, canvas.build(view))
                 api.build(page, photos, adapting, styles, sharing)  # first: their names are then as documented
-            with (
-                gr.Column(scale=5, min_width=300, elem_id="panels"),
-                gr.Tabs(selected="edit", elem_id="tabs") as tabs,
-            ):
+            with gr.Column(scale=5, min_width=300, elem_id="panels"), gr.Tabs(selected="edit", elem_id="tabs") as tabs:
                 photo_tab = gr.Tab("Photo", id="photo")
                 with gr.Tab("Edit", id="edit"):
                     sliders = edit.build(on)

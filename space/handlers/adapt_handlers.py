@@ -41,7 +41,7 @@ class AdaptHandlers:
         """What a first try should not be longer than."""
         if self.jobs.pipe.discriminator is None:
             return STEPS_WITHOUT_DISCRIMINATOR
-        return limits.DEFAULT_ADAPT_STEPS["cpu" if self.jobs.pipe.device.type == "cpu" else "cuda"]
+        return limits.DEFAULT_ADAPT_STEPS["cpu" if self.jobs.on_cpu else "cuda"]
 
     def example(self) -> list[str]:
         """Pictures for a first try, copied to where they may be served from."""
@@ -65,7 +65,7 @@ class AdaptHandlers:
     def estimate(self, steps: int) -> str:
         """How long it will take, as far as is known."""
         seconds = steps * self.jobs.step_seconds
-        if self.jobs.pipe.device.type == "cpu":
+        if self.jobs.on_cpu:
             return f"About {_duration(seconds)} on this machine, longer while others use it; Stop keeps the best."
         return f"About {_duration(seconds)} of GPU time, in turns of {limits.TURN_SECONDS:.0f} s."
 
