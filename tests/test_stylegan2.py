@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from refinestyle_hub.config import StyleGAN2Config, config_f_channels
 from refinestyle_hub.errors import ConfigError, LayerError, ShapeError
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
+from refinestyle_hub.inversion.optimise import _frozen
 from refinestyle_hub.tokens.batch import TokenBatch
 from refinestyle_hub.tokens.token_set import TokenSet
 
@@ -248,3 +249,11 @@ def test_fp16_blocks_are_those_of_the_published_networks() -> None:
             whole = {size for size, dtype in inputs.seen if dtype == torch.float32}
             assert half == {8, 16, 32}  # conv0 of 16 px reads 8 px
             assert whole == {4, 8}
+
+
+def test_what_is_descended_on_has_no_fp16_blocks() -> None:
+    """In float16 the gradient of a mean over the pixels of a picture vanishes."""
+    generator = StyleGAN2Generator(replace(TINY, num_fp16_res=2)).requires_grad_(False)
+    frozen = _frozen(generator)
+    assert frozen.config == TINY
+    assert all(torch.equal(x, generator.state_dict()[name]) for name, x in frozen.state_dict().items())

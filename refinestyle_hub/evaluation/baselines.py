@@ -54,7 +54,8 @@ def pivotal_tuning(
     whole generator with squared error and perceptual distance of weight 1. Steps and rates are the published ones; the
     locality regularisation is off, as published.
     """
-    tuned = copy.deepcopy(generator).float()
+    state = copy.deepcopy(generator.state_dict())
+    tuned = type(generator).from_state(generator.config.full_precision(), state).float()
     reference = perceptual.reference(shrink(crop, FINE))
 
     def distance(picture: Tensor) -> Tensor:

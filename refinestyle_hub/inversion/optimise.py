@@ -174,9 +174,11 @@ def _identity(crops: Tensor, weight: float) -> Callable[[int, Tensor], Tensor] |
 
 def _frozen(generator: Generator) -> Generator:
     """The generator itself, or with the same numbers one that is float32 and takes no gradients of its own."""
-    if all(p.dtype == torch.float32 and not p.requires_grad for p in generator.parameters()):
+    config = generator.config.full_precision()  # in the fp16 blocks of a GPU the gradient of a mean of pixels vanishes
+    ready = all(p.dtype == torch.float32 and not p.requires_grad for p in generator.parameters())
+    if ready and config == generator.config:
         return generator
-    frozen = type(generator).from_state(generator.config, generator.state_dict()).float().requires_grad_(False)
+    frozen = type(generator).from_state(config, generator.state_dict()).float().requires_grad_(False)
     frozen.compiled = generator.compiled
     return frozen
 

@@ -311,6 +311,8 @@ def train_encoder(
     """
     accelerator = processes.accelerator()
     generator = Generator.from_pretrained(config.model)
+    # without the fp16 blocks of a GPU, in which the gradient of a mean of pixels vanishes
+    generator = type(generator).from_state(generator.config.full_precision(), generator.state_dict())
     size, state = generator.config.resolution, user_path(config.out) / STATE
     if config.network.stages == "two" and not (config.w_pictures or config.start_from or state.exists()):
         raise ConfigError("With w_pictures 0 the first stage is not learnt: name an encoder that has one, start_from.")
