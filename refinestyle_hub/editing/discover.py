@@ -36,7 +36,7 @@ def difference_of_means(first: Tensor, second: Tensor, *, layers: tuple[int, int
     """
     if first.dim() != 3 or second.shape[1:] != first.shape[1:] or not len(first) or not len(second):
         raise ShapeError(f"Two groups of w+ are [N, L, D] and [M, L, D], not {[*first.shape]} and {[*second.shape]}.")
-    vector = (second.double().mean(dim=0) - first.double().mean(dim=0)).float().cpu()
+    vector = (second.cpu().double().mean(dim=0) - first.cpu().double().mean(dim=0)).float()
     rows = slice(*(layers or (0, None)))
     if float(vector[rows].norm()) <= 1e-5 * float(first.mean(dim=0)[rows].norm()):  # but for rounding
         raise DirectionError("Both groups have the same mean: no direction leads from one to the other.")
@@ -79,10 +79,10 @@ def find_from_labels(
         raise DirectionError(f"There are no labels of {', '.join(unknown)} to leave alone.")
     if w.dim() not in (2, 3) or len(w) < 2 or any(y.shape != w.shape[:1] for y in labels.values()):
         raise ShapeError("find_from_labels needs w [N, D] or [N, L, D] and labels [N], with N of 2 or more.")
-    if constant := [name for name, y in labels.items() if float(y.double().std()) < 1e-9]:
+    if constant := [name for name, y in labels.items() if float(y.cpu().double().std()) < 1e-9]:
         raise DirectionError(f"All samples have the same {', '.join(constant)}: no direction can be found.")
     rows = w[:, slice(*layers)] if layers and w.dim() == 3 else w
-    x = rows.reshape(len(w), -1).double()  # [N, F]
+    x = rows.reshape(len(w), -1).cpu().double()  # [N, F]; not all devices have doubles
     x = x - x.mean(dim=0)
     y = torch.stack([values.to(x) for values in labels.values()], dim=1)  # [N, K]
     deviations = y.std(dim=0)
@@ -156,7 +156,7 @@ def sefa(generator: Generator, layers: tuple[int, int] | None = None, k: int = 1
     with torch.no_grad():
         styles = [generator.layer(name).style(w) for name in convs]  # [D + 1, C_in]
     weights = [(style[:-1] - style[-1]).T for style in styles]  # [C_in, D]
-    a = torch.nn.functional.normalize(torch.cat(weights).double(), dim=1)
+    a = torch.nn.functional.normalize(torch.cat(weights).cpu().double(), dim=1)
     vectors = torch.linalg.eigh(a.T @ a).eigenvectors.T.flip(0)[:k].float()
     return {f"sefa{i}": Direction(vector[None], info) for i, vector in enumerate(_signed(vectors))}
 
@@ -178,7 +178,8 @@ def pca(w: Tensor, k: int = 10, layers: tuple[int, int] | None = None) -> dict[s
         raise ConfigError(
             f"{counted(len(w), 'sample')} of {w.shape[1]} dimensions cannot have {counted(k, 'component')}."
         )
-    x = w.double() - w.double().mean(dim=0)
+    x = w.cpu().double()
+    x = x - x.mean(dim=0)
     _, deviations, vectors = torch.linalg.svd(x, full_matrices=False)
     vectors = _signed(vectors[:k]) * (deviations[:k, None] / math.sqrt(len(w) - 1))
     info = DirectionInfo(layers=layers, unit="one standard deviation of the component", source="GANSpace: PCA of w")

@@ -98,7 +98,7 @@ def attribute_drift(net: AttributeNet | None, readings: Sequence[tuple[Tensor, T
         each[name] = {
             "drift": change,  # in the units of the labels
             "deviations": None if change is None else change / net.config.std[place],
-            "share": float(sure.double().mean()),
+            "share": float(sure.cpu().double().mean()),
         }
     content = [each[name] for name in CONTENT if name in each and each[name]["deviations"] is not None]
     return {

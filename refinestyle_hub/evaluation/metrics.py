@@ -1,6 +1,7 @@
 """Distances between pictures, and between sets of pictures. Pure functions; no network of its own.
 
-Pictures are ``[N, 3, H, W]`` in [-1, 1]. Features are ``[N, F]`` of any network. Sums over sets run in float64.
+Pictures are ``[N, 3, H, W]`` in [-1, 1]. Features are ``[N, F]`` of any network. Sums over sets run in float64 on the
+CPU.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def kernel_distance(x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, 
     random = torch.Generator().manual_seed(seed)
     estimates = []
     for _ in range(subsets):
-        a, b = (s[torch.randperm(len(s), generator=random)[:size].to(s.device)] for s in (x, y))
+        a, b = (s[torch.randperm(len(s), generator=random)[:size]] for s in (x, y))
         xx, yy, xy = _kernel(a, a), _kernel(b, b), _kernel(a, b)  # [size, size]
         within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
         estimates.append(float(within - 2 * xy.mean()))
@@ -89,7 +90,7 @@ def pairwise_diversity(items: Tensor, distance: PairDistance, pairs: int = 1000,
     if not len(first):
         raise ShapeError("Diversity needs at least two items.")
     chosen = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))[:pairs]
-    found = [distance(items[first[c]], items[second[c]]).double() for c in torch.split(chosen, 64)]
+    found = [distance(items[first[c]], items[second[c]]).cpu().double() for c in torch.split(chosen, 64)]
     return float(torch.cat(found).mean())
 
 
@@ -138,7 +139,7 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 def _features(x: Tensor, y: Tensor) -> Sequence[Tensor]:
     if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or not (len(x) and len(y)):
         raise ShapeError(f"Two sets of features [N, F], [M, F] are needed, not {list(x.shape)} and {list(y.shape)}.")
-    return x.double(), y.double()
+    return x.cpu().double(), y.cpu().double()  # not all devices have doubles
 
 
 def _pictures(x: Tensor, y: Tensor) -> None:

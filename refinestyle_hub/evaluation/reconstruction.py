@@ -307,7 +307,7 @@ def setup(
 
 def estimate(name: str, numbers: Tensor) -> dict[str, float]:
     """Mean, standard deviation, median, and what nine in ten reach, of a distance [N]; and N."""
-    numbers = numbers.double()
+    numbers = numbers.cpu().double()
     found = {
         "mean": numbers.mean(),
         "std": numbers.std(correction=0),
