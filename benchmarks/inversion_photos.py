@@ -63,7 +63,7 @@ def second_identity(models: Path) -> PairDistance:
     def embed(x: Tensor) -> Tensor:
         left, top, right, bottom = (round(part * x.shape[-1]) for part in FACE)
         face = F.interpolate(x[..., top:bottom, left:right], (112, 112), mode="bilinear", antialias=True)
-        embeddings = [next(iter(net((one.permute(0, 2, 3, 1) + 1) * 127.5).values())) for one in face.split(1)]
+        embeddings = [next(iter(net((one.permute(0, 2, 3, 1) + 1) * 127.5).values())) for one in face.cpu().split(1)]
         return torch.cat([one.flatten(1) for one in embeddings])
 
     return lambda x, y: F.cosine_similarity(embed(x), embed(y))

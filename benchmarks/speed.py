@@ -141,7 +141,7 @@ def ffhq(args: argparse.Namespace, n: int) -> list[Case]:
         from mobile_parity import Published
 
         published = Published(args.openvino, torch.get_num_threads())
-        cases.append(Case("OpenVINO fp32", lambda w_plus: published.draw(w_plus[:, 0])))
+        cases.append(Case("OpenVINO fp32", lambda w_plus: published.draw(w_plus[:, 0].cpu())))
     return cases
 
 

@@ -151,7 +151,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             BaseMismatchError: The face or the domain was made for another generator.
         """
         faces = inversions(face)
-        w_plus = torch.stack([self._codes(one) for one in faces])
+        w_plus = torch.stack([self._codes(one).to(self.device) for one in faces])  # of files, they are on the CPU
         shares = strengths(refine, len(faces)).expand(len(faces)).tolist()
         rows = [[(self._adopted(one.tokens), s)] if one.tokens else None for one, s in zip(faces, shares, strict=True)]
         pictures = to_output(self._draw(w_plus, rows, edits, domains, resolution), output_type)
@@ -295,6 +295,6 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         """w+ [N, L, D] and each picture's own tokens -> pictures [N, 3, H, W], clamped."""
         n, refine = len(w_plus), torch.tensor([min(1.0, sum(abs(s) for _, s in row or ())) for row in rows])
         edits, domains = by_name(edits, "edits", "{'smile': 1.5}"), by_name(domains, "domains", "{'sketch': 0.7}")
-        w_plus = apply(w_plus.to(self.device), edits, self.directions, refine)
+        w_plus = apply(w_plus, edits, self.directions, refine)
         shared = [(self._adopted(self.domain(d)), strengths(s, n).float().expand(n)) for d, s in domains.items()]
         return draw(self.generator, w_plus, rows, shared, resolution)

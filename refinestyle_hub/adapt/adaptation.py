@@ -105,7 +105,7 @@ class Adaptation:
         device = self.generator.device
         self.references = replace(references, pictures=references.pictures.to(device))
         self.discriminator = None if discriminator is None else _frozen(discriminator)
-        self.perceptual, self.inversions = perceptual, inversions
+        self.perceptual, self.inversions = perceptual, None if inversions is None else inversions.to(device)
         check_sizes(self.generator.config, self.references, self.discriminator, self.inversions)
         features = feature_extractor(self.discriminator, perceptual)
         self.sampler = Sampler(self.generator, self.references, features, s, seed)

@@ -167,7 +167,8 @@ def compare(
     if not len(true):
         raise ShapeError("There is no true picture to compare with.")
     notes: list[str] = []
-    goal = _gather([nets.levels(part) for part in _batches(true)])
+    device = w_plus.device
+    goal = _gather([nets.levels(part.to(device)) for part in _batches(true)])
     before, after, maps = [], [], []
     readings: list[tuple[Tensor, Tensor]] = []
     looks = Faces(faces)
@@ -268,14 +269,14 @@ def _diversity(
         notes.append("No diversity: the perceptual distance is not at hand.")
         return None
     items = torch.cat([*maps])[:SHOWN]
-    centres = torch.cat([_flat_maps(perceptual, part) for part in _batches(clusters)])
+    centres = torch.cat([_flat_maps(perceptual, part.to(items.device)) for part in _batches(clusters)])
     whole = torch.cat([items, centres])
 
     def distance(a: Tensor, b: Tensor) -> Tensor:  # of rows of the whole, by number
         pairs = zip(a.split(16), b.split(16), strict=True)
         return torch.cat([(whole[i].float() - whole[j].float()).square().sum(1) for i, j in pairs])
 
-    numbers = torch.arange(len(whole))
+    numbers = torch.arange(len(whole), device=whole.device)
     own, around = numbers[: len(items)], numbers[len(items) :]
     try:
         value = metrics.intra_cluster_diversity(own, around, distance, PAIRS, seed)

@@ -327,12 +327,13 @@ class Generator(Pretrained, Pushable, nn.Module, ABC):
             BaseMismatchError: The tokens were made for another generator.
             ConfigError: A strength is not finite.
         """
-        whole = (tokens if isinstance(tokens, TokenSet) else TokenSet.mix(tokens)).scale(strength)
+        sets = {tokens: 1.0} if isinstance(tokens, TokenSet) else tokens
+        pairs = sets.items() if isinstance(sets, Mapping) else sets
+        whole = TokenSet.mix([(one.to(self.device), share) for one, share in pairs]).scale(strength)
         here = self.fingerprint()
         if whole.base is not None:
             check_base(whole.base, here, allow_base_mismatch=allow_base_mismatch)
-        late = [name for name, x in whole.layers.items() if not bool(x.pre.all())]
-        if late:
+        if late := [name for name, x in whole.layers.items() if not bool(x.pre.all())]:
             raise MergeError(
                 f"Post-modulation tokens cannot be merged: their kernel depends on the image ({', '.join(late)}).\n"
                 "Draw with generator(w, tokens), or train the domain with pre-modulation tokens."
