@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with the portraits, labels, domains and photos (DESIGN.md, section 5)."""
+    """The folder with the portraits, labels, domains and photos."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("REFINESTYLE_DATA", beside))
     if not folder.is_dir():

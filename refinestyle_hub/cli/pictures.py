@@ -248,7 +248,9 @@ def edit(
             metavar="INVERSION",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", dir_okay=False, help="Picture to write: .png, .jpg, .webp or .tif.")],
+    out: Annotated[
+        Path, typer.Option("--out", dir_okay=False, help="Picture to write: .png, .jpg, .webp, .tif, .bmp.")
+    ],
     set_: Edits = None,
     domain: InDomains = None,
     paste: Annotated[Path | None, typer.Option(help="The photo: the edited face is laid back into it.")] = None,
