@@ -151,6 +151,22 @@ def test_a_step_sees_the_same_window_of_everything(perceptual: Perceptual) -> No
         assert torch.equal(context.inversions, codes[names])
 
 
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_each_picture_is_redrawn_in_its_turn(generator: Generator, perceptual: Perceptual, count: int) -> None:
+    """An even number of them as well, although only even steps redraw one."""
+    codes, steps, drawn = generator.sample(count, torch.Generator().manual_seed(3)), 2 * count, []
+    run = Adaptation(generator, references(count), steps=steps, perceptual=perceptual, inversions=codes)
+
+    def draw(w_plus: torch.Tensor) -> torch.Tensor:
+        drawn.extend(w_plus[:, 0])
+        return generator(w_plus)
+
+    for step in range(0, steps, 2):
+        run.objective(replace(run.sampler.context(step, steps, run.parameters, codes), draw=draw))
+    assert len(drawn) == count
+    assert all(any(torch.equal(code[0], one) for one in drawn) for code in codes)
+
+
 def test_large_pictures_are_looked_at_in_small(perceptual: Perceptual) -> None:
     """Previews and whole pictures are of 256 px at most, and no more is drawn at once than memory has room for."""
     generator = pointwise_generator(resolution=512)
