@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import HubServer
+from PIL import Image
 from tiny import tiny_generator, token_set
 
 from refinestyle_hub.cli import main
@@ -144,7 +145,14 @@ def test_a_mix_has_a_card(
     parts = [f"{tmp_path / 'drawn'}=0.5", f"{tmp_path / 'said'}=1.25"]
     options = ["--rank", 2, "--name", "a b", "--out", tmp_path / "mix", "--json"]
     assert run(capsys, "domains", "mix", tiny_pipeline_dir, *parts, *options)[0] == 0
+    with Image.open(tmp_path / "mix" / "preview.png") as sheet:
+        plain, mixed = (sheet.crop((0, top, sheet.width, top + 32)) for top in (0, 34))
+        assert sheet.size == (8 * 34 - 2, 2 * 34 - 2)
+    assert plain.tobytes() != mixed.tobytes()
     card = json.loads((tmp_path / "mix" / "card.json").read_text())
+    assert card.pop("pictures") == [
+        {"caption": "Random seeds of the generator; below, the same in this domain.", "file": "preview.png"}
+    ]
     assert card == {
         "data": "A mix of domains.\n"
         "- drawn: Made from 3 pictures of the style, which are not part of this repo. Rights to them, as the maker "
@@ -190,6 +198,11 @@ def test_a_mix_is_saved_and_compressed(
     code, error = run(capsys, "domains", "mix", tmp_path / "model", "frist", "--out", tmp_path / "none")
     assert code == 1
     assert "Did you mean 'first'?" in str(error)
+
+    for gone in (["first=0"], ["first=0.5", "first=-0.5"]):
+        code, error = run(capsys, "domains", "mix", tmp_path / "model", *gone, "--out", tmp_path / "none")
+        assert (code, "leave nothing" in str(error)) == (2, True)
+        assert not (tmp_path / "none").exists()
 
     before = (tmp_path / "second" / "tokens.safetensors").read_bytes()
     code, error = run(capsys, "domains", "mix", tmp_path / "model", *parts, "--out", tmp_path / "second")

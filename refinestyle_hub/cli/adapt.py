@@ -14,7 +14,7 @@ import typer
 from ..errors import DivergedError, counted, printable
 from . import console
 from .arguments import Device, Model, Seed, check_no_model, load
-from .domain_card import shown, write_card
+from .domain_card import PREVIEW, shown, write_card
 
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ def adapt(
     if trouble is not None and not domain.metadata["steps"]:  # nothing to keep
         raise trouble
     domain.save_pretrained(out)
-    _show(run, before, out / "preview.png", "best")
+    _show(run, before, out / PREVIEW, "best")
     chosen = {"clip": clip, "source_text": source_text, "codes": codes, "align": align.value, "text": text}
     cost, changed = f"{run.seconds:.0f} s on {device}", run.done > begun_at
-    write_card(out, domain.metadata, model, _command(chosen, domain), cost=cost, preview=True, changed=changed)
+    write_card(out, domain.metadata, model, _command(chosen, domain), cost=cost, changed=changed)
     report = _report(run, domain, model, missing, time.monotonic() - began)
     console.write_json(out / RUN / "report.json", report)
     console.emit(report, _text(report, out, finished or trouble is not None), as_json)

@@ -1,17 +1,35 @@
-"""``card.json`` of a domain that a command makes: what it was made from, and by which command."""
+"""What is shown of a domain that a command makes: ``card.json``, on what it was made from and how, and a preview."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..boundary.paths import user_path
 from ..errors import counted
 
 
-__all__ = ["shown", "write_card"]
+if TYPE_CHECKING:
+    from ..pipeline import RefineStylePipeline
+    from ..tokens.token_set import TokenSet
+
+
+__all__ = ["PREVIEW", "save_preview", "shown", "write_card"]
+
+PREVIEW = "preview.png"  # in the domain's folder
+SAMPLES = range(8)  # seeds
+SIDE = 256  # pixels of a sample, at most
+
+
+def save_preview(pipe: RefineStylePipeline, domain: TokenSet, file: Path) -> None:
+    """Draw random samples: a row without the domain, and a row in it."""
+    from ..images import contact_sheet, save_png
+
+    side = min(SIDE, pipe.generator.config.resolution)
+    images = [i for s in (0.0, 1.0) for i in pipe.generate(SAMPLES, domains={domain: s}, resolution=side)]
+    save_png(contact_sheet(images, columns=len(SAMPLES)), file)
 
 
 def write_card(
@@ -21,17 +39,17 @@ def write_card(
     command: str,
     *,
     cost: str = "",
-    preview: bool,
     changed: bool = True,
 ) -> None:
-    """Write how a domain was made. What else the card says stays; of a domain that changed, not its metrics.
+    """Write how a domain with a preview was made. What else its card says stays; of one that changed, not its metrics.
 
     Args:
         out: The folder of the domain.
         made: Its metadata.
         model: What it was made for, as the user named it.
         command: That made it.
-        preview: Whether the folder has ``preview.png``.
+        cost: How long that took, and where.
+        changed: Whether its tokens are others than those that the metrics were measured of.
     """
     from ..cards.facts import FACTS, Picture, dump_card, read_card
     from ..hub.sources import bundled_models
@@ -40,7 +58,7 @@ def write_card(
 
     known = read_card(Folder(out))
     public = model in bundled_models() or (is_repo_id(model) and not user_path(model).exists())
-    picture = Picture("preview.png", "Random seeds of the generator; below, the same in this domain.")
+    picture = Picture(PREVIEW, "Random seeds of the generator; below, the same in this domain.")
     card = replace(
         known,
         base_model=model if public else known.base_model,
@@ -48,7 +66,7 @@ def write_card(
         training=command,
         cost=cost,
         metrics=() if changed else known.metrics,
-        pictures=(picture,) if preview else (),
+        pictures=(picture,),
     )
     write_folder(out, {FACTS: dump_card(card)})
 

@@ -12,7 +12,7 @@ import typer
 from ..errors import counted
 from . import console
 from .arguments import Model, check_no_model, load, load_domains, parse_domains
-from .domain_card import shown, write_card
+from .domain_card import PREVIEW, save_preview, shown, write_card
 
 
 if TYPE_CHECKING:
@@ -111,12 +111,15 @@ def mix(
 
     sets = [(pipe.domain(domain), strength) for domain, strength in load_domains(pipe, wanted).items()]
     mixed = TokenSet.mix(sets)
+    if not mixed.layers:
+        raise typer.BadParameter("These strengths leave nothing of the domains.", param_hint="DOMAINS")
     errors: dict[str, float] = {}
     if rank is not None:
         mixed, errors = mixed.compress(rank)
     if name:
         mixed = replace(mixed, metadata={**mixed.metadata, "name": name})
     mixed.save_pretrained(out)
+    save_preview(pipe, mixed, out / PREVIEW)
     words = [
         "refinestyle",
         "domains",
@@ -125,8 +128,8 @@ def mix(
         *(f"{shown(part) or 'DOMAIN'}={wanted[part]:g}" for part in wanted),
     ]
     words += ["--out", "FOLDER", *(["--name", name] if name else []), *(["--rank", str(rank)] if rank else [])]
-    write_card(out, mixed.metadata, model, shlex.join(words), preview=False)
-    tokens = max((layer.rank for layer in mixed.layers.values()), default=0)
+    write_card(out, mixed.metadata, model, shlex.join(words))
+    tokens = max(layer.rank for layer in mixed.layers.values())
     report = {"folder": str(out), "parts": wanted, "tokens": tokens, "values": mixed.num_values, "errors": errors}
     worst = f", relative error of the kernels {max(errors.values()):.3f} at most" if errors else ""
     console.emit(report, f"{counted(tokens, 'token')} a layer, {mixed.num_values:,} numbers in {out}{worst}", as_json)
