@@ -170,9 +170,8 @@ def test_the_command_stops_goes_on_and_ends_the_same(
     run: Any, model: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ["adapt", model, *files, "--name", "noise", "--steps", 4, "--tokens", 2, "--align", "none"]
-    code, text, _ = run(*args, "--out", tmp_path / "one", "--preview-every", 2)
+    code, _, _ = run(*args, "--out", tmp_path / "one", "--preview-every", 2)
     assert code == 0
-    assert "used as it is, no face was aligned: 0.png" in text
     names = {str(p.relative_to(tmp_path / "one")) for p in (tmp_path / "one").rglob("*") if p.is_file()}
     run_files = {"state.safetensors", "report.json", "step0002.png", "step0004.png"}
     made = {"config.json", "tokens.safetensors", "preview.png", "card.json"}

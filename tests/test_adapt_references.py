@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,11 @@ def test_few_pictures_and_no_face() -> None:
     assert faces.startswith("No face was aligned")
 
 
+def test_those_without_a_face_are_named_beside_aligned_ones() -> None:
+    some = replace(named(references(6).pictures), aligned=(True, True, False, True, False, True))
+    assert lacks(some) == ["Not aligned, since no face was found, so that eyes and mouths may move: 2.png, 4.png."]
+
+
 def test_the_one_of_another_style_is_named() -> None:
     """Nine bright orange pictures and a dark blue one: it is farther from all than any two of them are."""
     pictures = references(10).pictures
@@ -137,6 +143,8 @@ def test_copies_are_named_and_count_once() -> None:
     six[1].resize((96, 96)).save(small, "JPEG", quality=90)
     with Image.open(small) as copy:
         assert told([*six, copy, six[0]]) == ["Copies of others, which teach nothing more: picture 7, picture 8."]
+    moved = six[2].resize((128, 128), box=(2, 1, 127, 126))  # as where the face was found a pixel or two away
+    assert told([*six, moved]) == ["Copies of others, which teach nothing more: picture 7."]
     assert told(six[:1] * 5)[0].startswith("1 of the 5")
     assert told([*six, six[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)]) == []
 

@@ -17,7 +17,8 @@ LEVEL = 2 / 255  # of colours in [-1, 1]
 # What was seen in thirteen sets of one style, painted, drawn, printed and rendered, most of ten pictures:
 ODD = 1.0  # the oddest was at 0.08 to 0.94; a picture of another style at 0.75 to 2.7
 FLAT = 4 * LEVEL  # shapes had 6.6 levels or more; gradients, vignettes and plain paper with its grain 3.4 or less
-COPY = 0.2  # two differed by 0.35 of their contrast or more; copies, smaller and compressed again, by 0.16 or less
+COPY = 0.2  # two, seen at COPY_SIDE, differed by 0.25 of their contrast or more; copies that were made smaller,
+COPY_SIDE = 32  # compressed, and then cropped anew by the face that was found, by 0.18 or less
 GREY, COLOURED = LEVEL, 8 * LEVEL  # hues of pencil on paper had 1.8 levels or more, those of paintings 11 or more
 
 
@@ -30,12 +31,15 @@ def lacks(references: References) -> list[str]:
     small = [i for i, side in enumerate(references.sides) if 4 * side < size]
     grey = [i for i in _grey(pictures) if i not in flat]
     odd = [i for i in _odd(pictures) if i not in (*flat, *grey)]
+    unaligned = [i for i, aligned in enumerate(references.aligned) if not aligned]
     found = []
     if (different := len(names) - len(copies)) < FEW:
         found.append(f"{different} of the {FEW} or more pictures that tell a style from what they happen to show.")
-    if not any(references.aligned):
+    if len(unaligned) == len(names):
         found.append("No face was aligned. Unless all lie as in the generator's pictures, eyes and mouths may move.")
+        unaligned = []
     named = (
+        (unaligned, "Not aligned, since no face was found, so that eyes and mouths may move"),
         (copies, "Copies of others, which teach nothing more"),
         (small, f"Smaller than {size // 4} px, so that fine strokes are missing"),
         (flat, "Nearly without detail, so that the domain may blur people away"),
@@ -46,10 +50,10 @@ def lacks(references: References) -> list[str]:
 
 
 def _copies(pictures: Tensor) -> list[int]:
-    """Pictures that are, but for their size and compression, the same as one before them."""
-    flat = pictures.flatten(1)
-    apart = torch.cdist(flat, flat) / flat.shape[1] ** 0.5  # [M, M], root mean square
-    return torch.nonzero((apart <= COPY * flat.std(dim=1)).tril(-1).any(dim=1)).flatten().tolist()
+    """Pictures that are, but for size, compression and a slightly other crop, the same as one before them."""
+    rows = F.adaptive_avg_pool2d(pictures, COPY_SIDE).flatten(1)
+    apart = torch.cdist(rows, rows) / rows.shape[1] ** 0.5  # [M, M], root mean square
+    return torch.nonzero((apart <= COPY * rows.std(dim=1)).tril(-1).any(dim=1)).flatten().tolist()
 
 
 def _flat(pictures: Tensor) -> list[int]:

@@ -214,8 +214,7 @@ def _report(run: Adaptation, domain: TokenSet, model: str, missing: list[str], s
 
 
 def _text(report: dict[str, Any], out: Path, ended: bool) -> str:
-    lines = [f"used as it is, no face was aligned: {name}" for name in report["pictures"]["as_they_are"]]
-    lines += [f"not used: {name}" for name in report["pictures"]["ignored"]]
+    lines = [f"not used: {name}" for name in report["pictures"]["ignored"]]
     if not ended:
         planned = counted(report["planned_steps"], "step")
         lines.append(f"stopped after {report['steps']} of {planned}; the same command continues")
