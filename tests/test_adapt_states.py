@@ -165,12 +165,12 @@ def test_a_state_of_another_run(
     generator: Generator, discriminator: Discriminator, how: dict[str, Any], what: str
 ) -> None:
     state = begin(generator, discriminator).state()
-    with pytest.raises(ConfigError, match=f"another run: its {what} differ"):
+    with pytest.raises(ConfigError, match=f"another run: not the same {what}"):
         begin(generator, discriminator, state=state, **how)
     with pytest.raises(ConfigError, match="base"):
         begin(tiny_generator(5), discriminator, state=state)
     weighted = begin(generator, discriminator, terms=[Norm(0.5, "mine")]).state()
-    with pytest.raises(ConfigError, match="another run: its terms differ"):
+    with pytest.raises(ConfigError, match="another run: not the same terms"):
         begin(generator, discriminator, terms=[Norm(0.6, "mine")], state=weighted)
 
 

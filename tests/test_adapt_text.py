@@ -83,7 +83,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(clips: list[Clip]) -> None:
     second.step(1)
     second.run()
     assert torch.equal(values(second.token_set()), values(whole.token_set()))
-    with pytest.raises(ConfigError, match="texts differ"):
+    with pytest.raises(ConfigError, match="not the same texts"):
         text_adaptation(tiny_generator(), "a photo", "an oil painting", clips, steps=6, state=first.state())
 
 

@@ -315,7 +315,7 @@ class Adaptation:
             raise ModelFileError("The saved state does not name its run. Remove it to begin again.")
         if different := [key for key in mine if mine[key] != other.get(key)]:
             raise ConfigError(
-                f"{state} is of another run: its {' and '.join(different)} differ.\n"
+                f"{state} is of another run: not the same {', '.join(different)}.\n"
                 "Ask for what was asked then, or remove the state (or name another folder) to begin again."
             )
         tensors, numbers = state.tensors, state.numbers
