@@ -118,6 +118,12 @@ def test_every_line_for_a_shell_is_understood(page: Path) -> None:
     assert [found for words in shell_lines(page) if (found := problem(words, page))] == []
 
 
+@pytest.mark.parametrize("page", CARDS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_card_names_a_command_that_is_understood(page: Path) -> None:
+    lines = re.findall(r"^(refinestyle [^\n]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [found for line in lines if (found := problem(shlex.split(line), page))] == []
+
+
 def test_a_wrong_line_would_be_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     lines = (

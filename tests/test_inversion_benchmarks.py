@@ -217,6 +217,7 @@ def test_an_encoder_is_bundled_with_its_card(folder: Path, tmp_path: Path) -> No
         torch.testing.assert_close(shipped.state_dict()[name], tensor, rtol=2e-3, atol=1e-6)  # half precision
     card = (model / "encoder" / "card.json").read_text()
     assert "trained on 2 pictures" in card
+    assert "--out runs/run" in card
     assert "--widths 8,8,8,16" in card
     assert "--layers 'b8.conv*,*.torgb'" in card  # as a shell takes it
     assert "--no-flip" in card

@@ -100,7 +100,7 @@ def command(model: str, name: str, pictures: str, args: argparse.Namespace) -> s
     align = "" if args.align == "auto" else f" --align {args.align}"
     steps = "" if args.steps is None else f" --steps {args.steps}"
     if not args.set and args.scale == 1:
-        return f"refinestyle adapt {model} {name}/* --name {name}{align}{steps}"
+        return f"refinestyle adapt {model} {name}/* --name {name} --out domains/{name}{align}{steps}"
     ours = f"python tools/bundle_domains.py {model} {pictures} --only {name}{align}{steps}"
     chosen = f" --set {' '.join(args.set)}" if args.set else ""
     return f"{ours}{chosen}{'' if args.scale == 1 else f' --scale {args.scale:g}'}"

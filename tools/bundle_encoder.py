@@ -52,7 +52,8 @@ NO_TOKENS = "It predicts w+ alone. Tokens come from optimisation steps."
 
 def command(config: Mapping[str, Any]) -> str:
     """What was said on the command line: the settings that are not the defaults, and no path of a machine."""
-    said = ["refinestyle train encoder", Path(config["data"]).name, "--model", NAME]
+    out = f"runs/{Path(config['out']).name}"
+    said = ["refinestyle train encoder", Path(config["data"]).name, "--model", NAME, "--out", out]
     values = {**config, **config["network"]}
     for field in (*fields(EncoderTraining), *fields(EncoderNetwork)):
         value = values.get(field.name, field.default)
