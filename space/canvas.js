@@ -201,7 +201,6 @@ const settle = () => {
 };
 const moved = (event) => {
   if (!event.target.closest?.(".control")) return;
-  if (event.type === "click" && !event.target.closest("[data-testid=reset-button]")) return;
   moving = true;
   clearTimeout(resting);
   resting = setTimeout(settle, 350);
@@ -215,10 +214,16 @@ const act = (name, kind = "") => {
   moving = false;
 };
 document.addEventListener("input", moved);
-document.addEventListener("click", moved);
-document.addEventListener("dblclick", (event) => { // a double click takes a slider of Edit back to 0
-  if (event.target.matches(".control input[type=range]")) event.target.closest(".control").querySelector("[data-testid=reset-button]")?.click();
-});
+// A slider of Edit goes back to 0. Gradio's button would take it back to what it had when its panel was opened.
+for (const [kind, what] of [["click", "[data-testid=reset-button]"], ["dblclick", "input[type=range]"]]) {
+  document.addEventListener(kind, (event) => {
+    const bar = event.target.closest?.(`#groups ${what}`)?.closest(".control").querySelector("input[type=range]");
+    if (!bar) return;
+    event.stopPropagation();
+    bar.value = 0;
+    bar.dispatchEvent(new Event("input", { bubbles: true }));
+  }, true);
+}
 
 document.addEventListener("changed", () => trigger("draw")); // of the page
 
