@@ -205,6 +205,8 @@ def test_what_cannot_be_drawn_is_named(pipe: RefineStylePipeline, faces: list[In
         pipe.render(faces[:2], refine=[1.0, 0.5, 0.0])
     with pytest.raises(ShapeError, match="3 strengths for a batch of 2"):
         pipe.generate([0, 1], domains={next(iter(pipe.domains)): [1.0, 0.5, 0.0]})
+    with pytest.raises(ConfigError, match="far too large"):
+        pipe.generate([0], edits={"smile": 3e38})
 
 
 def test_unknown_names(pipe: RefineStylePipeline, faces: list[Inversion]) -> None:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..tokens.batch import TokenBatch
 from ..tokens.token_set import TokenSet
 from .base import Generator
@@ -40,6 +41,9 @@ def draw(
         rows: For each picture the token sets of its own with their strengths, or None.
         shared: Token sets of all pictures with a strength for each, [N].
         resolution: R, see ``Generator.forward``.
+
+    Raises:
+        ConfigError: The picture has values that are not finite, as strengths far beyond those of use make them.
     """
     pictures, rows = [], _faded(generator, rows, shared)
     count = batch_size(generator)
@@ -47,7 +51,10 @@ def draw(
         part = slice(first, first + count)
         tokens = TokenBatch.collate(rows[part], [(tokens, strength[part]) for tokens, strength in shared])
         pictures.append(generator(w_plus[part], tokens, resolution=resolution))
-    return torch.cat(pictures).clamp(-1, 1)
+    drawn = torch.cat(pictures)
+    if not bool(drawn.isfinite().all()):
+        raise ConfigError("The picture is not finite: a strength of an edit or a domain is far too large.")
+    return drawn.clamp(-1, 1)
 
 
 def batch_size(generator: Generator) -> int:
