@@ -59,6 +59,7 @@ def test_list_and_show(run: Run, model: Path, bare: Path, tmp_path: Path) -> Non
     found = report(run, "show", model, "smile", "--out", tmp_path / "strip.png", "--seeds", "4,5")
     vector = Directions.from_pretrained(model)["smile"].vector
     assert found["length"] == pytest.approx(float(vector.norm()))
+    assert f"length   {found['length']:.4g}" in run("directions", "show", model, "smile")[1].splitlines()
     with Image.open(found["file"]) as strip:
         assert strip.size == (5 * 34 - 2, 2 * 34 - 2)
     cells = pixels(tmp_path / "strip.png")

@@ -200,7 +200,7 @@ def test_sefa_maximises_the_change_of_style(generator: Generator) -> None:
     assert gains == pytest.approx(singular[:3].tolist(), rel=1e-4)
     assert all(float(d.vector.norm()) == pytest.approx(1.0, rel=1e-5) for d in found.values())
     assert found["sefa0"].info.layers == (1, 3)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="No convolution takes the codes 5 to 5"):
         sefa(generator, layers=(5, 6))  # the last code belongs to toRGB alone
     with pytest.raises(ConfigError):
         sefa(generator, layers=(2, 9))

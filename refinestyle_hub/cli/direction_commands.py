@@ -114,6 +114,8 @@ def _said(key: str, value: Any) -> str:
         return f"{value[0]}-{value[1] - 1}"
     if key == "limits":
         return f"{value[0]:g} to {value[1]:g}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     if isinstance(value, Mapping):
         value = ", ".join(f"{name} {number:g}" for name, number in value.items())
     return printable(value, LONGEST)

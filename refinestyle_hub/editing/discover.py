@@ -150,8 +150,10 @@ def sefa(generator: Generator, layers: tuple[int, int] | None = None, k: int = 1
     info = DirectionInfo(layers=layers, limits=(-5.0, 5.0), source="SeFa: eigenvectors of the modulation weights")
     first, end = info.layers or (0, config.num_ws)
     convs = [spec.name for spec in config.layers if spec.role == "conv" and first <= spec.code < end]
-    if not convs or end > config.num_ws or not 1 <= k <= config.w_dim:
+    if end > config.num_ws or not 1 <= k <= config.w_dim:
         raise ConfigError(f"sefa needs layers in 0..{config.num_ws - 1} and 1 to {config.w_dim} directions.")
+    if not convs:
+        raise ConfigError(f"No convolution takes the codes {first} to {end - 1}, only colours do: sefa needs others.")
     w = torch.cat([torch.eye(config.w_dim), torch.zeros(1, config.w_dim)]).to(generator.device)
     with torch.no_grad():
         styles = [generator.layer(name).style(w) for name in convs]  # [D + 1, C_in]
