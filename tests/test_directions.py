@@ -177,6 +177,15 @@ def test_labels_that_cannot_be_told_apart_are_refused() -> None:
         find_from_labels(w, labels, against=("glases",))
 
 
+def test_nothing_is_found_in_numbers_that_are_not_finite() -> None:
+    w, far = _random(3, 50, D), torch.full((50,), torch.nan)
+    for samples, labels in ((w, {"own": far}), (w * torch.nan, {"own": w[:, 0]}), (w, {})):
+        with pytest.raises(DirectionError, match="finite numbers"):
+            find_from_labels(samples, labels)
+    with pytest.raises(DirectionError, match="finite numbers"):
+        pca(w * torch.nan)
+
+
 def test_groups_that_do_not_differ_have_no_direction() -> None:
     w_plus = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(0))
     with pytest.raises(DirectionError, match="same mean"):

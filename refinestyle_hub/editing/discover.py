@@ -73,12 +73,16 @@ def find_from_labels(
     Raises:
         ShapeError: The sizes do not fit together, or there are fewer than two samples.
         DirectionError: A label never changes, w does not tell it, or others determine it; or a name in ``against`` has
-            no labels.
+            no labels; or a number is not finite, or there are no labels.
     """
     if unknown := sorted(set(against or ()) - set(labels)):
         raise DirectionError(f"There are no labels of {', '.join(unknown)} to leave alone.")
     if w.dim() not in (2, 3) or len(w) < 2 or any(y.shape != w.shape[:1] for y in labels.values()):
         raise ShapeError("find_from_labels needs w [N, D] or [N, L, D] and labels [N], with N of 2 or more.")
+    if not labels or not all(bool(x.isfinite().all()) for x in (w, *labels.values())):
+        raise DirectionError(
+            "Directions are found from w and labels of finite numbers: some are not, or none is there."
+        )
     if constant := [name for name, y in labels.items() if float(y.cpu().double().std()) < 1e-9]:
         raise DirectionError(f"All samples have the same {', '.join(constant)}: no direction can be found.")
     rows = w[:, slice(*layers)] if layers and w.dim() == 3 else w
@@ -171,10 +175,13 @@ def pca(w: Tensor, k: int = 10, layers: tuple[int, int] | None = None) -> dict[s
 
     Raises:
         ShapeError: w is not [N, D].
+        DirectionError: A number is not finite.
         ConfigError: There are more components than samples or dimensions.
     """
     if w.dim() != 2:
         raise ShapeError(f"pca needs w [N, D], not {list(w.shape)}.")
+    if not bool(w.isfinite().all()):
+        raise DirectionError("pca needs w of finite numbers.")
     k = whole(k, "k", 1)
     if k > min(len(w) - 1, w.shape[1]):
         raise ConfigError(
