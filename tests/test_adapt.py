@@ -264,6 +264,26 @@ def test_short_runs_have_no_discriminator(generator: Generator, discriminator: D
     assert "adversarial" not in run.token_set().metadata["objectives"]
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sliced_pictures": -0.1}, "sliced_pictures must be a finite number of 0 or more, not -0.1"),
+        ({"lattice": float("nan")}, "lattice must be a finite number"),
+        ({"layout": -1}, "layout must be a finite number of 0 or more"),
+        ({"penalty": -1}, "penalty must be a finite number of 0 or more"),
+        ({"truncation": -0.5}, "truncation must be a finite number of 0 or more"),
+        ({"window": -1}, "window must be a whole number of 0 or more, not -1"),
+        ({"frozen_above": -1}, "frozen_above must be a whole number of 0 or more"),
+        ({"discriminator_min_steps": -1}, "discriminator_min_steps must be a whole number of 0 or more"),
+        ({"mixing": 1.5}, "mixing must be a finite number from 0 to 1, not 1.5"),
+        ({"discriminator_start": -0.1}, "discriminator_start must be a finite number from 0 to 1"),
+    ],
+)
+def test_settings_that_cannot_be(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        AdaptSettings(**values)
+
+
 def test_what_cannot_be(generator: Generator, discriminator: Discriminator) -> None:
     with pytest.raises(ConfigError, match="steps"):
         begin(generator, discriminator, steps=0)

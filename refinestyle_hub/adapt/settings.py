@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..boundary.fields import check_fields
-from ..boundary.numbers import whole
+from ..boundary.numbers import real, whole
 from ..errors import ConfigError
 
 
@@ -15,6 +15,7 @@ __all__ = ["MAX_PICTURES", "AdaptSettings", "preset"]
 MAX_PICTURES = 20
 MAX_TOKENS = 64  # for a layer
 FEATURE_TERMS = ("sliced_features", "layout", "between", "within")  # terms that compare features
+OTHER_TERMS = ("sliced_pictures", "adversarial", "patches", "reconstruction", "lattice", "norm")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class AdaptSettings:
         check_fields(self)
         for name in ("tokens", "inversion_steps", "check_every"):
             whole(getattr(self, name), name, 1, MAX_TOKENS if name == "tokens" else None)
+        for name in ("window", "frozen_above", "discriminator_min_steps"):
+            whole(getattr(self, name), name, 0)
+        for name in (*FEATURE_TERMS, *OTHER_TERMS, "truncation", "penalty"):
+            real(getattr(self, name), name, 0)
+        for name in ("mixing", "discriminator_start"):
+            real(getattr(self, name), name, 0, 1)
         if self.batch < (2 if self.between or self.layout else 1):
             raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
         if min(self.rate, self.colour_rate, self.discriminator_rate) <= 0 or not 0 <= self.average < 1:
