@@ -61,10 +61,6 @@ class Turns:
         with self._lock:
             self._now = self._had[self._running[-1]]
 
-    def locked(self) -> bool:
-        """Whether work is done at this moment."""
-        return self._process == os.getpid() and bool(self._running)
-
     def _begin(self) -> None:
         self._lines: dict[str, deque[tuple[Callable[[], Any], Future[Any]]]] = {}  # who waits, by kind
         self._running: list[str] = []  # kinds; each has given way to the next

@@ -115,6 +115,11 @@ def alike(one: Any, other: Any) -> bool:
     return one.shape == other.shape and float(np.abs(one.astype(int) - other).mean()) < 6
 
 
+def busy(turns: Turns) -> bool:
+    """Whether work is done at this moment."""
+    return bool(getattr(turns, "_running", ()))  # not there before the first work
+
+
 @contextmanager
 def held(turns: Turns, kind: str = "draw") -> Iterator[None]:
     """Work of this kind that lasts as long as the context."""

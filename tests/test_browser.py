@@ -32,7 +32,7 @@ from browser_parts import (
     type_number,
 )
 from PIL import Image
-from space_parts import alike, held, jobs_of, style
+from space_parts import alike, busy, held, jobs_of, style
 
 from refinestyle_hub.tokens.token_set import TokenSet
 from space import limits, messages
@@ -311,7 +311,7 @@ def test_an_adaptation_is_stopped_and_one_is_left(visit: Callable[..., Any], dem
     assert saved(page, "domain-file").suggested_filename == "my-style.safetensors"
     started().close()
     deadline = time.monotonic() + PATIENCE / 1000
-    while jobs_of(demo).turns.locked():
+    while busy(jobs_of(demo).turns):
         assert time.monotonic() < deadline, "the page is closed, and its run goes on"
         time.sleep(0.1)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from space_parts import domain, pixels, request, style, told, visitor, whole
+from space_parts import busy, domain, pixels, request, style, told, visitor, whole
 
 from refinestyle_hub.adapt import load_references
 from refinestyle_hub.inversion.inversion import Inversion
@@ -94,7 +94,7 @@ def test_stop_keeps_the_best_so_far(on: AdaptHandlers, pictures: list[str], monk
     assert re.search(r"stopped at [1-3]/500", note)
     assert Path(file).exists()
     assert list(session.shelf.domains) == ["ink-2"]  # the model has an "ink" of its own
-    assert not on.jobs.turns.locked()
+    assert not busy(on.jobs.turns)
 
 
 def test_stopped_before_the_first_step_nothing_is_kept(on: AdaptHandlers, pictures: list[str]) -> None:
@@ -138,7 +138,7 @@ def test_a_closed_page_leaves_nothing_running(on: AdaptHandlers, pictures: list[
     running = on.adapt(pictures, "ink", True, 500, 2, 0, visitor(), request())
     next(running)
     running.close()  # type: ignore[attr-defined]  # as Gradio does
-    assert not on.jobs.turns.locked()
+    assert not busy(on.jobs.turns)
     assert adapt(on, pictures)[-1][1].startswith("**Blue-ink** is ready")
 
 

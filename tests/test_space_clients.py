@@ -16,7 +16,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from space_parts import held, jobs_of, pixels, style, wait_for
+from space_parts import busy, held, jobs_of, pixels, style, wait_for
 from starlette.testclient import TestClient
 
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -203,7 +203,7 @@ def test_stop_ends_an_adaptation_and_others_draw_meanwhile(
     asked = {"data": [], "fn_index": stop_of(demo, "adapt-stop"), "session_hash": client.session_hash}
     assert "best so far is kept" in httpx.post(f"{url}gradio_api/run/predict", json=asked).text
     assert re.search(r"stopped at \d+/400", running.result(timeout=300)[1])
-    wait_for(lambda: not jobs_of(demo).turns.locked())
+    wait_for(lambda: not busy(jobs_of(demo).turns))
 
 
 @pytest.mark.parametrize(

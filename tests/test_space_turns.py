@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from space_parts import held
+from space_parts import busy, held
 
 from space.turns import Turns
 
@@ -37,11 +37,11 @@ def test_a_kind_keeps_the_order_of_asking() -> None:
     turns, had = Turns(), []
     with held(turns):
         asked = [turns.start("draw", lambda name=name: had.append(name)) for name in "abcd"]
-        assert turns.locked()
+        assert busy(turns)
     for each in asked:
         each.result(10)
     assert had == [*"abcd"]
-    assert not turns.locked()
+    assert not busy(turns)
 
 
 def test_who_gives_way_goes_on_after_those_who_wait() -> None:
@@ -56,7 +56,7 @@ def test_who_gives_way_goes_on_after_those_who_wait() -> None:
 
     turns.do("invert", long)
     assert had == ["draw", "adapt", "again"]
-    assert not turns.locked()
+    assert not busy(turns)
 
 
 def test_work_of_the_same_kind_waits_until_the_first_has_ended() -> None:
@@ -118,7 +118,7 @@ def test_an_exception_comes_through_and_the_thread_goes_on() -> None:
     turns = Turns()
     with pytest.raises(ZeroDivisionError):
         turns.do("draw", lambda: 1 // 0)
-    assert not turns.locked()
+    assert not busy(turns)
     assert turns.do("draw", lambda: 7) == 7
 
 
