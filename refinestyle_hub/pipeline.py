@@ -206,7 +206,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             DivergedError: A term is no longer finite; ``kept`` of the error is the domain that was reached before.
         """
         run = self.adaptation(pictures, AdaptState.at(state), **options)
-        return run.make({key: text for key, text in (("name", name), ("rights", rights)) if text}, on_step, state)
+        return run.make({"name": name, "rights": rights}, on_step, state)
 
     @standard_defaults()
     def adaptation(
@@ -243,7 +243,7 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
         """
         clips = load_clips(clip, self.device)
         run = text_adaptation(self.generator, source, target, clips, state=AdaptState.at(state), **how)
-        return run.make({"name": name} if name else {}, on_step, state)
+        return run.make({"name": name}, on_step, state)
 
     @property
     def device(self) -> torch.device:

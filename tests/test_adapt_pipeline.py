@@ -104,6 +104,8 @@ def test_adapt_returns_a_domain_that_says_how_it_was_made(
     with pytest.raises(ConfigError, match="another run"):
         pipe.adapt(drawings[:4] * 2, steps=2, align="none", state=tmp_path / "state.safetensors")
     assert pipe.domains == {}
+    silent = pipe.adapt(drawings, rights="  ", steps=1, tokens=2, align="none")
+    assert "rights" not in silent.metadata
 
 
 def test_a_run_that_diverges_hands_over_what_it_reached(
@@ -270,14 +272,17 @@ def test_the_card_of_a_domain_made_again(run: Any, model: Path, files: list[Path
     """Figures are those of the tokens beside them; rights once stated stay; the command is one to paste."""
     out = tmp_path / "n"
     args = ["adapt", model, *files, "--name", "it's mine", "--align", "none", "--out", out, "--steps"]
-    assert run(*args, 2, "--rights", "Drawn by me.")[0] == 0
 
     def card() -> Card:
         return read_card(Folder(out))
 
+    assert run(*args, 2, "--rights", "  ")[0] == 0  # states nothing
+    assert "rights" not in TokenSet.from_pretrained(out).metadata
+    assert card().data.endswith("as the maker states: nothing is stated.")
+    assert run(*args, 2, "--rights", "Drawn by me.")[0] == 0
     measured = replace(card(), metrics=(Metric("kernel distance", 1.0, "mine"),))
     (out / "card.json").write_bytes(dump_card(measured))
-    assert run(*args, 2)[0] == 0
+    assert run(*args, 2, "--rights", " ")[0] == 0
     assert card().metrics == measured.metrics
     assert "Drawn by me." in card().data
     assert TokenSet.from_pretrained(out).metadata["rights"] == "Drawn by me."

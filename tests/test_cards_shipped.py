@@ -45,7 +45,8 @@ def test_a_mix_needs_the_rights_to_the_pictures_of_all_its_parts(tmp_path: Path)
     silent = replace(token_set(seed=2), metadata={"name": "found", "pictures": 5})
     (stated + stated.scale(0.5)).save_pretrained(tmp_path)
     check_rights(Folder(tmp_path))
-    for mix in (stated + silent, stated.lerp(silent, 0.2) + stated, silent.scale(0.5)):
+    blank = replace(silent, metadata={**silent.metadata, "rights": "  "})
+    for mix in (stated + silent, stated.lerp(silent, 0.2) + stated, silent.scale(0.5), blank, stated + blank):
         mix.save_pretrained(tmp_path)
         with pytest.raises(CardError, match="5 pictures that 'found' was made from"):
             check_rights(Folder(tmp_path))

@@ -174,8 +174,9 @@ def test_bad_pictures_are_named_and_the_others_used(on: AdaptHandlers, pictures:
 def test_mistakes_are_told(on: AdaptHandlers, pictures: list[str]) -> None:
     with told(messages.NO_PICTURES):
         adapt(on, None)
-    with told(messages.NO_RIGHTS):
-        adapt(on, pictures, rights=False)
+    for rights in (False, "  ", "no"):
+        with told(messages.NO_RIGHTS):
+            adapt(on, pictures, rights=rights)
     with told("A domain is made from 1 to 20 pictures; you gave 25."):
         on.check(pictures * 5)
     session = visitor()

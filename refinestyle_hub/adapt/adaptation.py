@@ -155,13 +155,15 @@ class Adaptation:
 
     def make(
         self,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, str] | None = None,
         on_step: OnStep | None = None,
         state: AnyPath | None = None,
     ) -> TokenSet:
-        """Do ``run``, then ``token_set``. If the run diverges, the error has the domain so far as ``kept``."""
-        for name, value in (metadata or {}).items():
-            text(value, name)
+        """Do ``run``, then ``token_set``; a blank text of the ``metadata`` is none.
+
+        If the run diverges, the error has the domain so far as ``kept``.
+        """
+        metadata = {name: said for name, value in (metadata or {}).items() if (said := text(value, name).strip())}
         try:
             self.run(on_step, state)
         except DivergedError as error:

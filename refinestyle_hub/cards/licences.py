@@ -28,7 +28,7 @@ def check_rights(source: Source) -> None:
         path = source.find(str(PurePosixPath(folder, CONFIG)))
         found = {} if path is None else read_json(path)
         for made in _made(found.get("metadata", {})) if found.get("class") == "TokenSet" else ():
-            if made.get("pictures") and not made.get("rights"):
+            if made.get("pictures") and not str(made.get("rights") or "").strip():
                 what, name = counted(made["pictures"], "picture"), made.get("name") or folder or "the domain"
                 raise CardError(
                     f"Nothing states the right to use the {what} that {name!r} was made from."

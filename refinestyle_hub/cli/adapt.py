@@ -93,7 +93,7 @@ def adapt(
     state = out / RUN / "state.safetensors"
     saved = AdaptState.at(state)
     stated = {} if saved is None else _stated(out)
-    rights = rights or str(stated.get("rights", ""))
+    rights = rights.strip() or str(stated.get("rights", "")).strip()
     if stated.get("name", name) != name:
         kept = f"The run in {out} makes {printable(stated['name'])!r}. Keep its name, or name another folder."
         raise typer.BadParameter(kept, param_hint="--name")

@@ -79,7 +79,7 @@ def origin(made: Mapping[str, Any]) -> str:
         return "\n".join(["A mix of domains.", *dict.fromkeys(told)])
     if isinstance(pictures, int) and pictures:
         what = f"{counted(pictures, 'picture')} of the style, which are not part of this repo"
-        rights = str(made.get("rights", "nothing is stated")).rstrip(".")
+        rights = str(made.get("rights") or "").strip().rstrip(".") or "nothing is stated"
         return f"Made from {what}. Rights to them, as the maker states: {rights}."
     if "target_text" in made:
         return f'Made without pictures, from the text "{made.get("source_text")}" to "{made["target_text"]}".'

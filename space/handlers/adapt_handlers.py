@@ -89,7 +89,7 @@ class AdaptHandlers:
         with messages.explained():
             if not pictures:
                 raise messages.refuse(messages.NO_PICTURES)
-            if not rights:
+            if rights is not True:  # a client of the API may send a text, such as "no"
                 raise messages.refuse(messages.NO_RIGHTS)
             session.shelf.check_room()
             references, refused = read_references(pictures, self.jobs.size)
