@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.editing.directions import Direction, DirectionInfo, Directions, apply
 from refinestyle_hub.editing.discover import difference_of_means, find_from_labels, pca, sefa
-from refinestyle_hub.errors import ConfigError, DirectionError, ShapeError
+from refinestyle_hub.errors import ConfigError, DirectionError, ModelFileError, ShapeError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 
@@ -59,6 +60,24 @@ def test_beside_tokens_a_strength_is_multiplied_by_the_gain(directions: Directio
     for gain in (0.9, 2.1, float("nan")):
         with pytest.raises(ConfigError, match="gain"):
             DirectionInfo(gain=gain)
+
+
+@pytest.mark.parametrize("limits", [[3, -3], [0, 0], [1, 3], [-3, -1], [-3, 0, 3], [-3, float("nan")], []])
+def test_limits_are_in_order_with_0_within(directions: Directions, tmp_path: Path, limits: list[float]) -> None:
+    """Also where a file of directions states them."""
+    with pytest.raises(ConfigError, match="limit"):
+        DirectionInfo(limits=tuple(limits))  # type: ignore[arg-type]
+    directions.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["directions"]["smile"]["limits"] = limits
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises((ConfigError, ModelFileError), match="limits|NaN"):
+        Directions.from_pretrained(tmp_path)
+
+
+def test_limits_may_be_of_one_side() -> None:
+    for limits in ((0, 2), (-2.5, 0)):
+        assert DirectionInfo(limits=limits).limits == limits
 
 
 def test_a_direction_with_a_row_for_each_code(directions: Directions) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..boundary.fields import check_fields
-from ..boundary.numbers import whole
+from ..boundary.numbers import real, whole
 from ..config import Fingerprint
 from ..errors import ConfigError, DirectionError, ShapeError, counted, listed, no_such, printable
 from ..generators.codes import fit_codes
@@ -51,6 +51,10 @@ class DirectionInfo:
             if len(found := tuple(self.layers)) != 2:
                 raise ConfigError(f"layers are a first code and an end, such as (0, 4), not {self.layers}.")
             object.__setattr__(self, "layers", tuple(whole(code, "A code of layers", 0) for code in found))
+        limits = tuple(real(strength, "A limit of a direction") for strength in self.limits)
+        if len(limits) != 2 or not limits[0] <= 0 <= limits[1] or limits[0] == limits[1]:
+            raise ConfigError(f"limits are the lowest and highest strength, with 0 within, not {list(self.limits)}.")
+        object.__setattr__(self, "limits", limits)
         first, end = self.layers or (0, 1)
         if not 1 <= self.gain <= 2:
             raise ConfigError(f"The gain of a direction is 1 to 2, not {self.gain}.")
