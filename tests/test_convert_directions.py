@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from remote_model import assert_helps
 
 from refinestyle_hub.convert.direction_files import FACTORS, doubt, read_directions
+from refinestyle_hub.convert.latent_files import read_latents
 from refinestyle_hub.editing.directions import apply
 from refinestyle_hub.errors import ModelFileError, ModelNotFoundError
 
@@ -76,6 +78,14 @@ def test_files_that_are_no_directions(tmp_path: Path) -> None:
     torch.save({"state": [1, 2], "epoch": 4}, tmp_path / "state.pt")
     with pytest.raises(ModelFileError, match="neither directions"):
         read_directions(tmp_path / "state.pt")
+    torch.save([torch.ones(512), torch.ones(18, 512), "smile"], tmp_path / "list.pt")
+    for read in (read_directions, lambda path: read_latents(path, 18, 512)):
+        with pytest.raises(ModelFileError) as caught:
+            read(tmp_path / "list.pt")  # type: ignore[operator]
+        assert_helps(caught, "list.pt holds a list of 3 values, with tensors of", "one tensor is expected", "by name")
+    torch.save([], tmp_path / "nothing.pt")
+    with pytest.raises(ModelFileError, match="holds a list of 0 values: one tensor"):
+        read_directions(tmp_path / "nothing.pt")
     torch.save(torch.ones(1, 300), tmp_path / "narrow.pt")
     with pytest.raises(ModelFileError, match="w_dim"):
         read_directions(tmp_path / "narrow.pt")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..boundary.contents import check_contents, fetch_again, is_safetensors, start_of
-from ..errors import ModelFileError
+from ..errors import ModelFileError, counted, listed
 from ..pickles.torch_files import read_torch
-from .networks_in_files import tensor_of
+from .networks_in_files import describe, tensor_of
 from .nvidia import read_safetensors
 
 
@@ -48,9 +48,22 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     if (alone := tensor_of(content)) is not None:
         return {"": alone.float()}
     if not isinstance(content, dict):
-        return {}
+        raise ModelFileError(
+            f"{path} holds {_told(content)}: one tensor is expected, or several by name.\n"
+            'Save it so: torch.save(TENSOR, FILE), or torch.save({"smile": TENSOR, "age": TENSOR}, FILE).',
+            path=path,
+        )
     found = {str(name): tensor_of(value) for name, value in content.items()}
     return {name: t.float() for name, t in found.items() if t is not None and not t.is_complex()}
+
+
+def _told(content: Any) -> str:
+    """What a file holds in place of arrays, in a few words."""
+    if not isinstance(content, list | tuple):
+        return describe(content)
+    shapes = {str(list(t.shape)) for value in content if (t := tensor_of(value)) is not None}
+    kind = f"{type(content).__name__} of {counted(len(content), 'value')}"
+    return f"a {kind}" + (f", with tensors of {listed(sorted(shapes))}" if shapes else "")
 
 
 def _read_numpy(path: Path) -> dict[str, Tensor]:
