@@ -263,8 +263,14 @@ def test_without_transformers_the_error_says_what_to_install(folder: Path, monke
 
 
 def test_no_clip_there(tmp_path: Path) -> None:
-    for missing in (tmp_path, tmp_path / "absent" / "deeper" / "folder"):
-        with pytest.raises(ModelNotFoundError, match="No CLIP can be loaded"):
+    with pytest.raises(ModelNotFoundError, match="No CLIP can be loaded"):
+        Clip.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["./my-clip", "my-clip/", "/my-clip", "~/my-clip", "a/my-clip/", "a\\my-clip"])
+def test_a_mistyped_folder_is_told_as_one(name: str) -> None:
+    for missing in (name, Path(name)):
+        with pytest.raises(ModelNotFoundError, match="There is no folder .*my-clip"):
             Clip.load(missing)
 
 

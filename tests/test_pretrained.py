@@ -326,7 +326,10 @@ def test_every_bundled_model_loads() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["./missing/dir", "missing/dir/deeper", "/missing", "~/missing", "~nobody/missing", "../missing", "a.safetensors"],
+    [
+        *("./missing/dir", "missing/dir/deeper", "/missing", "~/missing", "~nobody/missing", "../missing"),
+        *("a.safetensors", "./missing", "missing/", "me/missing/", "me\\missing", "C:\\missing"),
+    ],
 )
 def test_missing_path_says_so(name: str) -> None:
     with pytest.raises(FileNotFoundError, match="No such file or directory"):

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from ..errors import ConfigError, printable
 
 
-__all__ = ["AnyPath", "is_address", "user_path"]
+__all__ = ["AnyPath", "is_address", "is_clearly_path", "user_path"]
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
@@ -20,6 +20,14 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 def is_address(value: object) -> bool:
     """Whether it is an address on the web, which no function takes for a path."""
     return isinstance(value, str) and re.match(r"(?i)(https?|s3|gs|ftp):/", value.strip()) is not None
+
+
+def is_clearly_path(value: AnyPath) -> bool:
+    """Whether it can only be a path, by the way it is written, and neither a name nor a Hub id."""
+    if not isinstance(value, str):
+        return True
+    begins = re.match(r"[.~/]|[A-Za-z]:/|file:", value) is not None
+    return begins or "\\" in value or value.endswith("/") or value.count("/") > 1
 
 
 def user_path(value: AnyPath) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from ..boundary.numbers import MAX_SEED
-from ..boundary.paths import user_path
+from ..boundary.paths import is_clearly_path, user_path
 from ..errors import ConfigError
 from . import console
 
@@ -132,7 +132,9 @@ def load_domains(pipe: RefineStylePipeline, wanted: dict[str, float]) -> dict[st
 
     found: dict[str | TokenSet, float] = {}
     for name, strength in wanted.items():
-        elsewhere = not is_own(name, pipe.domains) and ("/" in name or user_path(name).exists())
+        elsewhere = not is_own(name, pipe.domains) and (
+            "/" in name or is_clearly_path(name) or user_path(name).exists()
+        )
         found[TokenSet.from_pretrained(name) if elsewhere else name] = strength
     return found
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypedDict
 
 from ..boundary.fields import check_options
-from ..boundary.paths import AnyPath, is_address, user_path
+from ..boundary.paths import AnyPath, is_address, is_clearly_path, user_path
 from ..errors import (
     ConfigError,
     HubAccessError,
@@ -258,7 +258,7 @@ def open_source(name_or_path: AnyPath, **options: Unpack[HubOptions]) -> Source:
     """Where the files of a model are; nothing is read or downloaded yet.
 
     In this order: one of ``bundled_models()``, a local folder, a Hub id ``owner/name``. A ``pathlib.Path`` is always
-    a folder, and so is a name that begins with ``.``, ``/`` or ``~``.
+    a folder, and so is a name that begins with ``.``, ``/`` or ``~``, ends with ``/`` or has a backslash.
 
     Raises:
         ModelNotFoundError: There is nothing of that name.
@@ -288,12 +288,7 @@ def open_source(name_or_path: AnyPath, **options: Unpack[HubOptions]) -> Source:
         alone = "\nIf it is one part, load it by its class, as in TokenSet.from_pretrained."
         hint = alone if path.suffix == ".safetensors" else pickle_hint([path.name])
         raise ModelNotFoundError(f"{path} is a file; a model is a folder.{hint}")
-    if (
-        isinstance(name_or_path, os.PathLike)
-        or re.match(r"[.~/\\]|[A-Za-z]:[/\\]|file:", text)
-        or text.count("/") > 1
-        or text.endswith(".safetensors")
-    ):
+    if is_clearly_path(name_or_path) or text.endswith(".safetensors"):
         raise ModelNotFoundError(f"No such file or directory: {path} (looked from {Path.cwd()}).")
     if is_repo_id(text):
         return Repo(text, **options)

@@ -10,13 +10,14 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..boundary.paths import AnyPath, user_path
+from ..boundary.paths import AnyPath, is_clearly_path, user_path
 from ..errors import ConfigError, ModelFileError, ModelNotFoundError, UnsupportedModelError
 from ..runtime.optional import optional
 
@@ -135,6 +136,10 @@ class Clip(nn.Module):
         """
         transformers = optional("transformers", "A text objective", "refinestyle-hub[text]")
         folder = user_path(name_or_path)
+        if is_clearly_path(name_or_path) and not folder.is_dir():
+            raise ModelNotFoundError(
+                f"There is no folder {folder} (looked from {Path.cwd()}), which a CLIP would be in."
+            )
         name = str(folder) if folder.is_dir() else os.fspath(name_or_path)
         try:
             kind = transformers.AutoConfig.from_pretrained(name).model_type
