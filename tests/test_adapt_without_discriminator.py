@@ -55,6 +55,15 @@ def test_nothing_is_left_out(generator: Generator, perceptual: Perceptual) -> No
     assert run.settings == preset(5, with_discriminator=False)
 
 
+def test_more_tokens_learn_slower() -> None:
+    """T tokens at one rate would change a kernel by the root of T as much: with 16 of them people dissolved."""
+    one, four, sixteen = (preset(5, tokens, with_discriminator=False) for tokens in (1, 4, 16))
+    for name in ("rate", "colour_rate"):
+        assert getattr(one, name) == 2 * getattr(four, name) == 4 * getattr(sixteen, name) > 0
+    with pytest.raises(ConfigError, match="tokens"):
+        preset(5, 0, with_discriminator=False)
+
+
 def test_its_samples_take_on_the_style(generator: Generator, perceptual: Perceptual) -> None:
     """Colours of the samples go most of the way to those of the pictures, at rates for a run that takes seconds."""
     # four cells are all that 32 px have: what they share is the picture

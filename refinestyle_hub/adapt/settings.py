@@ -83,7 +83,8 @@ class AdaptSettings:
         return share if steps * (1 - share) >= self.discriminator_min_steps else 1.0
 
 
-WITHOUT_DISCRIMINATOR = AdaptSettings(
+WITHOUT_DISCRIMINATOR = AdaptSettings(  # of one token
+    tokens=1,
     batch=1,
     rate=0.006,
     colour_rate=0.012,
@@ -112,6 +113,9 @@ def preset(pictures: int, tokens: int = 4, with_discriminator: bool = True) -> A
     One picture does not show what a style leaves open, such as the shape of heads. So only patches are compared, and
     its own inversion pairs it with its source. The more pictures, the more their distribution counts.
 
+    Without a discriminator the rates fall with the root of T, because T tokens that learn at one rate change a kernel
+    by about its root as much as one does (Kalajdzievski 2023, "A rank stabilization scaling factor").
+
     Args:
         pictures: The number of pictures.
         tokens: T.
@@ -125,7 +129,9 @@ def preset(pictures: int, tokens: int = 4, with_discriminator: bool = True) -> A
     if not 1 <= pictures <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {pictures}.")
     if not with_discriminator:
-        return replace(WITHOUT_DISCRIMINATOR, tokens=tokens)
+        one = WITHOUT_DISCRIMINATOR
+        size = whole(tokens, "tokens", 1) ** 0.5
+        return replace(one, tokens=tokens, rate=one.rate / size, colour_rate=one.colour_rate / size)
     if pictures == 1:
         return AdaptSettings(
             tokens=tokens, sliced_pictures=0.3, sliced_features=0.5, layout=0.0, adversarial=0.0, reconstruction=0.2
