@@ -144,7 +144,10 @@ def test_a_mix_has_a_card(
         replace(token_set(n, residual="pre"), base=base, metadata=made).save_pretrained(tmp_path / str(made["name"]))
     parts = [f"{tmp_path / 'drawn'}=0.5", f"{tmp_path / 'said'}=1.25"]
     options = ["--rank", 2, "--name", "a b", "--out", tmp_path / "mix", "--json"]
-    assert run(capsys, "domains", "mix", tiny_pipeline_dir, *parts, *options)[0] == 0
+    code, report = run(capsys, "domains", "mix", tiny_pipeline_dir, *parts, *options)
+    assert code == 0
+    assert isinstance(report, dict)
+    error = f"the relative error of the kernels is {max(report['errors'].values()):.3f} at most."
     with Image.open(tmp_path / "mix" / "preview.png") as sheet:
         plain, mixed = (sheet.crop((0, top, sheet.width, top + 32)) for top in (0, 34))
         assert sheet.size == (8 * 34 - 2, 2 * 34 - 2)
@@ -154,6 +157,7 @@ def test_a_mix_has_a_card(
         {"caption": "Random seeds of the generator; below, the same in this domain.", "file": "preview.png"}
     ]
     assert card == {
+        "limits": [f"Compressed to 2 tokens a layer; {error}"],
         "data": "A mix of domains.\n"
         "- drawn: Made from 3 pictures of the style, which are not part of this repo. Rights to them, as the maker "
         "states: Drawn by me.\n"
@@ -164,7 +168,9 @@ def test_a_mix_has_a_card(
     facts = ["--license", "mit", "--base-model", "me/tiny", "--json"]
     code, report = run(capsys, "push", tmp_path / "mix", "me/mix", *facts)
     assert code == 0, report
-    assert "Drawn by me." in hub.files("me/mix")["README.md"].decode()
+    pushed = hub.files("me/mix")["README.md"].decode()
+    assert "Drawn by me." in pushed
+    assert error in pushed
 
 
 def test_a_mix_is_saved_and_compressed(

@@ -39,6 +39,7 @@ def write_card(
     command: str,
     *,
     cost: str = "",
+    limits: tuple[str, ...] = (),
     changed: bool = True,
 ) -> None:
     """Write how a domain with a preview was made. What else its card says stays; of one that changed, not its metrics.
@@ -49,6 +50,7 @@ def write_card(
         model: What it was made for, as the user named it.
         command: That made it.
         cost: How long that took, and where.
+        limits: What it falls short of.
         changed: Whether its tokens are others than those that the metrics were measured of.
     """
     from ..cards.facts import FACTS, Picture, dump_card, read_card
@@ -65,6 +67,7 @@ def write_card(
         data=origin(made),
         training=command,
         cost=cost,
+        limits=(*known.limits, *limits),
         metrics=() if changed else known.metrics,
         pictures=(picture,),
     )

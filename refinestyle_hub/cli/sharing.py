@@ -128,11 +128,15 @@ def mix(
         *(f"{shown(part) or 'DOMAIN'}={wanted[part]:g}" for part in wanted),
     ]
     words += ["--out", "FOLDER", *(["--name", name] if name else []), *(["--rank", str(rank)] if rank else [])]
-    write_card(out, mixed.metadata, model, shlex.join(words))
+    worst = max(errors.values(), default=0.0)
     tokens = max(layer.rank for layer in mixed.layers.values())
+    limit = (
+        f"Compressed to {counted(tokens, 'token')} a layer; the relative error of the kernels is {worst:.3f} at most."
+    )
+    write_card(out, mixed.metadata, model, shlex.join(words), limits=(limit,) if worst else ())
     report = {"folder": str(out), "parts": wanted, "tokens": tokens, "values": mixed.num_values, "errors": errors}
-    worst = f", relative error of the kernels {max(errors.values()):.3f} at most" if errors else ""
-    console.emit(report, f"{counted(tokens, 'token')} a layer, {mixed.num_values:,} numbers in {out}{worst}", as_json)
+    told = f", relative error of the kernels {worst:.3f} at most" if errors else ""
+    console.emit(report, f"{counted(tokens, 'token')} a layer, {mixed.num_values:,} numbers in {out}{told}", as_json)
 
 
 @domains.command("download")
