@@ -241,8 +241,8 @@ class RefineStylePipeline(PretrainedPipeline, Pushable):
             MissingDependencyError, ModelNotFoundError, UnsupportedModelError: No transformers, or no such CLIP.
             ConfigError: No text, or texts that mean the same to a CLIP; or ``state`` is of another run.
         """
-        clips = load_clips(clip, self.device)
-        run = text_adaptation(self.generator, source, target, clips, state=AdaptState.at(state), **how)
+        how = {"state": AdaptState.at(state), "with_discriminator": self.discriminator is not None} | how
+        run = text_adaptation(self.generator, source, target, load_clips(clip, self.device), **how)
         return run.make({"name": name}, on_step, state)
 
     @property

@@ -126,6 +126,7 @@ def test_pipeline_and_file(tiny_pipe: RefineStylePipeline, folder: Path, tmp_pat
     known = TokenSet.from_pretrained(tmp_path / "sketch")
     assert known.metadata["target_text"] == "a pencil sketch"
     assert known.metadata["left_out"] == []  # no term asks for pictures
+    assert known.metadata["objectives"]["lattice"] == preset(5, with_discriminator=False).lattice > 0
     assert torch.equal(values(known), values(made))
     again = tiny_pipe.adapt_text(*TEXTS, clip=[folder], steps=2, state=state)  # it is done already
     assert torch.equal(values(again), values(made))
@@ -152,7 +153,9 @@ def test_command(run: Any, tiny_pipeline_dir: Path, folder: Path, tmp_path: Path
     assert code == 0, err
     assert "pictures" not in err  # a text needs none
     assert json.loads(text)["best_step"] == 2
-    assert TokenSet.from_pretrained(out).metadata["source_text"] == "photo"
+    made = TokenSet.from_pretrained(out).metadata
+    assert made["source_text"] == "photo"
+    assert set(made["objectives"]) == {"clip tiny-clip", "lattice", "norm"}  # this model has no discriminator
     card = read_card(Folder(out))
     assert 'to "pencil sketch"' in card.data
     assert "--text 'pencil sketch' --source-text photo --clip CLIP --name sketch" in card.training

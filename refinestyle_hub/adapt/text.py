@@ -22,7 +22,7 @@ from ..tokens.token_set import TokenSet
 from .adaptation import PREVIEWS, Adaptation
 from .context import Context
 from .references import References
-from .settings import FEATURE_TERMS, AdaptSettings
+from .settings import FEATURE_TERMS, WITHOUT_DISCRIMINATOR, AdaptSettings
 from .state import AdaptState
 
 
@@ -79,10 +79,15 @@ class TextAdaptation(Adaptation):
         return super().token_set({**made, **(metadata or {})})
 
 
-def text_settings(tokens: int = 4) -> AdaptSettings:
-    """Settings without the terms that need pictures; batch and truncation as published."""
+def text_settings(tokens: int = 4, with_discriminator: bool = True) -> AdaptSettings:
+    """Settings without the terms that need pictures; batch and truncation as published.
+
+    A generator without a discriminator is held to draw no weave, as by pictures: CLIP does not see it.
+    """
+    lattice = 0.0 if with_discriminator else WITHOUT_DISCRIMINATOR.lattice
     needs_pictures = (*FEATURE_TERMS, "sliced_pictures", "adversarial", "patches", "reconstruction")
-    return replace(AdaptSettings(tokens=tokens, batch=2, truncation=0.7), **dict.fromkeys(needs_pictures, 0.0))  # type: ignore[arg-type]
+    settings = AdaptSettings(tokens=tokens, batch=2, truncation=0.7, lattice=lattice)
+    return replace(settings, **dict.fromkeys(needs_pictures, 0.0))  # type: ignore[arg-type]
 
 
 def load_clips(clips: Sequence[AnyPath | Clip], device: torch.device | str = "cpu") -> list[Clip]:
@@ -105,6 +110,7 @@ def text_adaptation(
     seed: int = 0,
     settings: AdaptSettings | None = None,
     state: AdaptState | None = None,
+    with_discriminator: bool = True,
 ) -> TextAdaptation:
     """Begin a run from one text to another.
 
@@ -116,13 +122,14 @@ def text_adaptation(
         steps, tokens, seed: As for ``few_shot_adaptation``.
         codes: Refine only the layers of this many w+ codes, the ones that the target moves most, see
             ``losses.clip.choose_layers``. None refines the layers of the settings.
-        settings: Weights and rates. None takes ``text_settings(tokens)``.
+        settings: Weights and rates. None takes ``text_settings(tokens, with_discriminator)``.
         state: The state of the run to continue.
+        with_discriminator: Whether the generator has one.
 
     Raises:
         ConfigError: A text is empty, both mean the same to a CLIP, or there are not that many codes.
     """
-    settings = settings or text_settings(tokens)
+    settings = settings or text_settings(tokens, with_discriminator)
     direction = ClipDirection.from_text(clips, source, target).to(generator.device)
     if codes is not None:
         w_plus = _codes(generator, settings.truncation, seed)

@@ -102,7 +102,7 @@ def adapt(
     if text is not None:
         run = text_adaptation(
             pipe.generator, source_text, text, clips, steps=steps or TEXT_STEPS, tokens=tokens, codes=codes, seed=seed,
-            state=saved,
+            state=saved, with_discriminator=pipe.discriminator is not None,
         )  # fmt: skip
     else:
         references = load_references(pictures or [], pipe.generator.config.resolution, align.value)
