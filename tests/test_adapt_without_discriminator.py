@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from adapt_parts import references
 from pointwise_generator import pointwise_generator
 
-from refinestyle_hub.adapt import Adaptation, AdaptState, Context, References, few_shot_adaptation, preset
+from refinestyle_hub.adapt import Adaptation, AdaptState, Context, References, adaptation, few_shot_adaptation, preset
 from refinestyle_hub.adapt.domain_terms import Lattice
 from refinestyle_hub.adapt.settings import AdaptSettings
 from refinestyle_hub.errors import ConfigError
@@ -187,6 +187,20 @@ def test_large_pictures_are_looked_at_in_small(perceptual: Perceptual) -> None:
     whole = run.sampler.fixed_samples(None, 5, 0.7)
     assert whole.shape == (5, 3, 512, 512)
     assert torch.allclose(F.avg_pool2d(whole, 2)[:2], run.preview(2, which="plain"), atol=1e-5)
+
+
+def test_a_trial_counts_the_measurements(
+    generator: Generator, perceptual: Perceptual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With steps of 1 s and measurements of 3 s, after every fourth step and after the last."""
+    clock = [0.0]
+    monkeypatch.setattr(adaptation, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    quick = replace(preset(5, with_discriminator=False), check_every=4)
+    for steps, checks in ((3, 1), (8, 2), (10, 3)):
+        run = begin(generator, perceptual, steps=steps, settings=quick)
+        monkeypatch.setattr(run, "_gradients", lambda step: clock.append(clock.pop() + 1.0))
+        monkeypatch.setattr(run, "_distance", lambda tokens: clock.append(clock.pop() + 3.0))
+        assert run.seconds_left() == steps + 3 * checks
 
 
 def test_a_trial_tells_the_time_and_changes_nothing(generator: Generator, perceptual: Perceptual) -> None:

@@ -206,7 +206,10 @@ class Adaptation:
     @standard_defaults()
     @torch.enable_grad()
     def seconds_left(self) -> float:
-        """About how long the steps that are left will take here: from those done, or else from a trial of two."""
+        """About how long the steps that are left will take here: from those done, or else from a trial.
+
+        The trial is of two steps and a measurement; a discriminator that comes later is not in it.
+        """
         if self.done:
             return self.seconds / self.done * (self.steps - self.done)
         self._invert_references()
@@ -214,7 +217,9 @@ class Adaptation:
         began = time.monotonic()
         for step in range(2):  # terms may take turns
             self._gradients(step)
-        return (time.monotonic() - began) / 2 * self.steps
+        between, checks = time.monotonic(), -(-self.steps // self.settings.check_every)
+        self._distance(self.best.now)
+        return (between - began) / 2 * self.steps + (time.monotonic() - between) * checks
 
     def _gradients(self, step: int) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
         """Context, terms and gradients of a step; by the tokens alone, since terms have networks of their own."""
