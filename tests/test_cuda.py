@@ -74,6 +74,18 @@ def test_domains_of_either_device_are_merged(pipe: RefineStylePipeline) -> None:
     assert distance(merged(w_plus), refined) < 1e-4
 
 
+def test_domains_of_either_device_are_mixed_and_compressed(pipe: RefineStylePipeline) -> None:
+    """A mix is where its first set is."""
+    ink, wax = pipe.domains["ink"], pipe.domains["wax"]
+    there = {ink.to("cuda"): 0.5, wax: 0.5}
+    mixed, expected = TokenSet.mix(there), TokenSet.mix({ink: 0.5, wax: 0.5})
+    short = mixed.compress(1)[0]
+    for name, layer in expected.layers.items():
+        assert mixed.layers[name].p.device.type == short.layers[name].q.device.type == "cuda"
+        assert torch.equal(mixed.layers[name].p.cpu(), layer.p)
+    assert next(iter(TokenSet.mix({wax: 0.5, ink.to("cuda"): 0.5}).layers.values())).p.device.type == "cpu"
+
+
 def test_a_domain_is_evaluated_with_pictures_from_files(pipe: RefineStylePipeline) -> None:
     nets = MetricNets(attribute_net().to("cuda"), pipe.discriminator, pipe.perceptual)
     true = [picture.cpu() for picture in pipe.generate(range(6), output_type="pt")]

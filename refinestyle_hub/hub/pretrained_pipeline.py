@@ -141,7 +141,8 @@ class PretrainedPipeline:
     ) -> P:
         """Move the networks to a device, and the parts of the model to a type of number; returns the pipeline.
 
-        Half precision is for drawing. Inversions and adaptations are computed in float32 all the same.
+        Half precision is for drawing. Inversions and adaptations are computed in float32 all the same. Domains stay
+        where they are, beside those from files: they are small, and each drawing takes what it needs to the device.
 
         Raises:
             ConfigError: The device cannot be used here, or the type is none of fractions.

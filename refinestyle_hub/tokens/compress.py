@@ -28,7 +28,7 @@ def compress_layer(
     if p.shape[0] <= rank:
         return p, q, a, pre, 0.0
     # fp64, which not every device has
-    factors = [f.detach().double().cpu() for f in (p, q.flatten(1), *(() if a is None else (a.flatten(1),)))]
+    factors = [f.detach().cpu().double() for f in (p, q.flatten(1), *(() if a is None else (a.flatten(1),)))]
     flags = pre.cpu()
     found = []  # (singular value, is pre, left [O], right [I k k])
     for flag in (False, True):

@@ -108,6 +108,8 @@ class LayerTokens:
         """Exact sum of residuals and of bias offsets."""
         if len(parts) == 1:
             return parts[0]
+        home = parts[0].p.device  # sets from files lie on the CPU, those made on a GPU lie there
+        parts = [part if part.p.device == home else part.map(lambda x: x.to(home)) for part in parts]
         if len({(part.inputs, part.outputs) for part in parts}) > 1:
             shapes = ", ".join(f"{part.inputs} -> {part.outputs}" for part in parts)
             raise BaseMismatchError(f"These token sets were made for different generators: one layer is {shapes}.")
