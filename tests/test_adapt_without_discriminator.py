@@ -15,6 +15,7 @@ from pointwise_generator import pointwise_generator
 from refinestyle_hub.adapt import Adaptation, AdaptState, Context, References, adaptation, few_shot_adaptation, preset
 from refinestyle_hub.adapt.domain_terms import Lattice
 from refinestyle_hub.adapt.settings import AdaptSettings
+from refinestyle_hub.config import StyleGAN2Config
 from refinestyle_hub.errors import ConfigError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.losses.perceptual import Perceptual
@@ -62,6 +63,24 @@ def test_more_tokens_learn_slower() -> None:
         assert getattr(one, name) == 2 * getattr(four, name) == 4 * getattr(sixteen, name) > 0
     with pytest.raises(ConfigError, match="tokens"):
         preset(5, 0, with_discriminator=False)
+
+
+def test_coarse_layers_learn_slower_than_fine_ones(generator: Generator, perceptual: Perceptual) -> None:
+    """They draw the person, fine ones the strokes. toRGB keeps its own rate, and all do elsewhere."""
+    s = preset(5, with_discriminator=False)
+    layers = StyleGAN2Config(resolution=256).layers
+    specs = {(layer.role, layer.resolution): layer for layer in layers}
+    ratios = [s.rate_of(specs["conv", side], "p") / s.rate for side in (4, 32, 64, 128, 256)]
+    assert ratios == [0.5, 0.5, 1, 1, 2]
+    assert s.rate_of(specs["conv", 256], "bias") == 2 * s.colour_rate
+    assert {s.rate_of(specs["rgb", side], "p") for side in (4, 256)} == {s.colour_rate}
+    assert {preset(5).rate_of(layer, "p") for layer in layers if layer.role == "conv"} == {preset(5).rate}
+    run = begin(generator, perceptual)
+    assert {group["lr"] for group in run.adam.param_groups} == {
+        run.settings.rate_of(spec, name)
+        for spec, layer in zip(run.parameters.specs, run.parameters.layers, strict=True)
+        for name, _ in layer.named_parameters()
+    }
 
 
 def test_its_samples_take_on_the_style(generator: Generator, perceptual: Perceptual) -> None:

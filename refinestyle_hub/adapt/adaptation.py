@@ -123,13 +123,12 @@ class Adaptation:
             self._restore(state)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Group the leaves by rate: toRGB layers and biases have further to go than convolutions."""
-        groups: dict[float, list[Tensor]] = {self.settings.rate: [], self.settings.colour_rate: []}
-        for role, layer in zip(self.parameters.roles, self.parameters.layers, strict=True):
+        """Group the leaves by rate."""
+        groups: dict[float, list[Tensor]] = {}
+        for spec, layer in zip(self.parameters.specs, self.parameters.layers, strict=True):
             for tensor, leaf in layer.named_parameters():
-                colour = tensor == "bias" or role == "rgb"
-                groups[self.settings.colour_rate if colour else self.settings.rate].append(leaf)
-        return [{"params": leaves, "lr": rate} for rate, leaves in groups.items() if leaves]
+                groups.setdefault(self.settings.rate_of(spec, tensor), []).append(leaf)
+        return [{"params": leaves, "lr": rate} for rate, leaves in groups.items()]
 
     # --- The loop ---------------------------------------------------------------------------------------------------
 

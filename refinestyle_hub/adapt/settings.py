@@ -7,6 +7,7 @@ from typing import Any
 
 from ..boundary.fields import check_fields
 from ..boundary.numbers import real, whole
+from ..config import LayerSpec
 from ..errors import ConfigError
 
 
@@ -14,6 +15,7 @@ __all__ = ["MAX_PICTURES", "AdaptSettings", "preset"]
 
 MAX_PICTURES = 20
 MAX_TOKENS = 64  # for a layer
+COARSE, FINE = 32, 256  # pixels of a layer, up to and from which rates have factors of their own
 FEATURE_TERMS = ("sliced_features", "layout", "between", "within")  # terms that compare features
 OTHER_TERMS = ("sliced_pictures", "adversarial", "patches", "reconstruction", "lattice", "norm")
 
@@ -28,6 +30,8 @@ class AdaptSettings:
     batch: int = 4  # samples per step
     rate: float = 0.01  # Adam's rate for tokens of convolutions, in the unit of `TokenParameters`
     colour_rate: float = 0.02  # Adam's rate for tokens of toRGB layers and for biases
+    coarse: float = 1.0  # factor of both rates in convolutions of up to COARSE pixels, which draw the person
+    fine: float = 1.0  # factor of both in those of FINE pixels and more, which draw strokes and grain
     truncation: float = 1.0  # of the samples
     window: int = 0  # pixels, side of the square of all pictures that a step sees; 0 for the whole
     alternate: bool = False  # whether reconstruction has every other step, and the other terms those between
@@ -67,12 +71,22 @@ class AdaptSettings:
             real(getattr(self, name), name, 0, 1)
         if self.batch < (2 if self.between or self.layout else 1):
             raise ConfigError(f"batch must be at least 2, not {self.batch}: samples are compared with each other.")
-        if min(self.rate, self.colour_rate, self.discriminator_rate) <= 0 or not 0 <= self.average < 1:
+        if (
+            min(self.rate, self.colour_rate, self.coarse, self.fine, self.discriminator_rate) <= 0
+            or not 0 <= self.average < 1
+        ):
             raise ConfigError("rates must be above 0, and average from 0 to less than 1.")
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON reads them back: lists, not tuples."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def rate_of(self, layer: LayerSpec, tensor: str) -> float:
+        """Adam's rate for the tokens or the ``"bias"`` of a layer. Those of colours have further to go."""
+        if layer.role == "rgb":
+            return self.colour_rate
+        rate = self.colour_rate if tensor == "bias" else self.rate
+        return rate * (self.coarse if layer.resolution <= COARSE else self.fine if layer.resolution >= FINE else 1)
 
     def adversarial_start(self, steps: int) -> float:
         """Share of a run of ``steps`` before the adversarial term starts; 1 means that it never does.
@@ -88,6 +102,8 @@ WITHOUT_DISCRIMINATOR = AdaptSettings(  # of one token
     batch=1,
     rate=0.006,
     colour_rate=0.012,
+    coarse=0.5,
+    fine=2.0,
     truncation=0.8,
     window=384,
     alternate=True,

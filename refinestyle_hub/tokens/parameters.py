@@ -141,7 +141,7 @@ class TokenParameters(nn.Module):
 
     def _adopt(self, modules: Mapping[str, LayerParameters]) -> None:
         self.names = tuple(modules)
-        self.roles = tuple(module.spec.role for module in modules.values())
+        self.specs = tuple(module.spec for module in modules.values())
         self.layers = nn.ModuleList(modules.values())
 
     @classmethod
