@@ -146,8 +146,8 @@ def preset(pictures: int, tokens: int = 4, with_discriminator: bool = True) -> A
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {pictures}.")
     if not with_discriminator:
         one = WITHOUT_DISCRIMINATOR
-        size = whole(tokens, "tokens", 1) ** 0.5
-        return replace(one, tokens=tokens, rate=one.rate / size, colour_rate=one.colour_rate / size)
+        root = whole(tokens, "tokens", 1) ** 0.5
+        return replace(one, tokens=tokens, rate=one.rate / root, colour_rate=one.colour_rate / root)
     if pictures == 1:
         return AdaptSettings(
             tokens=tokens, sliced_pictures=0.3, sliced_features=0.5, layout=0.0, adversarial=0.0, reconstruction=0.2
