@@ -143,6 +143,14 @@ def test_sets_of_a_generator_and_of_its_descendant_mix() -> None:
         b + c
 
 
+def test_only_sets_are_mixed() -> None:
+    """A pipeline takes names of domains; the algebra knows none."""
+    a = make(1)
+    for ask in (lambda: TokenSet.mix({"oil": 1.0}), lambda: a.lerp("oil", 0.5), lambda: a + None):  # type: ignore
+        with pytest.raises(ConfigError, match=r"Token sets are mixed, not ('oil'|None)\. A pipeline's own are"):
+            ask()
+
+
 def test_a_mix_remembers_what_it_was_made_of() -> None:
     a, b = (replace(make(n), metadata={"name": name, "pictures": 3}) for n, name in enumerate("ab"))
     assert TokenSet.mix({a: 0.5, b: 0.0}).metadata == a.metadata

@@ -204,9 +204,12 @@ class TokenSet(Pretrained, Pushable):
 
         Raises:
             BaseMismatchError: The sets were made for different generators.
-            ConfigError: A strength is not finite.
+            ConfigError: A strength is not finite, or something is no set.
         """
         pairs = [(t, checked(s)) for t, s in (sets.items() if isinstance(sets, Mapping) else sets)]
+        if other := [t for t, _ in pairs if not isinstance(t, TokenSet)]:
+            what = printable(repr(other[0]))
+            raise ConfigError(f"Token sets are mixed, not {what}. A pipeline's own are pipe.domains[name].")
         base = youngest(tokens.base for tokens, _ in pairs)
         pairs = [(t, s) for t, s in pairs if keep_zeros or isinstance(s, Tensor) or s != 0]
         if len(pairs) == 1 and not isinstance(pairs[0][1], Tensor) and pairs[0][1] == 1:
