@@ -164,7 +164,7 @@ def test_bad_pictures_are_named_and_the_others_used(on: AdaptHandlers, pictures:
     assert note["value"].startswith("Pictures that can be used: 5 of 6. No face was found in 5")
     assert "**notes &lt;b&gt;.png** was left out. This is a text file, not a picture." in note["value"]
     assert "was left out" in adapt(on, mixed)[-1][1]
-    assert "1 of the 5 or more pictures" in on.check(pictures[:1])[1]["value"]
+    assert "Only 1 picture. It takes 5 or more" in on.check(pictures[:1])[1]["value"]
     assert not any(part["visible"] for part in on.check(None))
     assert on.check(on.example())[1]["value"].startswith("Pictures that can be used: 5 of 5.")
     with told("notes &lt;b&gt;.png was left out."):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import counted
 from ..losses.sliced import bands, opponent
 from .references import References
 
@@ -34,7 +35,8 @@ def lacks(references: References) -> list[str]:
     unaligned = [i for i, aligned in enumerate(references.aligned) if not aligned]
     found = []
     if (different := len(names) - len(copies)) < FEW:
-        found.append(f"{different} of the {FEW} or more pictures that tell a style from what they happen to show.")
+        had = counted(different, "different picture" if copies else "picture")
+        found.append(f"Only {had}. It takes {FEW} or more to tell a style from what they happen to show.")
     if len(unaligned) == len(names):
         found.append("No face was aligned. Unless all lie as in the generator's pictures, eyes and mouths may move.")
         unaligned = []
