@@ -133,6 +133,18 @@ def test_a_mix_is_kept_and_draws_the_same(on: StyleHandlers, session: Session) -
     assert "ink-mine" in session.shelf.domains
 
 
+def test_what_is_kept_says_its_own_name(on: StyleHandlers, session: Session) -> None:
+    """Also where it was made of one domain alone, which has a name already: the file is loaded by it."""
+    session.shelf.domains["mine"] = replace(session.shelf.domains["mine"], metadata={"name": "mine", "seed": 3})
+    for strength in (0.5, 1.0):
+        session.put(replace(session.look, domains={"mine": strength}))
+        on.keep(session, f"soft-{strength:.0%}")
+    kept = session.shelf.domains
+    assert kept["soft-50"].metadata == {"name": "soft-50", "seed": 3}
+    assert kept["soft-100"].metadata["name"] == "soft-100"
+    assert kept["mine"].metadata["name"] == "mine"
+
+
 # --- All of them ---
 
 

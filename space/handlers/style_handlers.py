@@ -81,7 +81,9 @@ class StyleHandlers:
             pipe, shelf = self.jobs.pipe, session.shelf
             parts = {shelf.domains.get(part) or pipe.domain(part): strength for part, strength in mix.items()}
             title = clean_name(name, "-".join(mix)[: limits.MAX_NAME])
-            kept = shelf.add(title, TokenSet.mix(parts), pipe.domains)
+            mixed = TokenSet.mix(parts)
+            named = replace(mixed, metadata={**mixed.metadata, "name": title})  # of one style, it would be that one's
+            kept = shelf.add(title, named, pipe.domains)
             session.put(replace(session.look, domains={kept: 1.0}))
             return f"**{html.escape(kept)}** is kept for this session; Share has its file."
 
