@@ -96,6 +96,17 @@ def test_a_domain_of_pictures_needs_a_statement_of_rights(pipeline: str, hub: Hu
     assert "| Rights | I drew them |" in hub.files("me/my-sketch")["README.md"].decode()
 
 
+def test_rights_are_asked_for_whatever_a_stranger_wrote(pipeline: str, hub: HubServer) -> None:
+    """Into the metadata of a domain, where any JSON may stand."""
+    silent = {"name": "ink", "pictures": "many"}
+    for made in (silent, {"mixed_from": [5, None, {"mixed_from": [silent]}]}):
+        with pytest.raises(CardError, match="the pictures that 'ink' was made from"):
+            replace(DOMAIN, metadata=made).push_to_hub("me/odd", card=CARD, token=hub.write_token)
+    for number, parts in enumerate((None, 7, "ink", {"a": "b"})):
+        odd = replace(DOMAIN, metadata={"mixed_from": parts})
+        odd.push_to_hub(f"me/odd-{number}", card=CARD, token=hub.write_token)
+
+
 def test_the_licence_of_the_base_is_noted(pipeline: str, hub: HubServer) -> None:
     """As the base's own card states it, which people edit on the Hub."""
     DOMAIN.push_to_hub("me/before", card=CARD, token=hub.write_token)

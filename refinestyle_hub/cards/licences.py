@@ -29,7 +29,8 @@ def check_rights(source: Source) -> None:
         found = {} if path is None else read_json(path)
         for made in _made(found.get("metadata", {})) if found.get("class") == "TokenSet" else ():
             if made.get("pictures") and not str(made.get("rights") or "").strip():
-                what, name = counted(made["pictures"], "picture"), made.get("name") or folder or "the domain"
+                count, name = made["pictures"], made.get("name") or folder or "the domain"
+                what = counted(count, "picture") if isinstance(count, int) else "pictures"
                 raise CardError(
                     f"Nothing states the right to use the {what} that {name!r} was made from."
                     "\nState it: refinestyle adapt ... --rights TEXT, once more into the same folder; or from Python\n"
@@ -37,11 +38,13 @@ def check_rights(source: Source) -> None:
                 )
 
 
-def _made(metadata: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What the metadata of a set tell of it, and of the sets that it was mixed from."""
-    yield metadata
-    for part in metadata.get("mixed_from", ()):
-        yield from _made(part)
+def _made(metadata: object) -> Iterator[Mapping[str, Any]]:
+    """What the metadata of a set, as a stranger may have written them, tell of it and of those it was mixed from."""
+    if isinstance(metadata, Mapping):
+        yield metadata
+        parts = metadata.get("mixed_from")
+        for part in parts if isinstance(parts, list) else ():
+            yield from _made(part)
 
 
 def relicensed(card: Card, old: str) -> Card:
