@@ -13,6 +13,7 @@ from PIL import Image
 from tiny import tiny_generator, token_set
 
 from refinestyle_hub.cli import main
+from refinestyle_hub.cli.domain_card import origin
 from refinestyle_hub.convert import export_rosinality
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.pipeline import RefineStylePipeline
@@ -171,6 +172,17 @@ def test_a_mix_has_a_card(
     pushed = hub.files("me/mix")["README.md"].decode()
     assert "Drawn by me." in pushed
     assert error in pushed
+
+
+def test_the_card_of_a_mix_of_mixes_has_a_line_for_each_part() -> None:
+    drawn, said = {"name": "drawn", "pictures": 1, "rights": "Mine."}, {"target_text": "a mask", "source_text": "it"}
+    told = origin({"mixed_from": [{"mixed_from": [drawn, said]}, {"name": "again", "mixed_from": [drawn]}]})
+    assert told.split("\n") == [
+        "A mix of domains.",
+        "- drawn: Made from 1 picture of the style, which are not part of this repo. Rights to them, as the maker "
+        "states: Mine.",
+        '- Made without pictures, from the text "it" to "a mask".',
+    ]
 
 
 def test_a_mix_is_saved_and_compressed(
