@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tiny import TINY, tiny_encoder, tiny_generator
 
 from refinestyle_hub.cli import main
 from refinestyle_hub.encoder.encoder import Encoder
-from refinestyle_hub.errors import BaseMismatchError, ConfigError, ModelFileError, PictureError
+from refinestyle_hub.errors import BaseMismatchError, ConfigError, MissingDependencyError, ModelFileError, PictureError
 from refinestyle_hub.faces.photo import Photo
 from refinestyle_hub.images import to_tensor
 from refinestyle_hub.inversion.crops import invert_crops
@@ -45,6 +46,16 @@ def folder(tmp_path: Path, astronaut: Image.Image) -> Path:
 
 def inverted(pipe: RefineStylePipeline, folder: Path, out: Path, **how: Any) -> FolderReport:
     return invert_folder(pipe.generator, folder, out, encoder=pipe.encoder, perceptual=pipe.perceptual, **how)
+
+
+def test_one_process_needs_no_accelerate(
+    pipe: RefineStylePipeline, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert len(inverted(pipe, folder, tmp_path / "out", aligned=True, steps=0).inverted) == 5
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MissingDependencyError, match="Sharing work between processes needs accelerate"):
+        inverted(pipe, folder, tmp_path / "out", aligned=True, steps=0)
 
 
 def test_every_picture_gets_a_file_and_what_cannot_is_listed(

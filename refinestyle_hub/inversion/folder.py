@@ -83,10 +83,11 @@ def invert_folder(
         ConfigError: ``batch`` is below 1; steps do not add up; ``out`` is ``folder``; or an inversion that is there
             was made in another way, or of another picture.
         ModelFileError: An inversion that is there is damaged.
-        MissingDependencyError: accelerate, the face detector or the perceptual distance is not installed.
+        MissingDependencyError: The face detector or the perceptual distance is not installed; or, for several
+            processes, accelerate.
     """
     batch = batch_size(generator) if batch is None else whole(batch, "batch", 1)
-    folder, out, state = user_path(folder), user_path(out), processes.accelerator()
+    folder, out, state = user_path(folder), user_path(out), processes.accelerator_or_alone()
     if out.resolve() == folder.resolve():
         raise ConfigError(f"The inversions of {folder} need a folder of their own: each gets the name of its picture.")
     base = generator.fingerprint()

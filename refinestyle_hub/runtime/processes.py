@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import atexit
+import os
+from dataclasses import dataclass
 from typing import Any
 
 from torch import distributed
 
+from ..errors import MissingDependencyError
 from .optional import optional
 
 
-__all__ = ["accelerator"]
+__all__ = ["Alone", "accelerator", "accelerator_or_alone"]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """In place of an ``Accelerator``: a process that shares its work with no other."""
+
+    num_processes: int = 1
+    process_index: int = 0
+
+    def wait_for_everyone(self) -> None:
+        """Nobody else is there."""
 
 
 def accelerator(**options: Any) -> Any:
@@ -35,6 +49,20 @@ def accelerator(**options: Any) -> Any:
     if ours and _group():
         atexit.register(_end)
     return made
+
+
+def accelerator_or_alone() -> Any:
+    """``accelerator()``; without accelerate, which one process does not need, what stands in for it.
+
+    Raises:
+        MissingDependencyError: accelerate is not installed, and a launcher began this process as one of a group.
+    """
+    try:
+        return accelerator()
+    except MissingDependencyError:
+        if "WORLD_SIZE" in os.environ:
+            raise
+        return Alone()
 
 
 def _end() -> None:
