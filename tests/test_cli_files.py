@@ -17,6 +17,7 @@ from PIL import Image
 from refinestyle_hub.convert import read_latents
 from refinestyle_hub.errors import ConfigError, MissingDependencyError, ModelFileError, SaveError, ShapeError
 from refinestyle_hub.faces import dlib_models
+from refinestyle_hub.faces.detect import find_faces
 from refinestyle_hub.faces.dlib_models import FaceModels
 from refinestyle_hub.images import save_picture
 from refinestyle_hub.inversion.inversion import Inversion
@@ -147,6 +148,32 @@ def test_several_faces_are_told(run: Any, tiny_pipeline_dir: Path, tmp_path: Pat
     args = ["invert", tiny_pipeline_dir, tmp_path / "both.png", "--steps", 0, "--out", tmp_path / "out"]
     code, _, err = run(*args, "--face", 1)
     assert (code, "2 faces; 1 is taken. --face chooses" in err) == (0, True)
+
+
+def test_a_face_that_is_seen_faintly_is_told(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, astronaut: Image.Image
+) -> None:
+    """Of a photo whose face was hidden, folds of a suit were taken for a face of score 0.07."""
+    astronaut.save(tmp_path / "a.png")
+    (face,) = find_faces(astronaut)
+    for score, faint in ((0.07, True), (face.score, False)):
+        found = replace(face, score=score)
+        monkeypatch.setattr("refinestyle_hub.faces.photo.find_faces", lambda image, models, found=found: [found])
+        out = tmp_path / str(faint)
+        code, _, err = run("invert", tiny_pipeline_dir, tmp_path / "a.png", "--steps", 0, "--out", out)
+        assert (code, "seen faintly" in err) == (0, faint)
+
+
+def test_an_inversion_is_kept_where_the_identity_cannot_be_compared(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, astronaut: Image.Image
+) -> None:
+    astronaut.crop((140, 15, 315, 190)).save(tmp_path / "a.png")
+    monkeypatch.setenv("REFINESTYLE_FACE_MODELS", str(tmp_path))  # which has none of dlib's files
+    args = ["--aligned", "--steps", 0, "--out", tmp_path / "out", "--json"]
+    code, out, err = run("invert", tiny_pipeline_dir, tmp_path / "a.png", *args)
+    assert (code, json.loads(out)["identity_distance"]) == (0, None)
+    assert "the identity is not compared: There is no " in err
+    assert (tmp_path / "out" / "inversion.safetensors").is_file()
 
 
 def test_a_photo_to_paste_into_is_asked_for() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError, MissingDependencyError, counted
+from ..errors import ConfigError, RefineStyleHubError, counted
 from . import console
 from .arguments import (
     Aligned,
@@ -129,6 +129,7 @@ def invert(
         return
     from PIL import Image
 
+    from ..faces.detect import SURE
     from ..faces.photo import read_photo, search_for
     from ..images import save_png, to_tensor
     from ..inversion.folder import NAME, picture_digest
@@ -147,6 +148,8 @@ def invert(
     found = seen.crop(pipe.generator.config.resolution, face)
     if len(seen.faces) > 1:
         console.note(f"{len(seen.faces)} faces; {face} is taken. --face chooses, refinestyle faces lists them.")
+    if seen.faces and seen.faces[face].score < SURE:
+        console.note(f"the face is seen faintly, and may be none: {out / 'crop.png'} shows what is taken")
     with console.progress("steps", None) as tick, console.interruptible() as pressed:
 
         def on_step(step: int, total: int, metrics: Mapping[str, float]) -> bool:
@@ -185,12 +188,13 @@ def invert(
 
 
 def _identity_distance(crop: Image.Image, reconstruction: Image.Image) -> float | None:
-    """The identity distance; None where a face is not found, or dlib or its models are missing."""
+    """The identity distance; None where a face is not found, or dlib or its models cannot be had."""
     from ..faces.identity import identity_distance
 
     try:
         return identity_distance(crop, reconstruction)
-    except MissingDependencyError:
+    except RefineStyleHubError as error:  # of your own models: what was inverted is worth more than this number
+        console.note(f"the identity is not compared: {str(error).splitlines()[0]}")
         return None
 
 
