@@ -17,7 +17,7 @@ from remote_model import (
 from tiny import tiny_generator
 
 from refinestyle_hub.cards.facts import Picture
-from refinestyle_hub.errors import CardError, HubAccessError, ModelFileError, ModelNotFoundError
+from refinestyle_hub.errors import CardError, ConfigError, HubAccessError, ModelFileError, ModelNotFoundError
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
 from refinestyle_hub.hub.push import push_folder
 from refinestyle_hub.hub.search import domain_info, download, find_domains
@@ -81,6 +81,17 @@ def test_download(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
     assert names == {"README.md", "card.json", "config.json", "tokens.safetensors"}
     hub.fail(".*")
     assert_same(TokenSet.from_pretrained(tmp_path / "sketch"), DOMAIN)
+
+
+def test_a_file_becomes_a_folder(tmp_path: Path) -> None:
+    """As the app saves a domain, so that it can be pushed."""
+    DOMAIN.save_pretrained(tmp_path / "sketch")
+    file = (tmp_path / "sketch" / "tokens.safetensors").rename(tmp_path / "ink.safetensors")
+    assert_same(download(TokenSet, str(file), tmp_path / "ink"), DOMAIN)
+    assert_same(TokenSet.from_pretrained(tmp_path / "ink"), DOMAIN)
+    with pytest.raises(ConfigError, match="is one file"):
+        download(TokenSet, file, tmp_path / "no", subfolder="domains/sketch")
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_copy_has_the_previews_and_the_licence(pipeline: str, hub: HubServer, tmp_path: Path) -> None:

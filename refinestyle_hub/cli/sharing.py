@@ -141,13 +141,13 @@ def mix(
 
 @domains.command("download")
 def download(
-    domain: Annotated[str, typer.Argument(help="Hub id or folder.", metavar="DOMAIN")],
+    domain: Annotated[str, typer.Argument(help="Hub id, folder or .safetensors file.", metavar="DOMAIN")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the copy.")],
     subfolder: Annotated[str, typer.Option(help="Of a model that holds several, such as domains/sketch.")] = "",
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch.")] = None,
     as_json: console.AsJson = False,
 ) -> None:
-    """Keep a copy of a domain and its card."""
+    """Keep a copy of a domain and its card. The file of a domain becomes a folder, as push takes it."""
     from ..hub.search import download as copy
     from ..tokens.token_set import TokenSet
 

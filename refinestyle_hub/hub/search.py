@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ..boundary.paths import AnyPath, user_path
+from ..boundary.paths import AnyPath, is_address, user_path
 from ..cards.facts import read_card
 from ..cards.licences import stated_licence
 from ..cards.metadata import base_tag
@@ -114,11 +114,16 @@ def download(
 ) -> P:
     """Copy a part, such as a ``TokenSet``, into a folder of its own with its card, licence and previews; return it.
 
-    It is loaded first, so only a whole and valid one is kept.
+    It is loaded first, so only a whole and valid one is kept. One ``.safetensors`` file, as the app saves it, becomes
+    such a folder, without a card.
 
     Raises:
         ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: See ``from_pretrained``.
     """
+    if not is_address(name_or_path) and user_path(name_or_path).is_file():
+        part = kind.from_pretrained(name_or_path, subfolder=subfolder or None, **options)
+        part.save_pretrained(folder)
+        return part
     source = open_source(name_or_path, **options)
     part = kind.from_source(source, subfolder=subfolder or None)
     prefix = join(subfolder, "")
