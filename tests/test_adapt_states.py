@@ -159,7 +159,11 @@ def test_the_seed_decides(generator: Generator, discriminator: Discriminator, wh
 
 @pytest.mark.parametrize(
     ("how", "what"),
-    [({"steps": 7}, "steps"), ({"seed": 2}, "seed"), ({"settings": replace(QUICK, tokens=3)}, "settings")],
+    [
+        ({"steps": 7}, "steps"),
+        ({"seed": 2}, "seed"),
+        ({"settings": replace(QUICK, tokens=3)}, r"settings \(tokens\)\."),
+    ],
 )
 def test_a_state_of_another_run(
     generator: Generator, discriminator: Discriminator, how: dict[str, Any], what: str

@@ -320,6 +320,10 @@ class Adaptation:
         if not isinstance(other, Mapping):
             raise ModelFileError("The saved state does not name its run. Remove it to begin again.")
         if different := [key for key in mine if mine[key] != other.get(key)]:
+            were = other.get("settings")
+            if "settings" in different and isinstance(were, Mapping):
+                changed = [name for name, value in mine["settings"].items() if value != were.get(name)]
+                different[different.index("settings")] = f"settings ({', '.join(changed)})"
             raise ConfigError(
                 f"{state} is of another run: not the same {', '.join(different)}.\n"
                 "Ask for what was asked then, or remove the state (or name another folder) to begin again."
