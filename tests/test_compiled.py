@@ -161,6 +161,30 @@ def test_without_a_compiler_pictures_are_drawn_all_the_same(tiny_pipeline_dir: P
     assert [line for line in done.stderr.splitlines() if "CUDA" not in line] == [compiled.NO_COMPILER]
 
 
+@pytest.mark.parametrize("variable", ["TORCHINDUCTOR_CACHE_DIR", "HF_ASSETS_CACHE"])
+def test_a_cache_that_cannot_be_written_costs_no_picture(
+    variable: str, tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from refinestyle_hub import RefineStylePipeline as P; P.from_pretrained(sys.argv[1]).generate(0)"
+    )
+    (tmp_path / "file").touch()
+    places = {variable: str(tmp_path / "file" / "cache"), "CXX": str(tmp_path / "none"), "CUDA_HOME": ""}
+    found = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_pipeline_dir)],
+        env={**found, SWITCH: "1", **places},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (note,) = (line for line in done.stderr.splitlines() if "CUDA" not in line)
+    if variable == "HF_ASSETS_CACHE":
+        assert note == compiled.NO_COMPILER  # PyTorch's own folder serves
+    else:
+        assert note.startswith("torch.compile failed, so nothing more is compiled")
+
+
 def test_behind_nobody_waits(counter: CompileCounter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_behind", None)
     compiled.compile_behind()

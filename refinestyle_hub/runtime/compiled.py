@@ -98,8 +98,11 @@ class Compiled(Generic[R]):
         try:
             self.kinds.add(kind)
             _keep_on_disk()
-            from torch._dynamo import config
-
+            try:
+                from torch._dynamo import config  # which makes the folder of the cache
+            except OSError as error:
+                self._fail(error)
+                return None
             # our own limit is reached first; and what a compiler warns of is nothing that the caller could change
             with config.patch(recompile_limit=2 * LIMIT), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -115,9 +118,12 @@ class Compiled(Generic[R]):
             self._graphs = self._graphs or torch.compile(self.function, dynamic=False)
             return self._graphs(*args)
         except Exception as error:  # of the compiler; were it of the function, it would come again without
-            self.failed = True
-            log.warning(_explained(error))
+            self._fail(error)
             return None
+
+    def _fail(self, error: Exception) -> None:
+        self.failed = True
+        log.warning(_explained(error))
 
 
 class _Modes:
@@ -160,7 +166,13 @@ def _keep_on_disk() -> None:
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         from huggingface_hub.constants import HF_ASSETS_CACHE
 
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(HF_ASSETS_CACHE) / "refinestyle-hub" / "compiled")
+        place = Path(HF_ASSETS_CACHE) / "refinestyle-hub" / "compiled"
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError:  # then PyTorch's own, a temporary folder; optimisers need one, too
+            return
+        if os.access(place, os.W_OK):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(place)
 
 
 def _explained(error: BaseException) -> str:
