@@ -85,7 +85,7 @@ class FineTuning(Adaptation):
         begun = self.generator.merge({self.parameters.token_set(): 1.0})  # with the colours that tokens begin with
         weights = Weights(begun, patterns)
         self.parameters = weights  # type: ignore[assignment]
-        self.best = Best(weights)  # type: ignore[arg-type]
+        self.best = Best(weights, self.settings.slack)  # type: ignore[arg-type]
         self.leaves = dict(weights.named_parameters())
         self.adam = torch.optim.Adam(self.leaves.values(), lr=rate, betas=(0.8, 0.99))
         self.generator = self.sampler.generator = Tunable(self.generator)  # type: ignore[assignment]

@@ -151,6 +151,16 @@ def test_the_last_average_about_as_near_as_any_is_the_result(
     assert all(torch.equal(t, domain.state_dict()[name]) for name, t in found[step][1].state_dict().items())
 
 
+@pytest.mark.parametrize(("slack", "kept"), [(1.0, 1), (1.2, 2), (2.0, 4)])
+def test_how_far_from_the_nearest_a_result_may_be(
+    generator: Generator, discriminator: Discriminator, slack: float, kept: int
+) -> None:
+    best = begin(generator, discriminator, settings=replace(QUICK, slack=slack)).best
+    for step, distance in enumerate((0.1, 0.12, 0.21, 0.2), 1):
+        best.add(step, distance)
+    assert best.step == kept
+
+
 def test_the_seed_decides(generator: Generator, discriminator: Discriminator, whole: TokenSet) -> None:
     other = begin(generator, discriminator, seed=1)
     other.step(6)

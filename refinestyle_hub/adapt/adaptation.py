@@ -117,7 +117,7 @@ class Adaptation:
             begin_with_palette(self.parameters, self.generator, self.sampler.plain_samples, self.references.pixels)
         self.leaves: Mapping[str, Tensor] = dict(self.parameters.named_parameters())
         self.adam = torch.optim.Adam(self._parameter_groups(), betas=(0.8, 0.99))
-        self.best = Best(self.parameters)
+        self.best = Best(self.parameters, s.slack)
         self.seconds = 0.0
         if state is not None:
             self._restore(state)

@@ -16,18 +16,18 @@ from ..tokens.parameters import TokenParameters
 
 __all__ = ["Best"]
 
-SLACK = 1.2  # the distance misses some of what the discriminator improves, so it may grow by this factor
 BEGINNING = 10  # steps; the average reaches over fewer of them at first
 
 
 class Best:
     """The running average ``now`` of tokens that are optimised, and ``tokens``, the best average so far, of ``step``.
 
-    The best is the last of the measured ones that is about as near to the pictures as the nearest of them.
+    The best is the last of the measured ones whose distance from the pictures is at most ``slack`` times the smallest.
     """
 
-    def __init__(self, parameters: TokenParameters) -> None:
+    def __init__(self, parameters: TokenParameters, slack: float) -> None:
         """Begin with the tokens as they are."""
+        self.slack = slack
         self.now = copy.deepcopy(parameters).requires_grad_(False)
         self.tokens = copy.deepcopy(self.now)
         self.step, self.nearest = 0, math.inf
@@ -37,15 +37,15 @@ class Best:
         update_average(self.now, parameters, min(decay, step / (step + BEGINNING)))
 
     def add(self, step: int, distance: float) -> None:
-        """Keep the average of this step if its distance from the pictures is about that of the nearest so far."""
+        """Keep the average of this step if it is near enough."""
         self.nearest = min(self.nearest, distance)
         if self.is_near(distance):
             self.step = step
             self.tokens.load_state_dict(self.now.state_dict())
 
     def is_near(self, distance: float) -> bool:
-        """Whether an average of this distance is about as near as the nearest so far."""
-        return distance <= SLACK * self.nearest
+        """Whether an average of this distance is near enough, beside the nearest so far."""
+        return distance <= self.slack * self.nearest
 
     def tensors(self) -> dict[str, Tensor]:
         """Both averages by name, as ``restore`` takes them."""

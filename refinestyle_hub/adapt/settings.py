@@ -38,6 +38,7 @@ class AdaptSettings:
     mixing: float = 1.0  # share of reconstructions whose fine codes are a sample's, not the picture's own
     palette: bool = False  # whether toRGB layers get the hues of the pictures beforehand, in closed form
     average: float = 0.96  # decay of the tokens' running average, which is the result
+    slack: float = 1.2  # by which factor its distance from the pictures may grow after the nearest; it misses some
 
     # weights of the terms
     sliced_pictures: float = 1.0  # sliced Wasserstein distance of pixels
@@ -67,6 +68,7 @@ class AdaptSettings:
             whole(getattr(self, name), name, 0)
         for name in (*FEATURE_TERMS, *OTHER_TERMS, "truncation", "penalty"):
             real(getattr(self, name), name, 0)
+        real(self.slack, "slack", 1)
         for name in ("mixing", "discriminator_start"):
             real(getattr(self, name), name, 0, 1)
         if self.batch < (2 if self.between or self.layout else 1):
@@ -110,6 +112,7 @@ WITHOUT_DISCRIMINATOR = AdaptSettings(  # of one token
     mixing=0.5,
     palette=True,
     average=0.9,
+    slack=2.0,  # features of few samples say little about strokes, which come late
     sliced_pictures=0.2,
     sliced_features=0.2,
     layout=0.0,
