@@ -38,7 +38,7 @@ class AdaptSettings:
     mixing: float = 1.0  # share of reconstructions whose fine codes are a sample's, not the picture's own
     palette: bool = False  # whether toRGB layers get the hues of the pictures beforehand, in closed form
     average: float = 0.96  # decay of the tokens' running average, which is the result
-    slack: float = 1.2  # by which factor its distance from the pictures may grow after the nearest; it misses some
+    slack: float = 1.2  # times its smallest distance from the pictures, within which a later average is the result
 
     # weights of the terms
     sliced_pictures: float = 1.0  # sliced Wasserstein distance of pixels
