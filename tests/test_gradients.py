@@ -22,7 +22,7 @@ from refinestyle_hub.losses.identity_network import IdentityDistance
 from refinestyle_hub.losses.perceptual import Perceptual
 from refinestyle_hub.losses.pixel import mse
 from refinestyle_hub.tokens.batch import TokenBatch
-from refinestyle_hub.tokens.token_set import LayerTokens
+from refinestyle_hub.tokens.layer_tokens import LayerTokens
 
 
 SIZE = 32

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from refinestyle_hub.config import Fingerprint, StyleGAN2Config
 from refinestyle_hub.errors import BaseMismatchError, ConfigError, LayerError, ModelFileError, ShapeError
-from refinestyle_hub.tokens.token_set import LayerTokens, TokenSet
+from refinestyle_hub.tokens.layer_tokens import LayerTokens
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 SPATIAL = ["broadcast", "scaled", "full"]

@@ -10,8 +10,9 @@ from refinestyle_hub.encoder.encoder import Encoder
 from refinestyle_hub.evaluation.attributes import AttributeConfig, AttributeNet
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.generators.stylegan2 import StyleGAN2Generator
+from refinestyle_hub.tokens.layer_tokens import LayerTokens
 from refinestyle_hub.tokens.modulated_conv import Residual, residual_kernel
-from refinestyle_hub.tokens.token_set import LayerTokens, TokenSet
+from refinestyle_hub.tokens.token_set import TokenSet
 
 
 TINY = StyleGAN2Config(resolution=32, z_dim=16, w_dim=16, mapping_layers=2, channels={4: 12, 8: 12, 16: 10, 32: 8})

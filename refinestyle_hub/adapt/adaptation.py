@@ -20,7 +20,7 @@ from ..boundary.fields import text
 from ..boundary.numbers import check_seed, whole
 from ..boundary.paths import AnyPath
 from ..config import Fingerprint
-from ..errors import ConfigError, DivergedError, ModelFileError, ShapeError
+from ..errors import DivergedError, ModelFileError, ShapeError
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..inversion.optimise import OnStep, invert
@@ -316,18 +316,7 @@ class Adaptation:
         }
 
     def _restore(self, state: AdaptState) -> None:
-        mine, other = self._run(), state.numbers.get("run")
-        if not isinstance(other, Mapping):
-            raise ModelFileError("The saved state does not name its run. Remove it to begin again.")
-        if different := [key for key in mine if mine[key] != other.get(key)]:
-            were = other.get("settings")
-            if "settings" in different and isinstance(were, Mapping):
-                changed = [name for name, value in mine["settings"].items() if value != were.get(name)]
-                different[different.index("settings")] = f"settings ({', '.join(changed)})"
-            raise ConfigError(
-                f"{state} is of another run: not the same {', '.join(different)}.\n"
-                "Ask for what was asked then, or remove the state (or name another folder) to begin again."
-            )
+        state.check_run(self._run())
         tensors, numbers = state.tensors, state.numbers
         try:
             with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..boundary.paths import AnyPath, user_path
-from ..errors import ModelFileError
+from ..errors import ConfigError, ModelFileError
 from ..storage.atomic import write_folder
 from ..storage.schema import FORMAT_VERSION
 from ..storage.tensors import encode_tensors, read_header, read_tensors
@@ -32,6 +32,26 @@ class AdaptState:
 
     def __str__(self) -> str:
         return "The saved state" if self.path is None else str(self.path)
+
+    def check_run(self, mine: Mapping[str, Any]) -> None:
+        """Check that the state is of the run that ``mine`` describes, or of one of which this is a part.
+
+        Raises:
+            ConfigError: It is of another run; the message names what differs.
+            ModelFileError: It does not name its run.
+        """
+        other = self.numbers.get("run")
+        if not isinstance(other, Mapping):
+            raise ModelFileError("The saved state does not name its run. Remove it to begin again.")
+        if different := [key for key in mine if mine[key] != other.get(key)]:
+            were = other.get("settings")
+            if "settings" in different and isinstance(were, Mapping):
+                changed = [name for name, value in mine["settings"].items() if value != were.get(name)]
+                different[different.index("settings")] = f"settings ({', '.join(changed)})"
+            raise ConfigError(
+                f"{self} is of another run: not the same {', '.join(different)}.\n"
+                "Ask for what was asked then, or remove the state (or name another folder) to begin again."
+            )
 
     def save(self, path: AnyPath) -> None:
         """Write one ``.safetensors`` file whose metadata is the JSON of the numbers, atomically.

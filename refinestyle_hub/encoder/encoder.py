@@ -24,7 +24,7 @@ from ..hub.push import Pushable
 from ..losses.identity_network import IdentityDistance
 from ..losses.perceptual import Perceptual
 from ..tokens.batch import TokenBatch
-from ..tokens.token_set import LayerTokens
+from ..tokens.layer_tokens import LayerTokens
 from .backbone import open_backbone
 from .gradients import FeedbackDistance
 from .heads import TokenHead

@@ -20,7 +20,7 @@ from ..losses.identity_network import IdentityDistance
 from ..losses.perceptual import MIN_SIDE, Perceptual
 from ..losses.pixel import mse
 from ..tokens.batch import TokenBatch
-from ..tokens.token_set import LayerTokens
+from ..tokens.layer_tokens import LayerTokens
 
 
 __all__ = ["DISTANCES", "FeedbackDistance", "Reference", "TokenGradients", "render_with_gradients"]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import EncoderNetwork, LayerSpec
+from ..tokens.layer_tokens import LayerTokens
 from ..tokens.parameters import KernelStats
-from ..tokens.token_set import LayerTokens
 from .gradients import DISTANCES, TokenGradients
 
 

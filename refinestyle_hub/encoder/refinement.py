@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..generators.base import Generator
 from ..tokens.batch import TokenBatch
-from ..tokens.token_set import LayerTokens
+from ..tokens.layer_tokens import LayerTokens
 from .gradients import FeedbackDistance, Reference, TokenGradients, render_with_gradients
 from .stage import EncoderStage
 

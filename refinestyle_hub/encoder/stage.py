@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import EncoderConfig, EncoderNetwork, GeneratorShape, LayerSpec
-from ..tokens.token_set import LayerTokens, match_layers
+from ..tokens.layer_tokens import LayerTokens, match_layers
 from .backbone import open_backbone
 from .gradients import TokenGradients
 from .heads import CodeHead, TokenHead

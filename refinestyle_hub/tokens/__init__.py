@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .batch import Strength, TokenBatch
+from .layer_tokens import LayerTokens
 from .parameters import TokenParameters
-from .token_set import LayerTokens, TokenSet
+from .token_set import TokenSet
 
 
 __all__ = ["LayerTokens", "Strength", "TokenBatch", "TokenParameters", "TokenSet"]

@@ -15,8 +15,9 @@ from torch import Tensor
 from ..config import Fingerprint
 from ..errors import ConfigError, ShapeError, counted, printable
 from ..storage.fingerprint import youngest
+from .layer_tokens import LayerTokens, checked
 from .modulated_conv import Residual, promote
-from .token_set import LayerTokens, TokenSet, checked
+from .token_set import TokenSet
 
 
 __all__ = ["Strength", "TokenBatch", "TokensLike", "residuals_of", "strengths"]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..config import Fingerprint, LayerSpec
 from ..errors import BaseMismatchError, ConfigError, ShapeError, listed
+from .layer_tokens import LayerTokens, match_layers
 from .modulated_conv import squared_residual_norm
-from .token_set import LayerTokens, TokenSet, match_layers
+from .token_set import TokenSet
 
 
 __all__ = ["KernelStats", "TokenParameters"]

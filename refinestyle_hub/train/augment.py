@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tokens.batch import TokenBatch
+from ..tokens.layer_tokens import LayerTokens
 from ..tokens.parameters import KernelStats
-from ..tokens.token_set import LayerTokens
 
 
 __all__ = ["DISTORTIONS", "distort", "random_tokens"]

@@ -31,7 +31,7 @@ from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.runtime.allocator import keep_memory
 from refinestyle_hub.runtime.bf16 import in_bf16
 from refinestyle_hub.tokens.batch import TokenBatch
-from refinestyle_hub.tokens.token_set import LayerTokens
+from refinestyle_hub.tokens.layer_tokens import LayerTokens
 from refinestyle_hub.train.encoder_objective import residual_norm
 
 
