@@ -47,7 +47,9 @@ class TokenSet(Pretrained, Pushable):
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         for name, tokens in self.layers.items():
             if tokens.p.ndim != 2:
-                raise ShapeError(f"{name}: P of a set is [T, O], not {list(tokens.p.shape)}. TokenBatch is for batches.")
+                raise ShapeError(
+                    f"{name}: P of a set is [T, O], not {list(tokens.p.shape)}. TokenBatch is for batches."
+                )
 
     def __reduce__(self) -> tuple[type[TokenSet], tuple[Any, ...]]:  # for copies: a mapping proxy has none
         return TokenSet, (dict(self.layers), self.base, dict(self.metadata))
