@@ -337,7 +337,11 @@ def test_missing_path_says_so(name: str) -> None:
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:
-    for name, hint in (("me.jpg", "$"), ("a.pkl", "refinestyle convert"), ("t.safetensors", "by its class")):
+    for name, hint in (
+        ("me.jpg", "$"),
+        ("a.pkl", "refinestyle convert"),
+        ("t.safetensors", "take it as --domain"),
+    ):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(ModelNotFoundError, match=rf"{name} is a file; a model is a folder\.(?s:.*){hint}"):
             open_source(tmp_path / name)

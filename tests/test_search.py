@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hub_server import HubServer
 from remote_model import (
     CARD,
@@ -14,6 +15,7 @@ from remote_model import (
     assert_same,
     saved,
 )
+from safetensors.torch import save_file
 from tiny import tiny_generator
 
 from refinestyle_hub.cards.facts import Picture
@@ -70,8 +72,6 @@ def test_a_domain_inside_a_model(pipeline: str, hub: HubServer, tmp_path: Path) 
         with pytest.raises(ModelNotFoundError, match=r"It is a pipeline.*subfolder: .*domains/sketch"):
             ask("me/faces")
     assert_same(download(TokenSet, "me/faces", tmp_path / "copy", subfolder="domains/sketch"), DOMAIN)
-    with pytest.raises(ModelNotFoundError, match="is a file; a model is a folder"):
-        domain_info(tmp_path / "copy" / "tokens.safetensors")
 
 
 def test_download(pipeline: str, hub: HubServer, tmp_path: Path) -> None:
@@ -92,6 +92,26 @@ def test_a_file_becomes_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is one file"):
         download(TokenSet, file, tmp_path / "no", subfolder="domains/sketch")
     assert not (tmp_path / "no").exists()
+
+
+def test_domain_info_reads_a_file(tmp_path: Path) -> None:
+    """As the app saves a domain; of another file it says what is wrong with that."""
+    DOMAIN.save_pretrained(tmp_path / "sketch")
+    file = (tmp_path / "sketch" / "tokens.safetensors").rename(tmp_path / "ink.safetensors")
+    info = domain_info(str(file), base=GENERATOR.fingerprint())
+    assert (info.source, info.fits, info.tokens, info.license) == (str(file), True, 3, None)
+    assert set(info.layers) == set(DOMAIN.layers)
+    with pytest.raises(ConfigError, match="is one file"):
+        domain_info(file, subfolder="domains/sketch")
+    GENERATOR.save_pretrained(tmp_path / "generator")
+    with pytest.raises(ModelFileError, match="is of class 'StyleGAN2Generator', not 'TokenSet'"):
+        domain_info(tmp_path / "generator" / "model.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "bare.safetensors")
+    with pytest.raises(ModelFileError, match=r"carries no config of its own: name the folder"):
+        domain_info(tmp_path / "bare.safetensors")
+    (tmp_path / "notes.txt").write_text("ink")
+    with pytest.raises(ModelFileError, match="is not a safetensors file"):
+        domain_info(tmp_path / "notes.txt")
 
 
 def test_a_copy_has_the_previews_and_the_licence(pipeline: str, hub: HubServer, tmp_path: Path) -> None:

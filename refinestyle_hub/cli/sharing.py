@@ -64,7 +64,7 @@ def find(
 
 @domains.command("info")
 def info(
-    domain: Annotated[str, typer.Argument(help="Hub id or folder.", metavar="DOMAIN")],
+    domain: Annotated[str, typer.Argument(help="Hub id, folder or .safetensors file.", metavar="DOMAIN")],
     base: Annotated[str | None, typer.Option(help="Also say whether it fits this generator.")] = None,
     subfolder: Annotated[str, typer.Option(help="Of a model that holds several, such as domains/sketch.")] = "",
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch.")] = None,

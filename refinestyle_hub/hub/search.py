@@ -7,15 +7,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from ..boundary.fields import check_options
 from ..boundary.paths import AnyPath, is_address, user_path
-from ..cards.facts import read_card
+from ..cards.facts import Card, read_card
 from ..cards.licences import stated_licence
 from ..cards.metadata import base_tag
 from ..config import Fingerprint, TokenSetConfig
+from ..errors import ConfigError, ModelFileError
 from ..storage.atomic import write_folder
 from ..storage.fingerprint import is_related
 from ..storage.index import CONFIG, WEIGHTS_FILE, join, shared_files
 from ..storage.schema import config_from_json, read_json
+from ..storage.tensors import read_header
 from .pretrained import Pretrained, locate_config
 from .sources import HubOptions, find_repos, open_source
 
@@ -82,23 +85,33 @@ def domain_info(
     """What a domain says of itself, without its tokens.
 
     Args:
+        name_or_path: As for ``from_pretrained``: a folder, a Hub id, or one ``.safetensors`` file, which has no card.
         subfolder: Its place in a pipeline, such as "domains/sketch".
         base: A generator, to say also whether the domain fits it.
 
     Raises:
         ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: See ``from_pretrained``.
     """
-    source = open_source(name_or_path, **options)
-    _, path = locate_config(source, "", subfolder or None)
-    config = config_from_json("TokenSet", TokenSetConfig, read_json(path), path)
-    card = read_card(source, subfolder)
+    check_options(options, HubOptions.__annotations__)
+    if _is_file(name_or_path):
+        source, path, card, licence = None, user_path(name_or_path), Card(), None
+        if subfolder or options.get("revision"):
+            raise ConfigError(f"{path} is one file: a subfolder and a revision are for folders and repos.")
+        data = read_header(path).config
+        if data is None:
+            raise ModelFileError(f"{path} carries no config of its own: name the folder that has its {CONFIG}.")
+    else:
+        source = open_source(name_or_path, **options)
+        _, path = locate_config(source, "", subfolder or None)
+        data, card, licence = read_json(path), read_card(source, subfolder), stated_licence(source, subfolder)
+    config = config_from_json("TokenSet", TokenSetConfig, data, path)
     return DomainInfo(
-        source=str(source),
+        source=str(source or path),
         base=config.base,
         fits=None if base is None or config.base is None else is_related(config.base, base),
         tokens=max((layer.tokens for layer in config.layers.values()), default=0),
         layers=tuple(sorted(config.layers)),
-        license=stated_licence(source, subfolder),
+        license=licence,
         title=card.title,
         summary=card.summary,
     )
@@ -120,7 +133,7 @@ def download(
     Raises:
         ModelNotFoundError, ModelFileError, ConfigError, HubConnectionError: See ``from_pretrained``.
     """
-    if not is_address(name_or_path) and user_path(name_or_path).is_file():
+    if _is_file(name_or_path):
         part = kind.from_pretrained(name_or_path, subfolder=subfolder or None, **options)
         part.save_pretrained(folder)
         return part
@@ -133,6 +146,10 @@ def download(
     part.save_pretrained(folder)
     write_folder(folder, beside)
     return part
+
+
+def _is_file(name_or_path: AnyPath) -> bool:
+    return not is_address(name_or_path) and user_path(name_or_path).is_file()
 
 
 def is_own(name: str, own: Collection[str]) -> bool:

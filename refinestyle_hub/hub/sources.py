@@ -285,7 +285,7 @@ def open_source(name_or_path: AnyPath, **options: Unpack[HubOptions]) -> Source:
         return source
     text = os.fspath(name_or_path)
     if path.is_file():
-        alone = "\nIf it is one part, load it by its class, as in TokenSet.from_pretrained."
+        alone = "\nIf it is a domain: TokenSet.from_pretrained loads it, and commands take it as --domain."
         hint = alone if path.suffix == ".safetensors" else pickle_hint([path.name])
         raise ModelNotFoundError(f"{path} is a file; a model is a folder.{hint}")
     if is_clearly_path(name_or_path) or text.endswith(".safetensors"):
