@@ -12,8 +12,8 @@ from hub_server import HubServer
 from PIL import Image
 from tiny import tiny_generator, token_set
 
+from refinestyle_hub.cards.origins import origin
 from refinestyle_hub.cli import main
-from refinestyle_hub.cli.domain_card import origin
 from refinestyle_hub.convert import export_rosinality
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.pipeline import RefineStylePipeline

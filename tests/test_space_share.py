@@ -307,6 +307,23 @@ def test_what_the_hub_answers_is_told_without_the_token(
     assert left[-1] == ("delete_repo" if step == "create_commit" else "create_repo")  # no empty repo in the way
 
 
+@pytest.mark.usefixtures("terms")
+def test_the_card_of_a_mix_says_what_each_part_was_made_from(pipe: RefineStylePipeline) -> None:
+    drawn = {"name": "drawn", "pictures": 3, "rights": "Drawn by me."}
+    said = {"name": "said", "pictures": 0, "source_text": "a photo", "target_text": "a mask"}
+    parts = [replace(domain(n), base=pipe.fingerprint, metadata=made) for n, made in enumerate((drawn, said))]
+    notes, session = Notes(), visitor()
+    session.shelf.add("both", TokenSet.mix([(part, 0.5) for part in parts]))
+    push(ShareHandlers(Jobs(pipe), "someone/tiny-32", notes), session, name="both")
+    files = {operation.path_in_repo: operation.path_or_fileobj for operation in notes.calls[1][1][1]}
+    lines = files["README.md"].decode().split("\n")
+    assert lines[(first := lines.index("A mix of domains.")) + 1 : first + 3] == [
+        "- drawn: Made from 3 pictures of the style, which are not part of this repo. Rights to them, as the maker "
+        "states: Drawn by me.",
+        '- said: Made without pictures, from the text "a photo" to "a mask".',
+    ]
+
+
 def test_who_is_not_signed_in_pushes_nothing(pipe: RefineStylePipeline, session: Session) -> None:
     notes = Notes()
     on = ShareHandlers(Jobs(pipe), "someone/tiny-32", notes)

@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from refinestyle_hub import cards
+from refinestyle_hub.cards.origins import origin
 from refinestyle_hub.hub.push import with_base_terms
 from refinestyle_hub.hub.sources import bundled_models
 from refinestyle_hub.storage.model_folder import Folder, is_repo_id
@@ -173,10 +174,8 @@ class ShareHandlers:
             return f"[{repo_id}](https://huggingface.co/{repo_id}) is yours{link}"
 
     def _files(self, domain: TokenSet, repo_id: str, licence: str, preview: bool) -> dict[str, bytes]:
-        made = domain.metadata
-        shots = f"Few-shot adaptation. Pictures: {made['pictures']}." if "pictures" in made else ""
         shown = (cards.Picture("preview.png", "The same faces without and with the domain."),) if preview else ()
-        card = cards.Card(license=licence, base_model=self.base_model, data=shots, pictures=shown)
+        card = cards.Card(license=licence, base_model=self.base_model, data=origin(domain.metadata), pictures=shown)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "domain"
             domain.save_pretrained(folder)
