@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -225,6 +226,13 @@ def test_folders_of_pictures(run: Any, tiny_pipeline_dir: Path, files: list[Path
     assert json.loads(out)["pictures"]["as_they_are"] == [file.name for file in files]
     out = run("adapt", tiny_pipeline_dir, files[0].parent, *args[:-2], tmp_path / "a style")[1]
     assert f"--domain '{tmp_path / 'a style'}' draws with it" in out
+    torn = Path(shutil.copytree(files[0].parent, tmp_path / "style")) / "torn.png"
+    torn.write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"left out, The file is empty .*torn\.png"):
+        RefineStylePipeline.from_pretrained(tiny_pipeline_dir).adaptation(torn.parent, align="none")
+    code, out, notes = run("adapt", tiny_pipeline_dir, torn.parent, *args)
+    assert (code, list(json.loads(out)["pictures"]["unreadable"])) == (0, [str(torn)])
+    assert "left out, The file is empty" in notes
     (tmp_path / "empty").mkdir()
     code, _, err = run("adapt", tiny_pipeline_dir, tmp_path / "empty", *args)
     assert (code, "no pictures in" in err) == (1, True)

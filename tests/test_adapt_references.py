@@ -33,7 +33,7 @@ def test_faces_are_cut_out_and_other_pictures_used_as_they_are(astronaut: Image.
     found = load_references([astronaut, path], 64)
     assert found.pictures.shape == (2, 3, 64, 64)
     assert found.aligned == (True, False)
-    assert found.report == {"aligned": ["picture 1"], "as_they_are": ["drawn.png"], "ignored": []}
+    assert found.report == {"aligned": ["picture 1"], "as_they_are": ["drawn.png"], "ignored": [], "unreadable": {}}
     plain = load_references([astronaut, path], 64, align="none")
     assert plain.aligned == (False, False)
     assert torch.equal(plain.pictures[1], found.pictures[1])
@@ -55,6 +55,23 @@ def test_one_picture_or_a_folder_needs_no_list(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(PictureError, match=r"no pictures in .*empty\. Known endings: .*png"):
         load_references(tmp_path / "empty", 32)
+
+
+def test_what_cannot_be_read_is_left_out_of_a_folder_and_an_error_by_its_name(tmp_path: Path) -> None:
+    folder, (first, *_) = tmp_path / "style", drawings()
+    folder.mkdir()
+    torn = folder / "b.png"
+    torn.write_bytes(b"<html>")
+    with pytest.raises(PictureError, match=r"No picture can be used\. .*b\.png: This is a web page"):
+        load_references(folder, 32, "none")
+    first.save(folder / "a.png")
+    found = load_references(folder, 32, "none")
+    assert (found.names, found.aligned, len(found)) == (("a.png",), (False,), 1)
+    assert found.report["unreadable"] == found.unreadable
+    assert list(found.unreadable) == [str(torn)]
+    assert found.unreadable[str(torn)].startswith("This is a web page")
+    with pytest.raises(PictureError, match=r"^b\.png: This is a web page"):
+        load_references([folder, torn], 32, "none")
 
 
 # --- What they lack -------------------------------------------------------------------------------------------------

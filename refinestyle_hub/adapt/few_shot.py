@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypedDict
 
@@ -11,7 +12,7 @@ from ..config import Fingerprint
 from ..encoder.encoder import Encoder
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
-from ..images import PictureSource
+from ..images import PictureSource, left_out_lines
 from ..inversion.crops import codes_of
 from ..losses.perceptual import Perceptual
 from ..runtime.defaults import standard_defaults
@@ -74,13 +75,15 @@ def few_shot_adaptation(
         base: The generator's fingerprint. None takes it.
 
     Raises:
-        PictureError: A picture cannot be used; the message names it.
+        PictureError: A picture cannot be used; the message names it. In a folder it is left out, with a warning.
         ConfigError: There are not 1 to 20 pictures, or ``state`` is of another run.
         MissingDependencyError: The face detector is not installed (align="none" does without), or, for one to four
             pictures or without a discriminator, the perceptual distance.
     """
     generator, size = plain(generator), generator.config.resolution
     references = pictures if isinstance(pictures, References) else load_references(pictures, size, align)
+    if references is not pictures and references.unreadable:
+        warnings.warn("\n".join(left_out_lines(references.unreadable)), stacklevel=3)
     with_discriminator = discriminator is not None
     settings = settings or preset(len(references), tokens, with_discriminator)
     inversions = None

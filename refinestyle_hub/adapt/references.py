@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -37,6 +37,7 @@ class References:
     aligned: tuple[bool, ...]  # whether a face was found, and cut out as FFHQ does; else it is the central square
     ignored: tuple[str, ...] = ()  # other files in the folders that were named
     sides: tuple[int, ...] = ()  # pixels of each square in the file that it was cut from, where that is known
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # why pictures in folders are left out, by their paths
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -65,11 +66,12 @@ class References:
 
     @property
     def report(self) -> dict[str, Any]:
-        """Names of the pictures that were aligned by their face, of those used as they are, and of other files."""
+        """Names of the pictures that were aligned by their face, of those used as they are, and of what was left."""
         return {
             "aligned": [name for name, yes in zip(self.names, self.aligned, strict=True) if yes],
             "as_they_are": [name for name, yes in zip(self.names, self.aligned, strict=True) if not yes],
             "ignored": list(self.ignored),
+            "unreadable": dict(self.unreadable),
         }
 
 
@@ -78,14 +80,14 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
 
     Args:
         pictures: Paths, file contents, open files, PIL images, or pixels in memory; or one of these. A folder stands
-            for its pictures.
+            for its pictures, and those of them that cannot be read are left out.
         size: R, height and width of the squares.
         align: "auto" cuts faces out as FFHQ does, and takes the central square where none is found (drawn faces often
             are not); "none" takes the central square of all.
 
     Raises:
         ConfigError: There are not 1 to 20 pictures, or ``align`` is unknown.
-        PictureError: A picture cannot be used; the message names it.
+        PictureError: A picture that is named itself cannot be used, or none is left; the message names it.
         MissingDependencyError: The face detector is not installed, which "none" does not need.
     """
     if align not in ("auto", "none"):
@@ -96,13 +98,18 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
     if not 1 <= len(found) <= MAX_PICTURES:
         raise ConfigError(f"A domain is made from 1 to {MAX_PICTURES} pictures, not {len(found)}.")
     tensors, names, aligned, sides = [], [], [], []
-    for number, source in enumerate(found, 1):
+    unreadable: dict[str, str] = {}
+    for number, (source, named) in enumerate(found, 1):
         place = user_path(source) if isinstance(source, str | os.PathLike) else None
         name = place.name if place else f"picture {number}"
         try:
             photo = read_photo(source, "optional" if align == "auto" else "none")
         except PictureError as error:
-            raise PictureError(f"{name}: {str(error).removeprefix(f'{place}: ')}") from error
+            why = str(error).removeprefix(f"{place}: ")
+            if named:
+                raise PictureError(f"{name}: {why}") from error
+            unreadable[str(place)] = why
+            continue
         crop = photo.crop(size)
         tensors.append(to_tensor(crop.image))
         sides.append(
@@ -110,18 +117,20 @@ def load_references(pictures: PictureSource | Sequence[PictureSource], size: int
         )
         names.append(name)
         aligned.append(bool(photo.faces))
-    return References(torch.cat(tensors), tuple(names), tuple(aligned), tuple(ignored), tuple(sides))
+    if not tensors:
+        raise PictureError(f"No picture can be used. {': '.join(next(iter(unreadable.items())))}")
+    return References(torch.cat(tensors), tuple(names), tuple(aligned), tuple(ignored), tuple(sides), unreadable)
 
 
-def _expanded(sources: Sequence[PictureSource]) -> tuple[list[PictureSource], list[str]]:
-    """Pictures, with those that lie in folders; and the names of the other files there."""
-    pictures: list[PictureSource] = []
+def _expanded(sources: Sequence[PictureSource]) -> tuple[list[tuple[PictureSource, bool]], list[str]]:
+    """Pictures, with those that lie in folders, and whether each is named itself; and the other files there."""
+    pictures: list[tuple[PictureSource, bool]] = []
     ignored: list[str] = []
     for source in sources:
         if not isinstance(source, str | os.PathLike) or not user_path(source).is_dir():
-            pictures.append(source)
+            pictures.append((source, True))
             continue
         inside, left_out = list_pictures(user_path(source))
-        pictures += inside
+        pictures += [(path, False) for path in inside]
         ignored += left_out
     return pictures, ignored

@@ -87,7 +87,7 @@ def adapt(
         raise typer.BadParameter("The name is empty.", param_hint="--name")
     _check_place(out, pictures or [])
     from ..adapt import TEXT_STEPS, AdaptState, lacks, load_clips, load_references, picture_term, text_adaptation
-    from ..images import to_images
+    from ..images import left_out_lines, to_images
 
     pipe = load(model, device)
     state = out / RUN / "state.safetensors"
@@ -106,6 +106,8 @@ def adapt(
         )  # fmt: skip
     else:
         references = load_references(pictures or [], pipe.generator.config.resolution, align.value)
+        for line in left_out_lines(references.unreadable):
+            console.note(line)
         terms = [picture_term(pipe.generator, references, clips, seed=seed)] if clips else []
         run = pipe.adaptation(references, steps=steps, tokens=tokens, seed=seed, terms=terms, state=saved)
     missing = lacks(run.references)
