@@ -195,9 +195,11 @@ def test_the_command_stops_goes_on_and_ends_the_same(
     for name in ("config.json", "tokens.safetensors", "preview.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
-    code, _, err = run(*args[:-2], "--seed", 9, "--out", tmp_path / "two")
-    assert code == 1
-    assert "another run" in err
+    monkeypatch.setattr("refinestyle_hub.adapt.load_references", lambda *_: pytest.fail("pictures were read"))
+    for option, what in (("--seed", "seed"), ("--tokens", "settings (tokens)"), ("--steps", "steps")):
+        code, _, err = run(*args[:-2], option, 9, "--out", tmp_path / "two")
+        assert code == 1
+        assert f"state.safetensors is of another run: not the same {what}." in err
 
     out = tmp_path / "drawn"
     assert run("generate", model, "--seeds", 1, "--domain", f"{tmp_path / 'one'}=0.5", "--out", out)[0] == 0

@@ -53,6 +53,13 @@ class AdaptState:
                 "Ask for what was asked then, or remove the state (or name another folder) to begin again."
             )
 
+    def check_asked(self, steps: int, tokens: int, seed: int) -> None:
+        """``check_run`` with what is known before any picture is read."""
+        run = self.numbers.get("run")
+        settings = run.get("settings") if isinstance(run, Mapping) else None
+        settings = {**(settings if isinstance(settings, Mapping) else {}), "tokens": tokens}
+        self.check_run({"settings": settings, "steps": steps, "seed": seed})
+
     def save(self, path: AnyPath) -> None:
         """Write one ``.safetensors`` file whose metadata is the JSON of the numbers, atomically.
 

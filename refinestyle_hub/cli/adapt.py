@@ -86,7 +86,17 @@ def adapt(
     if not name.strip():
         raise typer.BadParameter("The name is empty.", param_hint="--name")
     _check_place(out, pictures or [])
-    from ..adapt import TEXT_STEPS, AdaptState, lacks, load_clips, load_references, picture_term, text_adaptation
+    from ..adapt import (
+        STEPS,
+        STEPS_WITHOUT_DISCRIMINATOR,
+        TEXT_STEPS,
+        AdaptState,
+        lacks,
+        load_clips,
+        load_references,
+        picture_term,
+        text_adaptation,
+    )
     from ..images import left_out_lines, to_images
 
     pipe = load(model, device)
@@ -105,6 +115,9 @@ def adapt(
             state=saved, with_discriminator=pipe.discriminator is not None,
         )  # fmt: skip
     else:
+        steps = steps or (STEPS if pipe.discriminator is not None else STEPS_WITHOUT_DISCRIMINATOR)
+        if saved is not None:
+            saved.check_asked(steps, tokens, seed)
         references = load_references(pictures or [], pipe.generator.config.resolution, align.value)
         for line in left_out_lines(references.unreadable):
             console.note(line)
