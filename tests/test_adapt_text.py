@@ -87,6 +87,16 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(clips: list[Clip]) -> None:
         text_adaptation(tiny_generator(), "a photo", "an oil painting", clips, steps=6, state=first.state())
 
 
+def test_without_a_discriminator_the_rates_are_those_by_pictures() -> None:
+    """Of T tokens; which of two averages is kept is judged by CLIP, and not by features."""
+    for tokens in (1, 4):
+        known, found = preset(5, tokens, with_discriminator=False), text_settings(tokens, with_discriminator=False)
+        for name in ("tokens", "rate", "colour_rate", "coarse", "fine", "lattice"):
+            assert getattr(found, name) == getattr(known, name)
+    assert found.slack == text_settings().slack < known.slack
+    assert text_settings().rate == preset(5).rate
+
+
 def test_layers_are_those_that_the_text_moves(clips: list[Clip]) -> None:
     run = text_adaptation(tiny_generator(), *TEXTS, clips, steps=1, codes=3)
     layers = set(run.token_set().layers)

@@ -22,7 +22,7 @@ from ..tokens.token_set import TokenSet
 from .adaptation import PREVIEWS, Adaptation
 from .context import Context
 from .references import References
-from .settings import FEATURE_TERMS, WITHOUT_DISCRIMINATOR, AdaptSettings
+from .settings import FEATURE_TERMS, AdaptSettings, preset
 from .state import AdaptState
 
 
@@ -82,11 +82,15 @@ class TextAdaptation(Adaptation):
 def text_settings(tokens: int = 4, with_discriminator: bool = True) -> AdaptSettings:
     """Settings without the terms that need pictures; batch and truncation as published.
 
-    A generator without a discriminator is held to draw no weave, as by pictures: CLIP does not see it.
+    A generator without a discriminator is held to draw no weave, as by pictures: CLIP does not see it. So are its
+    rates those by pictures, since larger ones bring the weave. ``slack`` is not: it allows for a distance of features.
     """
-    lattice = 0.0 if with_discriminator else WITHOUT_DISCRIMINATOR.lattice
     needs_pictures = (*FEATURE_TERMS, "sliced_pictures", "adversarial", "patches", "reconstruction")
-    settings = AdaptSettings(tokens=tokens, batch=2, truncation=0.7, lattice=lattice)
+    settings = AdaptSettings(tokens=tokens, batch=2, truncation=0.7)
+    if not with_discriminator:
+        known = preset(1, tokens, with_discriminator=False)
+        same = ("rate", "colour_rate", "coarse", "fine", "lattice")
+        settings = replace(settings, **{name: getattr(known, name) for name in same})
     return replace(settings, **dict.fromkeys(needs_pictures, 0.0))  # type: ignore[arg-type]
 
 
