@@ -12,7 +12,7 @@ from torch import nn
 from ..boundary.fields import check_options
 from ..boundary.paths import AnyPath, user_path
 from ..errors import ConfigError, listed
-from ..runtime.compiled import wanted
+from ..runtime.compiled import leave_unusable_cache, wanted
 from ..runtime.defaults import standard_defaults
 from ..runtime.devices import floating, usable_device
 from ..storage.index import PipelineIndex, join, read_index, save_index
@@ -78,6 +78,7 @@ class PretrainedPipeline:
         check_options(options, [*HubOptions.__annotations__, "compile", "dtype", "device", "subfolder", "variant"])
         source = open_source(name_or_path, **options)
         compiled = wanted(compile)
+        leave_unusable_cache()
         index = read_index(source, subfolder)
         unknown = sorted(set(index.settings) - set(cls.settings))
         if unknown:

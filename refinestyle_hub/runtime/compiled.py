@@ -21,11 +21,12 @@ from torch.utils import _pytree as pytree
 from ..errors import ConfigError, printable
 
 
-__all__ = ["SWITCH", "Compiled", "compile_behind", "wanted"]
+__all__ = ["SWITCH", "Compiled", "compile_behind", "leave_unusable_cache", "wanted"]
 
 log = logging.getLogger(__name__)
 
 SWITCH = "REFINESTYLE_COMPILE"
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's
 LIMIT = 32  # kinds of arguments; each has a graph of its own, and further ones are computed without
 NO_COMPILER = "No C++ compiler was found, so nothing is compiled: all goes at the usual speed. CXX may name one."
 R = TypeVar("R")
@@ -162,17 +163,34 @@ def _leaf(x: Hashable) -> Hashable:
     return x
 
 
+def leave_unusable_cache() -> None:
+    """Where TORCHINDUCTOR_CACHE_DIR names a folder that cannot be written, unset it, and say so.
+
+    PyTorch's own, a temporary folder, serves then. Optimisers and torchvision need one as well as the compiler.
+    """
+    place = os.environ.get(CACHE)
+    if place is not None and not _is_usable(Path(place)):
+        del os.environ[CACHE]
+        log.warning(f"{CACHE} names {printable(place, 200)}, which cannot be written: a temporary folder is used.")
+
+
 def _keep_on_disk() -> None:
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    leave_unusable_cache()
+    if CACHE not in os.environ:
         from huggingface_hub.constants import HF_ASSETS_CACHE
 
         place = Path(HF_ASSETS_CACHE) / "refinestyle-hub" / "compiled"
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError:  # then PyTorch's own, a temporary folder; optimisers need one, too
-            return
-        if os.access(place, os.W_OK):
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(place)
+        if _is_usable(place):  # else PyTorch's own
+            os.environ[CACHE] = str(place)
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether the folder of the cache is there or can be made, and can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _explained(error: BaseException) -> str:
