@@ -84,20 +84,26 @@ class FineTuning(Adaptation):
         super().__init__(generator, references, **options)
         begun = self.generator.merge({self.parameters.token_set(): 1.0})  # with the colours that tokens begin with
         weights = Weights(begun, patterns)
+        self.plain = dict(self.generator.named_parameters())
         self.parameters = weights  # type: ignore[assignment]
         self.best = Best(weights, self.settings.slack)  # type: ignore[arg-type]
         self.leaves = dict(weights.named_parameters())
         self.adam = torch.optim.Adam(self.leaves.values(), lr=rate, betas=(0.8, 0.99))
         self.generator = self.sampler.generator = Tunable(self.generator)  # type: ignore[assignment]
 
+    def _result(self, weights: Weights) -> dict[str, Tensor]:  # type: ignore[override]
+        """By the factor that tokens of convolutions have."""
+        reach = self.settings.reach
+        return {name: self.plain[name].lerp(now, reach) for name, now in weights.token_set().items()}
+
     def draw(self, resolution: int | None = None) -> Draw:
         """Draws w+ with the best weights so far."""
-        return drawn(self.generator, self.best.tokens, resolution)  # type: ignore[arg-type]
+        return drawn(self.generator, self._result(self.best.tokens), resolution)  # type: ignore[arg-type]
 
 
-def drawn(generator: Tunable, weights: Weights, resolution: int | None) -> Draw:
+def drawn(generator: Tunable, weights: Mapping[str, Tensor], resolution: int | None) -> Draw:
     """Draws w+ with the weights of now."""
-    final = {name: p.detach().clone() for name, p in weights.token_set().items()}
+    final = {name: p.detach().clone() for name, p in weights.items()}
 
     @torch.no_grad()
     def draw(w_plus: Tensor) -> Tensor:
@@ -155,4 +161,4 @@ def one_shot(
         loss.backward()
         adam.step()
         on_step()
-    return drawn(tuned, weights, resolution)
+    return drawn(tuned, weights.token_set(), resolution)

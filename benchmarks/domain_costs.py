@@ -11,7 +11,7 @@ from refinestyle_hub.adapt import Adaptation, AdaptSettings
 
 __all__ = ["step_seconds", "steps_in"]
 
-WARM, PROBE = 2, 4  # steps of either kind to warm up and to count: even, as terms may take turns
+WARM, PROBE = 2, 4  # steps to warm up and to count, or a round of their kinds
 
 
 def step_seconds(make: Callable[..., Adaptation], settings: AdaptSettings, steps: int) -> float:
@@ -21,7 +21,8 @@ def step_seconds(make: Callable[..., Adaptation], settings: AdaptSettings, steps
     """
     start = settings.adversarial_start(steps)
     parts = 1 if start == 1 else 2
-    length = parts * (WARM + PROBE)
+    counted = settings.round * max(1, PROBE // settings.round)
+    length = parts * (WARM + counted)
     probe = replace(settings, discriminator_start=1 / parts, discriminator_min_steps=0, check_every=2 * length)
     run = make(steps=length + 1, settings=probe if parts == 2 else replace(settings, check_every=2 * length))
     run.step(0)  # looks for inversions, where they are wanted
@@ -29,8 +30,8 @@ def step_seconds(make: Callable[..., Adaptation], settings: AdaptSettings, steps
     for _ in range(parts):
         run.step(WARM)
         began = time.process_time()
-        run.step(PROBE)
-        times.append((time.process_time() - began) / PROBE)
+        run.step(counted)
+        times.append((time.process_time() - began) / counted)
     return times[0] if parts == 1 else start * times[0] + (1 - start) * times[1]
 
 

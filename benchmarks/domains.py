@@ -237,7 +237,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--truncation", type=float, default=0.8, help="of the samples and of the people drawn")
     parser.add_argument("--side", type=int, default=512, help="pixels of what is compared")
     parser.add_argument("--faces", type=int, default=100, help="samples whose landmarks and identities are compared")
-    parser.add_argument("--steps", type=int, default=90, help="of T = 4; sets the time of the baselines")
+    parser.add_argument("--steps", type=int, default=60, help="of T = 4; sets the time of the baselines")
     parser.add_argument("--one-shot-steps", type=int, default=200)
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: does it run?")
     parser.add_argument("--seed", type=int, default=0)

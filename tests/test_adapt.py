@@ -194,7 +194,7 @@ def test_only_coarse_codes_of_an_inversion_are_redrawn() -> None:
         return torch.zeros(len(w_plus), 3, 32, 32)
 
     context: Any = SimpleNamespace(
-        inversions=torch.ones(3, 18, 4), w_plus=torch.zeros(4, 18, 4), references=references(3), step=1, draw=draw,
+        inversions=torch.ones(3, 18, 4), w_plus=torch.zeros(4, 18, 4), references=references(3), turn=1, draw=draw,
         features=None,
     )  # fmt: skip
     assert Reconstruction(1.0)(context) > 0

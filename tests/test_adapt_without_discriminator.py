@@ -152,7 +152,7 @@ def test_a_generator_is_taken_as_it_comes(generator: Generator, perceptual: Perc
     """Without a discriminator, an encoder or a number of steps; one sample a step needs no other beside it."""
     run = few_shot_adaptation(generator, references(3), lambda: perceptual, tokens=2)
     assert run.settings == preset(3, tokens=2, with_discriminator=False)
-    assert run.steps == 90
+    assert run.steps == 60
     assert run.settings.batch == 1
     with pytest.raises(ConfigError, match="batch"):
         replace(run.settings, between=0.3)

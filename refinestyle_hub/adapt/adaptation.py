@@ -45,7 +45,7 @@ __all__ = ["PREVIEWS", "STEPS", "STEPS_WITHOUT_DISCRIMINATOR", "Adaptation", "Pr
 
 N = TypeVar("N", Generator, Discriminator)
 Preview: TypeAlias = Literal["now", "best", "plain"]
-STEPS, STEPS_WITHOUT_DISCRIMINATOR = 500, 90
+STEPS, STEPS_WITHOUT_DISCRIMINATOR = 500, 60
 PREVIEWS = 8  # fixed samples, to measure the distance by and to show
 PREVIEW_TRUNCATION = 0.7
 WARMUP = 0.05  # share of the run in which the rates rise
@@ -207,18 +207,18 @@ class Adaptation:
     def seconds_left(self) -> float:
         """About how long the steps that are left will take here: from those done, or else from a trial.
 
-        The trial is of two steps and a measurement; a discriminator that comes later is not in it.
+        The trial is of a step of each kind and a measurement; a discriminator that comes later is not in it.
         """
         if self.done:
             return self.seconds / self.done * (self.steps - self.done)
         self._invert_references()
         self._gradients(0)  # the first of all takes longer
         began = time.monotonic()
-        for step in range(2):  # terms may take turns
+        for step in range(self.settings.round):
             self._gradients(step)
         between, checks = time.monotonic(), -(-self.steps // self.settings.check_every)
         self._distance(self.best.now)
-        return (between - began) / 2 * self.steps + (time.monotonic() - between) * checks
+        return (between - began) / self.settings.round * self.steps + (time.monotonic() - between) * checks
 
     def _gradients(self, step: int) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
         """Context, terms and gradients of a step; by the tokens alone, since terms have networks of their own."""
@@ -249,9 +249,13 @@ class Adaptation:
 
     def _distance(self, tokens: TokenParameters) -> float:
         """Distance from the references to fixed samples that are drawn with ``tokens``."""
-        return self.sampler.distance(self.sampler.fixed_samples(tokens, PREVIEWS, 1.0))
+        return self.sampler.distance(self.sampler.fixed_samples(self._result(tokens), PREVIEWS, 1.0))
 
     # --- The result -------------------------------------------------------------------------------------------------
+
+    def _result(self, tokens: TokenParameters) -> TokenSet:
+        """The domain that tokens make. Those of convolutions go on as they went, by the factor ``reach``."""
+        return tokens.token_set(self.base).scale(self.settings.reached(tokens.specs))
 
     @standard_defaults()
     def preview(self, count: int = PREVIEWS, which: Preview = "now") -> Tensor:
@@ -261,9 +265,10 @@ class Adaptation:
             count: Number of samples.
             which: With the tokens of the moment ("now"), with those that are kept ("best"), or without ("plain").
         """
-        tokens = None if which == "plain" else self._kept()[0] if which == "best" else self.best.now
+        tokens = self._kept()[0] if which == "best" else self.best.now
+        drawn_with = None if which == "plain" else self._result(tokens)
         side = min(WHOLE_SIDE, self.generator.config.resolution)
-        return self.sampler.fixed_samples(tokens, count, PREVIEW_TRUNCATION, side)
+        return self.sampler.fixed_samples(drawn_with, count, PREVIEW_TRUNCATION, side)
 
     def _kept(self) -> tuple[TokenParameters, int]:
         """The best average so far and its step; between two measurements it may be the present one."""
@@ -286,7 +291,7 @@ class Adaptation:
             "left_out": self.objective.left_out,
             "settings": self.settings.to_json(),
         }
-        return kept.token_set(self.base, {**made, **(metadata or {})}).detach()
+        return replace(self._result(kept), metadata={**made, **(metadata or {})}).detach()
 
     @standard_defaults()
     def state(self) -> AdaptState:

@@ -115,7 +115,6 @@ class Reconstruction:
 
     weight: float
     mixing: float = 1.0  # how often the fine codes are those of the samples
-    every: int = 1  # steps from one turn of this term to the next
     name: str = "reconstruction"
 
     def __call__(self, context: Context) -> Tensor:
@@ -123,7 +122,7 @@ class Reconstruction:
         assert context.inversions is not None
         count = len(context.references)
         drawn = min(REDRAWN, count, len(context.w_plus))
-        some = [(i - context.step // self.every * drawn) % count for i in range(drawn)]
+        some = [(i - context.turn * drawn) % count for i in range(drawn)]
         codes, others = context.inversions[some], context.w_plus[: len(some)]
         own = self.mixing < 1 and float(torch.rand([], generator=context.rng)) >= self.mixing
         kept = codes.shape[1] if own else round(KEPT * codes.shape[1])

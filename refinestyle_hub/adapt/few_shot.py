@@ -65,7 +65,7 @@ def few_shot_adaptation(
         perceptual: Gives the perceptual distance; called where the run needs one.
         discriminator: The generator's discriminator, whose features the terms compare. None uses the perceptual ones.
         encoder: Gives w+ of the pictures where a term wants them. None finds them by optimisation.
-        steps: Steps of optimisation. None means 500 with a discriminator, 90 without.
+        steps: Steps of optimisation. None means 500 with a discriminator, 60 without.
         tokens: T, tokens per layer.
         align: "auto" cuts faces out where they are found and uses other pictures as they are; "none" uses all so.
         seed: The same seed gives the same result.

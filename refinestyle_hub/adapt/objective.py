@@ -116,7 +116,7 @@ def _domain_terms(
         terms += [SlicedFeatures(s.sliced_features), Layout(s.layout)]
         terms += [Correspondence(s.between, "between", between_samples)]
         terms += [Correspondence(s.within, "within", within_samples)]
-    terms += [Reconstruction(s.reconstruction, s.mixing, every=2 if s.alternate else 1), Norm(s.norm)]
+    terms += [Reconstruction(s.reconstruction, s.mixing), Norm(s.norm)]
     terms = [term for term in terms if term.weight]
     start = s.adversarial_start(steps)
     if discriminator is not None and (s.adversarial or s.patches) and start < 1:

@@ -20,6 +20,7 @@ from ..losses.perceptual import Perceptual
 from ..losses.pixel import shrink
 from ..losses.sliced import sliced_features, sliced_pictures
 from ..tokens.parameters import TokenParameters
+from ..tokens.token_set import TokenSet
 from .context import Context, Features
 from .references import WHOLE_SIDE, References
 from .settings import AdaptSettings
@@ -58,7 +59,8 @@ class Sampler:
         order = torch.randperm(len(self.references), generator=rng)
         tokens = parameters.token_set()
         references, features, window = self.references, self.reference_features, None
-        if 0 < s.window < self.generator.config.resolution:
+        windows = 0 < s.window < self.generator.config.resolution
+        if windows and not s.sees_whole(step):
             window = self._window(rng)
             seen = order[:SEEN]
             inversions = None if inversions is None else inversions[seen]
@@ -69,6 +71,7 @@ class Sampler:
         return Context(
             step=step,
             progress=step / steps,
+            turn=step // (s.round if windows else s.turn),
             w_plus=w_plus,
             references=references,
             chosen=references.pictures[chosen.to(w_plus.device)],
@@ -89,13 +92,12 @@ class Sampler:
 
     @torch.no_grad()
     def fixed_samples(
-        self, tokens: TokenParameters | None, count: int, truncation: float, resolution: int | None = None
+        self, tokens: TokenSet | None, count: int, truncation: float, resolution: int | None = None
     ) -> Tensor:
         """Samples that are the same at any step, [count, 3, R, R] in [-1, 1], with ``tokens`` or plain."""
         w_plus = self.generator.sample(count, random_source(self.seed, FIXED), truncation)
-        learnt = None if tokens is None else tokens.token_set()
         some = w_plus.split(self.at_once)
-        return torch.cat([self.generator(w, learnt, resolution=resolution).clamp(-1, 1) for w in some])
+        return torch.cat([self.generator(w, tokens, resolution=resolution).clamp(-1, 1) for w in some])
 
     @cached_property
     def plain_samples(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -34,10 +35,12 @@ class AdaptSettings:
     fine: float = 1.0  # factor of both in those of FINE pixels and more, which draw strokes and grain
     truncation: float = 1.0  # of the samples
     window: int = 0  # pixels, side of the square of all pictures that a step sees; 0 for the whole
+    whole_every: int = 0  # one turn in so many sees the whole pictures all the same; 0 for none
     alternate: bool = False  # whether reconstruction has every other step, and the other terms those between
     mixing: float = 1.0  # share of reconstructions whose fine codes are a sample's, not the picture's own
     palette: bool = False  # whether toRGB layers get the hues of the pictures beforehand, in closed form
     average: float = 0.96  # decay of the tokens' running average, which is the result
+    reach: float = 1.0  # factor of the average's tokens and offsets in convolutions, in the result
     slack: float = 1.2  # times its smallest distance from the pictures, within which a later average is the result
 
     # weights of the terms
@@ -64,9 +67,9 @@ class AdaptSettings:
         check_fields(self)
         for name in ("tokens", "inversion_steps", "check_every"):
             whole(getattr(self, name), name, 1, MAX_TOKENS if name == "tokens" else None)
-        for name in ("window", "frozen_above", "discriminator_min_steps"):
+        for name in ("window", "whole_every", "frozen_above", "discriminator_min_steps"):
             whole(getattr(self, name), name, 0)
-        for name in (*FEATURE_TERMS, *OTHER_TERMS, "truncation", "penalty"):
+        for name in (*FEATURE_TERMS, *OTHER_TERMS, "truncation", "penalty", "reach"):
             real(getattr(self, name), name, 0)
         real(self.slack, "slack", 1)
         for name in ("mixing", "discriminator_start"):
@@ -90,6 +93,24 @@ class AdaptSettings:
         rate = self.colour_rate if tensor == "bias" else self.rate
         return rate * (self.coarse if layer.resolution <= COARSE else self.fine if layer.resolution >= FINE else 1)
 
+    def reached(self, layers: Iterable[LayerSpec]) -> dict[str, float]:
+        """The strength of each layer in the result. Colours begin as those of the pictures, and go no farther."""
+        return {layer.name: self.reach for layer in layers if layer.role == "conv"}
+
+    @property
+    def turn(self) -> int:
+        """Steps until each term has had its turn."""
+        return 2 if self.alternate else 1
+
+    @property
+    def round(self) -> int:
+        """Steps until windows and whole pictures have had their turns."""
+        return self.turn * max(1, self.whole_every)
+
+    def sees_whole(self, step: int) -> bool:
+        """Whether a step sees whole pictures, and not a window of them."""
+        return self.window == 0 or (self.whole_every > 0 and step % self.round >= self.round - self.turn)
+
     def adversarial_start(self, steps: int) -> float:
         """Share of a run of ``steps`` before the adversarial term starts; 1 means that it never does.
 
@@ -108,11 +129,13 @@ WITHOUT_DISCRIMINATOR = AdaptSettings(  # of one token
     fine=2.0,
     truncation=0.8,
     window=384,
+    whole_every=3,
     alternate=True,
     mixing=0.5,
     palette=True,
     average=0.9,
-    slack=1.5,  # features of few samples say little about strokes, which come late
+    reach=1.2,
+    slack=3.0,  # features of few samples say little about strokes, which come late
     sliced_pictures=0.2,
     sliced_features=0.2,
     layout=0.0,

@@ -66,7 +66,7 @@ class TextAdaptation(Adaptation):
 
     @torch.no_grad()
     def _distance(self, tokens: TokenParameters) -> float:
-        plain, adapted = (self.sampler.fixed_samples(those, PREVIEWS, 1.0) for those in (None, tokens))
+        plain, adapted = (self.sampler.fixed_samples(those, PREVIEWS, 1.0) for those in (None, self._result(tokens)))
         loss: Tensor = self.direction(plain, adapted)
         return float(loss.mean())
 
