@@ -179,6 +179,37 @@ def test_a_step_sees_the_same_window_of_everything(perceptual: Perceptual) -> No
         assert torch.equal(context.inversions, codes[names])
 
 
+def test_every_third_turn_sees_whole_pictures(perceptual: Perceptual) -> None:
+    """Of two steps each. Reconstruction comes to all pictures there, even if their number is a multiple of three."""
+    generator = pointwise_generator(resolution=512)
+    style = References(torch.zeros(3, 3, 512, 512), tuple("abc"), (False,) * 3)
+    codes = generator.sample(3, torch.Generator().manual_seed(3))
+    run = Adaptation(generator, style, steps=18, perceptual=perceptual, inversions=codes)
+    seen = [run.sampler.context(step, 18, run.parameters, codes) for step in range(18)]
+    assert [context.references.pictures.shape[-1] for context in seen] == [384, 384, 384, 384, 512, 512] * 3
+    whole = [context for context in seen if context.references is run.references]
+    assert [context.turn for context in whole] == [0, 0, 1, 1, 2, 2]
+    assert run.settings.round == 6
+
+
+def test_the_result_goes_on_as_the_average_went(generator: Generator, perceptual: Perceptual) -> None:
+    """In convolutions, their offsets too. Colours are where the average has them, and previews show the same."""
+    run = begin(generator, perceptual)
+    run.step(4)
+    average, found = run.best.tokens.token_set(), run.token_set()
+    assert run.settings.reach == 1.2
+    for spec in run.parameters.specs:
+        factor = 1.2 if spec.role == "conv" else 1.0
+        before, after = average.layers[spec.name], found.layers[spec.name]
+        assert torch.equal(after.p, before.p * factor)
+        assert after.bias is not None
+        assert before.bias is not None
+        assert torch.equal(after.bias, before.bias * factor)
+    drawn = run.sampler.fixed_samples(found, 2, 0.7)
+    assert torch.equal(run.preview(2, which="best"), drawn)
+    assert run.best.nearest == run.sampler.distance(run.sampler.fixed_samples(found, 8, 1.0))
+
+
 @pytest.mark.parametrize("count", [1, 4, 5])
 def test_each_picture_is_redrawn_in_its_turn(generator: Generator, perceptual: Perceptual, count: int) -> None:
     """An even number of them as well, although only even steps redraw one."""
