@@ -59,7 +59,7 @@ def adapt(
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Steps of optimisation; by default 500, without a discriminator 90, from a text 300."
+            min=1, help="Steps of optimisation; by default 500, without a discriminator 60, from a text 300."
         ),
     ] = None,
     align: Annotated[
