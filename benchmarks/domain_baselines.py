@@ -18,6 +18,7 @@ from torch.func import functional_call
 from refinestyle_hub.adapt import Adaptation, References
 from refinestyle_hub.adapt.best import Best
 from refinestyle_hub.adapt.context import Features
+from refinestyle_hub.adapt.palette import recolouring
 from refinestyle_hub.evaluation.domain import Draw
 from refinestyle_hub.generators.base import Generator
 
@@ -96,9 +97,17 @@ class FineTuning(Adaptation):
         reach = self.settings.reach
         return {name: self.plain[name].lerp(now, reach) for name, now in weights.token_set().items()}
 
+    @torch.no_grad()
     def draw(self, resolution: int | None = None) -> Draw:
-        """Draws w+ with the best weights so far."""
-        return drawn(self.generator, self._result(self.best.tokens), resolution)  # type: ignore[arg-type]
+        """Draws w+ with the best weights so far, in the hues of the pictures where they began with them."""
+        weights = self._result(self.best.tokens)  # type: ignore[arg-type]
+        if self.settings.palette:
+            plain: Generator = self.generator.generator  # type: ignore[assignment]
+            samples = self.sampler.palette_samples(weights)  # type: ignore[arg-type]
+            tuned = type(plain).from_state(plain.config, {**plain.state_dict(), **weights})
+            tuned = tuned.merge(recolouring(tuned, samples, self.references.pixels))
+            weights = {name: tensor for name, tensor in tuned.state_dict().items() if name in weights}
+        return drawn(self.generator, weights, resolution)  # type: ignore[arg-type]
 
 
 def drawn(generator: Tunable, weights: Mapping[str, Tensor], resolution: int | None) -> Draw:

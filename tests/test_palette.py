@@ -14,7 +14,9 @@ from tiny import tiny_generator
 from torch import Tensor
 
 from refinestyle_hub.adapt import Adaptation, preset
-from refinestyle_hub.adapt.palette import begin_with_palette, colour_map
+from refinestyle_hub.adapt.adaptation import PREVIEW_TRUNCATION
+from refinestyle_hub.adapt.palette import begin_with_palette, colour_map, end_with_palette
+from refinestyle_hub.adapt.sampler import Sampler
 from refinestyle_hub.errors import ModelFileError, ShapeError
 from refinestyle_hub.generators.base import Generator
 from refinestyle_hub.losses.perceptual import Perceptual
@@ -100,6 +102,32 @@ def test_tokens_draw_the_mapped_colours_exactly(generator: Generator) -> None:
     assert (expected - plain).abs().max() > 0.1
 
 
+def test_what_was_learnt_is_recoloured_with_the_rest(generator: Generator) -> None:
+    """Tokens of all layers count, not the kernels of toRGB alone."""
+    parameters, wanted = fresh(generator, 2), grey_pictures()
+    rng = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for leaf in parameters.parameters():
+            leaf.add_(0.2 * torch.randn(leaf.shape, generator=rng))
+        tokens = parameters.token_set().detach()
+        codes = generator.sample(4, torch.Generator().manual_seed(2))
+        before = generator(codes, tokens)
+        found = end_with_palette(tokens, generator, before, wanted)
+        after = generator(codes, found)
+    expected = recoloured(*colour_map(before, wanted), before)
+    torch.testing.assert_close(F.avg_pool2d(after, 2), F.avg_pool2d(expected, 2), rtol=0, atol=1e-3)
+    assert (before - after).abs().max() > 0.1
+    assert set(found.layers) == set(tokens.layers)
+
+
+def test_no_offset_comes_where_none_was_learnt(generator: Generator) -> None:
+    tokens = fresh(generator, 1, bias=False).token_set().detach()
+    found = end_with_palette(tokens, generator, samples(generator), grey_pictures())
+    assert all(layer.bias is None for layer in found.layers.values())
+    some = tokens.select("*.conv*")
+    assert end_with_palette(some, generator, samples(generator), grey_pictures()).layers == some.layers
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_change_stands_beside_what_is_learnt(generator: Generator, bias: bool) -> None:
     """Whatever T is. Without bias offsets the mean hue stays where the kernel has it."""
@@ -140,7 +168,7 @@ def test_layers_without_tokens_stay(generator: Generator) -> None:
     assert all(torch.equal(value, before[name]) for name, value in parameters.state_dict().items())
 
 
-def test_a_run_begins_with_the_colours(generator: Generator) -> None:
+def test_a_run_begins_with_the_colours(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its first step, and only where its settings ask for it."""
     side, pictures = generator.config.resolution, references()
     pictures = replace(pictures, pictures=F.interpolate(pictures.pictures, (side, side)))
@@ -158,10 +186,12 @@ def test_a_run_begins_with_the_colours(generator: Generator) -> None:
     run.step()
     assert any(len(t) for t in fixed.values())
     assert all(torch.equal(t, fixed[name]) for name, t in run.parameters.fixed().items())
-    further = Adaptation(
-        generator, pictures, steps=2, settings=settings, inversions=codes, perceptual=run.perceptual, state=run.state()
-    )
-    assert "plain_samples" not in vars(further.sampler)  # one that goes on draws nothing for it
+    with monkeypatch.context() as patch:
+        patch.delattr(Sampler, "palette_samples")  # one that goes on draws nothing for it
+        further = Adaptation(
+            generator, pictures, steps=2, settings=settings, inversions=codes, perceptual=run.perceptual,
+            state=run.state(),
+        )  # fmt: skip
     torch.testing.assert_close(further.preview(2), run.preview(2), rtol=0, atol=0)
     state = run.state()
     for lost in ("fixed.", f"fixed.{next(name for name, t in fixed.items() if len(t))}"):
@@ -172,6 +202,29 @@ def test_a_run_begins_with_the_colours(generator: Generator) -> None:
                 state=replace(state, tensors=left),
             )  # fmt: skip
     assert far[1] < 0.7 * far[0]  # not all: random weights draw much outside [-1, 1], which is clamped
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_a_run_ends_with_the_colours(generator: Generator, palette: bool) -> None:
+    """Steps move them, here far on purpose; what is kept has them again, and so has its preview."""
+    side, pictures = generator.config.resolution, references()
+    pictures = replace(pictures, pictures=F.interpolate(pictures.pictures, (side, side)))
+    quick = replace(preset(5, with_discriminator=False), palette=palette, rate=0.05, sliced_pictures=0.0)
+    run = Adaptation(
+        generator, pictures, steps=4, settings=quick, perceptual=Perceptual.load("st-lpips-alex"),
+        inversions=generator.sample(len(pictures), torch.Generator().manual_seed(3)),
+    )  # fmt: skip
+    run.run()
+    moved = run._result(run.best.tokens).detach()
+    before, after = (run.sampler.palette_samples(tokens) for tokens in (moved, run.token_set()))
+    if palette:
+        wanted = end_with_palette(moved, run.generator, before, pictures.pixels)
+        assert torch.equal(after, run.sampler.palette_samples(wanted))
+        assert (before - after).abs().mean() > 0.01
+    else:
+        assert torch.equal(before, after)
+    shown, drawn = run.preview(4, which="best"), run.sampler.fixed_samples(run.token_set(), 4, PREVIEW_TRUNCATION)
+    torch.testing.assert_close(shown, drawn, rtol=0, atol=0)
 
 
 def test_a_generator_that_cannot_tell_begins_as_it_is() -> None:

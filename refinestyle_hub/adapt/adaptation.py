@@ -114,7 +114,7 @@ class Adaptation:
             self.generator.kernel_stats(), s.tokens, s.layers, "pre", bias=s.bias, rng=random_source(seed, PARAMETERS)
         ).to(device)
         if s.palette and state is None:
-            begin_with_palette(self.parameters, self.generator, self.sampler.plain_samples, self.references.pixels)
+            begin_with_palette(self.parameters, self.generator, self.sampler.palette_samples(), self.references.pixels)
         self.leaves: Mapping[str, Tensor] = dict(self.parameters.named_parameters())
         self.adam = torch.optim.Adam(self._parameter_groups(), betas=(0.8, 0.99))
         self.best = Best(self.parameters, s.slack)
@@ -265,10 +265,11 @@ class Adaptation:
             count: Number of samples.
             which: With the tokens of the moment ("now"), with those that are kept ("best"), or without ("plain").
         """
-        tokens = self._kept()[0] if which == "best" else self.best.now
-        drawn_with = None if which == "plain" else self._result(tokens)
+        tokens = None if which == "plain" else self._result(self.best.now)
+        if which == "best":
+            tokens = self.sampler.finished(self._result(self._kept()[0]))
         side = min(WHOLE_SIDE, self.generator.config.resolution)
-        return self.sampler.fixed_samples(drawn_with, count, PREVIEW_TRUNCATION, side)
+        return self.sampler.fixed_samples(tokens, count, PREVIEW_TRUNCATION, side)
 
     def _kept(self) -> tuple[TokenParameters, int]:
         """The best average so far and its step; between two measurements it may be the present one."""
@@ -291,7 +292,7 @@ class Adaptation:
             "left_out": self.objective.left_out,
             "settings": self.settings.to_json(),
         }
-        return replace(self._result(kept), metadata={**made, **(metadata or {})}).detach()
+        return replace(self.sampler.finished(self._result(kept)), metadata={**made, **(metadata or {})}).detach()
 
     @standard_defaults()
     def state(self) -> AdaptState:

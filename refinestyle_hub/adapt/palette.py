@@ -1,14 +1,17 @@
-"""The colours of a style in closed form: where an adaptation begins.
+"""The colours of a style in closed form: where an adaptation begins, and where it ends.
 
 Few steps on few pictures learn slowly that a blue wall is grey in a style without colours: most samples have no blue.
 The linear map that gives one set of colours the mean and the covariance of another, and moves them least on the way,
 is known (Pitie and Kokaram 2007, "The linear Monge-Kantorovitch linear colour mapping"). On the kernel of toRGB it is
 a change of low rank, so tokens hold it exactly. They stand beside those that are learnt, and stay: were they learnt
 further, hues would come back where no picture shows any, and lightness would have fewer tokens left. Lightness is left
-to the steps: strokes and paper share it out.
+to the steps: strokes and paper share it out. What the other layers learn moves the hues a little, so the result gets
+them once more.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +19,12 @@ from torch import Tensor
 
 from ..generators.base import Generator
 from ..losses.sliced import OPPONENT
-from ..tokens.parameters import TokenParameters
+from ..tokens.layer_tokens import LayerTokens
+from ..tokens.parameters import TokenParameters, factors
+from ..tokens.token_set import TokenSet
 
 
-__all__ = ["begin_with_palette", "colour_map"]
+__all__ = ["begin_with_palette", "colour_map", "end_with_palette", "recolouring"]
 
 FLAT = 1e-4  # added to variances of colours in [-1, 1], so that a flat set has a map
 
@@ -72,3 +77,29 @@ def begin_with_palette(parameters: TokenParameters, generator: Generator, sample
     for name, change in generator.recoloured(*colour_map(samples, pictures)).items():
         if name in parameters.names:
             parameters.begin(name, *change)
+
+
+@torch.no_grad()
+def recolouring(generator: Generator, samples: Tensor, pictures: Tensor) -> TokenSet:
+    """Tokens of toRGB layers that give ``samples`` of a generator the hues of ``pictures``, as above."""
+    layers = {}
+    for name, (change, offset) in generator.recoloured(*colour_map(samples, pictures)).items():
+        p, q = factors(change, generator.kernel_stats()[name].norm)
+        layers[name] = LayerTokens(p, q, None, torch.ones(len(p), dtype=torch.bool, device=p.device), offset)
+    return TokenSet(layers)
+
+
+def end_with_palette(tokens: TokenSet, generator: Generator, samples: Tensor, pictures: Tensor) -> TokenSet:
+    """Give a token set the hues of ``pictures`` once more, in the layers that it has.
+
+    Args:
+        tokens: Of ``generator``, all before the modulation.
+        samples: Drawn with them, [N, 3, H, W] in [-1, 1].
+        pictures: Of the style, [M, 3, H', W'] in [-1, 1].
+    """
+    layers = dict(tokens.layers)
+    for name, found in recolouring(generator.merge(tokens), samples, pictures).layers.items():
+        if mine := layers.get(name):
+            bias = None if mine.bias is None else found.bias  # none is offset where none was learnt
+            layers[name] = LayerTokens.concatenate([mine, replace(found, bias=bias)])
+    return replace(tokens, layers=layers)

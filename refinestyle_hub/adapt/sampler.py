@@ -22,6 +22,7 @@ from ..losses.sliced import sliced_features, sliced_pictures
 from ..tokens.parameters import TokenParameters
 from ..tokens.token_set import TokenSet
 from .context import Context, Features
+from .palette import end_with_palette
 from .references import WHOLE_SIDE, References
 from .settings import AdaptSettings
 
@@ -99,11 +100,17 @@ class Sampler:
         some = w_plus.split(self.at_once)
         return torch.cat([self.generator(w, tokens, resolution=resolution).clamp(-1, 1) for w in some])
 
-    @cached_property
-    def plain_samples(self) -> Tensor:
-        """Samples of the generator as it is, whose colours are known, [PALETTE_SAMPLES, 3, r, r]."""
+    def palette_samples(self, tokens: TokenSet | None = None) -> Tensor:
+        """Samples whose colours stand for the generator's, [PALETTE_SAMPLES, 3, r, r]."""
         side = min(WHOLE_SIDE, self.generator.config.resolution)
-        return self.fixed_samples(None, PALETTE_SAMPLES, self.settings.truncation, side)
+        return self.fixed_samples(tokens, PALETTE_SAMPLES, self.settings.truncation, side)
+
+    @torch.no_grad()
+    def finished(self, tokens: TokenSet) -> TokenSet:
+        """A set as it is kept: with the hues of the references, where the settings ask for them."""
+        if not self.settings.palette:
+            return tokens
+        return end_with_palette(tokens, self.generator, self.palette_samples(tokens), self.references.pixels)
 
     @property
     def at_once(self) -> int:

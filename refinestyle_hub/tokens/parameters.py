@@ -20,7 +20,7 @@ from .modulated_conv import squared_residual_norm
 from .token_set import TokenSet
 
 
-__all__ = ["KernelStats", "TokenParameters"]
+__all__ = ["KernelStats", "TokenParameters", "factors"]
 
 
 class KernelStats(NamedTuple):
@@ -69,9 +69,7 @@ class LayerParameters(nn.Module):
     @torch.no_grad()
     def begin(self, change: Tensor, offset: Tensor) -> None:
         """Fix a change [O, I] of a pointwise kernel, and start the bias from an offset [O]."""
-        u, size, v = torch.linalg.svd(change.to(self.p), full_matrices=False)
-        count = int((size > 1e-6 * self.norm).sum())
-        self.fix((u * size).mT[:count], v[:count])
+        self.fix(*factors(change.to(self.p), self.norm))
         if self.bias is not None:
             self.bias.copy_(offset)
 
@@ -96,6 +94,13 @@ class LayerParameters(nn.Module):
         # the root of zero has no gradient
         square = squared_residual_norm(self.tokens().shared(), self.spec.kernel, self.style)[0]
         return (square + 1e-12 * self.norm.square()).sqrt() / self.norm
+
+
+def factors(change: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [F, O] and [F, I] that are a change [O, I] of a pointwise kernel of this ``norm`` []; F is its rank."""
+    u, size, v = torch.linalg.svd(change, full_matrices=False)
+    count = int((size > 1e-6 * norm).sum())
+    return (u * size).mT[:count], v[:count]
 
 
 class TokenParameters(nn.Module):
