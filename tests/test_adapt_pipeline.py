@@ -75,6 +75,23 @@ def test_a_bad_picture_is_named(pipe: RefineStylePipeline, drawings: list[Image.
         pipe.adapt(drawings, align="yes")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"settings": {}}, r"^settings must be AdaptSettings.*not \{\}"),
+        ({"settings": "fast"}, "^settings must be AdaptSettings.*'fast'"),
+        ({"state": "run/state.safetensors"}, r"^state must be an AdaptState, not of type str.*AdaptState\.load"),
+        ({"terms": None}, "^terms must be a list of terms, not None"),
+        ({"terms": [lambda context: context.adapted.mean()]}, "^A term has a name, a weight and a call, which <func"),
+    ],
+)
+def test_arguments_of_another_kind(
+    pipe: RefineStylePipeline, drawings: list[Image.Image], wrong: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        pipe.adaptation(drawings, steps=1, align="none", **wrong)
+
+
 # --- The verb -------------------------------------------------------------------------------------------------------
 
 

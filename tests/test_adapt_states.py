@@ -179,8 +179,10 @@ def test_a_state_of_another_run(
     generator: Generator, discriminator: Discriminator, how: dict[str, Any], what: str
 ) -> None:
     state = begin(generator, discriminator).state()
-    with pytest.raises(ConfigError, match=f"another run: not the same {what}"):
+    with pytest.raises(ConfigError, match=f"another run: not the same {what}") as told:
         begin(generator, discriminator, state=state, **how)
+    run = state.numbers["run"]
+    assert f"asked then (steps {run['steps']}, tokens {QUICK.tokens}, seed {run['seed']})" in str(told.value)
     with pytest.raises(ConfigError, match="base"):
         begin(tiny_generator(5), discriminator, state=state)
     weighted = begin(generator, discriminator, terms=[Norm(0.5, "mine")]).state()

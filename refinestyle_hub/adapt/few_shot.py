@@ -10,6 +10,7 @@ import torch
 
 from ..config import Fingerprint
 from ..encoder.encoder import Encoder
+from ..errors import ConfigError, printable
 from ..generators.base import Generator
 from ..generators.discriminator import Discriminator
 from ..images import PictureSource, left_out_lines
@@ -76,10 +77,11 @@ def few_shot_adaptation(
 
     Raises:
         PictureError: A picture cannot be used; the message names it. In a folder it is left out, with a warning.
-        ConfigError: There are not 1 to 20 pictures, or ``state`` is of another run.
+        ConfigError: There are not 1 to 20 pictures, ``state`` is of another run, or an argument is of another kind.
         MissingDependencyError: The face detector is not installed (align="none" does without), or, for one to four
             pictures or without a discriminator, the perceptual distance.
     """
+    _check_kinds(settings, state)
     generator, size = plain(generator), generator.config.resolution
     references = pictures if isinstance(pictures, References) else load_references(pictures, size, align)
     if references is not pictures and references.unreadable:
@@ -104,3 +106,12 @@ def few_shot_adaptation(
         state=state,
         base=base,
     )
+
+
+def _check_kinds(settings: object, state: object) -> None:
+    """Raise ConfigError before any picture is read."""
+    if not isinstance(settings, AdaptSettings | None):
+        raise ConfigError(f"settings must be AdaptSettings, such as preset(5), not {printable(repr(settings))}.")
+    if not isinstance(state, AdaptState | None):
+        kind = type(state).__name__
+        raise ConfigError(f"state must be an AdaptState, not of type {kind}. AdaptState.load reads one from its file.")

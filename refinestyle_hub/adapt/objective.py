@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from ..errors import ConfigError, DivergedError
+from ..errors import ConfigError, DivergedError, printable
 from ..generators.discriminator import Discriminator
 from ..losses.correspondence import between_samples, within_samples
 from ..storage.tensors import under
@@ -46,10 +46,15 @@ class Objective:
             terms: More terms, of the caller's own.
 
         Raises:
-            ConfigError: Two terms have one name.
+            ConfigError: Two terms have one name, or one is no term.
         """
+        if not isinstance(terms, Iterable):
+            raise ConfigError(f"terms must be a list of terms, not {printable(repr(terms))}.")
         self.settings, self.steps = settings, steps
         self.terms = [*_domain_terms(settings, steps, seed, discriminator, with_features), *terms]
+        for term in self.terms:
+            if not (callable(term) and hasattr(term, "name") and hasattr(term, "weight")):
+                raise ConfigError(f"A term has a name, a weight and a call, which {printable(repr(term))} lacks.")
         names = [term.name for term in self.terms]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"Two terms are called {twice[0]!r}. Give yours another name.")

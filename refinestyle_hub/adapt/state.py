@@ -45,12 +45,14 @@ class AdaptState:
             raise ModelFileError("The saved state does not name its run. Remove it to begin again.")
         if different := [key for key in mine if mine[key] != other.get(key)]:
             were = other.get("settings")
-            if "settings" in different and isinstance(were, Mapping):
+            were = were if isinstance(were, Mapping) else {}
+            if "settings" in different and were:
                 changed = [name for name, value in mine["settings"].items() if value != were.get(name)]
                 different[different.index("settings")] = f"settings ({', '.join(changed)})"
+            asked = f"steps {other.get('steps')}, tokens {were.get('tokens')}, seed {other.get('seed')}"
             raise ConfigError(
                 f"{self} is of another run: not the same {', '.join(different)}.\n"
-                "Ask for what was asked then, or remove the state (or name another folder) to begin again."
+                f"Ask for what was asked then ({asked}), or remove the state (or name another folder) to begin again."
             )
 
     def check_asked(self, steps: int, tokens: int, seed: int) -> None:
