@@ -251,6 +251,13 @@ def test_a_trial_counts_the_measurements(
         monkeypatch.setattr(run, "_gradients", lambda step: clock.append(clock.pop() + 1.0))
         monkeypatch.setattr(run, "_distance", lambda tokens: clock.append(clock.pop() + 3.0))
         assert run.seconds_left() == steps + 3 * checks
+        run.done, run.seconds = (
+            2,
+            1.0,
+        )  # stopped so early that neither whole pictures nor a measurement were among them
+        assert run.seconds_left() == steps - 2 + 3 * checks
+    run.done, run.seconds = 8, 14.0
+    assert run.seconds_left() == 2 * 14.0 / 8
 
 
 def test_a_trial_tells_the_time_and_changes_nothing(generator: Generator, perceptual: Perceptual) -> None:

@@ -207,18 +207,21 @@ class Adaptation:
     def seconds_left(self) -> float:
         """About how long the steps that are left will take here: from those done, or else from a trial.
 
-        The trial is of a step of each kind and a measurement; a discriminator that comes later is not in it.
+        Those done count if all kinds and a measurement are among them. The trial is of a step of each kind and a
+        measurement; a discriminator that comes later is not in it.
         """
-        if self.done:
-            return self.seconds / self.done * (self.steps - self.done)
+        left, checks = self.steps - self.done, -(-self.steps // self.settings.check_every)
+        if self.finished or self.done >= max(self.settings.check_every, self.settings.round):
+            return self.seconds / self.done * left
         self._invert_references()
         self._gradients(0)  # the first of all takes longer
         began = time.monotonic()
         for step in range(self.settings.round):
             self._gradients(step)
-        between, checks = time.monotonic(), -(-self.steps // self.settings.check_every)
+        between = time.monotonic()
         self._distance(self.best.now)
-        return (between - began) / self.settings.round * self.steps + (time.monotonic() - between) * checks
+        checks -= self.done // self.settings.check_every
+        return (between - began) / self.settings.round * left + (time.monotonic() - between) * checks
 
     def _gradients(self, step: int) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
         """Context, terms and gradients of a step; by the tokens alone, since terms have networks of their own."""
