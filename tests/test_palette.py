@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,18 @@ def test_the_same_colours_stay_and_flat_ones_have_a_map() -> None:
         torch.testing.assert_close(found, hues(b).mean(dim=1), rtol=0, atol=1e-5)
 
 
+def test_hues_are_drawn_apart_no_further_than_is_asked() -> None:
+    """Their mean, and how it follows lightness, are those of the others all the same."""
+    rng = torch.Generator().manual_seed(0)
+    grey = torch.rand(3, 1, 16, 16, generator=rng) - 0.5
+    x = grey + 0.05 * torch.randn(3, 3, 16, 16, generator=rng)
+    y = grey + 0.2 * torch.randn(3, 3, 16, 16, generator=rng) + torch.tensor([0.2, 0.0, -0.2])[:, None, None]
+    free, held = (hues(recoloured(*colour_map(x, y, widest), x)) for widest in (math.inf, 1.0))
+    assert bool((free.std(dim=1) > 2 * hues(x).std(dim=1)).all())
+    assert bool((held.std(dim=1) < 1.1 * hues(x).std(dim=1)).all())
+    torch.testing.assert_close(held.mean(dim=1), hues(y).mean(dim=1), rtol=0, atol=1e-4)
+
+
 def test_tokens_draw_the_mapped_colours_exactly(generator: Generator) -> None:
     plain, wanted = samples(generator), grey_pictures()
     parameters = fresh(generator)
@@ -114,7 +127,7 @@ def test_what_was_learnt_is_recoloured_with_the_rest(generator: Generator) -> No
         before = generator(codes, tokens)
         found = end_with_palette(tokens, generator, before, wanted)
         after = generator(codes, found)
-    expected = recoloured(*colour_map(before, wanted), before)
+    expected = recoloured(*colour_map(before, wanted, 1.0), before)
     torch.testing.assert_close(F.avg_pool2d(after, 2), F.avg_pool2d(expected, 2), rtol=0, atol=1e-3)
     assert (before - after).abs().max() > 0.1
     assert set(found.layers) == set(tokens.layers)

@@ -10,6 +10,7 @@ Previews are of random seeds: in rows, the plain samples and the same samples in
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,7 @@ def make(pipe: RefineStylePipeline, pictures: Path, runs: Path, rights: str, arg
     print(f"{pictures.name}: {' '.join(lacks(references)) or 'nothing is missing'}")
     state = runs / f"{pictures.name}.safetensors"
     settings = preset(len(references), args.tokens, with_discriminator=pipe.discriminator is not None)
-    settings = replace(settings, **{name: float(value) for name, value in (pair.split("=") for pair in args.set)})
+    settings = replace(settings, **{name: json.loads(value) for name, value in (pair.split("=") for pair in args.set)})
     run = pipe.adaptation(references, AdaptState.at(state), steps=args.steps, settings=settings)
     with tqdm(desc=pictures.name, total=run.steps, unit="step") as bar:
 

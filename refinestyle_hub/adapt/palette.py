@@ -11,6 +11,7 @@ them once more.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -29,18 +30,21 @@ __all__ = ["begin_with_palette", "colour_map", "end_with_palette", "recolouring"
 FLAT = 1e-4  # added to variances of colours in [-1, 1], so that a flat set has a map
 
 
-def colour_map(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def colour_map(x: Tensor, y: Tensor, widest: float = math.inf) -> tuple[Tensor, Tensor]:
     """M [3, 3] and t [3]: hues of M c + t, at each lightness, are distributed as those of ``y``; lightness stays.
 
     Hues are taken as normal with a mean that is linear in lightness, counted in its own deviations.
 
     Args:
         x, y: Pictures [N, 3, H, W] and [M, 3, H', W'].
+        widest: The largest factor by which hues are drawn apart.
     """
     axes = F.normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1)  # [3, 3]: lightness, and two of hue
     (mean_x, deviation, slope_x, rest_x), (mean_y, _, slope_y, rest_y) = (_moments(axes, one) for one in (x, y))
     root, inverse = (_power(rest_x, exponent) for exponent in (0.5, -0.5))
     turn = inverse @ _power(root @ rest_y @ root, 0.5) @ inverse  # of hues around their mean
+    values, vectors = torch.linalg.eigh(turn)
+    turn = vectors * values.clamp_max(widest) @ vectors.mT
     change = torch.cat([(slope_y - turn @ slope_x)[:, None] / deviation, turn], dim=1)  # [2, 3]: colours to hues
     offset = mean_y[1:] - change @ mean_x
     whole = axes.mT @ torch.cat([torch.eye(3).to(axes)[:1], change]) @ axes
@@ -81,9 +85,13 @@ def begin_with_palette(parameters: TokenParameters, generator: Generator, sample
 
 @torch.no_grad()
 def recolouring(generator: Generator, samples: Tensor, pictures: Tensor) -> TokenSet:
-    """Tokens of toRGB layers that give ``samples`` of a generator the hues of ``pictures``, as above."""
+    """Tokens of toRGB layers that give ``samples`` of a generator the hues of ``pictures``, and draw none apart.
+
+    Hues that the pictures have beside those that lightness tells are learnt by then: to draw them further apart would
+    paint what little is left of the source's.
+    """
     layers = {}
-    for name, (change, offset) in generator.recoloured(*colour_map(samples, pictures)).items():
+    for name, (change, offset) in generator.recoloured(*colour_map(samples, pictures, 1.0)).items():
         p, q = factors(change, generator.kernel_stats()[name].norm)
         layers[name] = LayerTokens(p, q, None, torch.ones(len(p), dtype=torch.bool, device=p.device), offset)
     return TokenSet(layers)
