@@ -106,7 +106,8 @@ def end_with_palette(tokens: TokenSet, generator: Generator, samples: Tensor, pi
         pictures: Of the style, [M, 3, H', W'] in [-1, 1].
     """
     layers = dict(tokens.layers)
-    for name, found in recolouring(generator.merge(tokens), samples, pictures).layers.items():
+    drawing = generator.merge(replace(tokens, base=None))  # a run's copy of half weights has another fingerprint
+    for name, found in recolouring(drawing, samples, pictures).layers.items():
         if mine := layers.get(name):
             bias = None if mine.bias is None else found.bias  # none is offset where none was learnt
             layers[name] = LayerTokens.concatenate([mine, replace(found, bias=bias)])
