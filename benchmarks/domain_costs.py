@@ -11,7 +11,7 @@ from refinestyle_hub.adapt import Adaptation, AdaptSettings
 
 __all__ = ["step_seconds", "steps_in"]
 
-WARM, PROBE = 2, 4  # steps to warm up and to count, or a round of their kinds
+PROBE = 4  # steps to count, or a round of their kinds; as many before to warm up: the first of a kind takes longer
 
 
 def step_seconds(make: Callable[..., Adaptation], settings: AdaptSettings, steps: int) -> float:
@@ -22,13 +22,13 @@ def step_seconds(make: Callable[..., Adaptation], settings: AdaptSettings, steps
     start = settings.adversarial_start(steps)
     parts = 1 if start == 1 else 2
     counted = settings.round * max(1, PROBE // settings.round)
-    length = parts * (WARM + counted)
+    length = parts * 2 * counted
     probe = replace(settings, discriminator_start=1 / parts, discriminator_min_steps=0, check_every=2 * length)
     run = make(steps=length + 1, settings=probe if parts == 2 else replace(settings, check_every=2 * length))
     run.step(0)  # looks for inversions, where they are wanted
     times = []
     for _ in range(parts):
-        run.step(WARM)
+        run.step(counted)
         began = time.process_time()
         run.step(counted)
         times.append((time.process_time() - began) / counted)
