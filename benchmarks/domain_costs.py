@@ -21,7 +21,7 @@ def step_seconds(make: Callable[..., Adaptation], settings: AdaptSettings, steps
     """
     start = settings.adversarial_start(steps)
     parts = 1 if start == 1 else 2
-    counted = settings.round * max(1, PROBE // settings.round)
+    counted = settings.round_steps * max(1, PROBE // settings.round_steps)
     length = parts * 2 * counted
     probe = replace(settings, discriminator_start=1 / parts, discriminator_min_steps=0, check_every=2 * length)
     run = make(steps=length + 1, settings=probe if parts == 2 else replace(settings, check_every=2 * length))

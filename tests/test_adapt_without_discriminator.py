@@ -189,7 +189,7 @@ def test_every_third_turn_sees_whole_pictures(perceptual: Perceptual) -> None:
     assert [context.references.pictures.shape[-1] for context in seen] == [384, 384, 384, 384, 512, 512] * 3
     whole = [context for context in seen if context.references is run.references]
     assert [context.turn for context in whole] == [0, 0, 1, 1, 2, 2]
-    assert run.settings.round == 6
+    assert run.settings.round_steps == 6
 
 
 def test_the_result_goes_on_as_the_average_went(generator: Generator, perceptual: Perceptual) -> None:

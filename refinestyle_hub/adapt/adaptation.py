@@ -211,17 +211,17 @@ class Adaptation:
         measurement; a discriminator that comes later is not in it.
         """
         left, checks = self.steps - self.done, -(-self.steps // self.settings.check_every)
-        if self.finished or self.done >= max(self.settings.check_every, self.settings.round):
+        if self.finished or self.done >= max(self.settings.check_every, self.settings.round_steps):
             return self.seconds / self.done * left
         self._invert_references()
         self._gradients(0)  # the first of all takes longer
         began = time.monotonic()
-        for step in range(self.settings.round):
+        for step in range(self.settings.round_steps):
             self._gradients(step)
         between = time.monotonic()
         self._distance(self.best.now)
         checks -= self.done // self.settings.check_every
-        return (between - began) / self.settings.round * left + (time.monotonic() - between) * checks
+        return (between - began) / self.settings.round_steps * left + (time.monotonic() - between) * checks
 
     def _gradients(self, step: int) -> tuple[Context, dict[str, float], Sequence[Tensor | None]]:
         """Context, terms and gradients of a step; by the tokens alone, since terms have networks of their own."""
@@ -268,9 +268,8 @@ class Adaptation:
             count: Number of samples.
             which: With the tokens of the moment ("now"), with those that are kept ("best"), or without ("plain").
         """
-        tokens = None if which == "plain" else self._result(self.best.now)
-        if which == "best":
-            tokens = self.sampler.finished(self._result(self._kept()[0]))
+        kept = self.sampler.finished(self._result(self._kept()[0])) if which == "best" else None
+        tokens = self._result(self.best.now) if which == "now" else kept
         side = min(WHOLE_SIDE, self.generator.config.resolution)
         return self.sampler.fixed_samples(tokens, count, PREVIEW_TRUNCATION, side)
 

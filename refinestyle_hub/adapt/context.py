@@ -29,7 +29,7 @@ class Context:
 
     step: int
     progress: float  # of the whole run, 0 to 1
-    turn: int  # number of this step among those that see as much
+    turn: int  # how often whole references were seen before: each is redrawn in its turn
     w_plus: Tensor  # [N, L, D]
     references: References
     chosen: Tensor  # [N, 3, r, r]: references of this step, repeated where there are fewer than N

@@ -72,7 +72,7 @@ class Sampler:
         return Context(
             step=step,
             progress=step / steps,
-            turn=step // (s.round if windows else s.turn),
+            turn=step // (s.round_steps if windows else s.turn_steps),
             w_plus=w_plus,
             references=references,
             chosen=references.pictures[chosen.to(w_plus.device)],

@@ -38,7 +38,9 @@ class AdaptSettings:
     whole_every: int = 0  # one turn in so many sees the whole pictures all the same; 0 for none
     alternate: bool = False  # whether reconstruction has every other step, and the other terms those between
     mixing: float = 1.0  # share of reconstructions whose fine codes are a sample's, not the picture's own
-    palette: bool = False  # whether toRGB layers get the hues of the pictures beforehand, in closed form
+    palette: bool = (
+        False  # whether toRGB layers get the hues of the pictures in closed form, before and after the steps
+    )
     average: float = 0.96  # decay of the tokens' running average, which is the result
     reach: float = 1.0  # factor of the average's tokens and offsets in convolutions, in the result
     slack: float = 1.2  # times its smallest distance from the pictures, within which a later average is the result
@@ -98,18 +100,20 @@ class AdaptSettings:
         return {layer.name: self.reach for layer in layers if layer.role == "conv"}
 
     @property
-    def turn(self) -> int:
+    def turn_steps(self) -> int:
         """Steps until each term has had its turn."""
         return 2 if self.alternate else 1
 
     @property
-    def round(self) -> int:
+    def round_steps(self) -> int:
         """Steps until windows and whole pictures have had their turns."""
-        return self.turn * max(1, self.whole_every)
+        return self.turn_steps * max(1, self.whole_every)
 
     def sees_whole(self, step: int) -> bool:
         """Whether a step sees whole pictures, and not a window of them."""
-        return self.window == 0 or (self.whole_every > 0 and step % self.round >= self.round - self.turn)
+        return self.window == 0 or (
+            self.whole_every > 0 and step % self.round_steps >= self.round_steps - self.turn_steps
+        )
 
     def adversarial_start(self, steps: int) -> float:
         """Share of a run of ``steps`` before the adversarial term starts; 1 means that it never does.

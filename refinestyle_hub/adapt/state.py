@@ -34,7 +34,7 @@ class AdaptState:
         return "The saved state" if self.path is None else str(self.path)
 
     def check_run(self, mine: Mapping[str, Any]) -> None:
-        """Check that the state is of the run that ``mine`` describes, or of one of which this is a part.
+        """Check that the state is of the run that ``mine`` describes, in whole or in part.
 
         Raises:
             ConfigError: It is of another run; the message names what differs.
